@@ -1,0 +1,12 @@
+/** Resource kinds: their schemas, types and decoding with positions. */
+export { decodeObject, type DecodedObject } from './decode-object.ts';
+export { type DecodedFile, decodeYaml, describeProblem, yamlLimits } from './decode-yaml.ts';
+export { type Column, explainUnknownKind, findKind, findKindByPlural, findKindByWord, type Kind, kinds, objectSchemaOf, preferredApiVersion } from './kinds.ts';
+export { groupOf, type ManagedFieldsEntry, nameOf, type ObjectMeta, type Problem, type Resource, type SourcedResource, versionOf } from './resource.ts';
+export type { Schema } from './schema.ts';
+export type * from './types/destination-rule.ts';
+export type * from './types/gateway.ts';
+export type * from './types/service.ts';
+export type * from './types/virtual-service.ts';
+export type * from './types/workload.ts';
+export { isPlainObject, validate } from './validate.ts';

@@ -1,0 +1,40 @@
+import { parseDurationMs } from '@mizzen/common';
+import type { Problem } from '../resource.ts';
+
+/** Checks that several kinds share. Each returns the problem or nothing; `path` starts below the object, as in `spec.http[0].timeout`. */
+
+const dnsName = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\.?$/i;
+
+export function invalid(path: string, message: string): Problem {
+  return { code: 'invalid-value', path, message };
+}
+
+export function hostProblem(host: string, path: string, allowsWildcard = true): Problem | undefined {
+  if (allowsWildcard && (host === '*' || (host.startsWith('*.') && dnsName.test(host.slice(2))))) return undefined;
+  if (host.length <= 253 && (dnsName.test(host) || isIpAddress(host))) return undefined;
+  return invalid(path, `${JSON.stringify(host.slice(0, 80))} is no host name${allowsWildcard ? ' (a wildcard may only be the whole first label, as in *.example.com)' : ''}`);
+}
+
+export function isIpAddress(text: string): boolean {
+  return /^\d{1,3}(\.\d{1,3}){3}$/.test(text) ? text.split('.').every((part) => Number(part) <= 255) : /^[0-9a-f:.]+$/i.test(text) && text.includes(':');
+}
+
+export function portProblem(port: unknown, path: string): Problem | undefined {
+  return Number.isInteger(port) && (port as number) >= 1 && (port as number) <= 65535 ? undefined : invalid(path, `${String(port)} is no port: ports are whole numbers from 1 to 65535`);
+}
+
+export function durationProblem(text: string | undefined, path: string, minimumMs = 1): Problem | undefined {
+  if (text === undefined) return undefined;
+  const ms = parseDurationMs(text);
+  if (ms === undefined) return invalid(path, `${JSON.stringify(text)} is no duration: write a number with its unit, such as 7s, 250ms or 1m30s`);
+  return ms < minimumMs ? invalid(path, `${text} is too short: at least ${minimumMs}ms`) : undefined;
+}
+
+export function percentProblem(value: number | undefined, path: string): Problem | undefined {
+  return value === undefined || (value >= 0 && value <= 100) ? undefined : invalid(path, `${value} is no percentage: it must be between 0 and 100`);
+}
+
+/** Keeps the problems and drops the nothings. */
+export function collect(...found: (Problem | undefined)[]): Problem[] {
+  return found.filter((problem) => problem !== undefined);
+}

@@ -1,0 +1,24 @@
+import type { Problem, Resource } from '../resource.ts';
+import { destinationRuleProblems } from './destination-rule.ts';
+import { gatewayProblems } from './gateway.ts';
+import { peerAuthenticationProblems } from './peer-authentication.ts';
+import { serviceEntryProblems, serviceProblems, workloadEntryProblems } from './service.ts';
+import { virtualServiceProblems } from './virtual-service.ts';
+import { workloadProblems } from './workload.ts';
+
+/** What the fields of one object mean together, beyond their types. One function per kind that has behaviour. */
+const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
+  'networking.istio.io/VirtualService': virtualServiceProblems,
+  'networking.istio.io/DestinationRule': destinationRuleProblems,
+  'networking.istio.io/Gateway': gatewayProblems,
+  'networking.istio.io/ServiceEntry': serviceEntryProblems,
+  'networking.istio.io/WorkloadEntry': workloadEntryProblems,
+  'security.istio.io/PeerAuthentication': peerAuthenticationProblems,
+  '/Service': serviceProblems,
+  'mizzen.dev/Workload': workloadProblems,
+};
+
+export function semanticProblems(resource: Resource): Problem[] {
+  const group = resource.apiVersion.includes('/') ? resource.apiVersion.slice(0, resource.apiVersion.indexOf('/')) : '';
+  return checks[`${group}/${resource.kind}`]?.((resource.spec ?? {}) as never) ?? [];
+}

@@ -1,0 +1,15 @@
+import { RE2JS } from 're2js';
+import type { Problem } from '../resource.ts';
+import { invalid } from './checks.ts';
+
+/** Regular expressions of users are RE2 (linear time); what RE2 does not have is refused here, not at the first request. */
+export function regexProblem(pattern: string, path: string): Problem | undefined {
+  if (pattern === '') return invalid(path, 'a regex must not be empty');
+  if (pattern.length > 1024) return invalid(path, 'a regex may be at most 1024 characters long');
+  try {
+    RE2JS.compile(pattern);
+    return undefined;
+  } catch (error) {
+    return invalid(path, `${JSON.stringify(pattern)} is no RE2 regular expression: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}

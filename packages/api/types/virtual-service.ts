@@ -1,0 +1,102 @@
+/** networking.istio.io VirtualService, the fields that have behaviour. Meaning and defaults: istio/api virtual_service.proto. */
+export interface VirtualServiceSpec {
+  readonly hosts?: readonly string[];
+  readonly gateways?: readonly string[];
+  readonly http?: readonly HttpRouteSpec[];
+  readonly tls?: readonly unknown[];
+  readonly tcp?: readonly unknown[];
+  readonly exportTo?: readonly string[];
+}
+
+export interface HttpRouteSpec {
+  readonly name?: string;
+  readonly match?: readonly HttpMatchSpec[];
+  readonly route?: readonly HttpDestinationSpec[];
+  readonly redirect?: HttpRedirectSpec;
+  readonly directResponse?: { readonly status: number; readonly body?: { readonly string?: string; readonly bytes?: string } };
+  readonly rewrite?: { readonly uri?: string; readonly authority?: string; readonly uriRegexRewrite?: { readonly match?: string; readonly rewrite?: string } };
+  readonly timeout?: string;
+  readonly retries?: HttpRetrySpec;
+  readonly fault?: HttpFaultSpec;
+  readonly mirror?: DestinationSpec;
+  readonly mirrors?: readonly { readonly destination?: DestinationSpec; readonly percentage?: PercentSpec }[];
+  readonly mirrorPercentage?: PercentSpec;
+  readonly mirrorPercent?: number;
+  readonly headers?: HeadersSpec;
+  readonly delegate?: unknown;
+  readonly corsPolicy?: unknown;
+}
+
+export interface PercentSpec {
+  readonly value?: number;
+}
+
+export interface StringMatchSpec {
+  readonly exact?: string;
+  readonly prefix?: string;
+  readonly regex?: string;
+}
+
+export interface HttpMatchSpec {
+  readonly name?: string;
+  readonly uri?: StringMatchSpec;
+  readonly scheme?: StringMatchSpec;
+  readonly method?: StringMatchSpec;
+  readonly authority?: StringMatchSpec;
+  readonly headers?: Readonly<Record<string, StringMatchSpec>>;
+  readonly withoutHeaders?: Readonly<Record<string, StringMatchSpec>>;
+  readonly queryParams?: Readonly<Record<string, StringMatchSpec>>;
+  readonly port?: number;
+  readonly sourceLabels?: Readonly<Record<string, string>>;
+  readonly sourceNamespace?: string;
+  readonly gateways?: readonly string[];
+  readonly ignoreUriCase?: boolean;
+  readonly statPrefix?: string;
+}
+
+export interface DestinationSpec {
+  readonly host: string;
+  readonly subset?: string;
+  readonly port?: { readonly number?: number };
+}
+
+export interface HttpDestinationSpec {
+  readonly destination: DestinationSpec;
+  readonly weight?: number;
+  readonly headers?: HeadersSpec;
+}
+
+export interface HeadersSpec {
+  readonly request?: HeaderOperationsSpec;
+  readonly response?: HeaderOperationsSpec;
+}
+
+export interface HeaderOperationsSpec {
+  readonly set?: Readonly<Record<string, string>>;
+  readonly add?: Readonly<Record<string, string>>;
+  readonly remove?: readonly string[];
+}
+
+export interface HttpRedirectSpec {
+  readonly uri?: string;
+  readonly authority?: string;
+  readonly port?: number;
+  readonly derivePort?: 'FROM_PROTOCOL_DEFAULT' | 'FROM_REQUEST_PORT';
+  readonly scheme?: string;
+  readonly redirectCode?: number;
+  readonly prefixRewrite?: string;
+}
+
+export interface HttpRetrySpec {
+  readonly attempts?: number;
+  readonly perTryTimeout?: string;
+  readonly retryOn?: string;
+  readonly retryRemoteLocalities?: boolean;
+  readonly retryIgnorePreviousHosts?: boolean;
+  readonly backoff?: string;
+}
+
+export interface HttpFaultSpec {
+  readonly delay?: { readonly fixedDelay?: string; readonly percentage?: PercentSpec; readonly percent?: number; readonly exponentialDelay?: string };
+  readonly abort?: { readonly httpStatus?: number; readonly grpcStatus?: string; readonly http2Error?: string; readonly percentage?: PercentSpec };
+}

@@ -1,0 +1,8 @@
+/** Few, small, named things that every other package may use. */
+export { Backoff } from './backoff.ts';
+export { closestName, editDistance } from './closest-name.ts';
+export { formatDurationMs, parseDurationMs } from './duration.ts';
+export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts';
+export { MizzenError, messageOf } from './mizzen-error.ts';
+export { describeOrigin, type Origin } from './origin.ts';
+export { version } from './version.ts';

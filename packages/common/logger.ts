@@ -1,0 +1,56 @@
+/**
+ * One line per event: time, level, scope, message and `key=value` fields, on standard error, so that standard output stays free
+ * for what a command was asked to print. Never pass a key, token or header value of a peer that could be a credential.
+ */
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error';
+export type LogFields = Readonly<Record<string, string | number | boolean | undefined>>;
+
+const rank: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 };
+
+export class Logger {
+  readonly #scope: string;
+  readonly #threshold: number;
+  readonly #write: (line: string) => void;
+
+  constructor(scope: string, level: LogLevel = 'info', write: (line: string) => void = (line) => process.stderr.write(line)) {
+    this.#scope = scope;
+    this.#threshold = rank[level];
+    this.#write = write;
+  }
+
+  /** A logger for a part of this one's scope, at the same level. */
+  child(scope: string): Logger {
+    const level = (Object.keys(rank) as LogLevel[]).find((name) => rank[name] === this.#threshold)!;
+    return new Logger(scope, level, this.#write);
+  }
+
+  debug(message: string, fields?: LogFields): void {
+    this.#log('debug', message, fields);
+  }
+  info(message: string, fields?: LogFields): void {
+    this.#log('info', message, fields);
+  }
+  warn(message: string, fields?: LogFields): void {
+    this.#log('warn', message, fields);
+  }
+  error(message: string, fields?: LogFields): void {
+    this.#log('error', message, fields);
+  }
+
+  #log(level: LogLevel, message: string, fields: LogFields | undefined): void {
+    if (rank[level] < this.#threshold) return;
+    let line = `${new Date().toISOString()} ${level.padEnd(5)} ${this.#scope}: ${printable(message)}`;
+    for (const [name, value] of Object.entries(fields ?? {})) {
+      if (value !== undefined) line += ` ${name}=${/^[\w.:/@|-]*$/.test(String(value)) ? value : JSON.stringify(value)}`;
+    }
+    this.#write(`${line}\n`);
+  }
+}
+
+/** What a peer sent must not be able to start a new log line or move the cursor. */
+function printable(text: string): string {
+  return text.replace(/[\x00-\x08\x0a-\x1f\x7f]/g, (byte) => `\\x${byte.charCodeAt(0).toString(16).padStart(2, '0')}`);
+}
+
+/** Swallows everything; for tests and for library use. */
+export const silentLogger = new Logger('', 'error', () => {});
