@@ -210,3 +210,8 @@ export function objectSchemaOf(kind: Kind): Schema {
     required: ['apiVersion', 'kind', 'metadata', ...(own.required ?? [])],
   };
 }
+
+/** Whether a kind has a `status` that is written apart from the rest (the status subresource). */
+export function schemaHasStatus(kind: Kind): boolean {
+  return schemaOf(kind).properties?.['status'] !== undefined;
+}

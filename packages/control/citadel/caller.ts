@@ -1,0 +1,48 @@
+import type { Http2ServerRequest } from 'node:http2';
+import type { TLSSocket } from 'node:tls';
+import { Code, ConnectError, createContextKey, type HandlerContext } from '@connectrpc/connect';
+import { MizzenError } from '@mizzen/common';
+import { uriNamesOf } from './subject-alt-names.ts';
+import { type Identity, parseSpiffeUri } from './spiffe-identity.ts';
+import type { TokenIssuer } from './token-issuer.ts';
+
+/** What the transport knows of the caller of an RPC. */
+export interface TransportPeer {
+  /** `address:port`, for messages. */
+  readonly address: string;
+  /** The identity in a client certificate that the mesh's roots have signed. */
+  readonly identity: Identity | undefined;
+  /** The connection is plain text from this machine. */
+  readonly isPlainLoopback: boolean;
+}
+
+export const transportPeerKey = createContextKey<TransportPeer>({ address: 'unknown', identity: undefined, isPlainLoopback: false }, { description: 'transport peer' });
+
+/** Reads the peer of the connection that a request came on. */
+export function transportPeerOf(request: Http2ServerRequest): TransportPeer {
+  const socket = request.stream.session?.socket as TLSSocket | undefined;
+  const address = `${socket?.remoteAddress ?? 'unknown'}:${socket?.remotePort ?? 0}`;
+  if (!socket?.encrypted) return { address, identity: undefined, isPlainLoopback: true };
+  const certificate = socket.authorized ? socket.getPeerX509Certificate() : undefined;
+  const uris = certificate ? uriNamesOf(certificate.subjectAltName) : [];
+  return { address, identity: uris?.length === 1 ? parseSpiffeUri(uris[0]!) : undefined, isPlainLoopback: false };
+}
+
+/**
+ * Who calls: by client certificate, else by bearer token. Throws ConnectError `unauthenticated` with the reason, so that the sidecar can
+ * print what to do.
+ */
+export async function authenticate(context: HandlerContext, tokens: TokenIssuer, trustDomain: string): Promise<Identity> {
+  const peer = context.values.get(transportPeerKey);
+  if (peer.identity) {
+    if (peer.identity.trustDomain !== trustDomain) throw new ConnectError(`the certificate is of trust domain ${peer.identity.trustDomain}, but this mesh is ${trustDomain}`, Code.Unauthenticated);
+    return peer.identity;
+  }
+  const [scheme, token] = (context.requestHeader.get('authorization') ?? '').split(' ');
+  if (scheme?.toLowerCase() !== 'bearer' || !token) throw new ConnectError('neither a client certificate of this mesh nor a bearer token was given', Code.Unauthenticated);
+  try {
+    return { trustDomain, ...(await tokens.verify(token)) };
+  } catch (error) {
+    throw new ConnectError(error instanceof MizzenError ? error.message : 'the token could not be checked', Code.Unauthenticated);
+  }
+}

@@ -1,0 +1,425 @@
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { once } from 'node:events';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer, type Server } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
+import { type Logger, MizzenError, messageOf, type Origin, version as programVersion } from '@mizzen/common';
+import { ApiError, badRequest, notFound } from '../api-error.ts';
+import { type Change, RevisionTooOld, type StoredResource } from '../config-store.ts';
+import { jsonPatch } from '../patch/json-patch.ts';
+import { mergePatch } from '../patch/merge-patch.ts';
+import { strategicMergePatch } from '../patch/strategic-merge-patch.ts';
+import type { ResourceRegistry, WriteContext } from '../resource-registry.ts';
+import { apiGroup, apiGroupList, apiResourceList, apiVersionFor, apiVersions, groups } from './discovery.ts';
+import { openApiDocument, openApiIndex } from './openapi.ts';
+import { readBody } from './request-body.ts';
+import { fieldSelector, labelSelector, type Predicate } from './selectors.ts';
+import { toTable } from './table.ts';
+
+/**
+ * The rules API: Kubernetes' REST conventions over Galley's registry, on TLS, for holders of the admin token only. kubectl, client
+ * libraries, the `mizzen` command and the console all come through here.
+ */
+export interface ApiServerOptions {
+  readonly registry: ResourceRegistry;
+  readonly host: string;
+  readonly port: number;
+  readonly certificate: { readonly cert: string; readonly key: string };
+  /** The bearer token that gives full access. */
+  readonly adminToken: string;
+  readonly logger: Logger;
+  /** Creates a token for a service account (the TokenRequest subresource). */
+  readonly createToken: (namespace: string, serviceAccount: string, audiences: readonly string[], seconds: number) => Promise<{ token: string; expiresAt: Date }>;
+  /** Answers below /mizzen/v1/: the mesh's own state. Resolves to undefined for paths it does not know. */
+  readonly meshState: (path: readonly string[]) => Promise<unknown>;
+  readonly now?: () => Date;
+}
+
+interface Call {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly url: URL;
+}
+
+interface Target {
+  readonly kind: Kind;
+  readonly version: string;
+  /** undefined: all namespaces. */
+  readonly namespace: string | undefined;
+  readonly name: string | undefined;
+  readonly subresource: string | undefined;
+}
+
+const bookmarkIntervalMs = 30_000;
+const watchBufferLimitBytes = 16 * 1024 * 1024;
+
+export class ApiServer {
+  readonly #options: ApiServerOptions;
+  readonly #server: Server;
+  readonly #tokenDigest: Buffer;
+  readonly #openApiCache: Map<string, string>;
+
+  constructor(options: ApiServerOptions) {
+    this.#options = options;
+    this.#tokenDigest = digest(options.adminToken);
+    this.#openApiCache = new Map();
+    this.#server = createServer({ ...options.certificate, minVersion: 'TLSv1.2' }, (request, response) => {
+      this.#answer(request, response).catch((error: unknown) => this.#fail(request, response, error));
+    });
+    this.#server.requestTimeout = 60_000;
+    this.#server.maxConnections = 1_000;
+  }
+
+  /** Starts to listen; resolves to the port. */
+  async listen(): Promise<number> {
+    this.#server.listen(this.#options.port, this.#options.host);
+    try {
+      await once(this.#server, 'listening');
+    } catch (error) {
+      const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
+      throw new MizzenError('port-in-use', `the API server cannot listen: ${inUse ? 'the port is in use. Stop the other process (perhaps another mizzen), or choose another port with --api-port.' : messageOf(error)}`, `${this.#options.host}:${this.#options.port}`);
+    }
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  async close(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  #fail(request: IncomingMessage, response: ServerResponse, error: unknown): void {
+    if (!(error instanceof ApiError)) this.#options.logger.error('a request failed', { method: request.method, url: request.url?.slice(0, 200), error: messageOf(error) });
+    if (response.headersSent) return void response.destroy();
+    const known = error instanceof ApiError ? error : new ApiError(500, 'InternalError', messageOf(error));
+    if (!request.complete) response.setHeader('connection', 'close');
+    sendJson(response, known.status, known.toStatus());
+  }
+
+  #authenticate(request: IncomingMessage): void {
+    const [scheme, token = ''] = (request.headers.authorization ?? '').split(' ');
+    if (scheme?.toLowerCase() !== 'bearer' || !timingSafeEqual(digest(token), this.#tokenDigest)) {
+      throw new ApiError(401, 'Unauthorized', 'Unauthorized: the token is missing or wrong. `mizzen kubeconfig` prints a configuration that holds the right one.');
+    }
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    let url: URL;
+    try {
+      url = new URL(request.url ?? '/', 'https://galley');
+    } catch {
+      throw badRequest('the URL is not valid');
+    }
+    let path: string[];
+    try {
+      path = url.pathname.split('/').filter(Boolean).map(decodeURIComponent);
+    } catch {
+      throw badRequest('the URL holds an invalid percent-encoding');
+    }
+    if (request.method === 'GET' && path.length === 1 && ['healthz', 'livez', 'readyz'].includes(path[0]!)) return void response.writeHead(200, { 'content-type': 'text/plain' }).end('ok');
+    this.#authenticate(request);
+    const call: Call = { request, response, url };
+    if (path[0] === 'api' || path[0] === 'apis') return this.#resources(call, path);
+    if (request.method !== 'GET') throw new ApiError(405, 'MethodNotAllowed', `${request.method} is not allowed here`);
+    if (path[0] === 'version') return sendJson(response, 200, { major: '1', minor: '34', gitVersion: `v1.34.0+mizzen-${programVersion}`, platform: `${process.platform}/${process.arch}`, goVersion: '', compiler: `node ${process.version}`, gitCommit: '', gitTreeState: '', buildDate: '' });
+    if (path[0] === 'openapi' && path[1] === 'v3') return this.#openApi(response, path.slice(2));
+    if (path[0] === 'mizzen' && path[1] === 'v1') {
+      const state = await this.#options.meshState(path.slice(2));
+      if (state !== undefined) return sendJson(response, 200, state);
+    }
+    throw new ApiError(404, 'NotFound', `the server has nothing at ${url.pathname}`);
+  }
+
+  #openApi(response: ServerResponse, path: readonly string[]): void {
+    const key = path.join('/');
+    let text = this.#openApiCache.get(key);
+    if (text === undefined) {
+      const document = path.length === 0 ? openApiIndex() : path[0] === 'api' ? openApiDocument('', path[1] ?? '') : openApiDocument(path[1] ?? '', path[2] ?? '');
+      if (!document) throw new ApiError(404, 'NotFound', `there is no OpenAPI document ${key}`);
+      text = JSON.stringify(document);
+      this.#openApiCache.set(key, text);
+    }
+    response.writeHead(200, { 'content-type': 'application/json' }).end(text);
+  }
+
+  async #resources(call: Call, path: readonly string[]): Promise<void> {
+    const { request, response } = call;
+    const isCore = path[0] === 'api';
+    if (request.method === 'GET') {
+      if (path.length === 1) return sendJson(response, 200, isCore ? apiVersions() : apiGroupList());
+      if (!isCore && path.length === 2) {
+        if (!groups.includes(path[1]!)) throw new ApiError(404, 'NotFound', `the server serves no group ${path[1]}`);
+        return sendJson(response, 200, apiGroup(path[1]!));
+      }
+    }
+    const [group, version, ...rest] = isCore ? ['', ...path.slice(1)] : path.slice(1);
+    if (rest.length === 0) {
+      const list = apiResourceList(group ?? '', version ?? '');
+      if (!list) throw new ApiError(404, 'NotFound', `the server serves no ${group}/${version}`);
+      return sendJson(response, 200, list);
+    }
+    const target = this.#target(group!, version!, rest);
+    switch (request.method) {
+      case 'GET':
+        return target.name === undefined ? this.#list(call, target) : this.#get(call, target);
+      case 'POST':
+        return this.#create(call, target);
+      case 'PUT':
+        return this.#update(call, target);
+      case 'PATCH':
+        return this.#patch(call, target);
+      case 'DELETE':
+        return this.#delete(call, target);
+      default:
+        throw new ApiError(405, 'MethodNotAllowed', `${request.method} is not allowed on ${target.kind.plural}`);
+    }
+  }
+
+  /** `namespaces/default/services/x/status` -> its parts. */
+  #target(group: string, version: string, rest: readonly string[]): Target {
+    let namespace: string | undefined;
+    let parts = rest;
+    if (parts[0] === 'namespaces' && parts.length > 2 && !(group === '' && parts.length === 3 && parts[2] === 'status')) {
+      namespace = parts[1];
+      parts = parts.slice(2);
+    }
+    const kind = findKindByPlural(group, parts[0]!);
+    if (!kind?.versions.includes(version)) throw new ApiError(404, 'NotFound', 'the server could not find the requested resource');
+    if (kind.isNamespaced && namespace === undefined && parts.length > 1) throw badRequest(`${kind.plural} are namespaced: the URL needs /namespaces/NAME/`);
+    if (parts.length > 3) throw new ApiError(404, 'NotFound', 'the server could not find the requested resource');
+    return { kind, version, namespace: kind.isNamespaced ? namespace : '', name: parts[1], subresource: parts[2] };
+  }
+
+  async #get(call: Call, target: Target): Promise<void> {
+    if (target.subresource && target.subresource !== 'status') throw notFound(target.kind, `${target.name}/${target.subresource}`);
+    const stored = await this.#options.registry.get(target.kind, target.namespace!, target.name!);
+    this.#send(call, target, 200, stored.resource);
+  }
+
+  async #list(call: Call, target: Target): Promise<void> {
+    const { searchParams } = call.url;
+    const predicate = predicateOf(searchParams);
+    if (isTrue(searchParams.get('watch'))) return this.#watch(call, target, predicate);
+    const { items, revision } = await this.#options.registry.store.list(target.kind.group, target.kind.kind, target.namespace);
+    const resources = items.map((stored) => this.#present(target, stored.resource)).filter(predicate);
+    const table = tableRequested(call);
+    if (table) return sendJson(call.response, 200, toTable(target.kind, resources, String(revision), table.includeObject, this.#now()));
+    const apiVersion = apiVersionFor(target.kind, target.version);
+    sendJson(call.response, 200, { kind: `${target.kind.kind}List`, apiVersion, metadata: { resourceVersion: String(revision) }, items: resources });
+  }
+
+  async #watch(call: Call, target: Target, predicate: Predicate): Promise<void> {
+    const { request, response, url } = call;
+    const { store } = this.#options.registry;
+    const table = tableRequested(call);
+    const given = url.searchParams.get('resourceVersion') ?? '';
+    let sentHeader = false;
+    response.writeHead(200, { 'content-type': 'application/json', 'cache-control': 'no-cache' });
+    response.flushHeaders();
+    const send = (type: string, object: unknown) => {
+      response.write(`${JSON.stringify({ type, object })}\n`);
+      // A client that does not read is cut off rather than buffered for: it will list and watch again.
+      if (response.writableLength > watchBufferLimitBytes) response.destroy();
+    };
+    const sendResource = (type: string, resource: Resource) => {
+      const presented = this.#present(target, resource);
+      if (!table) return send(type, presented);
+      send(type, toTable(target.kind, [presented], resource.metadata.resourceVersion ?? '', table.includeObject, this.#now(), !sentHeader));
+      sentHeader = true;
+    };
+    const isOurs = (stored: StoredResource) => stored.key.group === target.kind.group && stored.key.kind === target.kind.kind && (target.namespace === undefined || stored.key.namespace === target.namespace);
+    const onChange = (change: Change) => {
+      if (!isOurs(change.stored)) return;
+      const matches = predicate(change.stored.resource);
+      const matched = change.previous !== undefined && predicate(change.previous.resource);
+      if (change.type === 'deleted') {
+        if (matched) sendResource('DELETED', change.stored.resource);
+      } else if (matches) sendResource(matched ? 'MODIFIED' : 'ADDED', change.stored.resource);
+      else if (matched) sendResource('DELETED', change.stored.resource);
+    };
+
+    let since = Number(given);
+    if (given === '' || given === '0') {
+      const { items, revision } = await store.list(target.kind.group, target.kind.kind, target.namespace);
+      for (const stored of items) if (predicate(stored.resource)) sendResource('ADDED', stored.resource);
+      since = revision;
+    } else if (!Number.isSafeInteger(since) || since < 0) {
+      send('ERROR', badRequest(`resourceVersion ${JSON.stringify(given)} is not a number`).toStatus());
+      return void response.end();
+    }
+    let stop: () => void;
+    try {
+      stop = store.watch(since, onChange);
+    } catch (error) {
+      if (!(error instanceof RevisionTooOld)) throw error;
+      send('ERROR', new ApiError(410, 'Expired', `too old resource version: ${given} (${error.oldest})`).toStatus());
+      return void response.end();
+    }
+    const wantsBookmarks = isTrue(url.searchParams.get('allowWatchBookmarks'));
+    const bookmark = setInterval(() => {
+      if (wantsBookmarks) send('BOOKMARK', { kind: target.kind.kind, apiVersion: apiVersionFor(target.kind, target.version), metadata: { resourceVersion: String(store.revision()) } });
+    }, bookmarkIntervalMs);
+    const timeoutSeconds = Math.min(Number(url.searchParams.get('timeoutSeconds')) || 1800, 3600);
+    const deadline = setTimeout(() => response.end(), timeoutSeconds * 1000);
+    request.socket.setTimeout(0);
+    response.on('close', () => {
+      stop();
+      clearInterval(bookmark);
+      clearTimeout(deadline);
+    });
+  }
+
+  async #create(call: Call, target: Target): Promise<void> {
+    const body = await readBody(call.request);
+    if (target.kind.kind === 'ServiceAccount' && target.subresource === 'token') return this.#createToken(call, target, body);
+    if (target.name !== undefined) throw new ApiError(405, 'MethodNotAllowed', 'POST is only allowed on a collection');
+    const stored = await this.#options.registry.create(target.kind, target.namespace ?? namespaceOf(body), body, this.#context(call));
+    this.#send(call, target, 201, stored.resource);
+  }
+
+  async #createToken(call: Call, target: Target, body: unknown): Promise<void> {
+    const name = target.name!;
+    if (name !== 'default') await this.#options.registry.get(target.kind, target.namespace!, name);
+    const spec = isPlainObject(body) && isPlainObject(body['spec']) ? body['spec'] : {};
+    const seconds = Math.min(Math.max(Number(spec['expirationSeconds'] ?? 3600), 600), 365 * 86_400);
+    const audiences = Array.isArray(spec['audiences']) ? spec['audiences'].map(String) : [];
+    const { token, expiresAt } = await this.#options.createToken(target.namespace!, name, audiences, seconds);
+    sendJson(call.response, 201, { kind: 'TokenRequest', apiVersion: 'authentication.k8s.io/v1', metadata: { name, namespace: target.namespace }, spec: { audiences, expirationSeconds: seconds }, status: { token, expirationTimestamp: expiresAt.toISOString() } });
+  }
+
+  async #update(call: Call, target: Target): Promise<void> {
+    requireName(target);
+    const body = await readBody(call.request);
+    const subresource = this.#statusOrNone(target);
+    const { registry } = this.#options;
+    const exists = await registry.store.get({ group: target.kind.group, kind: target.kind.kind, namespace: target.namespace!, name: target.name! });
+    const stored = exists || subresource ? await registry.update(target.kind, target.namespace!, target.name!, body, this.#context(call), subresource) : await registry.create(target.kind, target.namespace!, body, this.#context(call));
+    this.#send(call, target, exists ? 200 : 201, stored.resource);
+  }
+
+  async #patch(call: Call, target: Target): Promise<void> {
+    requireName(target);
+    const { registry } = this.#options;
+    const type = (call.request.headers['content-type'] ?? '').split(';')[0]!.trim();
+    const patch = await readBody(call.request);
+    const context = this.#context(call);
+    const subresource = this.#statusOrNone(target);
+    if (type === 'application/apply-patch+yaml' || type === 'application/apply-patch+json') {
+      if (!isPlainObject(patch)) throw badRequest('an apply patch must be an object');
+      if (!call.url.searchParams.get('fieldManager')) throw badRequest('fieldManager is required for an apply patch');
+      const { stored, created } = await registry.apply(target.kind, target.namespace!, target.name!, patch, isTrue(call.url.searchParams.get('force')), context);
+      return this.#send(call, target, created ? 201 : 200, stored.resource);
+    }
+    const patchers: Readonly<Record<string, (live: Resource) => unknown>> = {
+      'application/merge-patch+json': (live) => mergePatch(live, patch),
+      'application/strategic-merge-patch+json': (live) => strategicMergePatch(live, patch),
+      'application/json-patch+json': (live) => jsonPatch(live, patch),
+    };
+    const patcher = patchers[type];
+    if (!patcher) throw new ApiError(415, 'UnsupportedMediaType', `the patch type ${type || '(none)'} is not supported. Supported: ${Object.keys(patchers).join(', ')}, application/apply-patch+yaml`);
+    const stored = await registry.change(target.kind, target.namespace!, target.name!, (live) => patcher(this.#present(target, live)), context, subresource);
+    this.#send(call, target, 200, stored.resource);
+  }
+
+  async #delete(call: Call, target: Target): Promise<void> {
+    const body = await readBody(call.request);
+    const options = isPlainObject(body) ? body : {};
+    const preconditions = isPlainObject(options['preconditions']) ? (options['preconditions'] as { uid?: string; resourceVersion?: string }) : {};
+    const dryRun = call.url.searchParams.get('dryRun') === 'All' || (Array.isArray(options['dryRun']) && options['dryRun'].includes('All'));
+    const { registry } = this.#options;
+    if (target.name !== undefined) {
+      const stored = await registry.delete(target.kind, target.namespace!, target.name, { ...preconditions, dryRun });
+      if (target.kind.kind === 'Namespace' && !dryRun) await this.#emptyNamespace(target.name);
+      return sendJson(call.response, 200, { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success', details: { name: target.name, group: target.kind.group, kind: target.kind.plural, uid: stored.resource.metadata.uid } });
+    }
+    const predicate = predicateOf(call.url.searchParams);
+    const { items } = await registry.store.list(target.kind.group, target.kind.kind, target.namespace);
+    const chosen = items.filter((stored) => predicate(stored.resource));
+    for (const stored of chosen) await registry.delete(target.kind, stored.key.namespace, stored.key.name, { dryRun });
+    sendJson(call.response, 200, { kind: `${target.kind.kind}List`, apiVersion: apiVersionFor(target.kind, target.version), metadata: { resourceVersion: String(registry.store.revision()) }, items: chosen.map((stored) => this.#present(target, stored.resource)) });
+  }
+
+  /** A namespace takes what it holds with it. */
+  async #emptyNamespace(namespace: string): Promise<void> {
+    const { store } = this.#options.registry;
+    for (const { group, kind } of await kindsInUse(store)) {
+      for (const stored of (await store.list(group, kind, namespace)).items) await store.remove(stored.key);
+    }
+  }
+
+  #statusOrNone(target: Target): 'status' | undefined {
+    if (target.subresource === undefined) return undefined;
+    if (target.subresource !== 'status' || !schemaHasStatus(target.kind)) throw notFound(target.kind, `${target.name}/${target.subresource}`);
+    return 'status';
+  }
+
+  #context(call: Call): WriteContext {
+    const manager = call.url.searchParams.get('fieldManager') ?? (call.request.headers['user-agent'] ?? 'unknown').split('/')[0]!;
+    return { manager, origin: originOf(call.request, manager), dryRun: call.url.searchParams.get('dryRun') === 'All' };
+  }
+
+  #present(target: Target, resource: Resource): Resource {
+    return { ...resource, apiVersion: apiVersionFor(target.kind, target.version) };
+  }
+
+  #send(call: Call, target: Target, status: number, resource: Resource): void {
+    const presented = this.#present(target, resource);
+    const table = tableRequested(call);
+    sendJson(call.response, status, table ? toTable(target.kind, [presented], resource.metadata.resourceVersion ?? '', table.includeObject, this.#now()) : presented);
+  }
+
+  #now(): Date {
+    return this.#options.now?.() ?? new Date();
+  }
+}
+
+/** `mizzen apply -f` says which file and line an object came from, so that provenance is not lost on the way. */
+function originOf(request: IncomingMessage, manager: string): Origin {
+  const header = request.headers['mizzen-origin'];
+  if (typeof header === 'string' && header.length < 64 * 1024) {
+    try {
+      const value: unknown = JSON.parse(Buffer.from(header, 'base64').toString('utf8'));
+      if (isPlainObject(value) && value['source'] === 'file' && typeof value['name'] === 'string') return value as unknown as Origin;
+    } catch {
+      throw badRequest('the mizzen-origin header is not base64-encoded JSON');
+    }
+  }
+  return { source: 'api', name: manager };
+}
+
+async function kindsInUse(store: ResourceRegistry['store']): Promise<{ group: string; kind: string }[]> {
+  const used: { group: string; kind: string }[] = [];
+  for (const kind of kinds) if (kind.isNamespaced && (await store.list(kind.group, kind.kind)).items.length > 0) used.push(kind);
+  return used;
+}
+
+function namespaceOf(body: unknown): string {
+  const metadata = isPlainObject(body) ? body['metadata'] : undefined;
+  return isPlainObject(metadata) && typeof metadata['namespace'] === 'string' ? metadata['namespace'] : 'default';
+}
+
+function requireName(target: Target): void {
+  if (target.name === undefined) throw new ApiError(405, 'MethodNotAllowed', `the URL needs the name of one of the ${target.kind.plural}`);
+}
+
+function predicateOf(parameters: URLSearchParams): Predicate {
+  const tests = [labelSelector(parameters.get('labelSelector')), fieldSelector(parameters.get('fieldSelector'))].filter((test) => test !== undefined);
+  return (resource) => tests.every((test) => test(resource));
+}
+
+function tableRequested(call: Call): { includeObject: string } | undefined {
+  const accept = call.request.headers.accept ?? '';
+  return accept.split(',')[0]!.includes('as=Table') ? { includeObject: call.url.searchParams.get('includeObject') ?? 'Metadata' } : undefined;
+}
+
+function sendJson(response: ServerResponse, status: number, body: unknown): void {
+  const text = `${JSON.stringify(body)}\n`;
+  response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text), 'x-content-type-options': 'nosniff' }).end(text);
+}
+
+const isTrue = (text: string | null) => text === 'true' || text === '1';
+const digest = (text: string) => createHash('sha256').update(text).digest();
+

@@ -1,0 +1,30 @@
+import type { IncomingMessage } from 'node:http';
+import { parse } from 'yaml';
+import { ApiError, badRequest } from '../api-error.ts';
+
+/** Larger bodies are refused: Kubernetes' own limit is 3 MiB. */
+export const bodyLimitBytes = 3 * 1024 * 1024;
+
+/** Reads a body within the limit, and decodes it as JSON or YAML by its content type. */
+export async function readBody(request: IncomingMessage): Promise<unknown> {
+  const declared = Number(request.headers['content-length'] ?? 0);
+  const tooLarge = new ApiError(413, 'RequestEntityTooLarge', `the request is larger than ${bodyLimitBytes} bytes`);
+  if (declared > bodyLimitBytes) throw tooLarge;
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > bodyLimitBytes) throw tooLarge;
+    chunks.push(chunk);
+  }
+  const text = Buffer.concat(chunks).toString('utf8');
+  if (text === '') return undefined;
+  const type = (request.headers['content-type'] ?? 'application/json').split(';')[0]!.trim().toLowerCase();
+  try {
+    if (type.endsWith('json')) return JSON.parse(text);
+    if (type.endsWith('yaml')) return parse(text, { maxAliasCount: 100 });
+  } catch (error) {
+    throw badRequest(`the body is no valid ${type}: ${error instanceof Error ? error.message.split('\n')[0] : ''}`);
+  }
+  throw new ApiError(415, 'UnsupportedMediaType', `the body's content type ${type} is not supported: use application/json or application/yaml`);
+}

@@ -1,0 +1,56 @@
+import type { Resource } from '@mizzen/api';
+import { badRequest } from '../api-error.ts';
+
+/** Label selectors (`a=b,c!=d,e in (f,g),!h`) and field selectors (`metadata.name=x`) of list and watch requests. */
+export type Predicate = (resource: Resource) => boolean;
+
+const requirement = /^\s*(?:(!)\s*([\w./-]+)|([\w./-]+)\s*(?:(==|=|!=)\s*([\w.-]*)|\s+(in|notin)\s*\(([^)]*)\))?)\s*$/;
+
+export function labelSelector(text: string | null): Predicate | undefined {
+  if (!text) return undefined;
+  const tests = splitOutsideBrackets(text).map((part): Predicate => {
+    const match = requirement.exec(part);
+    if (!match) throw badRequest(`unable to parse the label selector ${JSON.stringify(part)}`);
+    const [, not, absentKey, key, operator, value, setOperator, set] = match;
+    if (not) return (resource) => resource.metadata.labels?.[absentKey!] === undefined;
+    const labelOf = (resource: Resource) => resource.metadata.labels?.[key!];
+    if (setOperator) {
+      const values = set!.split(',').map((entry) => entry.trim());
+      return setOperator === 'in' ? (resource) => values.includes(labelOf(resource) ?? '\0') : (resource) => !values.includes(labelOf(resource) ?? '\0');
+    }
+    if (!operator) return (resource) => labelOf(resource) !== undefined;
+    return operator === '!=' ? (resource) => labelOf(resource) !== value : (resource) => labelOf(resource) === value;
+  });
+  return (resource) => tests.every((test) => test(resource));
+}
+
+export function fieldSelector(text: string | null): Predicate | undefined {
+  if (!text) return undefined;
+  const tests = text.split(',').map((part): Predicate => {
+    const match = /^([\w.]+)(==|=|!=)(.*)$/.exec(part.trim());
+    if (!match) throw badRequest(`unable to parse the field selector ${JSON.stringify(part)}`);
+    const [, path, operator, value] = match;
+    return (resource) => {
+      let at: unknown = resource;
+      for (const name of path!.split('.')) at = (at as Record<string, unknown> | undefined)?.[name];
+      return (String(at ?? '') === value) === (operator !== '!=');
+    };
+  });
+  return (resource) => tests.every((test) => test(resource));
+}
+
+function splitOutsideBrackets(text: string): string[] {
+  const parts: string[] = [];
+  let depth = 0;
+  let start = 0;
+  for (let i = 0; i < text.length; i++) {
+    if (text[i] === '(') depth++;
+    else if (text[i] === ')') depth--;
+    else if (text[i] === ',' && depth === 0) {
+      parts.push(text.slice(start, i));
+      start = i + 1;
+    }
+  }
+  parts.push(text.slice(start));
+  return parts;
+}

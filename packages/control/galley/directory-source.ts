@@ -1,0 +1,178 @@
+import { type FSWatcher, watch } from 'node:fs';
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { decodeYaml, describeProblem, findKind, groupOf, nameOf, type SourcedResource } from '@mizzen/api';
+import { type Logger, messageOf } from '@mizzen/common';
+import { ApiError } from './api-error.ts';
+import { keyText, type ResourceKey } from './config-store.ts';
+import { keyOf, type ResourceRegistry } from './resource-registry.ts';
+
+/**
+ * Follows a folder of YAML files and keeps the configuration API in step with it: what a file says is applied, what it no longer says
+ * is deleted, and a file that is wrong changes nothing until it is mended. The folder is one field manager among others, so an object
+ * that a person changes through the API is taken back only when its file changes.
+ */
+export interface DirectorySourceOptions {
+  readonly directory: string;
+  readonly registry: ResourceRegistry;
+  readonly logger: Logger;
+  /** Called after each pass with what is wrong in which file; for output to people. */
+  readonly onProblems?: (problems: readonly string[]) => void;
+  /** How long a file must be quiet before it is read, in milliseconds. Editors write in several steps. */
+  readonly settleMs?: number;
+}
+
+const manager = 'mizzen-directory';
+const maxFiles = 5_000;
+
+export class DirectorySource {
+  readonly #options: DirectorySourceOptions;
+  /** What each file held when it was last good: path -> key text -> what was applied, as JSON. */
+  readonly #applied: Map<string, Map<string, { key: ResourceKey; text: string }>>;
+  readonly #reported: Map<string, string>;
+  #watchers: FSWatcher[];
+  #timer: NodeJS.Timeout | undefined;
+  #running: Promise<void>;
+  #isClosed: boolean;
+
+  constructor(options: DirectorySourceOptions) {
+    this.#options = options;
+    this.#applied = new Map();
+    this.#reported = new Map();
+    this.#watchers = [];
+    this.#timer = undefined;
+    this.#running = Promise.resolve();
+    this.#isClosed = false;
+  }
+
+  /** Applies the folder once, then follows it. Resolves after the first pass. */
+  async start(): Promise<void> {
+    await this.sync();
+    await this.#follow();
+  }
+
+  /** Reads the folder and applies the difference; passes never overlap. */
+  sync(): Promise<void> {
+    this.#running = this.#running.then(() => this.#pass()).catch((error: unknown) => this.#options.logger.error('the folder could not be read', { directory: this.#options.directory, error: messageOf(error) }));
+    return this.#running;
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+    for (const watcher of this.#watchers) watcher.close();
+    await this.#running;
+  }
+
+  async #follow(): Promise<void> {
+    const trigger = () => {
+      clearTimeout(this.#timer);
+      if (!this.#isClosed) this.#timer = setTimeout(() => void this.sync(), this.#options.settleMs ?? 60);
+    };
+    const folders = [this.#options.directory, ...(await foldersBelow(this.#options.directory))];
+    for (const folder of folders) {
+      try {
+        const watcher = watch(folder, trigger);
+        watcher.on('error', (error) => this.#options.logger.warn('a folder is no longer followed', { folder, error: messageOf(error) }));
+        this.#watchers.push(watcher);
+      } catch (error) {
+        this.#options.logger.warn('a folder cannot be followed: changes there need a restart', { folder, error: messageOf(error) });
+      }
+    }
+  }
+
+  async #pass(): Promise<void> {
+    const problems: string[] = [];
+    const files = await yamlFilesIn(this.#options.directory);
+    const decoded = new Map<string, readonly SourcedResource[]>();
+    for (const file of files) {
+      const name = relative(process.cwd(), file).startsWith('..') ? file : relative(process.cwd(), file);
+      let text: string;
+      try {
+        text = await readFile(file, 'utf8');
+      } catch {
+        continue; // removed since it was listed; the next pass sees that
+      }
+      const { resources, problems: found } = decodeYaml(text, name);
+      if (found.length > 0) problems.push(...found.map((problem) => describeProblem(problem, name)));
+      else decoded.set(file, resources);
+    }
+    this.#reportDuplicates(decoded, problems);
+    // Namespaces first, so that one pass is enough whatever the order of files.
+    const all = [...decoded].flatMap(([file, resources]) => resources.map((sourced) => ({ file, sourced })));
+    all.sort((a, b) => Number(b.sourced.resource.kind === 'Namespace') - Number(a.sourced.resource.kind === 'Namespace'));
+    const now = new Map<string, Map<string, { key: ResourceKey; text: string }>>();
+    for (const { file, sourced } of all) await this.#apply(file, sourced, now, problems);
+    for (const [file, before] of this.#applied) {
+      const isBroken = files.includes(file) && !decoded.has(file);
+      if (isBroken) now.set(file, before);
+      else for (const [text, { key }] of before) if (![...now.values()].some((kept) => kept.has(text))) await this.#remove(key);
+    }
+    this.#applied.clear();
+    for (const [file, kept] of now) this.#applied.set(file, kept);
+    this.#report(problems);
+  }
+
+  async #apply(file: string, { resource, origin }: SourcedResource, now: Map<string, Map<string, { key: ResourceKey; text: string }>>, problems: string[]): Promise<void> {
+    const kind = findKind(groupOf(resource.apiVersion), resource.kind)!;
+    const key = keyOf(kind, resource.metadata.namespace ?? '', resource.metadata.name);
+    const text = JSON.stringify([resource, origin]);
+    const before = this.#applied.get(file)?.get(keyText(key));
+    const keep = () => now.set(file, (now.get(file) ?? new Map()).set(keyText(key), { key, text }));
+    if (before?.text === text) return void keep();
+    try {
+      await this.#options.registry.apply(kind, key.namespace, key.name, resource as unknown as Record<string, unknown>, true, { manager, origin });
+      keep();
+      this.#options.logger.debug('applied', { resource: nameOf(resource), origin: `${origin.name}:${origin.line}` });
+    } catch (error) {
+      if (before) now.set(file, (now.get(file) ?? new Map()).set(keyText(key), before));
+      problems.push(`${origin.name}:${origin.line}: ${error instanceof ApiError ? error.message : messageOf(error)}`);
+    }
+  }
+
+  async #remove(key: ResourceKey): Promise<void> {
+    if (await this.#options.registry.store.remove(key)) this.#options.logger.info('deleted, since its file no longer holds it', { resource: keyText(key) });
+  }
+
+  #reportDuplicates(decoded: Map<string, readonly SourcedResource[]>, problems: string[]): void {
+    const seen = new Map<string, string>();
+    for (const [file, resources] of decoded) {
+      const unique = resources.filter(({ resource, origin }) => {
+        const text = `${groupOf(resource.apiVersion)}/${nameOf(resource)}`;
+        const first = seen.get(text);
+        if (first) problems.push(`${origin.name}:${origin.line}: ${nameOf(resource)} is already defined at ${first}: remove one of the two. The first one is in effect.`);
+        else seen.set(text, `${origin.name}:${origin.line}`);
+        return !first;
+      });
+      decoded.set(file, unique);
+    }
+  }
+
+  #report(problems: readonly string[]): void {
+    const current = new Set(problems);
+    const fresh = problems.filter((problem) => !this.#reported.has(problem));
+    for (const problem of [...this.#reported.keys()]) if (!current.has(problem)) this.#reported.delete(problem);
+    for (const problem of fresh) this.#reported.set(problem, problem);
+    if (fresh.length > 0) this.#options.onProblems?.(fresh);
+  }
+}
+
+async function foldersBelow(directory: string): Promise<string[]> {
+  const entries = await readdir(directory, { withFileTypes: true });
+  const folders = entries.filter((entry) => entry.isDirectory() && isWorthReading(entry.name)).map((entry) => join(directory, entry.name));
+  return [...folders, ...(await Promise.all(folders.map(foldersBelow))).flat()];
+}
+
+async function yamlFilesIn(directory: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const folder of [directory, ...(await foldersBelow(directory))]) {
+    for (const name of (await readdir(folder)).sort()) if (/\.ya?ml$/.test(name) && (await stat(join(folder, name)).catch(() => undefined))?.isFile()) found.push(join(folder, name));
+    if (found.length > maxFiles) throw new Error(`more than ${maxFiles} YAML files`);
+  }
+  return found;
+}
+
+/** Source folders of programs live beside the YAML in a folder of workloads; their dependencies hold YAML that is not ours. */
+function isWorthReading(name: string): boolean {
+  return !name.startsWith('.') && name !== 'node_modules' && name !== 'target' && name !== 'vendor';
+}

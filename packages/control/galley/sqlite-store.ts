@@ -1,0 +1,129 @@
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import type { Resource } from '@mizzen/api';
+import { MizzenError, messageOf, type Origin } from '@mizzen/common';
+import { type Change, type ConfigStore, keyText, type ResourceKey, RevisionTooOld, StoreConflict, type StoredResource } from './config-store.ts';
+
+/**
+ * The embedded store: every resource in memory, every write through to one SQLite file before it is acknowledged (WAL with full
+ * synchronisation). Made for one control plane and some ten thousand objects.
+ */
+export class SqliteStore implements ConfigStore {
+  readonly #database: DatabaseSync;
+  readonly #resources: Map<string, StoredResource>;
+  readonly #listeners: Set<(change: Change) => void>;
+  readonly #history: Change[];
+  readonly #historyLimit: number;
+  readonly #upsert: StatementSync;
+  readonly #delete: StatementSync;
+  readonly #setRevision: StatementSync;
+  #revision: number;
+  /** Changes up to and including this revision are not in the history. */
+  #forgotten: number;
+
+  constructor(path: string, options: { readonly historyLimit?: number } = {}) {
+    try {
+      this.#database = new DatabaseSync(path);
+      this.#database.exec(`
+        PRAGMA journal_mode = WAL;
+        PRAGMA synchronous = FULL;
+        PRAGMA busy_timeout = 2000;
+        CREATE TABLE IF NOT EXISTS resources (key TEXT PRIMARY KEY, revision INTEGER NOT NULL, resource TEXT NOT NULL, origin TEXT NOT NULL) STRICT;
+        CREATE TABLE IF NOT EXISTS revision (id INTEGER PRIMARY KEY CHECK (id = 1), value INTEGER NOT NULL) STRICT;
+        INSERT OR IGNORE INTO revision VALUES (1, 1);
+      `);
+    } catch (error) {
+      throw new MizzenError('store-unusable', `the configuration store cannot be opened (${messageOf(error)}). If the file is damaged, move it away: the mesh then starts empty.`, path, { cause: error });
+    }
+    this.#upsert = this.#database.prepare('INSERT INTO resources VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, resource = excluded.resource, origin = excluded.origin');
+    this.#delete = this.#database.prepare('DELETE FROM resources WHERE key = ?');
+    this.#setRevision = this.#database.prepare('UPDATE revision SET value = ? WHERE id = 1');
+    this.#resources = new Map();
+    for (const row of this.#database.prepare('SELECT key, revision, resource, origin FROM resources ORDER BY key').all()) {
+      const key = keyFromText(String(row['key']));
+      this.#resources.set(keyText(key), { key, revision: Number(row['revision']), resource: JSON.parse(String(row['resource'])) as Resource, origin: JSON.parse(String(row['origin'])) as Origin });
+    }
+    this.#revision = Number(this.#database.prepare('SELECT value FROM revision WHERE id = 1').get()!['value']);
+    this.#forgotten = this.#revision;
+    this.#listeners = new Set();
+    this.#history = [];
+    this.#historyLimit = options.historyLimit ?? 10_000;
+  }
+
+  revision(): number {
+    return this.#revision;
+  }
+
+  async get(key: ResourceKey): Promise<StoredResource | undefined> {
+    return this.#resources.get(keyText(key));
+  }
+
+  async list(group: string, kind: string, namespace?: string): Promise<{ items: StoredResource[]; revision: number }> {
+    const prefix = namespace === undefined ? `${group}/${kind}/` : `${group}/${kind}/${namespace}/`;
+    const items: StoredResource[] = [];
+    for (const [text, stored] of this.#resources) if (text.startsWith(prefix)) items.push(stored);
+    items.sort((a, b) => (keyText(a.key) < keyText(b.key) ? -1 : 1));
+    return { items, revision: this.#revision };
+  }
+
+  async put(key: ResourceKey, resource: Resource, origin: Origin, expected: number | 'absent'): Promise<StoredResource> {
+    const text = keyText(key);
+    const previous = this.#resources.get(text);
+    if (expected === 'absent' ? previous !== undefined : previous?.revision !== expected) throw new StoreConflict(previous);
+    const revision = this.#revision + 1;
+    const stored: StoredResource = { key, revision, origin, resource: { ...resource, metadata: { ...resource.metadata, resourceVersion: String(revision) } } };
+    this.#write(revision, () => this.#upsert.run(text, revision, JSON.stringify(stored.resource), JSON.stringify(origin)));
+    this.#resources.set(text, stored);
+    this.#announce({ type: previous ? 'modified' : 'added', stored, previous });
+    return stored;
+  }
+
+  async remove(key: ResourceKey, expected?: number): Promise<StoredResource | undefined> {
+    const text = keyText(key);
+    const previous = this.#resources.get(text);
+    if (!previous) return undefined;
+    if (expected !== undefined && previous.revision !== expected) throw new StoreConflict(previous);
+    const revision = this.#revision + 1;
+    this.#write(revision, () => this.#delete.run(text));
+    this.#resources.delete(text);
+    const stored = { ...previous, revision, resource: { ...previous.resource, metadata: { ...previous.resource.metadata, resourceVersion: String(revision) } } };
+    this.#announce({ type: 'deleted', stored, previous });
+    return stored;
+  }
+
+  watch(since: number, listener: (change: Change) => void): () => void {
+    if (since < this.#forgotten) throw new RevisionTooOld(this.#forgotten);
+    for (const change of this.#history) if (change.stored.revision > since) listener(change);
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  async close(): Promise<void> {
+    this.#listeners.clear();
+    if (this.#database.isOpen) this.#database.close();
+  }
+
+  #write(revision: number, change: () => void): void {
+    try {
+      this.#database.exec('BEGIN IMMEDIATE');
+      change();
+      this.#setRevision.run(revision);
+      this.#database.exec('COMMIT');
+    } catch (error) {
+      if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
+      throw new MizzenError('store-write-failed', `the configuration store could not be written (${messageOf(error)}). Nothing was changed.`, this.#database.location() ?? '', { cause: error });
+    }
+    this.#revision = revision;
+  }
+
+  #announce(change: Change): void {
+    this.#history.push(change);
+    if (this.#history.length > this.#historyLimit) this.#forgotten = this.#history.shift()!.stored.revision;
+    for (const listener of [...this.#listeners]) listener(change);
+  }
+}
+
+function keyFromText(text: string): ResourceKey {
+  const parts = text.split('/');
+  const [name, namespace, kind] = [parts.pop()!, parts.pop()!, parts.pop()!];
+  return { group: parts.join('/'), kind, namespace, name };
+}
