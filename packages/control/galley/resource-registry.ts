@@ -20,10 +20,13 @@ export interface WriteContext {
 
 export class ResourceRegistry {
   readonly store: ConfigStore;
+  readonly #refusal: (resource: Resource) => string | undefined;
   readonly #now: () => Date;
 
-  constructor(store: ConfigStore, now: () => Date = () => new Date()) {
+  /** `refusal` says why a well-formed resource is not taken all the same; undefined when it is. */
+  constructor(store: ConfigStore, refusal: (resource: Resource) => string | undefined = () => undefined, now: () => Date = () => new Date()) {
     this.store = store;
+    this.#refusal = refusal;
     this.#now = now;
   }
 
@@ -105,6 +108,8 @@ export class ResourceRegistry {
     const { resource } = decoded;
     if (resource.kind !== kind.kind) throw badRequest(`the object is a ${resource.kind}, but the URL is for ${kind.plural}`);
     if (kind.isNamespaced && namespace && resource.metadata.namespace !== namespace) throw badRequest(`the namespace of the object (${resource.metadata.namespace}) does not match the namespace on the request (${namespace})`);
+    const refusal = this.#refusal(resource);
+    if (refusal) throw new ApiError(422, 'Invalid', `${resource.kind} "${resource.metadata.name}" is refused: ${refusal}`, { name: resource.metadata.name, kind: resource.kind });
     return withDefaults({ ...resource, apiVersion: preferredApiVersion(kind) });
   }
 

@@ -33,6 +33,8 @@ export interface ApiServerOptions {
   readonly createToken: (namespace: string, serviceAccount: string, audiences: readonly string[], seconds: number) => Promise<{ token: string; expiresAt: Date }>;
   /** Answers below /mizzen/v1/: the mesh's own state. Resolves to undefined for paths it does not know. */
   readonly meshState: (path: readonly string[]) => Promise<unknown>;
+  /** What the writer of a resource should know; sent as Warning headers, which kubectl prints. */
+  readonly warnings?: (resource: Resource) => Promise<readonly string[]>;
   readonly now?: () => Date;
 }
 
@@ -277,6 +279,7 @@ export class ApiServer {
     if (target.kind.kind === 'ServiceAccount' && target.subresource === 'token') return this.#createToken(call, target, body);
     if (target.name !== undefined) throw new ApiError(405, 'MethodNotAllowed', 'POST is only allowed on a collection');
     const stored = await this.#options.registry.create(target.kind, target.namespace ?? namespaceOf(body), body, this.#context(call));
+    await this.#warn(call, stored.resource);
     this.#send(call, target, 201, stored.resource);
   }
 
@@ -297,6 +300,7 @@ export class ApiServer {
     const { registry } = this.#options;
     const exists = await registry.store.get({ group: target.kind.group, kind: target.kind.kind, namespace: target.namespace!, name: target.name! });
     const stored = exists || subresource ? await registry.update(target.kind, target.namespace!, target.name!, body, this.#context(call), subresource) : await registry.create(target.kind, target.namespace!, body, this.#context(call));
+    await this.#warn(call, stored.resource);
     this.#send(call, target, exists ? 200 : 201, stored.resource);
   }
 
@@ -311,6 +315,7 @@ export class ApiServer {
       if (!isPlainObject(patch)) throw badRequest('an apply patch must be an object');
       if (!call.url.searchParams.get('fieldManager')) throw badRequest('fieldManager is required for an apply patch');
       const { stored, created } = await registry.apply(target.kind, target.namespace!, target.name!, patch, isTrue(call.url.searchParams.get('force')), context);
+      await this.#warn(call, stored.resource);
       return this.#send(call, target, created ? 201 : 200, stored.resource);
     }
     const patchers: Readonly<Record<string, (live: Resource) => unknown>> = {
@@ -321,6 +326,7 @@ export class ApiServer {
     const patcher = patchers[type];
     if (!patcher) throw new ApiError(415, 'UnsupportedMediaType', `the patch type ${type || '(none)'} is not supported. Supported: ${Object.keys(patchers).join(', ')}, application/apply-patch+yaml`);
     const stored = await registry.change(target.kind, target.namespace!, target.name!, (live) => patcher(this.#present(target, live)), context, subresource);
+    await this.#warn(call, stored.resource);
     this.#send(call, target, 200, stored.resource);
   }
 
@@ -354,6 +360,13 @@ export class ApiServer {
     if (target.subresource === undefined) return undefined;
     if (target.subresource !== 'status' || !schemaHasStatus(target.kind)) throw notFound(target.kind, `${target.name}/${target.subresource}`);
     return 'status';
+  }
+
+  /** Warning headers, RFC 9111 section 5.5 with Kubernetes' code 299. Header values are latin1 and short. */
+  async #warn(call: Call, resource: Resource): Promise<void> {
+    const warnings = (await this.#options.warnings?.(resource)) ?? [];
+    const values = warnings.slice(0, 20).map((text) => `299 - "${text.slice(0, 1000).replace(/[^\x20-\x7e]/g, '?').replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"`);
+    if (values.length > 0) call.response.setHeader('warning', values);
   }
 
   #context(call: Call): WriteContext {

@@ -1,0 +1,197 @@
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { chmodSync, existsSync, mkdirSync } from 'node:fs';
+import { createSecureServer, createServer, type Http2SecureServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
+import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { findKind, type Resource } from '@mizzen/api';
+import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
+import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
+import { transportPeerKey, transportPeerOf } from './citadel/caller.ts';
+import { CertificateAuthority } from './citadel/certificate-authority.ts';
+import { certificateService } from './citadel/certificate-service.ts';
+import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
+import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
+import { TokenIssuer } from './citadel/token-issuer.ts';
+import { ApiServer } from './galley/api/api-server.ts';
+import { DirectorySource } from './galley/directory-source.ts';
+import { ResourceRegistry } from './galley/resource-registry.ts';
+import { SqliteStore } from './galley/sqlite-store.ts';
+import { describeFinding } from './pilot/analysis/finding.ts';
+import { notEnforced, notImplementedWarnings } from './pilot/analysis/not-implemented.ts';
+import { Pilot } from './pilot/pilot.ts';
+import { rootNamespace } from './pilot/snapshot.ts';
+import { discoveryService } from './pilot/xds/discovery-service.ts';
+
+/** The control plane: galley, pilot and citadel over one store, in one process. */
+export interface ControlPlaneOptions {
+  /** Where state is kept: keys, tokens, the store. Created with mode 0700. */
+  readonly home: string;
+  readonly host?: string;
+  /** 0 chooses a free port. */
+  readonly apiPort?: number;
+  readonly xdsPort?: number;
+  /** The plain xDS port, loopback only; undefined: none. */
+  readonly xdsPlainPort?: number | undefined;
+  readonly trustDomain?: string;
+  /** A folder of resources to follow. */
+  readonly directory?: string;
+  readonly onDirectoryProblems?: (problems: readonly string[]) => void;
+  readonly logger: Logger;
+  readonly debounceMs?: number;
+  readonly registrationGraceMs?: number;
+}
+
+export interface ControlPlane {
+  readonly apiPort: number;
+  readonly xdsPort: number;
+  readonly xdsPlainPort: number | undefined;
+  readonly pilot: Pilot;
+  readonly registry: ResourceRegistry;
+  readonly authority: CertificateAuthority;
+  readonly tokens: TokenIssuer;
+  close(): Promise<void>;
+}
+
+/** The files in a mesh's home that the command line and sidecars read. */
+export function homeFiles(home: string) {
+  return { certificates: join(home, 'ca'), store: join(home, 'store.sqlite'), adminToken: join(home, 'admin-token'), rootCertificate: join(home, 'root-cert.pem'), endpoints: join(home, 'control.json') };
+}
+
+const serverCertificateSeconds = 30 * 86_400;
+
+export async function startControlPlane(options: ControlPlaneOptions): Promise<ControlPlane> {
+  const { logger } = options;
+  const host = options.host ?? '127.0.0.1';
+  const files = homeFiles(options.home);
+  mkdirSync(options.home, { recursive: true, mode: 0o700 });
+  chmodSync(options.home, 0o700);
+  const trustDomain = options.trustDomain ?? defaultTrustDomain;
+  const authority = await CertificateAuthority.open(files.certificates, trustDomain);
+  writePrivateFile(files.rootCertificate, authority.trustBundle);
+  const tokens = new TokenIssuer(files.certificates);
+  let adminToken = readPrivateFile(files.adminToken)?.trim();
+  if (!adminToken) {
+    adminToken = randomBytes(32).toString('hex');
+    writePrivateFile(files.adminToken, `${adminToken}\n`);
+  }
+
+  const store = new SqliteStore(files.store);
+  if (existsSync(files.store)) chmodSync(files.store, 0o600);
+  const registry = new ResourceRegistry(store, notEnforced);
+  await createNamespaces(registry);
+  const pilot = new Pilot({
+    registry,
+    trustDomain,
+    trustBundle: () => authority.trustBundle,
+    logger: logger.child('pilot'),
+    ...(options.debounceMs === undefined ? {} : { debounceMs: options.debounceMs }),
+    ...(options.registrationGraceMs === undefined ? {} : { registrationGraceMs: options.registrationGraceMs }),
+  });
+  let directory: DirectorySource | undefined;
+  if (options.directory) {
+    directory = new DirectorySource({ directory: options.directory, registry, logger: logger.child('galley'), ...(options.onDirectoryProblems ? { onProblems: options.onDirectoryProblems } : {}) });
+    await directory.start();
+  }
+  await pilot.start();
+
+  const names = { dns: ['mizzen-control', 'istiod.istio-system.svc', 'localhost'], ip: ['127.0.0.1', '::1', ...(host === '127.0.0.1' || host === '0.0.0.0' || host.includes(':') ? [] : [host])] };
+  const certificate = await authority.issueServer(names, serverCertificateSeconds);
+  const routes = (router: ConnectRouter) => {
+    router.service(AggregatedDiscoveryService, discoveryService(pilot, tokens, logger.child('pilot')));
+    router.service(IstioCertificateService, certificateService(authority, tokens, logger.child('citadel')));
+  };
+  const handler = connectNodeAdapter({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });
+  const sessions = new Set<ServerHttp2Session>();
+  const track = (session: ServerHttp2Session) => {
+    sessions.add(session);
+    session.on('close', () => sessions.delete(session));
+    session.on('error', () => session.destroy());
+  };
+  const secure = createSecureServer({ cert: certificate.cert, key: certificate.key, ca: authority.trustBundle, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' }, handler);
+  const plain = options.xdsPlainPort === undefined ? undefined : createServer(handler);
+  const api = new ApiServer({
+    registry,
+    host,
+    port: options.apiPort ?? 15080,
+    certificate,
+    adminToken,
+    logger: logger.child('galley'),
+    createToken: (namespace, serviceAccount, audiences, seconds) => tokens.issue(namespace, serviceAccount, audiences, seconds),
+    meshState: async (path) => meshState(pilot, path),
+    warnings: async (resource) => [...notImplementedWarnings(resource), ...(await pendingFindings(pilot, resource))],
+  });
+  let closing: Promise<void> | undefined;
+  const close = async () => {
+    await api.close();
+    await directory?.close();
+    await pilot.close();
+    for (const server of [secure, plain]) {
+      if (!server?.listening) continue;
+      const closed = once(server, 'close');
+      server.close();
+      for (const session of sessions) session.destroy();
+      await closed;
+    }
+    await store.close();
+  };
+  try {
+    for (const server of [secure, plain]) server?.on('session', track);
+    const xdsPort = await listen(secure, options.xdsPort ?? 15012, host, 'the xDS server', '--xds-port');
+    const xdsPlainPort = plain && (await listen(plain, options.xdsPlainPort!, '127.0.0.1', 'the plain xDS server', '--xds-plain-port'));
+    const apiPort = await api.listen();
+    writePrivateFile(files.endpoints, `${JSON.stringify({ api: `https://127.0.0.1:${apiPort}`, xds: `127.0.0.1:${xdsPort}`, pid: process.pid })}\n`);
+    return { apiPort, xdsPort, xdsPlainPort, pilot, registry, authority, tokens, close: () => (closing ??= close()) };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+async function listen(server: Http2Server | Http2SecureServer, port: number, host: string, what: string, option: string): Promise<number> {
+  server.listen(port, host);
+  try {
+    await once(server, 'listening');
+  } catch (error) {
+    const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
+    throw new MizzenError('port-in-use', `${what} cannot listen: ${inUse ? `the port is in use. Stop the other process (perhaps another mizzen), or choose another port with ${option}.` : messageOf(error)}`, `${host}:${port}`);
+  }
+  server.on('error', () => {});
+  return (server.address() as AddressInfo).port;
+}
+
+async function createNamespaces(registry: ResourceRegistry): Promise<void> {
+  const kind = findKind('', 'Namespace')!;
+  for (const name of ['default', rootNamespace]) {
+    if (!(await registry.store.get({ group: '', kind: 'Namespace', namespace: '', name }))) {
+      await registry.create(kind, '', { apiVersion: 'v1', kind: 'Namespace', metadata: { name } }, { manager: 'mizzen', origin: { source: 'api', name: 'mizzen' } });
+    }
+  }
+}
+
+/** Below /mizzen/v1/: `proxies`, `proxies/NAMESPACE/NAME/TYPE`, `findings`. */
+function meshState(pilot: Pilot, path: readonly string[]): unknown {
+  if (path[0] === 'proxies' && path.length === 1) return { proxies: pilot.proxies() };
+  if (path[0] === 'findings' && path.length === 1) return { findings: pilot.findings };
+  if (path[0] === 'proxies' && path.length === 4) {
+    const connection = pilot.connections().find(({ view }) => view.namespace === path[1] && view.name === path[2]);
+    const schema = schemas[path[3] as keyof typeof schemas];
+    if (!connection || !schema || path[3] === 'secret') return undefined;
+    return { resources: connection.sent(path[3] as keyof typeof schemas).map((any) => ({ typeUrl: any.typeUrl, bytes: Buffer.from(any.value).toString('base64') })) };
+  }
+  return undefined;
+}
+
+const schemas = { cluster: true, endpoint: true, listener: true, route: true, secret: true } as const;
+
+/** What a resource that was just written leads to, once pilot has seen it. */
+async function pendingFindings(pilot: Pilot, resource: Resource): Promise<string[]> {
+  if (!['VirtualService', 'DestinationRule', 'Gateway'].includes(resource.kind)) return [];
+  await pilot.refresh();
+  const object = `${resource.kind} ${resource.metadata.namespace}/${resource.metadata.name}`;
+  return pilot.findings.filter((finding) => finding.object === object).map(describeFinding);
+}
+

@@ -1,0 +1,4 @@
+/** The control plane: galley (configuration), pilot (discovery and routing), citadel (identity). */
+export { type ControlPlane, type ControlPlaneOptions, homeFiles, startControlPlane } from './control-plane.ts';
+export type { ProxyStatus } from './pilot/xds/proxy-connection.ts';
+export type { Finding } from './pilot/analysis/finding.ts';

@@ -1,0 +1,16 @@
+/** Something in the configuration that is not as its writer will have meant it. Codes are Istio's where it has one. */
+export interface Finding {
+  readonly code: 'IST0101' | 'IST0173' | 'IST0174' | 'IST0132' | 'MZ0001' | 'MZ0002';
+  readonly level: 'error' | 'warning' | 'info';
+  /** `VirtualService default/reviews`. */
+  readonly object: string;
+  /** The field, `spec.http[0].route[1].destination.subset`. */
+  readonly path: string;
+  /** Where a person wrote it, `bookinfo.yaml:41`. */
+  readonly place: string;
+  readonly message: string;
+}
+
+export function describeFinding(finding: Finding): string {
+  return `${finding.place ? `${finding.place}: ` : ''}${finding.message} [${finding.code}]`;
+}

@@ -1,0 +1,50 @@
+import { groupOf, isPlainObject, type Resource } from '@mizzen/api';
+
+/**
+ * What the schema takes and nothing acts on yet. It is said when such an object is written, so that nobody believes it to be in effect.
+ * A line leaves this table when its behaviour arrives.
+ */
+const fields: Readonly<Record<string, readonly string[]>> = {
+  VirtualService: ['spec.tls', 'spec.tcp', 'spec.http.corsPolicy', 'spec.http.delegate', 'spec.http.fault.abort.grpcStatus', 'spec.http.fault.delay.exponentialDelay', 'spec.http.retries.retryRemoteLocalities'],
+  DestinationRule: ['outlierDetection', 'loadBalancer.consistentHash', 'loadBalancer.localityLbSetting', 'loadBalancer.warmupDurationSecs', 'loadBalancer.warmup', 'tunnel', 'proxyProtocol', 'retryBudget', 'tls.credentialName', 'connectionPool.http.h2UpgradePolicy'].flatMap((field) => [`spec.trafficPolicy.${field}`, `spec.subsets.trafficPolicy.${field}`, `spec.trafficPolicy.portLevelSettings.${field}`]).concat('spec.workloadSelector'),
+  ServiceEntry: ['spec.subjectAltNames'],
+};
+
+const kindsWithoutEffect: Readonly<Record<string, string>> = {
+  'networking.istio.io/Sidecar': 'all services stay visible to all sidecars',
+  'networking.istio.io/WorkloadGroup': 'sidecars register without it',
+  'networking.istio.io/ProxyConfig': 'proxies are configured by their command line',
+  'networking.istio.io/EnvoyFilter': 'the generated configuration is not patched',
+  'telemetry.istio.io/Telemetry': 'metrics and access logs are always on',
+  'extensions.istio.io/WasmPlugin': 'no plugin is loaded',
+  'gateway.networking.k8s.io/Gateway': 'use a networking.istio.io/v1 Gateway',
+  'gateway.networking.k8s.io/HTTPRoute': 'use a networking.istio.io/v1 VirtualService',
+  'gateway.networking.k8s.io/GRPCRoute': 'use a networking.istio.io/v1 VirtualService',
+  'gateway.networking.k8s.io/TLSRoute': 'it routes nothing',
+  'gateway.networking.k8s.io/TCPRoute': 'it routes nothing',
+  'gateway.networking.k8s.io/UDPRoute': 'it routes nothing',
+  'gateway.networking.k8s.io/ListenerSet': 'it listens nowhere',
+  'gateway.networking.k8s.io/BackendTLSPolicy': 'use a DestinationRule with tls',
+};
+
+/** Policies that somebody would rely on. What is not enforced is refused, not warned about: a silent gap would be a hole. */
+const securityKinds = new Set(['AuthorizationPolicy', 'RequestAuthentication']);
+
+export function notEnforced(resource: Resource): string | undefined {
+  if (groupOf(resource.apiVersion) !== 'security.istio.io' || !securityKinds.has(resource.kind)) return undefined;
+  return `${resource.kind} is not enforced by this version of Mizzen, so it is refused: requests would pass as if it were not there. PeerAuthentication (mutual TLS) is enforced.`;
+}
+
+export function notImplementedWarnings(resource: Resource): string[] {
+  const group = groupOf(resource.apiVersion);
+  const without = kindsWithoutEffect[`${group}/${resource.kind}`];
+  if (without) return [`${resource.kind} is stored but has no effect yet: ${without}.`];
+  if (group !== 'networking.istio.io') return [];
+  return (fields[resource.kind] ?? []).filter((path) => isSet(resource, path.split('.'))).map((path) => `${path} is stored but has no effect yet.`);
+}
+
+function isSet(value: unknown, path: readonly string[]): boolean {
+  if (path.length === 0) return value !== undefined && value !== null;
+  if (Array.isArray(value)) return value.some((entry) => isSet(entry, path));
+  return isPlainObject(value) && isSet(value[path[0]!], path.slice(1));
+}

@@ -1,0 +1,154 @@
+import { create } from '@bufbuild/protobuf';
+import type { ClientTlsSpec, SubsetSpec } from '@mizzen/api';
+import { parseDurationMs } from '@mizzen/common';
+import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
+import { type Cluster, Cluster_DiscoveryType, Cluster_LbPolicy, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import { RawBufferSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer_pb.js';
+import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { spiffeUri } from '../../citadel/spiffe-identity.ts';
+import type { ProxyView } from '../proxy-view.ts';
+import type { Service, ServicePort } from '../registry/service.ts';
+import { type Configured, isVisible, type MeshSnapshot } from '../snapshot.ts';
+import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
+import { locality, lbEndpoint } from './endpoints.ts';
+import { inboundClusterName, outboundClusterName, provenance, splitAddress } from './names.ts';
+import { ads, meshTlsContext } from './tls-contexts.ts';
+
+const defaultConnectTimeoutMs = 10_000;
+
+/** CDS: one cluster per service, port and subset that the proxy sees, and one per inbound port. */
+export function clustersFor(view: ProxyView, snapshot: MeshSnapshot): Cluster[] {
+  const clusters: Cluster[] = [];
+  for (const service of visibleServices(view, snapshot)) {
+    const rule = destinationRuleFor(service, view.namespace, snapshot);
+    for (const port of service.ports) {
+      if (port.protocol === 'UDP') continue;
+      clusters.push(outboundCluster(service, port, undefined, rule, snapshot));
+      for (const subset of rule?.spec.subsets ?? []) clusters.push(outboundCluster(service, port, subset, rule, snapshot));
+    }
+  }
+  for (const port of view.inbound) clusters.push(inboundCluster(port.port, port.app));
+  return clusters;
+}
+
+export function visibleServices(view: ProxyView, snapshot: MeshSnapshot): Service[] {
+  return [...snapshot.servicesByHostname.values()].filter((service) => isVisible(service.exportTo, service.namespace, view.namespace));
+}
+
+function outboundCluster(service: Service, port: ServicePort, subset: SubsetSpec | undefined, rule: Configured<import('@mizzen/api').DestinationRuleSpec> | undefined, snapshot: MeshSnapshot): Cluster {
+  const name = outboundClusterName(port.number, subset?.name ?? '', service.hostname);
+  const policy = effectivePolicy(rule?.spec, subset, port.number);
+  const isDns = service.resolution === 'dns';
+  const subsetIndex = subset ? rule!.spec.subsets!.indexOf(subset) : -1;
+  const metadata = rule ? provenance(rule, subset ? `spec.subsets[${subsetIndex}]` : undefined) : undefined;
+  const tcp = policy.connectionPool?.tcp;
+  const http = policy.connectionPool?.http;
+  const cluster = create(ClusterSchema, {
+    name,
+    clusterDiscoveryType: { case: 'type', value: isDns ? Cluster_DiscoveryType.STRICT_DNS : service.resolution === 'none' ? Cluster_DiscoveryType.ORIGINAL_DST : Cluster_DiscoveryType.EDS },
+    ...(service.resolution === 'static' ? { edsClusterConfig: { edsConfig: ads, serviceName: name } } : {}),
+    ...(isDns ? { loadAssignment: { clusterName: name, endpoints: dnsEndpoints(service, port, subset) } } : {}),
+    connectTimeout: durationFromMs((tcp?.connectTimeout && parseDurationMs(tcp.connectTimeout)) || defaultConnectTimeoutMs),
+    lbPolicy: service.resolution === 'none' ? Cluster_LbPolicy.CLUSTER_PROVIDED : lbPolicy(policy.loadBalancer?.simple),
+    circuitBreakers: {
+      thresholds: [
+        {
+          maxConnections: tcp?.maxConnections ?? unlimited,
+          maxPendingRequests: http?.http1MaxPendingRequests ?? unlimited,
+          maxRequests: http?.http2MaxRequests ?? unlimited,
+          maxRetries: http?.maxRetries ?? unlimited,
+        },
+      ],
+    },
+    metadata: {
+      filterMetadata: {
+        ...metadata?.filterMetadata,
+        istio: { ...(metadata?.filterMetadata['istio'] ?? {}), services: [{ host: service.hostname, name: service.name, namespace: service.namespace }], ...(subset ? { subset: subset.name } : {}), default_original_port: port.number },
+      },
+    },
+  });
+  applyTls(cluster, service, policy.tls, snapshot);
+  return cluster;
+}
+
+/** Envoy's default is 1024; Istio, like us, leaves the limits open unless a DestinationRule sets them. */
+const unlimited = 4_294_967_295;
+
+function lbPolicy(simple: string | undefined): Cluster_LbPolicy {
+  switch (simple) {
+    case 'ROUND_ROBIN':
+      return Cluster_LbPolicy.ROUND_ROBIN;
+    case 'RANDOM':
+      return Cluster_LbPolicy.RANDOM;
+    default:
+      return Cluster_LbPolicy.LEAST_REQUEST;
+  }
+}
+
+function dnsEndpoints(service: Service, port: ServicePort, subset: SubsetSpec | undefined) {
+  return service.instances
+    .filter((instance) => Object.entries(subset?.labels ?? {}).every(([name, value]) => instance.labels[name] === value))
+    .map((instance) => ({ locality: locality(instance), lbEndpoints: [lbEndpoint(instance, port, service)] }));
+}
+
+function applyTls(cluster: Cluster, service: Service, tls: ClientTlsSpec | undefined, snapshot: MeshSnapshot): void {
+  const accounts = new Map<string, string>();
+  for (const instance of service.instances) {
+    if (instance.hasSidecar) {
+      const uri = spiffeUri({ trustDomain: snapshot.trustDomain, namespace: instance.namespace, serviceAccount: instance.serviceAccount });
+      accounts.set(uri, uri);
+    }
+  }
+  const mesh = () => upstreamTls(meshTlsContext([...accounts.keys()].sort()), `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`);
+  switch (tls?.mode) {
+    case 'DISABLE':
+      return;
+    case 'ISTIO_MUTUAL':
+      cluster.transportSocket = mesh();
+      return;
+    case 'SIMPLE':
+    case 'MUTUAL': {
+      const sni = tls.sni ?? (service.hostname.startsWith('*') ? '' : service.hostname);
+      const validation = tls.insecureSkipVerify
+        ? {}
+        : {
+            validationContextType: {
+              case: 'validationContext' as const,
+              value: {
+                trustedCa: { specifier: { case: 'filename' as const, value: tls.caCertificates ?? 'system' } },
+                matchTypedSubjectAltNames: (tls.subjectAltNames ?? (sni ? [sni] : [])).map((name) => ({ sanType: name.includes('://') ? 3 : 2, matcher: { matchPattern: { case: 'exact' as const, value: name } } })),
+              },
+            },
+          };
+      const certificates = tls.mode === 'MUTUAL' && tls.clientCertificate && tls.privateKey ? [{ certificateChain: { specifier: { case: 'filename' as const, value: tls.clientCertificate } }, privateKey: { specifier: { case: 'filename' as const, value: tls.privateKey } } }] : [];
+      cluster.transportSocket = upstreamTls({ ...validation, tlsCertificates: certificates }, sni);
+      return;
+    }
+    default:
+      // Nothing was said: mutual TLS to endpoints that have a sidecar, plain text to the others ("auto mTLS").
+      if (accounts.size === 0) return;
+      cluster.transportSocketMatches = create(ClusterSchema, {
+        transportSocketMatches: [
+          { name: 'tlsMode-istio', match: { tlsMode: 'istio' }, transportSocket: mesh() },
+          { name: 'tlsMode-disabled', match: {}, transportSocket: { name: 'envoy.transport_sockets.raw_buffer', configType: { case: 'typedConfig', value: packAny(RawBufferSchema, {}) } } },
+        ],
+      }).transportSocketMatches;
+  }
+}
+
+function upstreamTls(common: Init<typeof CommonTlsContextSchema>, sni: string) {
+  return create(ClusterSchema, { transportSocket: { name: 'envoy.transport_sockets.tls', configType: { case: 'typedConfig', value: packAny(UpstreamTlsContextSchema, { commonTlsContext: common, sni }) } } }).transportSocket!;
+}
+
+function inboundCluster(port: number, app: string): Cluster {
+  const name = inboundClusterName(port);
+  const { address, port: appPort } = splitAddress(app);
+  return create(ClusterSchema, {
+    name,
+    clusterDiscoveryType: { case: 'type', value: Cluster_DiscoveryType.STATIC },
+    connectTimeout: durationFromMs(defaultConnectTimeoutMs),
+    loadAssignment: { clusterName: name, endpoints: [{ lbEndpoints: [{ hostIdentifier: { case: 'endpoint', value: { address: { address: { case: 'socketAddress', value: { address, portSpecifier: { case: 'portValue', value: appPort } } } } } } }] }] },
+  });
+}
+

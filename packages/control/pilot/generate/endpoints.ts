@@ -1,0 +1,64 @@
+import type { Init } from '@mizzen/envoy-api';
+import { create } from '@bufbuild/protobuf';
+import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
+import { type ClusterLoadAssignment, ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
+import type { LbEndpointSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_components_pb.js';
+import type { ProxyView } from '../proxy-view.ts';
+import type { Instance, Service, ServicePort } from '../registry/service.ts';
+import { selects } from '../registry/service.ts';
+import { isVisible, type MeshSnapshot } from '../snapshot.ts';
+import { destinationRuleFor } from './destination-policy.ts';
+import { peerAuthenticationMode } from './peer-authentication.ts';
+
+/** EDS: the endpoints of the clusters in `names`, each with the metadata that its transport and its metrics need. */
+export function endpointsFor(names: Iterable<string>, view: ProxyView, snapshot: MeshSnapshot): ClusterLoadAssignment[] {
+  const assignments: ClusterLoadAssignment[] = [];
+  for (const clusterName of names) {
+    const [direction, portText, subsetName, hostname] = clusterName.split('|');
+    const service = hostname === undefined ? undefined : snapshot.servicesByHostname.get(hostname);
+    const port = service?.ports.find((candidate) => candidate.number === Number(portText));
+    if (direction !== 'outbound' || !service || !port || !isVisible(service.exportTo, service.namespace, view.namespace)) {
+      assignments.push(create(ClusterLoadAssignmentSchema, { clusterName }));
+      continue;
+    }
+    const subset = subsetName ? destinationRuleFor(service, view.namespace, snapshot)?.spec.subsets?.find((candidate) => candidate.name === subsetName) : undefined;
+    const instances = subsetName && !subset ? [] : service.instances.filter((instance) => selects(subset?.labels, instance.labels));
+    assignments.push(create(ClusterLoadAssignmentSchema, { clusterName, endpoints: byLocality(instances, port, service, snapshot) }));
+  }
+  return assignments;
+}
+
+function byLocality(instances: readonly Instance[], port: ServicePort, service: Service, snapshot: MeshSnapshot) {
+  const groups = new Map<string, Instance[]>();
+  for (const instance of instances) groups.set(instance.locality, [...(groups.get(instance.locality) ?? []), instance]);
+  return [...groups].map(([, group]) => ({
+    locality: locality(group[0]!),
+    loadBalancingWeight: group.reduce((sum, instance) => sum + instance.weight, 0),
+    lbEndpoints: group.map((instance) => lbEndpoint(instance, port, service, snapshot)),
+  }));
+}
+
+export function locality(instance: Instance) {
+  const [region = '', zone = '', subZone = ''] = instance.locality.split('/');
+  return { region, zone, subZone };
+}
+
+export function lbEndpoint(instance: Instance, port: ServicePort, service: Service, snapshot?: MeshSnapshot): Init<typeof LbEndpointSchema> {
+  const targetPort = typeof port.targetPort === 'number' ? port.targetPort : port.number;
+  const takesMutualTls = instance.hasSidecar && (snapshot === undefined || peerAuthenticationMode(instance.namespace, instance.labels, targetPort, snapshot) !== 'DISABLE');
+  const app = instance.labels['app'] ?? instance.labels['service.istio.io/canonical-name'] ?? instance.workload;
+  const version = instance.labels['version'] ?? instance.labels['service.istio.io/canonical-revision'] ?? 'latest';
+  return {
+    hostIdentifier: { case: 'endpoint', value: { address: { address: { case: 'socketAddress', value: { address: instance.address, portSpecifier: { case: 'portValue', value: instance.ports.get(port.number)! } } } } } },
+    healthStatus: instance.isHealthy ? HealthStatus.HEALTHY : HealthStatus.UNHEALTHY,
+    loadBalancingWeight: instance.weight,
+    metadata: {
+      filterMetadata: {
+        ...(takesMutualTls ? { 'envoy.transport_socket_match': { tlsMode: 'istio' } } : {}),
+        // workload;namespace;canonical name;canonical revision;cluster: what Istio's stats read, and ours.
+        istio: { workload: `${instance.workload};${instance.namespace};${app};${version};Kubernetes` },
+        'mizzen.endpoint': { app: instance.labels['app'] ?? '', version: instance.labels['version'] ?? '', service: service.hostname, ...(instance.serviceAccount ? { serviceAccount: instance.serviceAccount } : {}) },
+      },
+    },
+  };
+}

@@ -1,0 +1,33 @@
+import { describeOrigin, MizzenError } from '@mizzen/common';
+import type { Configured } from '../snapshot.ts';
+
+/** The names that xDS resources carry. They are Istio's, so that dashboards, EnvoyFilters and people's habits fit. */
+export function outboundClusterName(port: number, subset: string, hostname: string): string {
+  return `outbound|${port}|${subset}|${hostname}`;
+}
+
+export function inboundClusterName(port: number): string {
+  return `inbound|${port}||`;
+}
+
+export const outboundRouteName = 'http_proxy';
+
+/** `127.0.0.1:15001` or `[::1]:15001` to its parts. */
+export function splitAddress(text: string): { readonly address: string; readonly port: number } {
+  const cut = text.lastIndexOf(':');
+  const address = text.slice(0, cut).replace(/^\[|\]$/g, '');
+  const port = Number(text.slice(cut + 1));
+  if (cut < 0 || address === '' || !Number.isInteger(port) || port < 0 || port > 65535) throw new MizzenError('invalid-address', `${JSON.stringify(text)} is no address: write HOST:PORT`);
+  return { address, port };
+}
+
+/** Provenance for the `metadata` of an xDS resource: Istio's config path, and the line that a person wrote. */
+export function provenance(config: Configured<unknown>, path?: string): { filterMetadata: Record<string, { [key: string]: string }> } {
+  const kind = config.kind.replace(/([a-z])([A-Z])/g, '$1-$2').toLowerCase();
+  return {
+    filterMetadata: {
+      istio: { config: `/apis/networking.istio.io/v1/namespaces/${config.namespace}/${kind}/${config.name}` },
+      'mizzen.provenance': { object: `${config.kind} ${config.namespace}/${config.name}`, origin: describeOrigin(config.origin, path), ...(path ? { path } : {}), revision: String(config.revision) },
+    },
+  };
+}

@@ -1,0 +1,42 @@
+import { toBinary } from '@bufbuild/protobuf';
+import { type Any, AnySchema } from '@bufbuild/protobuf/wkt';
+import { create, type DescMessage, type MessageShape } from '@bufbuild/protobuf';
+import { type ResourceType, typeUrls } from '@mizzen/envoy-api';
+import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import { ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
+import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
+import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
+import type { ProxyView } from '../proxy-view.ts';
+import type { MeshSnapshot } from '../snapshot.ts';
+import { clustersFor } from './clusters.ts';
+import { endpointsFor } from './endpoints.ts';
+import { gatewayListeners, gatewayRouteConfigurations } from './gateways.ts';
+import { secretsFor } from './secrets.ts';
+import { sidecarListeners } from './sidecar-listeners.ts';
+import { sidecarRoutes } from './sidecar-routes.ts';
+
+/**
+ * All resources of one type for one proxy, packed. `names` are the resources that the proxy asked for; for listeners and clusters it
+ * asks for all.
+ */
+export function resourcesFor(type: ResourceType, names: ReadonlySet<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: string): Any[] {
+  switch (type) {
+    case 'cluster':
+      return pack(type, ClusterSchema, clustersFor(view, snapshot));
+    case 'endpoint':
+      return pack(type, ClusterLoadAssignmentSchema, endpointsFor(names, view, snapshot));
+    case 'listener':
+      return pack(type, ListenerSchema, view.type === 'gateway' ? gatewayListeners(view, snapshot) : sidecarListeners(view, snapshot));
+    case 'route': {
+      const tables = view.type === 'gateway' ? gatewayRouteConfigurations(view, snapshot) : sidecarRoutes(view, snapshot);
+      return pack(type, RouteConfigurationSchema, tables.filter((table) => names.has(table.name)));
+    }
+    case 'secret':
+      return pack(type, SecretSchema, secretsFor(names, view, snapshot, trustBundle));
+  }
+}
+
+function pack<Desc extends DescMessage>(type: ResourceType, schema: Desc, messages: readonly MessageShape<Desc>[]): Any[] {
+  return messages.map((message) => create(AnySchema, { typeUrl: typeUrls[type], value: toBinary(schema, message) }));
+}

@@ -1,0 +1,51 @@
+import { create } from '@bufbuild/protobuf';
+import { type Secret, SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
+import type { ProxyView } from '../proxy-view.ts';
+import type { MeshSnapshot } from '../snapshot.ts';
+import { rootSecretName } from './tls-contexts.ts';
+
+/**
+ * SDS: the mesh's roots for everybody, and the certificates of Gateway servers for gateways of the same namespace as the Secret (or
+ * for all gateways, when a Gateway that selects them names it). A workload's own key is never here: it does not leave the workload.
+ */
+export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: string): Secret[] {
+  const secrets: Secret[] = [];
+  for (const name of names) {
+    if (name === rootSecretName) {
+      secrets.push(create(SecretSchema, { name, type: { case: 'validationContext', value: { trustedCa: { specifier: { case: 'inlineBytes', value: Buffer.from(trustBundle) } } } } }));
+      continue;
+    }
+    if (view.type !== 'gateway' || !name.startsWith('kubernetes://') || !namedByItsGateways(name, view, snapshot)) continue;
+    const [namespace, given = ''] = name.slice('kubernetes://'.length).split('/');
+    const wantsCa = given.endsWith('-cacert') && !snapshot.secrets.has(`${namespace}/${given}`);
+    const data = snapshot.secrets.get(`${namespace}/${wantsCa ? given.slice(0, -'-cacert'.length) : given}`);
+    if (!data) continue;
+    const bytes = (...keys: string[]) => keys.map((key) => data[key]).find((value) => value !== undefined);
+    if (given.endsWith('-cacert')) {
+      const ca = bytes('ca.crt', 'cacert');
+      if (ca) secrets.push(create(SecretSchema, { name, type: { case: 'validationContext', value: { trustedCa: { specifier: { case: 'inlineBytes', value: Buffer.from(ca, 'base64') } } } } }));
+      continue;
+    }
+    const cert = bytes('tls.crt', 'cert');
+    const key = bytes('tls.key', 'key');
+    if (cert && key) {
+      secrets.push(
+        create(SecretSchema, {
+          name,
+          type: { case: 'tlsCertificate', value: { certificateChain: { specifier: { case: 'inlineBytes', value: Buffer.from(cert, 'base64') } }, privateKey: { specifier: { case: 'inlineBytes', value: Buffer.from(key, 'base64') } } } },
+        }),
+      );
+    }
+  }
+  return secrets;
+}
+
+/** A gateway is given a secret only when a Gateway resource that selects it names the secret. */
+function namedByItsGateways(name: string, view: ProxyView, snapshot: MeshSnapshot): boolean {
+  const plain = name.endsWith('-cacert') ? name.slice(0, -'-cacert'.length) : name;
+  return snapshot.gateways.some(
+    (gateway) =>
+      Object.entries(gateway.spec.selector ?? {}).every(([label, value]) => view.labels[label] === value) &&
+      gateway.spec.servers?.some((server) => [name, plain].includes(`kubernetes://${gateway.namespace}/${server.tls?.credentialName}`)),
+  );
+}

@@ -1,0 +1,71 @@
+import { create } from '@bufbuild/protobuf';
+import { durationFromMs } from '@mizzen/envoy-api';
+import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
+import type { ProxyView } from '../proxy-view.ts';
+import { isHttp, type Service, type ServicePort } from '../registry/service.ts';
+import { isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
+import { visibleServices } from './clusters.ts';
+import { outboundClusterName, outboundRouteName } from './names.ts';
+import { appliesTo, type Route, retryPolicy, routesOf, type VirtualHost, virtualServiceFor } from './virtual-service-routes.ts';
+
+/** RDS for an explicitly addressed sidecar: one table for the services of all ports, told apart by the Host that the caller names. */
+export function sidecarRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteConfiguration[] {
+  return [create(RouteConfigurationSchema, { name: outboundRouteName, virtualHosts: [...outboundVirtualHosts(view, snapshot), blockAll], validateClusters: false })];
+}
+
+/** A request to a host that the mesh does not know is answered, not guessed at. */
+const blockAll: VirtualHost = {
+  name: 'block_all',
+  domains: ['*'],
+  routes: [{ name: 'block_all', match: { pathSpecifier: { case: 'prefix', value: '/' } }, action: { case: 'directResponse', value: { status: 502, body: { specifier: { case: 'inlineString', value: 'This host is not a service of the mesh. `mizzen get services` lists those that are; a ServiceEntry adds one.\n' } } } } }],
+};
+
+function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualHost[] {
+  const hosts: VirtualHost[] = [];
+  const taken = new Set<string>(['*']);
+  const claim = (names: readonly string[]) => names.filter((name) => !taken.has(name) && taken.add(name));
+  for (const service of visibleServices(view, snapshot)) {
+    const httpPorts = service.ports.filter((port) => isHttp(port.protocol));
+    const bare = httpPorts.find((port) => port.number === 80) ?? (httpPorts.length === 1 ? httpPorts[0] : undefined);
+    for (const port of httpPorts) {
+      const virtualService = virtualServiceFor(service.hostname, view.namespace, 'mesh', snapshot);
+      const routes = virtualService ? routesOf(virtualService, port.number, view, snapshot, 'mesh') : [defaultRoute(service, port)];
+      const domains = claim(domainsOf(service, port, port === bare, view.namespace));
+      if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes });
+    }
+  }
+  // Hosts that only a VirtualService names: they have no service of their own, but routes to others.
+  for (const virtualService of snapshot.virtualServices) {
+    if (!appliesTo(virtualService, 'mesh') || !isVisible(virtualService.spec.exportTo, virtualService.namespace, view.namespace)) continue;
+    for (const host of virtualService.spec.hosts ?? []) {
+      const resolved = resolveHost(host, virtualService.namespace, snapshot);
+      if (snapshot.servicesByHostname.has(resolved)) continue;
+      const bareName = host.includes('.') ? [] : [host, `${host}:*`];
+      const domains = claim(host.startsWith('*') ? [resolved] : [resolved, `${resolved}:*`, ...bareName]);
+      if (domains.length > 0) hosts.push({ name: `${resolved}:${virtualService.name}`, domains, routes: routesOf(virtualService, undefined, view, snapshot, 'mesh') });
+    }
+  }
+  return hosts;
+}
+
+/** All the ways in which a client of `viewer`'s namespace may write a service's name. */
+function domainsOf(service: Service, port: ServicePort, includesBare: boolean, viewer: string): string[] {
+  const names = [service.hostname];
+  if (service.kind === 'Service') {
+    names.push(`${service.name}.${service.namespace}.svc`, `${service.name}.${service.namespace}`);
+    if (service.namespace === viewer) names.push(service.name);
+  }
+  const withPort = names.map((name) => `${name}:${port.number}`);
+  return includesBare ? [...withPort, ...names] : withPort;
+}
+
+function defaultRoute(service: Service, port: ServicePort): Route {
+  return {
+    name: 'default',
+    match: { pathSpecifier: { case: 'prefix', value: '/' } },
+    action: { case: 'route', value: { clusterSpecifier: { case: 'cluster', value: outboundClusterName(port.number, '', service.hostname) }, timeout: durationFromMs(0), retryPolicy: retryPolicy(undefined) } },
+    metadata: { filterMetadata: { 'mizzen.provenance': { object: `${service.kind} ${service.namespace}/${service.name}`, origin: originText(service) } } },
+  };
+}
+
+const originText = (service: Service) => (service.origin.line === undefined ? service.origin.name : `${service.origin.name}:${service.origin.line}`);

@@ -1,0 +1,240 @@
+import type { HeaderOperationsSpec, HttpMatchSpec, HttpRouteSpec, PercentSpec, StringMatchSpec, VirtualServiceSpec } from '@mizzen/api';
+import { parseDurationMs } from '@mizzen/common';
+import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
+import { type HeaderMatcherSchema, RedirectAction_RedirectResponseCode, type RouteAction_RequestMirrorPolicySchema, type RouteActionSchema, type RouteMatchSchema, type RouteSchema, type VirtualHostSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
+import { HeaderValueOption_HeaderAppendAction } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
+import { FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
+import type { StringMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
+import type { ProxyView } from '../proxy-view.ts';
+import { selects } from '../registry/service.ts';
+import { type Configured, hostMatches, isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
+import { outboundClusterName, provenance } from './names.ts';
+
+/** Routes of VirtualServices, as RDS carries them. */
+export type Route = Init<typeof RouteSchema>;
+export type VirtualHost = Init<typeof VirtualHostSchema>;
+
+export function appliesTo(virtualService: Configured<VirtualServiceSpec>, gateway: string): boolean {
+  const gateways = virtualService.spec.gateways;
+  if (!gateways?.length) return gateway === 'mesh';
+  return gateways.some((name) => name === gateway || (gateway !== 'mesh' && (name.includes('/') ? name : `${virtualService.namespace}/${name}`) === gateway));
+}
+
+/** The VirtualService that holds a host for the mesh: an exact host before a wildcard, then the oldest. */
+export function virtualServiceFor(hostname: string, viewer: string, gateway: string, snapshot: MeshSnapshot): Configured<VirtualServiceSpec> | undefined {
+  let wildcard: { virtualService: Configured<VirtualServiceSpec>; length: number } | undefined;
+  for (const virtualService of snapshot.virtualServices) {
+    if (!appliesTo(virtualService, gateway) || !isVisible(virtualService.spec.exportTo, virtualService.namespace, viewer)) continue;
+    for (const host of virtualService.spec.hosts ?? []) {
+      const resolved = resolveHost(host, virtualService.namespace, snapshot);
+      if (resolved === hostname) return virtualService;
+      if (resolved.startsWith('*') && hostMatches(resolved, hostname) && resolved.length > (wildcard?.length ?? 0)) wildcard = { virtualService, length: resolved.length };
+    }
+  }
+  return wildcard?.virtualService;
+}
+
+/** VirtualServices bound to a gateway, for ./gateways.ts. */
+export function virtualServicesOfGateway(gateway: string, snapshot: MeshSnapshot): Configured<VirtualServiceSpec>[] {
+  return snapshot.virtualServices.filter((virtualService) => appliesTo(virtualService, gateway));
+}
+
+/** The routes of one VirtualService as one proxy sees them on one port. Each `match` block becomes a route of its own. */
+export function routesOf(virtualService: Configured<VirtualServiceSpec>, port: number | undefined, view: ProxyView, snapshot: MeshSnapshot, gateway: string): Route[] {
+  const routes: Route[] = [];
+  for (const [i, spec] of (virtualService.spec.http ?? []).entries()) {
+    const path = `spec.http[${i}]`;
+    const make = (match: HttpMatchSpec | undefined, name: string, matchPath: string): Route => ({
+      name,
+      match: routeMatch(match),
+      ...routeAction(spec, match, virtualService, port, snapshot),
+      metadata: provenance(virtualService, matchPath),
+    });
+    const name = spec.name ?? '';
+    if (!spec.match?.length) {
+      routes.push(make(undefined, name, path));
+      break; // nothing after an unconditional route can be reached
+    }
+    for (const [j, match] of spec.match.entries()) {
+      if (!matchApplies(match, port, view, gateway, virtualService.namespace)) continue;
+      routes.push(make(match, [name, match.name].filter(Boolean).join('.'), virtualService.origin.lines?.[`${path}.match[${j}]`] === undefined ? path : `${path}.match[${j}]`));
+    }
+  }
+  return routes;
+}
+
+/** The parts of a match that are about the proxy, not the request, are decided here. */
+function matchApplies(match: HttpMatchSpec, port: number | undefined, view: ProxyView, gateway: string, namespace: string): boolean {
+  if (match.port !== undefined && port !== undefined && match.port !== port) return false;
+  if (match.sourceNamespace !== undefined && gateway === 'mesh' && match.sourceNamespace !== view.namespace) return false;
+  if (match.sourceLabels && gateway === 'mesh' && !selects(match.sourceLabels, view.labels)) return false;
+  if (match.gateways?.length && !match.gateways.some((name) => name === gateway || (name.includes('/') ? name : `${namespace}/${name}`) === gateway)) return false;
+  return true;
+}
+
+function routeMatch(match: HttpMatchSpec | undefined): Init<typeof RouteMatchSchema> {
+  const headers: Init<typeof HeaderMatcherSchema>[] = [];
+  for (const [name, spec] of [[':method', match?.method], [':authority', match?.authority], [':scheme', match?.scheme]] as const) {
+    if (spec) headers.push({ name, headerMatchSpecifier: { case: 'stringMatch', value: stringMatcher(spec) } });
+  }
+  for (const [name, spec] of Object.entries(match?.headers ?? {})) headers.push(headerMatcher(name, spec, false));
+  for (const [name, spec] of Object.entries(match?.withoutHeaders ?? {})) headers.push(headerMatcher(name, spec, true));
+  return {
+    pathSpecifier: pathSpecifier(match?.uri),
+    ...(match?.ignoreUriCase ? { caseSensitive: false } : {}),
+    headers,
+    queryParameters: Object.entries(match?.queryParams ?? {}).map(([name, spec]) => ({
+      name,
+      queryParameterMatchSpecifier: isEmptyMatch(spec) ? { case: 'presentMatch' as const, value: true } : { case: 'stringMatch' as const, value: stringMatcher(spec) },
+    })),
+  };
+}
+
+function isEmptyMatch(match: StringMatchSpec | null): boolean {
+  return match === null || (match.exact === undefined && match.prefix === undefined && match.regex === undefined);
+}
+
+function headerMatcher(name: string, spec: StringMatchSpec | null, isInverted: boolean): Init<typeof HeaderMatcherSchema> {
+  if (isEmptyMatch(spec)) return { name, headerMatchSpecifier: { case: 'presentMatch', value: true }, invertMatch: isInverted };
+  return { name, headerMatchSpecifier: { case: 'stringMatch', value: stringMatcher(spec!) }, invertMatch: isInverted, ...(isInverted ? { treatMissingHeaderAsEmpty: true } : {}) };
+}
+
+function pathSpecifier(uri: StringMatchSpec | undefined): Init<typeof RouteMatchSchema>['pathSpecifier'] {
+  if (uri?.exact !== undefined) return { case: 'path', value: uri.exact };
+  if (uri?.regex !== undefined) return { case: 'safeRegex', value: { regex: uri.regex } };
+  return { case: 'prefix', value: uri?.prefix ?? '/' };
+}
+
+function stringMatcher(match: StringMatchSpec): Init<typeof StringMatcherSchema> {
+  if (match.prefix !== undefined) return { matchPattern: { case: 'prefix', value: match.prefix } };
+  if (match.regex !== undefined) return { matchPattern: { case: 'safeRegex', value: { regex: match.regex } } };
+  return { matchPattern: { case: 'exact', value: match.exact ?? '' } };
+}
+
+function routeAction(spec: HttpRouteSpec, match: HttpMatchSpec | undefined, virtualService: Configured<VirtualServiceSpec>, port: number | undefined, snapshot: MeshSnapshot): Partial<Route> {
+  const headers = headerOperations(spec.headers?.request, spec.headers?.response);
+  if (spec.redirect) return { ...headers, action: { case: 'redirect', value: redirectAction(spec) } };
+  if (spec.directResponse) {
+    const { status, body } = spec.directResponse;
+    const content = body?.bytes !== undefined ? { specifier: { case: 'inlineBytes' as const, value: Buffer.from(body.bytes, 'base64') } } : { specifier: { case: 'inlineString' as const, value: body?.string ?? '' } };
+    return { ...headers, action: { case: 'directResponse', value: { status, ...(body ? { body: content } : {}) } } };
+  }
+  const fault = spec.fault ? { typedPerFilterConfig: { 'envoy.filters.http.fault': packAny(HTTPFaultSchema, faultConfig(spec)) } } : {};
+  return { ...headers, ...fault, action: { case: 'route', value: forwardAction(spec, match, virtualService, port, snapshot) } };
+}
+
+function forwardAction(spec: HttpRouteSpec, match: HttpMatchSpec | undefined, virtualService: Configured<VirtualServiceSpec>, port: number | undefined, snapshot: MeshSnapshot): Init<typeof RouteActionSchema> {
+  const clusterOf = (destination: { host: string; subset?: string; port?: { number?: number } }): string => {
+    const hostname = resolveHost(destination.host, virtualService.namespace, snapshot);
+    const service = snapshot.servicesByHostname.get(hostname);
+    const number = destination.port?.number ?? (service?.ports.length === 1 ? service.ports[0]!.number : port) ?? service?.ports[0]?.number ?? 80;
+    return outboundClusterName(number, destination.subset ?? '', hostname);
+  };
+  const targets = spec.route ?? [];
+  const mirrors: Init<typeof RouteAction_RequestMirrorPolicySchema>[] = [];
+  if (spec.mirror) mirrors.push({ cluster: clusterOf(spec.mirror), runtimeFraction: fraction(spec.mirrorPercentage ?? (spec.mirrorPercent === undefined ? undefined : { value: spec.mirrorPercent })) });
+  for (const mirror of spec.mirrors ?? []) if (mirror.destination) mirrors.push({ cluster: clusterOf(mirror.destination), runtimeFraction: fraction(mirror.percentage) });
+  const single = targets.length === 1 ? targets[0]! : undefined;
+  const clusterSpecifier: Init<typeof RouteActionSchema>['clusterSpecifier'] =
+    single && !single.headers
+      ? { case: 'cluster', value: clusterOf(single.destination) }
+      : {
+          case: 'weightedClusters',
+          value: {
+            clusters: targets
+              .filter((target) => single || target.weight)
+              .map((target) => ({ name: clusterOf(target.destination), weight: single ? 100 : (target.weight ?? 0), ...headerOperations(target.headers?.request, target.headers?.response) })),
+          },
+        };
+  const { rewrite } = spec;
+  return {
+    clusterSpecifier,
+    timeout: durationFromMs((spec.timeout && parseDurationMs(spec.timeout)) || 0),
+    retryPolicy: retryPolicy(spec),
+    requestMirrorPolicies: mirrors,
+    ...(rewrite?.uri !== undefined ? pathRewrite(rewrite.uri, match) : {}),
+    ...(rewrite?.uriRegexRewrite ? { regexRewrite: { pattern: { regex: rewrite.uriRegexRewrite.match ?? '' }, substitution: rewrite.uriRegexRewrite.rewrite ?? '' } } : {}),
+    ...(rewrite?.authority ? { hostRewriteSpecifier: { case: 'hostRewriteLiteral' as const, value: rewrite.authority } } : {}),
+  };
+}
+
+/** `rewrite.uri` replaces the matched prefix, or the whole path when the match was exact or a regex. */
+function pathRewrite(uri: string, match: HttpMatchSpec | undefined): Partial<Init<typeof RouteActionSchema>> {
+  if (match?.uri?.regex !== undefined) return { regexRewrite: { pattern: { regex: '^[^?]*' }, substitution: uri.replaceAll('\\', '\\\\') } };
+  return { prefixRewrite: uri };
+}
+
+/** Istio's default: two retries for what is safe to repeat. */
+const defaultRetryOn = 'connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes';
+
+export function retryPolicy(spec: HttpRouteSpec | undefined): Init<typeof RouteActionSchema>['retryPolicy'] {
+  const retries = spec?.retries;
+  if (retries?.attempts === 0) return undefined;
+  const conditions = (retries?.retryOn ?? defaultRetryOn).split(',').map((condition) => condition.trim()).filter(Boolean);
+  const codes = conditions.filter((condition) => /^\d{3}$/.test(condition)).map(Number);
+  const retryOn = [...conditions.filter((condition) => !/^\d{3}$/.test(condition)), ...(codes.length > 0 && !conditions.includes('retriable-status-codes') ? ['retriable-status-codes'] : [])];
+  const backoffMs = retries?.backoff ? parseDurationMs(retries.backoff) : undefined;
+  const perTryMs = retries?.perTryTimeout ? parseDurationMs(retries.perTryTimeout) : undefined;
+  return {
+    retryOn: retryOn.join(','),
+    numRetries: retries?.attempts ?? 2,
+    retriableStatusCodes: codes.length > 0 ? codes : retries?.retryOn === undefined ? [503] : [],
+    ...(perTryMs ? { perTryTimeout: durationFromMs(perTryMs) } : {}),
+    ...(backoffMs ? { retryBackOff: { baseInterval: durationFromMs(backoffMs), maxInterval: durationFromMs(backoffMs * 10) } } : {}),
+    ...(retries?.retryIgnorePreviousHosts === false ? {} : { retryHostPredicate: [{ name: 'envoy.retry_host_predicates.previous_hosts' }], hostSelectionRetryMaxAttempts: 5n }),
+  };
+}
+
+function redirectAction(spec: HttpRouteSpec) {
+  const redirect = spec.redirect!;
+  const codes: Readonly<Record<number, RedirectAction_RedirectResponseCode>> = {
+    301: RedirectAction_RedirectResponseCode.MOVED_PERMANENTLY,
+    302: RedirectAction_RedirectResponseCode.FOUND,
+    303: RedirectAction_RedirectResponseCode.SEE_OTHER,
+    307: RedirectAction_RedirectResponseCode.TEMPORARY_REDIRECT,
+    308: RedirectAction_RedirectResponseCode.PERMANENT_REDIRECT,
+  };
+  return {
+    responseCode: codes[redirect.redirectCode ?? 301]!,
+    hostRedirect: redirect.authority ?? '',
+    portRedirect: redirect.port ?? 0,
+    ...(redirect.scheme ? { schemeRewriteSpecifier: { case: 'schemeRedirect' as const, value: redirect.scheme } } : {}),
+    ...(redirect.prefixRewrite !== undefined ? { pathRewriteSpecifier: { case: 'prefixRewrite' as const, value: redirect.prefixRewrite } } : redirect.uri !== undefined ? { pathRewriteSpecifier: { case: 'pathRedirect' as const, value: redirect.uri } } : {}),
+  };
+}
+
+function faultConfig(spec: HttpRouteSpec): Init<typeof HTTPFaultSchema> {
+  const { delay, abort } = spec.fault!;
+  const delayMs = delay?.fixedDelay ? parseDurationMs(delay.fixedDelay) : undefined;
+  return {
+    ...(delayMs !== undefined ? { delay: { faultDelaySecifier: { case: 'fixedDelay', value: durationFromMs(delayMs) }, percentage: fractionalPercent(delay!.percentage ?? (delay!.percent === undefined ? undefined : { value: delay!.percent })) } } : {}),
+    ...(abort?.httpStatus !== undefined ? { abort: { errorType: { case: 'httpStatus', value: abort.httpStatus }, percentage: fractionalPercent(abort.percentage) } } : {}),
+  };
+}
+
+/** Absent means always. Percentages keep four decimals, as Envoy's largest denominator does. */
+function fractionalPercent(percent: PercentSpec | undefined) {
+  return { numerator: Math.round((percent === undefined ? 100 : (percent.value ?? 0)) * 10_000), denominator: FractionalPercent_DenominatorType.MILLION };
+}
+
+function fraction(percent: PercentSpec | undefined) {
+  return { defaultValue: fractionalPercent(percent) };
+}
+
+function headerOperations(request: HeaderOperationsSpec | undefined, response: HeaderOperationsSpec | undefined) {
+  return {
+    requestHeadersToAdd: toAdd(request),
+    requestHeadersToRemove: [...(request?.remove ?? [])],
+    responseHeadersToAdd: toAdd(response),
+    responseHeadersToRemove: [...(response?.remove ?? [])],
+  };
+}
+
+function toAdd(operations: HeaderOperationsSpec | undefined) {
+  const option = (key: string, value: string, appendAction: HeaderValueOption_HeaderAppendAction) => ({ header: { key, value }, appendAction });
+  return [
+    ...Object.entries(operations?.set ?? {}).map(([key, value]) => option(key, value, HeaderValueOption_HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD)),
+    ...Object.entries(operations?.add ?? {}).map(([key, value]) => option(key, value, HeaderValueOption_HeaderAppendAction.APPEND_IF_EXISTS_OR_ADD)),
+  ];
+}

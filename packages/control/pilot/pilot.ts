@@ -1,0 +1,149 @@
+import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
+import { type Logger, messageOf } from '@mizzen/common';
+import type { ResourceType } from '@mizzen/envoy-api';
+import type { Change } from '../galley/config-store.ts';
+import type { ResourceRegistry } from '../galley/resource-registry.ts';
+import type { Finding } from './analysis/finding.ts';
+import { Registration } from './registry/registration.ts';
+import type { MeshSnapshot } from './snapshot.ts';
+import { SnapshotBuilder } from './snapshot-builder.ts';
+import type { ProxyConnection, ProxyStatus } from './xds/proxy-connection.ts';
+
+/**
+ * Discovery: follows the configuration, keeps the newest snapshot, and pushes to every connected proxy what of it has changed for it.
+ * Changes that come together are pushed together.
+ */
+export interface PilotOptions {
+  readonly registry: ResourceRegistry;
+  readonly trustDomain: string;
+  readonly trustBundle: () => string;
+  readonly logger: Logger;
+  /** Wait for this much quiet after a change, in milliseconds... */
+  readonly debounceMs?: number;
+  /** ...but never longer than this. */
+  readonly debounceMaxMs?: number;
+  readonly registrationGraceMs?: number;
+}
+
+export class Pilot {
+  readonly trustDomain: string;
+  readonly #options: PilotOptions;
+  readonly #builder: SnapshotBuilder;
+  readonly #registration: Registration;
+  readonly #connections: Set<ProxyConnection>;
+  #snapshot: MeshSnapshot | undefined;
+  #stopWatching: (() => void) | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #firstChangeAt: number | undefined;
+  #building: Promise<void>;
+  #pushes: number;
+
+  constructor(options: PilotOptions) {
+    this.trustDomain = options.trustDomain;
+    this.#options = options;
+    this.#builder = new SnapshotBuilder(options.registry.store, options.trustDomain, options.logger);
+    this.#registration = new Registration({ registry: options.registry, logger: options.logger, ...(options.registrationGraceMs === undefined ? {} : { graceMs: options.registrationGraceMs }) });
+    this.#connections = new Set();
+    this.#snapshot = undefined;
+    this.#stopWatching = undefined;
+    this.#timer = undefined;
+    this.#firstChangeAt = undefined;
+    this.#building = Promise.resolve();
+    this.#pushes = 0;
+  }
+
+  async start(): Promise<void> {
+    this.#snapshot = await this.#builder.build();
+    this.#stopWatching = this.#options.registry.store.watch(this.#snapshot.revision, (change) => this.#changed(change));
+    await this.#registration.start();
+  }
+
+  async close(): Promise<void> {
+    this.#stopWatching?.();
+    clearTimeout(this.#timer);
+    for (const connection of this.#connections) connection.responses.close();
+    await this.#building;
+    await this.#registration.close();
+  }
+
+  get findings(): readonly Finding[] {
+    return this.#builder.findings;
+  }
+
+  get pushCount(): number {
+    return this.#pushes;
+  }
+
+  proxies(): ProxyStatus[] {
+    return this.connections().map((connection) => connection.status());
+  }
+
+  /** Connected proxies, by name. */
+  connections(): ProxyConnection[] {
+    return [...this.#connections].sort((a, b) => (`${a.view.namespace}/${a.view.name}` < `${b.view.namespace}/${b.view.name}` ? -1 : 1));
+  }
+
+  connected(connection: ProxyConnection): void {
+    this.#connections.add(connection);
+    this.#registration.connected(connection.view);
+    this.#options.logger.info('proxy connected', { proxy: `${connection.view.namespace}/${connection.view.name}`, from: connection.peer, proxies: this.#connections.size });
+  }
+
+  disconnected(connection: ProxyConnection): void {
+    if (!this.#connections.delete(connection)) return;
+    this.#registration.disconnected(connection.view);
+    this.#options.logger.info('proxy disconnected', { proxy: `${connection.view.namespace}/${connection.view.name}`, proxies: this.#connections.size });
+  }
+
+  requested(connection: ProxyConnection, type: ResourceType, request: DiscoveryRequest): void {
+    const nack = connection.handle(type, request, this.#snapshot!, this.#options.trustBundle());
+    if (nack) this.#options.logger.warn('a proxy refused its configuration and stays with the version before', { proxy: `${connection.view.namespace}/${connection.view.name}`, type, reason: nack.nack });
+  }
+
+  healthChanged(connection: ProxyConnection, reason: string | undefined): void {
+    this.#registration.healthChanged(connection.view, reason);
+  }
+
+  /** Builds and pushes now, without waiting for quiet. */
+  async refresh(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#firstChangeAt = undefined;
+    this.#building = this.#building.then(() => this.#buildAndPush());
+    await this.#building;
+  }
+
+  #changed(change: Change): void {
+    if (!affectsProxies(change)) return;
+    const now = Date.now();
+    this.#firstChangeAt ??= now;
+    const wait = Math.max(0, Math.min(this.#options.debounceMs ?? 25, this.#firstChangeAt + (this.#options.debounceMaxMs ?? 500) - now));
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.refresh(), wait);
+  }
+
+  async #buildAndPush(): Promise<void> {
+    try {
+      this.#snapshot = await this.#builder.build();
+    } catch (error) {
+      this.#options.logger.error('the snapshot could not be built; proxies keep the one before', { error: messageOf(error) });
+      return;
+    }
+    const trustBundle = this.#options.trustBundle();
+    for (const connection of this.#connections) {
+      try {
+        this.#pushes += connection.push(this.#snapshot, trustBundle);
+      } catch (error) {
+        this.#options.logger.error('the configuration of one proxy could not be generated; it keeps the one before', { proxy: `${connection.view.namespace}/${connection.view.name}`, error: messageOf(error) });
+      }
+    }
+  }
+}
+
+/** A write to a status changes no route. */
+function affectsProxies(change: Change): boolean {
+  if (change.type !== 'modified') return true;
+  const { resource } = change.stored;
+  const previous = change.previous?.resource;
+  return resource.metadata.generation !== previous?.metadata.generation || JSON.stringify([resource.metadata.labels, resource.metadata.annotations]) !== JSON.stringify([previous?.metadata.labels, previous?.metadata.annotations]);
+}

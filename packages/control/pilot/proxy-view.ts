@@ -1,0 +1,86 @@
+import { MizzenError } from '@mizzen/common';
+import type { Node } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+
+/**
+ * What pilot knows of one proxy, from the node that it presents on its stream. The metadata keys are Istio's where Istio has them; ours
+ * (MIZZEN_*) describe where an explicitly addressed sidecar listens.
+ */
+export interface ProxyView {
+  readonly id: string;
+  readonly type: 'sidecar' | 'gateway';
+  readonly name: string;
+  readonly namespace: string;
+  readonly serviceAccount: string;
+  readonly workload: string;
+  readonly labels: Readonly<Record<string, string>>;
+  /** The address at which other proxies reach this one. */
+  readonly address: string;
+  /** Where the outbound listener binds, `address:port`; undefined for gateways. */
+  readonly outbound: string | undefined;
+  readonly inbound: readonly InboundPort[];
+  /** The address that a gateway's listeners bind. */
+  readonly gatewayBind: string;
+  /** The loopback address of its admin server. */
+  readonly admin: string | undefined;
+  /** Register this workload in the registry while it is connected. */
+  readonly registers: boolean;
+  readonly version: string;
+  readonly locality: string;
+}
+
+export interface InboundPort {
+  readonly name: string;
+  /** The workload's own port number, the target port of services. */
+  readonly port: number;
+  readonly protocol: string | undefined;
+  /** Where the sidecar listens for it. */
+  readonly listen: string;
+  /** Where the application listens. */
+  readonly app: string;
+}
+
+type Metadata = Readonly<Record<string, unknown>>;
+
+export function viewOf(node: Node | undefined): ProxyView {
+  if (!node?.id) throw new MizzenError('invalid-node', 'the first request on a stream must carry a node with an id');
+  const [type, address = '', , domain = ''] = node.id.split('~');
+  if (type !== 'sidecar' && type !== 'router') throw new MizzenError('invalid-node', `the node id ${JSON.stringify(node.id.slice(0, 120))} is not of the form sidecar~ADDRESS~NAME.NAMESPACE~DOMAIN`);
+  const metadata = (node.metadata ?? {}) as Metadata;
+  const name = text(metadata, 'NAME') ?? node.id.split('~')[2]!.split('.')[0]!;
+  const namespace = text(metadata, 'NAMESPACE') ?? domain.split('.')[0] ?? 'default';
+  const inbound = Array.isArray(metadata['MIZZEN_INBOUND']) ? metadata['MIZZEN_INBOUND'].map(inboundPort) : [];
+  return {
+    id: node.id,
+    type: type === 'router' ? 'gateway' : 'sidecar',
+    name,
+    namespace,
+    serviceAccount: text(metadata, 'SERVICE_ACCOUNT') ?? 'default',
+    workload: text(metadata, 'WORKLOAD_NAME') ?? name,
+    labels: stringRecord(metadata['LABELS']),
+    address: text(metadata, 'MIZZEN_ADDRESS') ?? address,
+    outbound: text(metadata, 'MIZZEN_OUTBOUND'),
+    inbound,
+    gatewayBind: text(metadata, 'MIZZEN_GATEWAY_BIND') ?? '127.0.0.1',
+    admin: text(metadata, 'MIZZEN_ADMIN'),
+    registers: metadata['MIZZEN_REGISTER'] === true,
+    version: node.userAgentName ? `${node.userAgentName}/${node.userAgentVersionType.case === 'userAgentVersion' ? node.userAgentVersionType.value : '?'}` : '',
+    locality: [node.locality?.region, node.locality?.zone, node.locality?.subZone].filter(Boolean).join('/'),
+  };
+}
+
+function inboundPort(value: unknown): InboundPort {
+  const entry = value as Record<string, unknown>;
+  const port = Number(entry?.['port']);
+  if (!Number.isInteger(port) || typeof entry['listen'] !== 'string' || typeof entry['app'] !== 'string') throw new MizzenError('invalid-node', 'an entry of MIZZEN_INBOUND needs port, listen and app');
+  return { name: typeof entry['name'] === 'string' ? entry['name'] : '', port, protocol: typeof entry['protocol'] === 'string' ? entry['protocol'] : undefined, listen: entry['listen'], app: entry['app'] };
+}
+
+function text(metadata: Metadata, key: string): string | undefined {
+  const value = metadata[key];
+  return typeof value === 'string' && value !== '' ? value : undefined;
+}
+
+function stringRecord(value: unknown): Record<string, string> {
+  if (typeof value !== 'object' || value === null) return {};
+  return Object.fromEntries(Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'));
+}

@@ -1,0 +1,120 @@
+import type { ServiceEntrySpec, ServiceSpec, WorkloadEntrySpec } from '@mizzen/api';
+import type { StoredResource } from '../../galley/config-store.ts';
+import { type Instance, type Protocol, protocolOf, type Service, type ServicePort, selects } from './service.ts';
+
+/** Builds the registry's services, with their instances, from Service, ServiceEntry, WorkloadEntry and EndpointSlice objects. */
+export interface RegistrySources {
+  readonly services: readonly StoredResource[];
+  readonly serviceEntries: readonly StoredResource[];
+  readonly workloadEntries: readonly StoredResource[];
+  readonly endpointSlices: readonly StoredResource[];
+}
+
+/** Set by registration on the WorkloadEntry of a sidecar, and by people on one that has a sidecar of its own. */
+export const tlsModeLabel = 'security.istio.io/tlsMode';
+export const workloadNameAnnotation = 'mizzen.dev/workload';
+export const unhealthyAnnotation = 'mizzen.dev/unhealthy';
+
+export function buildServices(sources: RegistrySources, domain: string): Service[] {
+  const workloads = sources.workloadEntries.map(toWorkload);
+  return [...sources.services.map((stored) => fromService(stored, workloads, sources.endpointSlices, domain)), ...sources.serviceEntries.flatMap((stored) => fromServiceEntry(stored, workloads))];
+}
+
+interface Workload {
+  readonly name: string;
+  readonly namespace: string;
+  readonly spec: WorkloadEntrySpec;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly isHealthy: boolean;
+}
+
+function toWorkload(stored: StoredResource): Workload {
+  const spec = stored.resource.spec as WorkloadEntrySpec;
+  const { annotations, labels, name } = stored.resource.metadata;
+  return {
+    name: annotations?.[workloadNameAnnotation] ?? name,
+    namespace: stored.key.namespace,
+    spec,
+    labels: { ...labels, ...spec.labels },
+    isHealthy: annotations?.[unhealthyAnnotation] === undefined,
+  };
+}
+
+function fromService(stored: StoredResource, workloads: readonly Workload[], endpointSlices: readonly StoredResource[], domain: string): Service {
+  const { name } = stored.resource.metadata;
+  const { namespace } = stored.key;
+  const spec = (stored.resource.spec ?? {}) as ServiceSpec;
+  const ports = (spec.ports ?? []).map((port): ServicePort => ({ name: port.name ?? '', number: port.port, targetPort: port.targetPort ?? port.port, protocol: protocolOf(port.name, port.appProtocol, port.protocol) }));
+  const hasSelector = Object.keys(spec.selector ?? {}).length > 0;
+  const selected = hasSelector ? workloads.filter((workload) => workload.namespace === namespace && selects(spec.selector, workload.labels)) : [];
+  const instances = [...selected.map((workload) => toInstance(workload, ports)), ...(hasSelector ? [] : fromEndpointSlices(name, namespace, ports, endpointSlices))];
+  const isExternalName = spec.type === 'ExternalName' && spec.externalName !== undefined;
+  return {
+    hostname: `${name}.${namespace}.svc.${domain}`,
+    name,
+    namespace,
+    kind: 'Service',
+    ports,
+    resolution: isExternalName ? 'dns' : 'static',
+    isExternal: isExternalName,
+    exportTo: undefined,
+    instances: isExternalName ? [plainInstance(spec.externalName!, name, namespace, ports)] : instances,
+    origin: stored.origin,
+  };
+}
+
+function fromServiceEntry(stored: StoredResource, workloads: readonly Workload[]): Service[] {
+  const spec = stored.resource.spec as ServiceEntrySpec;
+  const { namespace } = stored.key;
+  const ports = (spec.ports ?? []).map(
+    (port): ServicePort => ({ name: port.name, number: port.number, targetPort: port.targetPort ?? port.number, protocol: port.protocol ? ((port.protocol.toUpperCase() === 'HTTP_PROXY' ? 'HTTP' : port.protocol.toUpperCase()) as Protocol) : protocolOf(port.name, undefined, undefined) }),
+  );
+  const resolution = spec.resolution === 'STATIC' ? 'static' : spec.resolution === undefined || spec.resolution === 'NONE' ? 'none' : 'dns';
+  const isExternal = spec.location !== 'MESH_INTERNAL';
+  return (spec.hosts ?? []).map((hostname) => {
+    let instances: Instance[];
+    if (spec.workloadSelector) instances = workloads.filter((workload) => workload.namespace === namespace && selects(spec.workloadSelector!.labels, workload.labels)).map((workload) => toInstance(workload, ports));
+    else if (spec.endpoints?.length) instances = spec.endpoints.map((endpoint, i) => toInstance({ name: `${stored.resource.metadata.name}-${i}`, namespace, spec: endpoint, labels: endpoint.labels ?? {}, isHealthy: true }, ports));
+    else instances = resolution === 'dns' ? [plainInstance(hostname, stored.resource.metadata.name, namespace, ports)] : [];
+    return { hostname, name: stored.resource.metadata.name, namespace, kind: 'ServiceEntry', ports, resolution, isExternal, exportTo: spec.exportTo, instances, origin: stored.origin };
+  });
+}
+
+function toInstance(workload: Workload, ports: readonly ServicePort[]): Instance {
+  const { spec } = workload;
+  return {
+    workload: workload.name,
+    namespace: workload.namespace,
+    address: spec.address ?? '',
+    // A workload entry names its ports by the service port's name, or by the target port's number.
+    ports: new Map(ports.map((port) => [port.number, spec.ports?.[port.name] ?? spec.ports?.[String(port.targetPort)] ?? (typeof port.targetPort === 'number' ? port.targetPort : port.number)])),
+    labels: workload.labels,
+    serviceAccount: spec.serviceAccount ?? 'default',
+    isHealthy: workload.isHealthy,
+    hasSidecar: workload.labels[tlsModeLabel] === 'istio',
+    locality: spec.locality ?? '',
+    weight: spec.weight ?? 1,
+  };
+}
+
+function plainInstance(address: string, workload: string, namespace: string, ports: readonly ServicePort[]): Instance {
+  return { workload, namespace, address, ports: new Map(ports.map((port) => [port.number, typeof port.targetPort === 'number' ? port.targetPort : port.number])), labels: {}, serviceAccount: '', isHealthy: true, hasSidecar: false, locality: '', weight: 1 };
+}
+
+interface EndpointSliceContent {
+  readonly endpoints?: readonly { readonly addresses?: readonly string[]; readonly conditions?: { readonly ready?: boolean } }[];
+  readonly ports?: readonly { readonly name?: string; readonly port?: number }[];
+}
+
+/** A Service without a selector takes its endpoints from the slices that name it, as in Kubernetes. */
+function fromEndpointSlices(name: string, namespace: string, ports: readonly ServicePort[], slices: readonly StoredResource[]): Instance[] {
+  return slices
+    .filter((stored) => stored.key.namespace === namespace && stored.resource.metadata.labels?.['kubernetes.io/service-name'] === name)
+    .flatMap((stored) => {
+      const slice = stored.resource as unknown as EndpointSliceContent;
+      const portMap = new Map(ports.map((port) => [port.number, slice.ports?.find((entry) => (entry.name ?? '') === port.name)?.port ?? (typeof port.targetPort === 'number' ? port.targetPort : port.number)]));
+      return (slice.endpoints ?? []).flatMap((endpoint) =>
+        (endpoint.addresses ?? []).map((address): Instance => ({ ...plainInstance(address, name, namespace, ports), ports: portMap, isHealthy: endpoint.conditions?.ready !== false })),
+      );
+    });
+}

@@ -1,0 +1,111 @@
+import { findKind, type WorkloadEntrySpec } from '@mizzen/api';
+import { type Logger, messageOf } from '@mizzen/common';
+import type { ResourceRegistry } from '../../galley/resource-registry.ts';
+import { splitAddress } from '../generate/names.ts';
+import type { ProxyView } from '../proxy-view.ts';
+import { tlsModeLabel, unhealthyAnnotation, workloadNameAnnotation } from './build-services.ts';
+
+/**
+ * Self-registration: a connected sidecar that asks for it has a WorkloadEntry while it is there. The entry outlives a short
+ * disconnect, and a restart of the control plane, so that neither takes endpoints away from anybody.
+ */
+export const registeredAnnotation = 'mizzen.dev/registered-by';
+const manager = 'mizzen-registration';
+const workloadEntry = findKind('networking.istio.io', 'WorkloadEntry')!;
+
+export interface RegistrationOptions {
+  readonly registry: ResourceRegistry;
+  readonly logger: Logger;
+  /** How long an entry stays after its sidecar has gone, in milliseconds. */
+  readonly graceMs?: number;
+}
+
+export class Registration {
+  readonly #options: RegistrationOptions;
+  readonly #graceMs: number;
+  readonly #removals: Map<string, NodeJS.Timeout>;
+  /** Writes for one entry happen one after another. */
+  readonly #queues: Map<string, Promise<void>>;
+  readonly #connected: Map<string, number>;
+
+  constructor(options: RegistrationOptions) {
+    this.#options = options;
+    this.#graceMs = options.graceMs ?? 10_000;
+    this.#removals = new Map();
+    this.#queues = new Map();
+    this.#connected = new Map();
+  }
+
+  /** Gives the entries of an earlier run the grace period to come back. */
+  async start(): Promise<void> {
+    const { items } = await this.#options.registry.store.list('networking.istio.io', 'WorkloadEntry');
+    for (const stored of items) {
+      if (stored.resource.metadata.annotations?.[registeredAnnotation]) this.#removeLater(stored.key.namespace, stored.key.name, this.#graceMs * 3);
+    }
+  }
+
+  connected(view: ProxyView): void {
+    if (!view.registers) return;
+    const key = `${view.namespace}/${view.name}`;
+    this.#connected.set(key, (this.#connected.get(key) ?? 0) + 1);
+    clearTimeout(this.#removals.get(key));
+    this.#removals.delete(key);
+    this.#enqueue(key, () => this.#write(view, undefined));
+  }
+
+  disconnected(view: ProxyView): void {
+    if (!view.registers) return;
+    const key = `${view.namespace}/${view.name}`;
+    const left = (this.#connected.get(key) ?? 1) - 1;
+    if (left > 0) this.#connected.set(key, left);
+    else {
+      this.#connected.delete(key);
+      this.#removeLater(view.namespace, view.name, this.#graceMs);
+    }
+  }
+
+  /** `reason` is why the application is not healthy; undefined when it is. */
+  healthChanged(view: ProxyView, reason: string | undefined): void {
+    if (view.registers) this.#enqueue(`${view.namespace}/${view.name}`, () => this.#write(view, reason));
+  }
+
+  async close(): Promise<void> {
+    for (const timer of this.#removals.values()) clearTimeout(timer);
+    await Promise.all(this.#queues.values());
+  }
+
+  #enqueue(key: string, task: () => Promise<void>): void {
+    const next = (this.#queues.get(key) ?? Promise.resolve()).then(task).catch((error: unknown) => this.#options.logger.error('a workload could not be registered', { workload: key, error: messageOf(error) }));
+    this.#queues.set(key, next);
+  }
+
+  async #write(view: ProxyView, unhealthyReason: string | undefined): Promise<void> {
+    const ports: Record<string, number> = {};
+    for (const inbound of view.inbound) {
+      const { port } = splitAddress(inbound.listen);
+      ports[String(inbound.port)] = port;
+      if (inbound.name) ports[inbound.name] = port;
+    }
+    const spec: WorkloadEntrySpec = { address: view.address, ports, labels: { ...view.labels, [tlsModeLabel]: 'istio' }, serviceAccount: view.serviceAccount, ...(view.locality ? { locality: view.locality } : {}) };
+    const resource = {
+      apiVersion: 'networking.istio.io/v1',
+      kind: 'WorkloadEntry',
+      metadata: { name: view.name, namespace: view.namespace, annotations: { [registeredAnnotation]: view.id, [workloadNameAnnotation]: view.workload, ...(unhealthyReason === undefined ? {} : { [unhealthyAnnotation]: unhealthyReason.slice(0, 256) || 'not healthy' }) } },
+      spec,
+    };
+    await this.#options.registry.apply(workloadEntry, view.namespace, view.name, resource, true, { manager, origin: { source: 'api', name: manager } });
+  }
+
+  #removeLater(namespace: string, name: string, afterMs: number): void {
+    const key = `${namespace}/${name}`;
+    clearTimeout(this.#removals.get(key));
+    const timer = setTimeout(() => {
+      this.#removals.delete(key);
+      this.#enqueue(key, async () => {
+        if (this.#connected.has(key)) return;
+        if (await this.#options.registry.store.remove({ group: 'networking.istio.io', kind: 'WorkloadEntry', namespace, name })) this.#options.logger.info('a workload is gone', { workload: key });
+      });
+    }, afterMs);
+    this.#removals.set(key, timer);
+  }
+}

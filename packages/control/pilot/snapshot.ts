@@ -1,0 +1,99 @@
+import type { DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec, VirtualServiceSpec } from '@mizzen/api';
+import type { Origin } from '@mizzen/common';
+import type { ConfigStore, StoredResource } from '../galley/config-store.ts';
+import { buildServices } from './registry/build-services.ts';
+import type { Service } from './registry/service.ts';
+
+/**
+ * Everything that generation reads, at one revision and immutable: a push never sees half of a change.
+ */
+export interface MeshSnapshot {
+  readonly revision: number;
+  readonly trustDomain: string;
+  readonly domain: string;
+  readonly services: readonly Service[];
+  readonly servicesByHostname: ReadonlyMap<string, Service>;
+  readonly virtualServices: readonly Configured<VirtualServiceSpec>[];
+  readonly destinationRules: readonly Configured<DestinationRuleSpec>[];
+  readonly gateways: readonly Configured<GatewaySpec>[];
+  readonly peerAuthentications: readonly Configured<PeerAuthenticationSpec>[];
+  readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
+}
+
+/** A resource as generation uses it: its spec, its identity and where it came from. */
+export interface Configured<Spec> {
+  readonly kind: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly createdAt: string;
+  readonly revision: number;
+  readonly spec: Spec;
+  readonly origin: Origin;
+}
+
+/** The namespace whose policies hold for the whole mesh, as in Istio. */
+export const rootNamespace = 'istio-system';
+
+export async function takeSnapshot(store: ConfigStore, trustDomain: string, domain = 'cluster.local'): Promise<MeshSnapshot> {
+  const list = async (group: string, kind: string) => (await store.list(group, kind)).items;
+  const networking = 'networking.istio.io';
+  const services = buildServices(
+    {
+      services: await list('', 'Service'),
+      serviceEntries: await list(networking, 'ServiceEntry'),
+      workloadEntries: await list(networking, 'WorkloadEntry'),
+      endpointSlices: await list('discovery.k8s.io', 'EndpointSlice'),
+    },
+    domain,
+  );
+  const servicesByHostname = new Map<string, Service>();
+  for (const service of services) if (!servicesByHostname.has(service.hostname)) servicesByHostname.set(service.hostname, service);
+  const secrets = (await list('', 'Secret')).map((stored) => [`${stored.key.namespace}/${stored.key.name}`, (stored.resource['data'] ?? {}) as Record<string, string>] as const);
+  return {
+    revision: store.revision(),
+    trustDomain,
+    domain,
+    services,
+    servicesByHostname,
+    virtualServices: (await list(networking, 'VirtualService')).map(configured<VirtualServiceSpec>).sort(byAge),
+    destinationRules: (await list(networking, 'DestinationRule')).map(configured<DestinationRuleSpec>).sort(byAge),
+    gateways: (await list(networking, 'Gateway')).map(configured<GatewaySpec>).sort(byAge),
+    peerAuthentications: (await list('security.istio.io', 'PeerAuthentication')).map(configured<PeerAuthenticationSpec>).sort(byAge),
+    secrets: new Map(secrets),
+  };
+}
+
+function configured<Spec>(stored: StoredResource): Configured<Spec> {
+  return { kind: stored.key.kind, name: stored.key.name, namespace: stored.key.namespace, createdAt: stored.resource.metadata.creationTimestamp ?? '', revision: stored.revision, spec: (stored.resource.spec ?? {}) as Spec, origin: stored.origin };
+}
+
+/** The oldest first, then by name: where two objects claim one thing, the older one wins, as in Istio. */
+function byAge(a: Configured<unknown>, b: Configured<unknown>): number {
+  const key = (object: Configured<unknown>) => `${object.createdAt}/${object.namespace}/${object.name}`;
+  return key(a) < key(b) ? -1 : 1;
+}
+
+/** The full host name of what a resource in `namespace` calls `host`: short names are of the resource's own namespace. */
+export function resolveHost(host: string, namespace: string, snapshot: MeshSnapshot): string {
+  if (host.includes('.') || host === '*') {
+    if (snapshot.servicesByHostname.has(host)) return host;
+    const [name, hostNamespace, ...rest] = host.split('.');
+    if (rest.length === 0 || (rest.length === 1 && rest[0] === 'svc')) {
+      const full = `${name}.${hostNamespace}.svc.${snapshot.domain}`;
+      if (snapshot.servicesByHostname.has(full)) return full;
+    }
+    return host;
+  }
+  return `${host}.${namespace}.svc.${snapshot.domain}`;
+}
+
+/** Whether `host` is covered by `pattern`, which may be `*` or start with `*.`. */
+export function hostMatches(pattern: string, host: string): boolean {
+  if (pattern === '*' || pattern === host) return true;
+  return pattern.startsWith('*') && host.endsWith(pattern.slice(1)) && host.length > pattern.length - 1;
+}
+
+/** Whether a resource of `namespace` that is exported to `exportTo` is seen in `viewer`. */
+export function isVisible(exportTo: readonly string[] | undefined, namespace: string, viewer: string): boolean {
+  return !exportTo?.length || exportTo.includes('*') || (exportTo.includes('.') && namespace === viewer) || exportTo.includes(viewer);
+}

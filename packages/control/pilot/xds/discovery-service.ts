@@ -1,0 +1,66 @@
+import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
+import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { type ResourceType, resourceTypes, typeUrls } from '@mizzen/envoy-api';
+import type { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
+import type { DiscoveryRequest, DiscoveryResponse } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
+import { authenticate, transportPeerKey } from '../../citadel/caller.ts';
+import { type Identity, spiffeUri } from '../../citadel/spiffe-identity.ts';
+import type { TokenIssuer } from '../../citadel/token-issuer.ts';
+import { viewOf } from '../proxy-view.ts';
+import type { Pilot } from '../pilot.ts';
+import { ProxyConnection } from './proxy-connection.ts';
+
+const typeByUrl = new Map<string, ResourceType>(resourceTypes.map((type) => [typeUrls[type], type]));
+/** Istio's way for a sidecar to say whether its application is healthy: `error_detail` is set when it is not. */
+const healthTypeUrl = 'type.googleapis.com/istio.v1.HealthInformation';
+
+/** ADS over gRPC. A proxy may only be what its certificate or token says: its node's namespace and service account are checked. */
+export function discoveryService(pilot: Pilot, tokens: TokenIssuer, logger: Logger): ServiceImpl<typeof AggregatedDiscoveryService> {
+  return {
+    async *streamAggregatedResources(requests: AsyncIterable<DiscoveryRequest>, context: HandlerContext): AsyncIterable<DiscoveryResponse> {
+      const peer = context.values.get(transportPeerKey);
+      const identity = peer.isPlainLoopback ? undefined : await authenticate(context, tokens, pilot.trustDomain);
+      const iterator = requests[Symbol.asyncIterator]();
+      const first = await iterator.next();
+      if (first.done) return;
+      const connection = open(first.value, identity, peer.address);
+      pilot.connected(connection);
+      const reading = readRequests(first.value, iterator, connection).catch((error: unknown) => {
+        if (!context.signal.aborted) logger.debug('a stream ended', { proxy: connection.view.name, error: messageOf(error) });
+      });
+      void reading.finally(() => connection.responses.close());
+      try {
+        yield* connection.responses;
+      } finally {
+        connection.responses.close();
+        pilot.disconnected(connection);
+      }
+    },
+    deltaAggregatedResources(): AsyncIterable<never> {
+      throw new ConnectError('delta xDS is not served yet: use state-of-the-world ADS', Code.Unimplemented);
+    },
+  };
+
+  function open(request: DiscoveryRequest, identity: Identity | undefined, peer: string): ProxyConnection {
+    let view: ReturnType<typeof viewOf>;
+    try {
+      view = viewOf(request.node);
+    } catch (error) {
+      throw new ConnectError(error instanceof MizzenError ? error.message : 'the node cannot be read', Code.InvalidArgument);
+    }
+    if (identity && (identity.namespace !== view.namespace || identity.serviceAccount !== view.serviceAccount)) {
+      throw new ConnectError(`the proxy says it is of service account ${view.namespace}/${view.serviceAccount}, but has proved to be ${spiffeUri(identity)}`, Code.PermissionDenied);
+    }
+    return new ProxyConnection(view, identity, peer, new Date());
+  }
+
+  async function readRequests(first: DiscoveryRequest, iterator: AsyncIterator<DiscoveryRequest>, connection: ProxyConnection): Promise<void> {
+    for (let next: IteratorResult<DiscoveryRequest> = { value: first, done: false }; !next.done; next = await iterator.next()) {
+      const request = next.value;
+      const type = typeByUrl.get(request.typeUrl);
+      if (type) pilot.requested(connection, type, request);
+      else if (request.typeUrl === healthTypeUrl) pilot.healthChanged(connection, request.errorDetail?.message);
+      else logger.debug('a proxy asked for a type that is not served', { proxy: connection.view.name, type: request.typeUrl });
+    }
+  }
+}

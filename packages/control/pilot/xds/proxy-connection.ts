@@ -1,0 +1,161 @@
+import { createHash, randomUUID } from 'node:crypto';
+import { create } from '@bufbuild/protobuf';
+import type { Any } from '@bufbuild/protobuf/wkt';
+import { type ResourceType, resourceTypes, typeUrls } from '@mizzen/envoy-api';
+import { type DiscoveryRequest, type DiscoveryResponse, DiscoveryResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
+import type { Identity } from '../../citadel/spiffe-identity.ts';
+import { resourcesFor } from '../generate/resources.ts';
+import type { ProxyView } from '../proxy-view.ts';
+import type { MeshSnapshot } from '../snapshot.ts';
+import { PushQueue } from './push-queue.ts';
+
+/**
+ * One proxy's ADS stream, state of the world: what it has asked for, what it was sent, and what it said to that. The protocol's rules
+ * (versions, nonces, ACK, NACK) are those of Envoy's "xDS REST and gRPC protocol".
+ */
+export class ProxyConnection {
+  readonly view: ProxyView;
+  readonly identity: Identity | undefined;
+  readonly peer: string;
+  readonly connectedAt: Date;
+  readonly responses: PushQueue<DiscoveryResponse>;
+  readonly #subscriptions: Map<ResourceType, Subscription>;
+
+  constructor(view: ProxyView, identity: Identity | undefined, peer: string, now: Date) {
+    this.view = view;
+    this.identity = identity;
+    this.peer = peer;
+    this.connectedAt = now;
+    this.responses = new PushQueue();
+    this.#subscriptions = new Map();
+  }
+
+  /** Takes a request: a subscription, an ACK or a NACK. Returns what a NACK said. */
+  handle(type: ResourceType, request: DiscoveryRequest, snapshot: MeshSnapshot, trustBundle: string): { readonly nack: string } | undefined {
+    let subscription = this.#subscriptions.get(type);
+    if (!subscription) {
+      subscription = new Subscription();
+      this.#subscriptions.set(type, subscription);
+      subscription.names = new Set(request.resourceNames);
+      this.#send(type, subscription, snapshot, trustBundle, true);
+      return undefined;
+    }
+    // An answer to a response that has been overtaken says nothing about the one that is under way.
+    if (request.responseNonce !== '' && request.responseNonce !== subscription.nonce) return undefined;
+    const names = new Set(request.resourceNames);
+    const namesChanged = names.size !== subscription.names.size || [...names].some((name) => !subscription.names.has(name));
+    subscription.names = names;
+    let nack: { readonly nack: string } | undefined;
+    if (request.responseNonce !== '') {
+      if (request.errorDetail) {
+        subscription.error = request.errorDetail.message.slice(0, 4096) || 'refused without a reason';
+        nack = { nack: subscription.error };
+      } else {
+        subscription.error = undefined;
+        subscription.acknowledged = subscription.version;
+        subscription.acknowledgedAt = new Date();
+      }
+    }
+    if (namesChanged) this.#send(type, subscription, snapshot, trustBundle, true);
+    return nack;
+  }
+
+  /** Sends every subscribed type whose content has changed, in the order that makes before it breaks. Returns how many were sent. */
+  push(snapshot: MeshSnapshot, trustBundle: string): number {
+    let sent = 0;
+    for (const type of resourceTypes) {
+      const subscription = this.#subscriptions.get(type);
+      if (subscription && this.#send(type, subscription, snapshot, trustBundle, false)) sent++;
+    }
+    return sent;
+  }
+
+  status(): ProxyStatus {
+    const types: Record<string, TypeStatus> = {};
+    for (const type of resourceTypes) {
+      const subscription = this.#subscriptions.get(type);
+      if (!subscription) continue;
+      const state = subscription.error !== undefined ? 'nacked' : subscription.acknowledged === subscription.version ? 'synced' : 'stale';
+      types[type] = { state, version: subscription.version, acknowledgedVersion: subscription.acknowledged, ...(subscription.error ? { error: subscription.error } : {}), sentAt: subscription.sentAt?.toISOString(), acknowledgedAt: subscription.acknowledgedAt?.toISOString() };
+    }
+    const states = Object.values(types).map((status) => status.state);
+    return {
+      id: this.view.id,
+      name: this.view.name,
+      namespace: this.view.namespace,
+      type: this.view.type,
+      workload: this.view.workload,
+      serviceAccount: this.view.serviceAccount,
+      peer: this.peer,
+      admin: this.view.admin,
+      version: this.view.version,
+      connectedAt: this.connectedAt.toISOString(),
+      state: states.includes('nacked') ? 'nacked' : states.includes('stale') || states.length === 0 ? 'stale' : 'synced',
+      types,
+    };
+  }
+
+  /** What was last sent of a type, packed. */
+  sent(type: ResourceType): readonly Any[] {
+    return this.#subscriptions.get(type)?.resources ?? [];
+  }
+
+  #send(type: ResourceType, subscription: Subscription, snapshot: MeshSnapshot, trustBundle: string, always: boolean): boolean {
+    const resources = resourcesFor(type, subscription.names, this.view, snapshot, trustBundle);
+    const version = contentVersion(resources);
+    if (!always && version === subscription.version) return false;
+    subscription.version = version;
+    subscription.nonce = randomUUID();
+    subscription.error = undefined;
+    subscription.acknowledged = undefined;
+    subscription.sentAt = new Date();
+    subscription.resources = resources;
+    this.responses.push(create(DiscoveryResponseSchema, { versionInfo: version, typeUrl: typeUrls[type], nonce: subscription.nonce, resources, controlPlane: { identifier: 'mizzen-pilot' } }));
+    return true;
+  }
+}
+
+class Subscription {
+  names: ReadonlySet<string> = new Set();
+  version = '';
+  nonce = '';
+  acknowledged: string | undefined = undefined;
+  error: string | undefined = undefined;
+  sentAt: Date | undefined = undefined;
+  acknowledgedAt: Date | undefined = undefined;
+  resources: readonly Any[] = [];
+}
+
+export interface TypeStatus {
+  readonly state: 'synced' | 'stale' | 'nacked';
+  readonly version: string;
+  readonly acknowledgedVersion: string | undefined;
+  readonly error?: string;
+  readonly sentAt: string | undefined;
+  readonly acknowledgedAt: string | undefined;
+}
+
+export interface ProxyStatus {
+  readonly id: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly type: 'sidecar' | 'gateway';
+  readonly workload: string;
+  readonly serviceAccount: string;
+  readonly peer: string;
+  readonly admin: string | undefined;
+  readonly version: string;
+  readonly connectedAt: string;
+  readonly state: 'synced' | 'stale' | 'nacked';
+  readonly types: Readonly<Record<string, TypeStatus>>;
+}
+
+/** The version is the content: the same configuration has the same version on every replica and after every restart. */
+function contentVersion(resources: readonly Any[]): string {
+  const hash = createHash('sha256');
+  for (const resource of resources) {
+    hash.update(`${resource.value.length}:`);
+    hash.update(resource.value);
+  }
+  return hash.digest('hex').slice(0, 12);
+}

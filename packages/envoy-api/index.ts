@@ -1,0 +1,7 @@
+/**
+ * The xDS contract: type URLs, and packing of Envoy's generated messages. The messages themselves are imported one by one from
+ * `@mizzen/envoy-api/gen/...`, since loading all 400 files would cost every process what it does not use.
+ */
+export { type Init, packAny, typeUrlOf, unpackAny } from './any.ts';
+export { type ResourceType, resourceTypes, typeUrls } from './resource-types.ts';
+export { durationFromMs, durationToMs } from './durations.ts';

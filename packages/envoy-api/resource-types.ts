@@ -1,0 +1,11 @@
+/** The resource types of xDS that are served, in the order in which they must be pushed (make before break). */
+export const resourceTypes = ['cluster', 'endpoint', 'listener', 'route', 'secret'] as const;
+export type ResourceType = (typeof resourceTypes)[number];
+
+export const typeUrls: Readonly<Record<ResourceType, string>> = {
+  cluster: 'type.googleapis.com/envoy.config.cluster.v3.Cluster',
+  endpoint: 'type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment',
+  listener: 'type.googleapis.com/envoy.config.listener.v3.Listener',
+  route: 'type.googleapis.com/envoy.config.route.v3.RouteConfiguration',
+  secret: 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret',
+};
