@@ -5,4 +5,5 @@ export { formatDurationMs, parseDurationMs } from './duration.ts';
 export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';
 export { describeOrigin, type Origin } from './origin.ts';
+export { PushQueue } from './push-queue.ts';
 export { version } from './version.ts';

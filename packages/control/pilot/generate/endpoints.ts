@@ -3,6 +3,7 @@ import { create } from '@bufbuild/protobuf';
 import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
 import { type ClusterLoadAssignment, ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
 import type { LbEndpointSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_components_pb.js';
+import { spiffeUri } from '../../citadel/spiffe-identity.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { Instance, Service, ServicePort } from '../registry/service.ts';
 import { selects } from '../registry/service.ts';
@@ -57,7 +58,7 @@ export function lbEndpoint(instance: Instance, port: ServicePort, service: Servi
         ...(takesMutualTls ? { 'envoy.transport_socket_match': { tlsMode: 'istio' } } : {}),
         // workload;namespace;canonical name;canonical revision;cluster: what Istio's stats read, and ours.
         istio: { workload: `${instance.workload};${instance.namespace};${app};${version};Kubernetes` },
-        'mizzen.endpoint': { app: instance.labels['app'] ?? '', version: instance.labels['version'] ?? '', service: service.hostname, ...(instance.serviceAccount ? { serviceAccount: instance.serviceAccount } : {}) },
+        'mizzen.endpoint': { app: instance.labels['app'] ?? '', version: instance.labels['version'] ?? '', service: service.hostname, ...(takesMutualTls && snapshot ? { principal: spiffeUri({ trustDomain: snapshot.trustDomain, namespace: instance.namespace, serviceAccount: instance.serviceAccount }) } : {}) },
       },
     },
   };

@@ -1,13 +1,14 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
+import { PushQueue } from '@mizzen/common';
 import { type ResourceType, resourceTypes, typeUrls } from '@mizzen/envoy-api';
 import { type DiscoveryRequest, type DiscoveryResponse, DiscoveryResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { Identity } from '../../citadel/spiffe-identity.ts';
 import { resourcesFor } from '../generate/resources.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
-import { PushQueue } from './push-queue.ts';
+
 
 /**
  * One proxy's ADS stream, state of the world: what it has asked for, what it was sent, and what it said to that. The protocol's rules

@@ -1,11 +1,14 @@
 /** A queue that one side fills and the other side reads with `for await`; ends when it is closed. */
 export class PushQueue<Item> implements AsyncIterable<Item> {
   readonly #items: Item[];
+  /** Something has been pushed. */
+  hasStarted: boolean;
   #wake: (() => void) | undefined;
   #isClosed: boolean;
 
   constructor() {
     this.#items = [];
+    this.hasStarted = false;
     this.#wake = undefined;
     this.#isClosed = false;
   }
@@ -16,6 +19,7 @@ export class PushQueue<Item> implements AsyncIterable<Item> {
 
   push(item: Item): void {
     if (this.#isClosed) return;
+    this.hasStarted = true;
     this.#items.push(item);
     this.#wake?.();
   }

@@ -1,0 +1,112 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { renderPrometheus } from '../telemetry/prometheus.ts';
+import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
+import type { RequestMetricsTable } from '../telemetry/request-metrics.ts';
+import type { SecretStore } from '../tls/secret-store.ts';
+import type { ResourceState } from '../xds/resource-state.ts';
+import { describeCertificates } from './describe-certificates.ts';
+
+/** The admin server, on loopback only and read-only: what the proxy has, does and counts. */
+export interface AdminServerOptions {
+  readonly port: number;
+  readonly state: ResourceState;
+  readonly secrets: SecretStore;
+  readonly counters: ProxyCounters;
+  readonly metrics: RequestMetricsTable;
+  readonly versions: () => Readonly<Record<string, string>>;
+  readonly isReady: () => { readonly ready: boolean; readonly reason: string };
+  readonly logger: Logger;
+}
+
+const paths = ['/ready', '/stats/prometheus', '/config_dump', '/clusters', '/listeners', '/certs'];
+
+export class AdminServer {
+  readonly #options: AdminServerOptions;
+  readonly #server: Server;
+
+  constructor(options: AdminServerOptions) {
+    this.#options = options;
+    this.#server = createServer((request, response) => {
+      this.#answer(request, response).catch((error: unknown) => {
+        options.logger.error('an admin request failed', { path: request.url?.slice(0, 100), error: messageOf(error) });
+        if (!response.headersSent) send(response, 500, 'text/plain', `${messageOf(error)}\n`);
+      });
+    });
+    this.#server.maxConnections = 100;
+  }
+
+  async listen(): Promise<number> {
+    this.#server.listen(this.#options.port, '127.0.0.1');
+    try {
+      await once(this.#server, 'listening');
+    } catch (error) {
+      throw new MizzenError('port-in-use', `the admin server cannot listen: ${messageOf(error)}. Choose another port with adminPort.`, `127.0.0.1:${this.#options.port}`);
+    }
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  async close(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { state, secrets, counters, metrics } = this.#options;
+    // A web page that has made its name point to 127.0.0.1 is told apart by the Host that the browser sends.
+    if (!/^(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?$/.test(request.headers.host ?? '')) return send(response, 403, 'text/plain', 'the admin server is for 127.0.0.1 only\n');
+    if (request.method !== 'GET' && request.method !== 'HEAD') return send(response, 405, 'text/plain', 'the admin server only answers GET\n');
+    const path = (request.url ?? '/').split('?')[0]!;
+    switch (path) {
+      case '/ready': {
+        const { ready, reason } = this.#options.isReady();
+        return send(response, ready ? 200 : 503, 'text/plain', ready ? 'LIVE\n' : `PRE_INITIALIZING: ${reason}\n`);
+      }
+      case '/stats/prometheus':
+        return send(response, 200, 'text/plain; version=0.0.4', renderPrometheus(metrics, counters, state.clusters()));
+      case '/config_dump': {
+        // The registry of all message types is only loaded by those who look.
+        const { configDump } = await import('./config-dump.ts');
+        return sendJson(response, configDump(state, this.#options.versions()));
+      }
+      case '/clusters':
+        return sendJson(response, {
+          clusters: state.clusters().map((cluster) => ({
+            name: cluster.name,
+            counters: cluster.counters,
+            active_requests: cluster.activeRequests,
+            endpoints: cluster.endpoints.map((endpoint) => ({ address: endpoint.text, healthy: endpoint.isHealthy, weight: endpoint.weight, workload: endpoint.peer.workload, version: endpoint.peer.version, mutual_tls: endpoint.transport.isMesh, connections: endpoint.connections, active_requests: endpoint.activeRequests })),
+          })),
+        });
+      case '/listeners':
+        return sendJson(response, {
+          listeners: state.openListeners().map((listener) => ({
+            name: listener.config.name,
+            address: `${listener.address}:${listener.port}`,
+            listening: listener.isListening,
+            connections: listener.activeConnections(),
+            filter_chains: listener.config.chains.map((chain) => ({ name: chain.name, transport_protocol: chain.transportProtocol, server_names: chain.serverNames })),
+          })),
+        });
+      case '/certs':
+        return sendJson(response, describeCertificates(secrets));
+      case '/':
+        return send(response, 200, 'text/plain', `${paths.join('\n')}\n`);
+      default:
+        return send(response, 404, 'text/plain', `there is nothing at ${JSON.stringify(path.slice(0, 100))}. There is: ${paths.join(', ')}\n`);
+    }
+  }
+}
+
+function send(response: ServerResponse, status: number, type: string, body: string): void {
+  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(body), 'x-content-type-options': 'nosniff', 'content-security-policy': "default-src 'none'" }).end(body);
+}
+
+function sendJson(response: ServerResponse, body: unknown): void {
+  send(response, 200, 'application/json', `${JSON.stringify(body, null, 2)}\n`);
+}

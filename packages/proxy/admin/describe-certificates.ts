@@ -1,0 +1,28 @@
+import { X509Certificate } from 'node:crypto';
+import type { SecretStore } from '../tls/secret-store.ts';
+
+/** What may be shown of certificates: names, times and serial numbers, never a key. Envoy's /certs form. */
+export function describeCertificates(secrets: SecretStore): unknown {
+  const { keyPairs, roots } = secrets.names();
+  return {
+    certificates: keyPairs.map((name) => ({ name, cert_chain: pemBlocks(secrets.keyPair(name)!.cert).map(describe), ca_cert: roots.flatMap((root) => pemBlocks(secrets.roots(root)!).slice(0, 10).map(describe)) })),
+  };
+}
+
+function pemBlocks(pem: string): string[] {
+  return pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
+}
+
+function describe(pem: string): unknown {
+  const certificate = new X509Certificate(pem);
+  const expiresAt = Date.parse(certificate.validTo);
+  return {
+    serial_number: certificate.serialNumber.toLowerCase(),
+    subject: certificate.subject?.replaceAll('\n', ', ') ?? '',
+    subject_alt_names: (certificate.subjectAltName ?? '').split(', ').filter((name) => name !== ''),
+    valid_from: new Date(certificate.validFrom).toISOString(),
+    expiration_time: new Date(expiresAt).toISOString(),
+    days_until_expiration: String(Math.max(0, Math.floor((expiresAt - Date.now()) / 86_400_000))),
+    seconds_until_expiration: Math.floor((expiresAt - Date.now()) / 1000),
+  };
+}

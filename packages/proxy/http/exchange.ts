@@ -1,0 +1,583 @@
+import type { RequestHead } from '../http1/request-head.ts';
+import type { ResponseHead } from '../http1/response-head.ts';
+import type { Violation } from '../http1/violation.ts';
+import { normalizeTarget } from '../route/normalize-path.ts';
+import type { ForwardAction, RedirectAction, RetryPolicy, Route, Target } from '../route/route.ts';
+import type { VirtualHost } from '../route/route-table.ts';
+import type { LoggedRequest } from '../telemetry/access-log.ts';
+import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
+import type { Cluster } from '../upstream/cluster.ts';
+import type { Endpoint } from '../upstream/endpoint.ts';
+import type { ResponseReceiver, UpstreamConnection, UpstreamFailure } from '../upstream/upstream-connection.ts';
+import type { ConnectionSettings } from './connection-settings.ts';
+import type { DownstreamConnection } from './downstream-connection.ts';
+import { applyForwardingHeaders } from './forwarding-headers.ts';
+import { MirrorRequest } from './mirror-request.ts';
+import { OutputBatch } from './output-batch.ts';
+import { recordRequest } from './record-request.ts';
+import { statusLine } from './reason-phrases.ts';
+
+/** Request bodies up to this size are kept until the response begins, so that the request can be sent again. */
+const replayLimitBytes = 64 * 1024;
+
+/**
+ * One request and its response: filters, route, cluster, endpoint, and back. It is the receiver of the upstream connection's events and
+ * of the downstream connection's body. Longer than other files, since a request's life is one state machine that reads best in one place.
+ */
+export class Exchange implements ResponseReceiver, LoggedRequest {
+  readonly connection: DownstreamConnection;
+  readonly settings: ConnectionSettings;
+  readonly head: RequestHead;
+  route: Route | undefined;
+  virtualHost: VirtualHost | undefined;
+  cluster: Cluster | undefined;
+  endpoint: Endpoint | undefined;
+  /** Who the peer says it is (inbound, mutual TLS only). */
+  peerMetadata: PeerMetadata;
+  responseCode: number;
+  responseDetails: string;
+  bytesReceived: number;
+  bytesSent: number;
+  upstreamServiceTimeMs: number;
+  durationMs: number;
+  readonly startedAt: number;
+  readonly originalPath: string;
+  readonly #startedAt: number;
+  #flags: string;
+  #filterIndex: number;
+  #target: Target | undefined;
+  #upstream: UpstreamConnection | undefined;
+  readonly #toUpstream: OutputBatch;
+  readonly #toDownstream: OutputBatch;
+  #headText: string;
+  /** Body slices that have arrived so far; undefined once they are no longer needed or no longer complete. */
+  #replay: Buffer[] | undefined;
+  #replayBytes: number;
+  #isForwarding: boolean;
+  #requestEnded: boolean;
+  #responseHead: ResponseHead | undefined;
+  #responseIsChunked: boolean;
+  #headSent: boolean;
+  #isFinished: boolean;
+  #keepsConnection: boolean;
+  #attempts: number;
+  #attemptStartedAt: number;
+  #failedEndpoints: Endpoint[] | undefined;
+  #mirrors: MirrorRequest[] | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #timeoutTimer: NodeJS.Timeout | undefined;
+  #perTryTimer: NodeJS.Timeout | undefined;
+
+  constructor(connection: DownstreamConnection, settings: ConnectionSettings, head: RequestHead) {
+    this.connection = connection;
+    this.settings = settings;
+    this.head = head;
+    this.route = undefined;
+    this.virtualHost = undefined;
+    this.cluster = undefined;
+    this.endpoint = undefined;
+    this.peerMetadata = unknownPeer;
+    this.responseCode = 0;
+    this.responseDetails = '';
+    this.bytesReceived = 0;
+    this.bytesSent = 0;
+    this.upstreamServiceTimeMs = -1;
+    this.durationMs = 0;
+    this.startedAt = Date.now();
+    this.originalPath = head.target;
+    this.#startedAt = connection.lastActivity;
+    this.#flags = '';
+    this.#filterIndex = 0;
+    this.#target = undefined;
+    this.#upstream = undefined;
+    this.#toUpstream = new OutputBatch();
+    this.#toDownstream = new OutputBatch();
+    this.#toDownstream.attach(connection);
+    this.#headText = '';
+    this.#replay = undefined;
+    this.#replayBytes = 0;
+    this.#isForwarding = false;
+    this.#requestEnded = !head.hasBody;
+    this.#responseHead = undefined;
+    this.#responseIsChunked = false;
+    this.#headSent = false;
+    this.#isFinished = false;
+    this.#keepsConnection = head.isPersistent && !connection.isDraining;
+    this.#attempts = 0;
+    this.#attemptStartedAt = 0;
+    this.#failedEndpoints = undefined;
+    this.#mirrors = undefined;
+    this.#timer = undefined;
+    this.#timeoutTimer = undefined;
+    this.#perTryTimer = undefined;
+    const { values } = settings.context.counters;
+    values.downstream_requests_total++;
+    values.downstream_requests_active++;
+  }
+
+  // ---- what an access log line says ----
+
+  get method(): string {
+    return this.head.method;
+  }
+  get path(): string {
+    return this.head.target;
+  }
+  get protocol(): string {
+    return this.head.isHttp10 ? 'HTTP/1.0' : 'HTTP/1.1';
+  }
+  get authority(): string {
+    return this.head.authority;
+  }
+  get responseFlags(): string {
+    return this.#flags === '' ? '-' : this.#flags;
+  }
+  get upstreamHost(): string {
+    return this.endpoint?.text ?? '';
+  }
+  get upstreamCluster(): string {
+    return this.cluster?.name ?? this.#target?.cluster ?? '';
+  }
+  get routeName(): string {
+    return this.route?.name ?? '';
+  }
+  get peerUri(): string {
+    return this.connection.peer?.uri ?? '';
+  }
+  get remoteAddress(): string {
+    return this.connection.remoteAddress;
+  }
+  requestHeader(name: string): string | undefined {
+    return this.head.headers.get(name);
+  }
+  responseHeader(name: string): string | undefined {
+    return this.#responseHead?.headers.get(name);
+  }
+
+  // ---- the way in: filters, route ----
+
+  get isHeadRequest(): boolean {
+    return this.head.method === 'HEAD';
+  }
+
+  start(): void {
+    const { head, settings } = this;
+    if (!this.#requestEnded) this.#replay = [];
+    this.peerMetadata = applyForwardingHeaders(head, this.connection, settings);
+    const target = normalizeTarget(head.target);
+    if (target === undefined) return this.#refuseRequest(400, 'the path leads out of the root or holds an encoded NUL', 'path_normalization_failed');
+    head.target = target;
+    if (head.authority === '') return this.#refuseRequest(400, 'the request names no host', 'missing_host');
+    const table = settings.routeTable();
+    this.virtualHost = table?.findHost(head.authority);
+    if (this.virtualHost === undefined) return this.reply(404, '', 'NR', 'route_not_found');
+    if (this.virtualHost.requiresTls && !settings.isTls) return this.#redirect({ kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, prefixRewrite: undefined });
+    this.route = this.virtualHost.find(head);
+    if (this.route === undefined) return this.reply(404, '', 'NR', 'route_not_found');
+    this.resumeFilters();
+  }
+
+  /** Runs the filters that have not run yet, then forwards. */
+  resumeFilters(): void {
+    const { filters } = this.settings;
+    while (this.#filterIndex < filters.length) {
+      const filter = filters[this.#filterIndex++]!;
+      if (filter.onRequest !== undefined && filter.onRequest(this) === 'stop') {
+        if (!this.#isFinished && !this.#requestEnded) this.connection.socket.pause();
+        return;
+      }
+    }
+    if (this.#isFinished) return;
+    const { action } = this.route!;
+    if (action.kind === 'redirect') return this.#redirect(action);
+    if (action.kind === 'direct') return this.#replyWith(action.status, action.body, 'text/plain', '', 'direct_response', '');
+    this.#prepare(action);
+  }
+
+  /** One timer that a filter may use; cleared when the exchange ends. */
+  setTimer(ms: number, callback: () => void): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      if (!this.#isFinished) callback();
+    }, ms);
+  }
+
+  addFlag(flag: string): void {
+    this.#flags = this.#flags === '' ? flag : `${this.#flags},${flag}`;
+  }
+
+  // ---- forwarding ----
+
+  #prepare(action: ForwardAction): void {
+    const { head, settings } = this;
+    const { random } = settings.context;
+    this.#target = action.targets.pick(random);
+    this.cluster = settings.context.findCluster(this.#target!.cluster);
+    if (this.cluster === undefined) return this.reply(503, 'no cluster: the route points to a destination that is not known here', 'NC', 'cluster_not_found');
+    this.route!.requestHeaders?.apply(head.headers);
+    this.#target!.requestHeaders?.apply(head.headers);
+    if (action.rewrite !== undefined) this.#rewritePath(action);
+    if (action.hostRewrite !== undefined) {
+      head.authority = action.hostRewrite;
+      head.headers.set('host', action.hostRewrite);
+    }
+    head.headers.remove('expect');
+    this.#headText = `${head.method} ${head.target} HTTP/1.1\r\n${head.headers.serialize()}`;
+    if (action.timeoutMs > 0) this.#timeoutTimer = setTimeout(() => this.#timedOut(), action.timeoutMs);
+    for (const mirror of action.mirrors) {
+      const cluster = mirror.share >= 1 || random() < mirror.share ? settings.context.findCluster(mirror.cluster) : undefined;
+      if (cluster !== undefined) (this.#mirrors ??= []).push(new MirrorRequest(cluster, head, this.#framingText()));
+    }
+    if (head.expectsContinue) this.connection.write('HTTP/1.1 100 Continue\r\n\r\n');
+    this.#attempt();
+  }
+
+  #rewritePath(action: ForwardAction): void {
+    const { head } = this;
+    const rewrite = action.rewrite!;
+    const query = head.target.indexOf('?');
+    const path = query < 0 ? head.target : head.target.slice(0, query);
+    const rest = query < 0 ? '' : head.target.slice(query);
+    const changed = rewrite.kind === 'prefix' ? rewrite.text + path.slice(rewrite.length) : rewrite.pattern.matcher(path).replaceAll(rewrite.substitution.replaceAll('$', '\\$').replace(/\\(\d)/g, '$$$1'));
+    head.target = `${changed.startsWith('/') ? changed : `/${changed}`}${rest}`;
+    head.headers.set('x-envoy-original-path', this.originalPath);
+  }
+
+  #framingText(): string {
+    return this.head.isChunked ? 'transfer-encoding: chunked\r\n\r\n' : '\r\n';
+  }
+
+  #attempt(): void {
+    const cluster = this.cluster!;
+    if (cluster.activeRequests >= cluster.settings.maxRequests) return this.reply(503, 'the limit of requests to this destination is reached', 'UO', 'overflow');
+    const endpoint = cluster.settings.endpointForAuthority?.(this.head.authority) ?? cluster.pick(this.#failedEndpoints);
+    if (endpoint === undefined) return this.reply(503, 'no healthy upstream', 'UH', 'no_healthy_upstream');
+    const notReady = endpoint.transport.notReadyReason;
+    if (notReady !== undefined) return this.reply(503, `upstream connect error: ${notReady}`, 'UF', 'upstream_tls_not_ready');
+    const upstream = cluster.connect(endpoint);
+    if (upstream === undefined) return this.reply(503, 'the limit of connections to this destination is reached', 'UO', 'overflow');
+    this.endpoint = endpoint;
+    this.#upstream = upstream;
+    this.#attempts++;
+    this.#attemptStartedAt = performance.now();
+    cluster.activeRequests++;
+    cluster.counters.upstreamRqTotal++;
+    endpoint.activeRequests++;
+    upstream.begin(this);
+    this.#isForwarding = true;
+    this.#toUpstream.attach(upstream);
+    this.#toUpstream.text(this.#headText);
+    if (endpoint.transport.isMesh) this.#toUpstream.text(`${peerMetadataHeader}: ${this.settings.context.selfHeader}\r\n${peerMetadataIdHeader}: ${this.settings.context.selfId}\r\n`);
+    this.#toUpstream.text(this.#framingText());
+    if (this.#replay !== undefined) for (const slice of this.#replay) this.#sendBody(slice);
+    if (this.#requestEnded) this.#endUpstreamRequest();
+    else if (this.connection.socket.isPaused()) this.connection.socket.resume();
+    const retry = (this.route!.action as ForwardAction).retry;
+    if (retry !== undefined && retry.perTryTimeoutMs > 0) this.#perTryTimer = setTimeout(() => this.#perTryTimedOut(retry), retry.perTryTimeoutMs);
+    if (this.#requestEnded || this.#attempts > 1) this.#toUpstream.flush();
+  }
+
+  #sendBody(slice: Buffer): void {
+    if (this.head.isChunked) this.#toUpstream.chunk(slice);
+    else this.#toUpstream.bytes(slice);
+    if (!this.#toUpstream.isWritable) this.connection.socket.pause();
+  }
+
+  #endUpstreamRequest(): void {
+    if (this.head.isChunked) this.#toUpstream.text(`0\r\n${this.connection.bodyTrailers}\r\n`);
+    this.#upstream!.requestComplete();
+    this.#toUpstream.flush();
+  }
+
+  onRequestData(slice: Buffer): void {
+    this.bytesReceived += slice.length;
+    if (this.#isFinished) return;
+    if (this.#replay !== undefined) {
+      this.#replayBytes += slice.length;
+      if (this.#replayBytes <= replayLimitBytes || !this.#isForwarding) this.#replay.push(slice);
+      else this.#replay = undefined; // too much to keep: this request can no longer be repeated
+    }
+    if (this.#mirrors !== undefined) for (const mirror of this.#mirrors) mirror.data(slice);
+    if (this.#isForwarding) this.#sendBody(slice);
+  }
+
+  onRequestEnd(): void {
+    this.#requestEnded = true;
+    if (this.#mirrors !== undefined) for (const mirror of this.#mirrors) mirror.end(this.connection.bodyTrailers);
+    if (this.#isForwarding && !this.#isFinished) this.#endUpstreamRequest();
+  }
+
+  onRequestFlush(): void {
+    if (this.#isForwarding && !this.#isFinished) this.#toUpstream.flush();
+  }
+
+  onRequestViolation(violation: Violation): void {
+    this.settings.context.counters.countViolation(violation.reason);
+    this.#keepsConnection = false;
+    if (this.#headSent) {
+      this.addFlag('DPE');
+      this.#finish();
+      return this.connection.close();
+    }
+    this.reply(violation.status, violation.reason, 'DPE', violation.reason);
+  }
+
+  // ---- the way back ----
+
+  onInformational(head: ResponseHead): void {
+    // 100 Continue was answered when the request arrived; other interim responses go on to clients that know them.
+    if (head.status !== 100 && !this.head.isHttp10 && !this.#headSent) this.connection.write(`${statusLine(head.status, head.reason)}${head.headers.serialize()}\r\n`);
+  }
+
+  onResponseHead(head: ResponseHead, hasBody: boolean): void {
+    const retry = this.#retryPolicy();
+    if (retry !== undefined && statusIsRetriable(head.status, retry) && this.#retry(retry, 'URX')) return;
+    clearTimeout(this.#perTryTimer);
+    this.#replay = undefined;
+    this.#responseHead = head;
+    this.responseCode = head.status;
+    this.responseDetails = 'via_upstream';
+    this.upstreamServiceTimeMs = Math.round(performance.now() - this.#attemptStartedAt);
+    const { headers } = head;
+    headers.remove(peerMetadataHeader);
+    headers.remove(peerMetadataIdHeader);
+    this.route!.responseHeaders?.apply(headers);
+    this.#target?.responseHeaders?.apply(headers);
+    if (this.settings.setsRequestIdInResponse) headers.set('x-request-id', this.head.headers.get('x-request-id') ?? '');
+    const hasLength = head.contentLength >= 0 && !head.isChunked;
+    this.#responseIsChunked = hasBody && !hasLength && !this.head.isHttp10;
+    if (hasBody && !hasLength && this.head.isHttp10) this.#keepsConnection = false;
+    if (!this.#requestEnded) this.#keepsConnection = false; // answered before the request was complete
+    let text = statusLine(head.status, head.reason) + headers.serialize();
+    text += `x-envoy-upstream-service-time: ${this.upstreamServiceTimeMs}\r\n`;
+    if (!headers.has('server')) text += 'server: mizzen\r\n';
+    if (this.#responseIsChunked || (head.isChunked && this.isHeadRequest && !this.head.isHttp10)) text += 'transfer-encoding: chunked\r\n';
+    this.#toDownstream.text(text + this.#connectionText());
+    this.#headSent = true;
+  }
+
+  onResponseData(slice: Buffer): void {
+    if (this.#isFinished) return;
+    this.bytesSent += slice.length;
+    if (this.#responseIsChunked) this.#toDownstream.chunk(slice);
+    else this.#toDownstream.bytes(slice);
+    if (!this.#toDownstream.isWritable) this.#upstream?.socket.pause();
+  }
+
+  onResponseEnd(trailers: string): void {
+    this.#leaveEndpoint();
+    this.#upstream = undefined;
+    if (this.#responseIsChunked) this.#toDownstream.text(`0\r\n${trailers}\r\n`);
+    this.#toDownstream.flush();
+    this.#finish();
+    this.connection.exchangeEnded(this.#keepsConnection);
+  }
+
+  onResponseFlush(): void {
+    if (!this.#isFinished) this.#toDownstream.flush();
+  }
+
+  onDownstreamDrain(): void {
+    this.#toDownstream.isWritable = true;
+    this.#upstream?.socket.resume();
+  }
+
+  onUpstreamDrain(): void {
+    this.#toUpstream.isWritable = true;
+    this.connection.socket.resume();
+  }
+
+  onUpstreamFailure(failure: UpstreamFailure): void {
+    this.#leaveEndpoint();
+    this.#upstream = undefined;
+    if (this.#isFinished) return;
+    const isConnect = failure.kind === 'connect' || failure.kind === 'connectTimeout';
+    if (isConnect) this.cluster!.counters.upstreamCxConnectFail++;
+    if (this.#headSent) {
+      // The response is broken off; the only honest thing left to say is to break off too.
+      this.addFlag('UC');
+      this.responseDetails = 'upstream_reset_after_response_started';
+      this.#toDownstream.flush();
+      this.#finish();
+      return this.connection.close();
+    }
+    // A pooled connection may have been closed by its peer before it saw this request: send it again where that is safe.
+    if (failure.wasReused && failure.beforeResponse && !isConnect && this.#mayRepeat() && this.#attempts < 4) return this.#again();
+    const retry = this.#retryPolicy();
+    const isRetriable = retry !== undefined && (isConnect ? retry.onConnectFailure : retry.onReset || (retry.onResetBeforeRequest && failure.beforeResponse && this.#mayRepeat()));
+    if (isRetriable && this.#retry(retry, 'URX')) return;
+    const flag = isConnect ? 'UF' : failure.kind === 'protocol' ? 'UPE' : 'UC';
+    const details = isConnect ? 'upstream_connect_failure' : failure.kind === 'protocol' ? 'upstream_protocol_error' : 'upstream_reset_before_response_started';
+    this.reply(failure.kind === 'protocol' ? 502 : 503, `upstream connect error or disconnect/reset before headers. reset reason: ${isConnect ? 'connection failure' : failure.kind === 'protocol' ? 'protocol error' : 'connection termination'}, ${failure.detail}`, flag, details);
+  }
+
+  onDownstreamClosed(): void {
+    if (this.#isFinished) return;
+    this.addFlag('DC');
+    if (this.responseCode === 0) this.responseDetails = 'downstream_remote_disconnect';
+    this.#finish();
+  }
+
+  onStreamIdle(): void {
+    this.settings.context.counters.values.timeouts_total++;
+    if (this.#headSent) {
+      this.addFlag('SI');
+      this.#finish();
+      return this.connection.close();
+    }
+    this.#keepsConnection = false;
+    this.reply(408, 'stream timeout', 'SI', 'stream_idle_timeout');
+  }
+
+  // ---- retries and timeouts ----
+
+  /** RFC 9110 section 9.2.2: what may be repeated when nobody knows whether the server has acted on it. */
+  #mayRepeat(): boolean {
+    const { method } = this.head;
+    return (this.#replay !== undefined || !this.head.hasBody) && (method === 'GET' || method === 'HEAD' || method === 'OPTIONS' || method === 'PUT' || method === 'DELETE' || method === 'TRACE');
+  }
+
+  #retryPolicy(): RetryPolicy | undefined {
+    const action = this.route?.action;
+    return action?.kind === 'forward' ? action.retry : undefined;
+  }
+
+  /** Sends the request again after a pause, if there are tries left. */
+  #retry(retry: RetryPolicy, exhaustedFlag: string): boolean {
+    if (this.head.hasBody && this.#replay === undefined) return false;
+    if (this.#attempts > retry.retries) {
+      this.addFlag(exhaustedFlag);
+      return false;
+    }
+    if (this.cluster!.activeRetries >= this.cluster!.settings.maxRetries) return false;
+    clearTimeout(this.#perTryTimer);
+    this.#dropUpstream();
+    this.cluster!.counters.upstreamRqRetry++;
+    if (retry.avoidsPreviousHosts && this.endpoint !== undefined) (this.#failedEndpoints ??= []).push(this.endpoint);
+    // Full jitter over a doubling interval (Envoy, "x-envoy-max-retries").
+    const ceiling = Math.min(retry.backoffMaxMs, retry.backoffBaseMs * 2 ** (this.#attempts - 1));
+    const cluster = this.cluster!;
+    cluster.activeRetries++;
+    this.#isForwarding = false;
+    this.#timer = setTimeout(() => {
+      cluster.activeRetries--;
+      this.#timer = undefined;
+      if (!this.#isFinished) this.#attempt();
+    }, this.settings.context.random() * ceiling);
+    return true;
+  }
+
+  #again(): void {
+    this.#isForwarding = false;
+    this.#attempt();
+  }
+
+  #timedOut(): void {
+    this.cluster!.counters.upstreamRqTimeout++;
+    this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_response_timeout');
+  }
+
+  #perTryTimedOut(retry: RetryPolicy): void {
+    this.cluster!.counters.upstreamRqTimeout++;
+    if (this.#headSent || (retry.onReset || retry.on5xx || retry.onGatewayError ? !this.#retry(retry, 'URX') : true)) this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_per_try_timeout');
+  }
+
+  #giveUp(status: number, text: string, flag: string, details: string): void {
+    if (this.#headSent) {
+      this.addFlag(flag);
+      this.#finish();
+      return this.connection.close();
+    }
+    this.reply(status, text, flag, details);
+  }
+
+  // ---- answers of the proxy's own ----
+
+  /** Answers the request from here: the upstream, if any, is given up. */
+  reply(status: number, text: string, flag: string, details: string): void {
+    this.#replyWith(status, Buffer.from(text), 'text/plain', flag, details, '');
+  }
+
+  #refuseRequest(status: number, text: string, details: string): void {
+    this.settings.context.counters.countViolation(details);
+    this.reply(status, text, 'DPE', details);
+  }
+
+  #redirect(action: RedirectAction): void {
+    const { head } = this;
+    const query = head.target.indexOf('?');
+    const path = query < 0 ? head.target : head.target.slice(0, query);
+    const rest = query < 0 ? '' : head.target.slice(query);
+    const scheme = action.scheme || (head.headers.get('x-forwarded-proto') === 'https' ? 'https' : 'http');
+    const currentHost = head.authority.replace(/:\d+$/, '');
+    const currentPort = /:(\d+)$/.exec(head.authority)?.[1];
+    const port = action.port !== 0 ? `:${action.port}` : action.scheme || action.host || currentPort === undefined ? '' : `:${currentPort}`;
+    const newPath = action.path ?? (action.prefixRewrite === undefined ? path : action.prefixRewrite.text + path.slice(action.prefixRewrite.length));
+    const location = `${scheme}://${action.host || currentHost}${port}${newPath}${newPath.includes('?') ? '' : rest}`;
+    this.#replyWith(action.status, Buffer.alloc(0), '', '', 'direct_response', `location: ${location}\r\n`);
+  }
+
+  #replyWith(status: number, body: Buffer, contentType: string, flag: string, details: string, extraHeaders: string): void {
+    if (this.#isFinished) return;
+    this.#dropUpstream();
+    if (flag !== '') this.addFlag(flag);
+    this.responseCode = status;
+    this.responseDetails = details;
+    if (!this.#requestEnded) this.#keepsConnection = this.#keepsConnection && this.connection.isBodyRead;
+    const hasBody = body.length > 0 && status !== 204 && status !== 304;
+    let text = `${statusLine(status)}${extraHeaders}content-length: ${hasBody || status !== 204 ? body.length : 0}\r\n`;
+    if (body.length > 0 && contentType !== '') text += `content-type: ${contentType}\r\n`;
+    if (this.settings.setsRequestIdInResponse) text += `x-request-id: ${this.head.headers.get('x-request-id') ?? ''}\r\n`;
+    this.#toDownstream.text(`${text}server: mizzen\r\n${this.#connectionText()}`);
+    if (hasBody && !this.isHeadRequest) {
+      this.#toDownstream.bytes(body);
+      this.bytesSent += body.length;
+    }
+    this.#headSent = true;
+    this.#toDownstream.flush();
+    this.#finish();
+    this.connection.exchangeEnded(this.#keepsConnection);
+  }
+
+  /** The end of a response head: what becomes of the connection. */
+  #connectionText(): string {
+    if (!this.#keepsConnection) return 'connection: close\r\n\r\n';
+    return this.head.isHttp10 ? 'connection: keep-alive\r\n\r\n' : '\r\n';
+  }
+
+  // ---- the end ----
+
+  #dropUpstream(): void {
+    const upstream = this.#upstream;
+    if (upstream === undefined) return;
+    this.#leaveEndpoint();
+    this.#upstream = undefined;
+    this.#isForwarding = false;
+    this.#toUpstream.attach(undefined);
+    upstream.abandon();
+  }
+
+  #leaveEndpoint(): void {
+    if (this.#upstream === undefined) return;
+    this.cluster!.activeRequests--;
+    this.endpoint!.activeRequests--;
+  }
+
+  #finish(): void {
+    if (this.#isFinished) return;
+    this.#isFinished = true;
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
+    if (this.#timeoutTimer !== undefined) clearTimeout(this.#timeoutTimer);
+    if (this.#perTryTimer !== undefined) clearTimeout(this.#perTryTimer);
+    if (this.#upstream !== undefined) this.#dropUpstream();
+    this.#replay = undefined;
+    this.durationMs = performance.now() - this.#startedAt;
+    this.settings.context.counters.values.downstream_requests_active--;
+    recordRequest(this);
+  }
+}
+
+function statusIsRetriable(status: number, retry: RetryPolicy): boolean {
+  if (status < 400) return retry.statusCodes.has(status);
+  return retry.statusCodes.has(status) || (retry.on5xx && status >= 500) || (retry.onGatewayError && status >= 502 && status <= 504) || (retry.onRetriable4xx && status === 409);
+}

@@ -1,0 +1,75 @@
+import { randomUUID } from 'node:crypto';
+import type { RequestHead } from '../http1/request-head.ts';
+import { peerMetadataHeader, peerMetadataIdHeader, type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';
+import type { ConnectionSettings } from './connection-settings.ts';
+import type { DownstreamConnection } from './downstream-connection.ts';
+
+const requestIdHeader = 'x-request-id';
+const forwardedForHeader = 'x-forwarded-for';
+const forwardedCertHeader = 'x-forwarded-client-cert';
+const forwardedProtoHeader = 'x-forwarded-proto';
+
+/** A peer whose word about earlier hops is taken: a mesh workload that has proved who it is, or the proxy's own application. */
+function isTrusted(connection: DownstreamConnection, settings: ConnectionSettings): boolean {
+  return connection.peer !== undefined || settings.direction === 'outbound';
+}
+
+/**
+ * Sets the headers that tell the next hop about this one, and takes away those by which a peer could pretend to be somebody or to have
+ * come from somewhere. Returns who the peer says it is, for metrics.
+ */
+export function applyForwardingHeaders(head: RequestHead, connection: DownstreamConnection, settings: ConnectionSettings): PeerMetadata {
+  const { headers } = head;
+  const trusted = isTrusted(connection, settings);
+  if (!trusted) removeInternalHeaders(head);
+
+  if (!settings.preservesRequestId || !headers.has(requestIdHeader)) headers.set(requestIdHeader, randomUUID());
+  if (settings.usesRemoteAddress || !trusted) headers.set(forwardedForHeader, connection.remoteAddress);
+  if (!trusted || !headers.has(forwardedProtoHeader)) headers.set(forwardedProtoHeader, settings.isTls && settings.direction === 'gateway' ? 'https' : 'http');
+  applyForwardedCert(head, connection, settings);
+
+  let peer = unknownPeer;
+  if (settings.direction === 'inbound' && connection.peer !== undefined) peer = settings.context.peers.read(headers.get(peerMetadataHeader));
+  headers.remove(peerMetadataHeader);
+  headers.remove(peerMetadataIdHeader);
+  return peer;
+}
+
+/** Envoy's internal headers steer retries and timeouts; from outside they would steer the mesh. */
+function removeInternalHeaders(head: RequestHead): void {
+  const { names } = head.headers;
+  for (let i = names.length - 1; i >= 0; i--) {
+    const name = names[i]!;
+    if (name.startsWith('x-envoy-') && name !== peerMetadataHeader) head.headers.remove(name);
+  }
+}
+
+/** x-forwarded-client-cert by the connection manager's rule (Envoy, "HTTP header manipulation"). */
+function applyForwardedCert(head: RequestHead, connection: DownstreamConnection, settings: ConnectionSettings): void {
+  const { headers } = head;
+  switch (settings.forwardClientCert) {
+    case 'forwardOnly':
+      if (connection.peer === undefined) headers.remove(forwardedCertHeader);
+      return;
+    case 'appendForward': {
+      if (connection.peer === undefined) return headers.remove(forwardedCertHeader);
+      const before = headers.getJoined(forwardedCertHeader);
+      headers.set(forwardedCertHeader, before === undefined ? certElement(connection, settings) : `${before},${certElement(connection, settings)}`);
+      return;
+    }
+    case 'sanitizeSet':
+      if (connection.peer === undefined) headers.remove(forwardedCertHeader);
+      else headers.set(forwardedCertHeader, certElement(connection, settings));
+      return;
+    case 'sanitize':
+      headers.remove(forwardedCertHeader);
+  }
+}
+
+function certElement(connection: DownstreamConnection, settings: ConnectionSettings): string {
+  if (connection.forwardedCert === undefined) {
+    const peer = connection.peer!;
+    connection.forwardedCert = `By=${settings.context.self.principal};Hash=${peer.hash};Subject="${peer.subject.replaceAll('"', '\\"')}";URI=${peer.uri}`;
+  }
+  return connection.forwardedCert;
+}

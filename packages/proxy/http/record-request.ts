@@ -1,0 +1,56 @@
+import { unknownPeer } from '../telemetry/peer-metadata.ts';
+import type { RequestLabels, RequestMetrics } from '../telemetry/request-metrics.ts';
+import type { Exchange } from './exchange.ts';
+
+/** Counts a finished request in the standard metrics and writes its access log lines. */
+export function recordRequest(exchange: Exchange): void {
+  const { settings } = exchange;
+  metricsOf(exchange).record(exchange.durationMs, exchange.bytesReceived, exchange.bytesSent);
+  for (const { file, format } of settings.accessLogs) file.append(format(exchange));
+}
+
+/** Found with one look-up for a request like one before: by endpoint, response code, flags, and the peer's identity and name. */
+function metricsOf(exchange: Exchange): RequestMetrics {
+  const { endpoint, responseCode, responseFlags } = exchange;
+  const isInbound = exchange.settings.direction === 'inbound';
+  if (endpoint === undefined) return exchange.settings.context.metrics.get(labelsOf(exchange));
+  let key = responseFlags === '-' ? String(responseCode) : `${responseCode}/${responseFlags}`;
+  if (isInbound) key += `/${exchange.peerUri}/${exchange.peerMetadata.workload}/${exchange.peerMetadata.version}`;
+  const found = endpoint.metrics.get(key);
+  if (found !== undefined) return found;
+  const metrics = exchange.settings.context.metrics.get(labelsOf(exchange));
+  if (endpoint.metrics.size >= 1_000) endpoint.metrics.clear();
+  endpoint.metrics.set(key, metrics);
+  return metrics;
+}
+
+function labelsOf(exchange: Exchange): RequestLabels {
+  const { settings, endpoint } = exchange;
+  const { self } = settings.context;
+  const common = { responseCode: exchange.responseCode, responseFlags: exchange.responseFlags };
+  if (settings.direction === 'inbound') {
+    return {
+      ...common,
+      reporter: 'destination',
+      source: exchange.peerMetadata,
+      destination: self,
+      sourcePrincipal: exchange.peerUri || 'unknown',
+      destinationPrincipal: settings.isTls ? self.principal : 'unknown',
+      service: exchange.virtualHost?.service,
+      requestedHost: 'unknown',
+      securityPolicy: settings.isTls ? 'mutual_tls' : 'none',
+    };
+  }
+  const isMesh = endpoint?.transport.isMesh === true;
+  return {
+    ...common,
+    reporter: 'source',
+    source: self,
+    destination: endpoint?.peer ?? unknownPeer,
+    sourcePrincipal: isMesh ? self.principal : 'unknown',
+    destinationPrincipal: isMesh ? endpoint.peer.principal : 'unknown',
+    service: exchange.cluster?.service ?? exchange.virtualHost?.service,
+    requestedHost: exchange.cluster === undefined ? 'unknown' : exchange.cluster.name,
+    securityPolicy: isMesh ? 'mutual_tls' : endpoint === undefined ? 'unknown' : 'none',
+  };
+}

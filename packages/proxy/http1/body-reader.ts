@@ -1,0 +1,167 @@
+import { type Violation, violations } from './violation.ts';
+
+/** What receives a body while it is read. Slices are views of the socket's buffer: use them before returning, or copy. */
+export interface BodySink {
+  onBodyData(slice: Buffer): void;
+}
+
+type State = 'length' | 'untilClose' | 'sizeFirst' | 'size' | 'extension' | 'sizeLf' | 'data' | 'dataCr' | 'dataLf' | 'trailerStart' | 'trailer' | 'trailerLf' | 'endLf' | 'done';
+
+const maxExtensionBytes = 4096;
+const maxTrailerBytes = 16 * 1024;
+const trailerGrammar = /^(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
+/** Fields that a trailer section must not carry (RFC 9110 section 6.5.1): framing, routing, credentials. */
+const forbiddenTrailers = /^(?:transfer-encoding|content-length|host|te|trailer|connection|authorization|cookie|set-cookie|expect|content-encoding|content-type|content-range|cache-control|x-forwarded-.*|x-envoy-.*):/im;
+
+/**
+ * Reads one message body (RFC 9112 sections 6 and 7), handing on its data without copying. One object serves a connection: `start...`
+ * begins a body, `read` feeds it.
+ */
+export class BodyReader {
+  /** Trailer lines with their CRLFs, after a chunked body that had some. */
+  trailers: string;
+  #state: State;
+  #remaining: number;
+  #digits: number;
+  #lineBytes: number;
+
+  constructor() {
+    this.trailers = '';
+    this.#state = 'done';
+    this.#remaining = 0;
+    this.#digits = 0;
+    this.#lineBytes = 0;
+  }
+
+  get isDone(): boolean {
+    return this.#state === 'done';
+  }
+
+  startNone(): void {
+    this.#state = 'done';
+    this.trailers = '';
+  }
+
+  startLength(bytes: number): void {
+    this.#state = bytes === 0 ? 'done' : 'length';
+    this.#remaining = bytes;
+    this.trailers = '';
+  }
+
+  startChunked(): void {
+    this.#state = 'sizeFirst';
+    this.#remaining = 0;
+    this.#digits = 0;
+    this.#lineBytes = 0;
+    this.trailers = '';
+  }
+
+  /** A response body that lasts until the connection ends. */
+  startUntilClose(): void {
+    this.#state = 'untilClose';
+    this.trailers = '';
+  }
+
+  /** The peer has closed. Returns whether that was a proper end of the body. */
+  end(): boolean {
+    if (this.#state === 'untilClose') this.#state = 'done';
+    return this.#state === 'done';
+  }
+
+  /** Consumes body bytes of `chunk` from `at`. Returns where it stopped (the body is done, or the chunk is used up) or a violation. */
+  read(chunk: Buffer, at: number, sink: BodySink): number | Violation {
+    while (at < chunk.length && this.#state !== 'done') {
+      if (this.#state === 'length' || this.#state === 'data') {
+        const end = Math.min(chunk.length, at + this.#remaining);
+        this.#remaining -= end - at;
+        if (this.#remaining === 0) this.#state = this.#state === 'length' ? 'done' : 'dataCr';
+        sink.onBodyData(at === 0 && end === chunk.length ? chunk : chunk.subarray(at, end));
+        at = end;
+      } else if (this.#state === 'untilClose') {
+        sink.onBodyData(at === 0 ? chunk : chunk.subarray(at));
+        return chunk.length;
+      } else {
+        const problem = this.#readFraming(chunk[at]!);
+        if (problem) return problem;
+        at++;
+      }
+    }
+    return at;
+  }
+
+  /** One byte of chunk framing. */
+  #readFraming(byte: number): Violation | undefined {
+    switch (this.#state) {
+      case 'sizeFirst':
+      case 'size': {
+        const digit = hexDigit(byte);
+        if (digit >= 0) {
+          // 13 hex digits are below 2^53; anything longer is an attack on somebody's integer.
+          if (++this.#digits > 13) return violations.badChunk;
+          this.#remaining = this.#remaining * 16 + digit;
+          this.#state = 'size';
+          return undefined;
+        }
+        if (this.#state === 'sizeFirst') return violations.badChunk;
+        if (byte === 0x0d) this.#state = 'sizeLf';
+        else if (byte === 0x3b) {
+          this.#state = 'extension';
+          this.#lineBytes = 0;
+        } else return violations.badChunk;
+        return undefined;
+      }
+      case 'extension':
+        // Extensions are read over and dropped (RFC 9112 section 7.1.1).
+        if (byte === 0x0d) this.#state = 'sizeLf';
+        else if (byte === 0x0a || (byte < 0x20 && byte !== 0x09) || byte === 0x7f) return violations.badChunk;
+        else if (++this.#lineBytes > maxExtensionBytes) return violations.chunkExtensionTooLong;
+        return undefined;
+      case 'sizeLf':
+        if (byte !== 0x0a) return violations.badChunk;
+        this.#state = this.#remaining === 0 ? 'trailerStart' : 'data';
+        return undefined;
+      case 'dataCr':
+        if (byte !== 0x0d) return violations.badChunk;
+        this.#state = 'dataLf';
+        return undefined;
+      case 'dataLf':
+        if (byte !== 0x0a) return violations.badChunk;
+        this.#state = 'sizeFirst';
+        this.#digits = 0;
+        return undefined;
+      case 'trailerStart':
+        if (byte === 0x0d) {
+          this.#state = 'endLf';
+          return undefined;
+        }
+        this.#state = 'trailer';
+        return this.#addTrailerByte(byte);
+      case 'trailer':
+        if (byte === 0x0d) this.#state = 'trailerLf';
+        return this.#addTrailerByte(byte);
+      case 'trailerLf':
+        if (byte !== 0x0a) return violations.badTrailer;
+        this.#state = 'trailerStart';
+        return this.#addTrailerByte(byte);
+      case 'endLf':
+        if (byte !== 0x0a) return violations.badChunk;
+        if (this.trailers !== '' && (!trailerGrammar.test(this.trailers) || forbiddenTrailers.test(this.trailers))) return violations.badTrailer;
+        this.#state = 'done';
+        return undefined;
+      default:
+        return violations.badChunk;
+    }
+  }
+
+  #addTrailerByte(byte: number): Violation | undefined {
+    if (this.trailers.length >= maxTrailerBytes) return violations.trailersTooLarge;
+    this.trailers += String.fromCharCode(byte);
+    return undefined;
+  }
+}
+
+function hexDigit(byte: number): number {
+  if (byte >= 0x30 && byte <= 0x39) return byte - 0x30;
+  const lower = byte | 0x20;
+  return lower >= 0x61 && lower <= 0x66 ? lower - 0x57 : -1;
+}

@@ -1,0 +1,111 @@
+import type { HeadLimits } from './head-limits.ts';
+import type { HeaderList } from './header-list.ts';
+import { type Violation, violations } from './violation.ts';
+
+/** The field lines of a head, read once, with what they say about framing (RFC 9112 section 6) and the connection (section 9). */
+export interface Framing {
+  /** Bytes of the body by Content-Length; -1 when there is none. */
+  contentLength: number;
+  isChunked: boolean;
+  /** What the Connection field says: undefined when it says nothing. */
+  keepAlive: boolean | undefined;
+  hostCount: number;
+}
+
+/** Headers that a Connection field must not be able to take away: the next hop relies on them. */
+const protectedNames = /^(?:host|authorization|content-length|content-type|transfer-encoding|cookie|forwarded|x-forwarded-.*|x-envoy-.*|x-request-id|:.*)$/;
+
+/**
+ * Reads the lines of `text` from `start` into `headers`, leaving out what belongs to this hop only. The caller has checked with a
+ * regular expression that every line is `token ":" field-value CRLF`.
+ */
+export function readFields(text: string, start: number, headers: HeaderList, framing: Framing, limits: HeadLimits): Violation | undefined {
+  let connection: string | undefined;
+  let hasTransferEncoding = false;
+  let lengthText: string | undefined;
+  let count = 0;
+  for (let at = start; at < text.length; ) {
+    const end = text.indexOf('\r\n', at);
+    const colon = text.indexOf(':', at);
+    if (++count > limits.maxHeaderCount) return violations.tooManyHeaders;
+    const name = text.substring(at, colon).toLowerCase();
+    // OWS around the value is not part of it (RFC 9112 section 5.1).
+    let from = colon + 1;
+    let to = end;
+    while (from < to && isSpace(text.charCodeAt(from))) from++;
+    while (to > from && isSpace(text.charCodeAt(to - 1))) to--;
+    const value = text.substring(from, to);
+    switch (name) {
+      case 'host':
+        framing.hostCount++;
+        headers.addReceived(name, value, text.substring(at, end + 2));
+        break;
+      case 'content-length':
+        if (lengthText !== undefined) return violations.repeatedContentLength;
+        lengthText = value;
+        headers.addReceived(name, value, text.substring(at, end + 2));
+        break;
+      case 'transfer-encoding':
+        if (hasTransferEncoding) return violations.badTransferEncoding;
+        hasTransferEncoding = true;
+        if (value.toLowerCase() !== 'chunked') return /^(?:[!#$%&'*+\-.^_`|~0-9a-z]+(?:[ \t]*,[ \t]*)?)+$/i.test(value) && !/(?:^|,)\s*chunked\s*,/i.test(value) && !/^x?identity$|^xchunked$/i.test(value) ? violations.unsupportedTransferEncoding : violations.badTransferEncoding;
+        framing.isChunked = true;
+        break;
+      case 'connection':
+        connection = connection === undefined ? value : `${connection},${value}`;
+        break;
+      case 'keep-alive':
+      case 'proxy-connection':
+      case 'upgrade':
+      case 'proxy-authenticate':
+      case 'proxy-authorization':
+        break;
+      case 'te':
+        // The only member that means something beyond one hop.
+        if (/(?:^|,)\s*trailers\s*(?:,|$)/i.test(value)) headers.add('te', 'trailers');
+        break;
+      default:
+        headers.addReceived(name, value, text.substring(at, end + 2));
+    }
+    at = end + 2;
+  }
+  if (lengthText !== undefined) {
+    if (hasTransferEncoding) return violations.lengthWithTransferEncoding;
+    if (!/^\d{1,15}$/.test(lengthText)) return violations.badContentLength;
+    framing.contentLength = Number(lengthText);
+  }
+  return connection === undefined ? undefined : applyConnection(connection, headers, framing);
+}
+
+function applyConnection(connection: string, headers: HeaderList, framing: Framing): Violation | undefined {
+  for (const part of connection.split(',')) {
+    const option = part.trim().toLowerCase();
+    if (option === 'close') framing.keepAlive = false;
+    else if (option === 'keep-alive') framing.keepAlive ??= true;
+    else if (option !== '' && option !== 'upgrade' && option !== 'te' && option !== 'http2-settings') {
+      if (protectedNames.test(option)) return violations.protectedConnectionOption;
+      headers.remove(option);
+    }
+  }
+  return undefined;
+}
+
+function isSpace(code: number): boolean {
+  return code === 0x20 || code === 0x09;
+}
+
+/** Which rule a head broke that did not fit the grammar; only for heads that are refused, so it may be slow. */
+export function explainBadHead(text: string, isRequest: boolean): Violation {
+  if (/(?:^|[^\r])\n|\r(?!\n)/.test(text)) return violations.bareLineBreak;
+  if (/[^\t\x20-\x7e\x80-\xff\r\n]/.test(text)) return violations.controlByte;
+  const firstLine = text.slice(0, text.indexOf('\r\n'));
+  if (isRequest) {
+    const version = / HTTP\/(\d)\.(\d)$/.exec(firstLine);
+    if (version && version[1] !== '1') return violations.unsupportedVersion;
+    if (!/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP\/1\.[01]$/.test(firstLine)) return violations.badRequestLine;
+  } else if (!/^HTTP\/1\.[01] \d{3}(?: |$)/.test(firstLine)) return violations.badStatusLine;
+  const fields = text.slice(firstLine.length + 2);
+  if (/(?:^|\n)[ \t]/.test(fields)) return violations.obsoleteFolding;
+  if (/(?:^|\n)[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]+:/.test(fields)) return violations.spaceBeforeColon;
+  return violations.badHeaderLine;
+}

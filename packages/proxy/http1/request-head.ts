@@ -1,0 +1,90 @@
+import { explainBadHead, type Framing, readFields } from './fields.ts';
+import type { HeadLimits } from './head-limits.ts';
+import { HeaderList } from './header-list.ts';
+import { type Violation, violations } from './violation.ts';
+
+/** A request's head, checked: RFC 9112 sections 2 to 6, strictly. What is refused here never reaches a route. */
+export class RequestHead implements Framing {
+  method: string;
+  /** Path and query, starting with `/`; `*` for OPTIONS. */
+  target: string;
+  /** The authority as the client wrote it: of the absolute-form target, else of Host. */
+  authority: string;
+  isHttp10: boolean;
+  readonly headers: HeaderList;
+  contentLength: number;
+  isChunked: boolean;
+  keepAlive: boolean | undefined;
+  hostCount: number;
+  expectsContinue: boolean;
+
+  constructor() {
+    this.method = '';
+    this.target = '';
+    this.authority = '';
+    this.isHttp10 = false;
+    this.headers = new HeaderList();
+    this.contentLength = -1;
+    this.isChunked = false;
+    this.keepAlive = undefined;
+    this.hostCount = 0;
+    this.expectsContinue = false;
+  }
+
+  get hasBody(): boolean {
+    return this.isChunked || this.contentLength > 0;
+  }
+
+  /** Whether the connection may be used for another request after this one (RFC 9112 section 9.3). */
+  get isPersistent(): boolean {
+    return this.keepAlive ?? !this.isHttp10;
+  }
+}
+
+/** request-line and field lines in one linear pass: token SP target SP version, then `token ":" value` lines. */
+const grammar = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP\/1\.[01]\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
+
+/** host [":" port], RFC 3986 section 3.2 without userinfo; IPv6 in brackets. */
+const authorityPattern = /^(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?$/;
+const absoluteForm = /^https?:\/\/([^/?#]*)([/?].*)?$/i;
+
+export function readRequestHead(text: string, limits: HeadLimits): RequestHead | Violation {
+  if (!grammar.test(text)) return explainBadHead(text, true);
+  const head = new RequestHead();
+  const lineEnd = text.indexOf('\r\n');
+  const firstSpace = text.indexOf(' ');
+  head.method = text.substring(0, firstSpace);
+  const target = text.substring(firstSpace + 1, lineEnd - 9);
+  head.isHttp10 = text.charCodeAt(lineEnd - 1) === 0x30;
+  if (target.length > limits.maxTargetBytes) return violations.targetTooLong;
+
+  const problem = readFields(text, lineEnd + 2, head.headers, head, limits);
+  if (problem) return problem;
+  if (head.hostCount > 1) return violations.repeatedHost;
+  if (head.isChunked && head.isHttp10) return violations.transferEncodingInHttp10;
+  const host = head.headers.get('host');
+  if (host === undefined && !head.isHttp10) return violations.missingHost;
+  if (host !== undefined && host !== '' && !authorityPattern.test(host)) return violations.badHost;
+  head.authority = host ?? '';
+
+  if (head.method === 'CONNECT') return violations.methodNotSupported;
+  if (target.charCodeAt(0) === 0x2f) head.target = target;
+  else if (target === '*' && head.method === 'OPTIONS') head.target = target;
+  else {
+    const absolute = absoluteForm.exec(target);
+    if (!absolute || !authorityPattern.test(absolute[1]!)) return violations.badTarget;
+    // RFC 9112 section 3.2.2 lets the target win; a request that says two things is refused instead.
+    if (host !== undefined && host !== '' && host.toLowerCase() !== absolute[1]!.toLowerCase()) return violations.hostMismatch;
+    head.authority = absolute[1]!;
+    head.target = absolute[2] === undefined ? '/' : absolute[2].startsWith('?') ? `/${absolute[2]}` : absolute[2];
+    head.headers.set('host', head.authority);
+  }
+  if (head.target.includes('#')) return violations.badTarget;
+
+  const expect = head.headers.get('expect');
+  if (expect !== undefined) {
+    if (expect.toLowerCase() !== '100-continue') return violations.unexpectedExpectation;
+    head.expectsContinue = !head.isHttp10 && head.hasBody;
+  }
+  return head;
+}

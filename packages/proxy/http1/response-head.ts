@@ -1,0 +1,45 @@
+import { explainBadHead, type Framing, readFields } from './fields.ts';
+import type { HeadLimits } from './head-limits.ts';
+import { HeaderList } from './header-list.ts';
+import type { Violation } from './violation.ts';
+
+/** A response's head, checked: RFC 9112 sections 4 to 6. */
+export class ResponseHead implements Framing {
+  status: number;
+  /** The reason phrase; may be empty. */
+  reason: string;
+  isHttp10: boolean;
+  readonly headers: HeaderList;
+  contentLength: number;
+  isChunked: boolean;
+  keepAlive: boolean | undefined;
+  hostCount: number;
+
+  constructor() {
+    this.status = 0;
+    this.reason = '';
+    this.isHttp10 = false;
+    this.headers = new HeaderList();
+    this.contentLength = -1;
+    this.isChunked = false;
+    this.keepAlive = undefined;
+    this.hostCount = 0;
+  }
+
+  get isPersistent(): boolean {
+    return this.keepAlive ?? !this.isHttp10;
+  }
+}
+
+const grammar = /^HTTP\/1\.[01] \d{3}(?: [\t\x20-\x7e\x80-\xff]*)?\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
+
+export function readResponseHead(text: string, limits: HeadLimits): ResponseHead | Violation {
+  if (!grammar.test(text)) return explainBadHead(text, false);
+  const head = new ResponseHead();
+  const lineEnd = text.indexOf('\r\n');
+  head.isHttp10 = text.charCodeAt(7) === 0x30;
+  head.status = (text.charCodeAt(9) - 48) * 100 + (text.charCodeAt(10) - 48) * 10 + (text.charCodeAt(11) - 48);
+  head.reason = lineEnd > 13 ? text.substring(13, lineEnd) : '';
+  const problem = readFields(text, lineEnd + 2, head.headers, head, limits);
+  return problem ?? head;
+}

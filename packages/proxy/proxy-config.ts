@@ -1,0 +1,45 @@
+import { MizzenError } from '@mizzen/common';
+
+/** What a proxy is told when it starts: who it is, where its control plane is, where it listens. Everything else comes by xDS. */
+export interface ProxyConfig {
+  readonly type: 'sidecar' | 'gateway';
+  /** Unique in its namespace, `reviews-v1-0`. */
+  readonly name: string;
+  readonly namespace: string;
+  readonly workload: string;
+  readonly serviceAccount: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly trustDomain: string;
+  /** The address at which other proxies reach this one. */
+  readonly address: string;
+  readonly locality?: string;
+  /** `host:port` of the control plane's xDS and CA port. */
+  readonly control: string;
+  /** PEM file with the roots that the control plane's certificate must lead to. */
+  readonly rootCertificateFile: string;
+  /** File with the bootstrap token; read again whenever it is needed, so that it may be renewed. */
+  readonly tokenFile: string;
+  /** `host:port` of the outbound listener. */
+  readonly outbound?: string;
+  readonly inbound?: readonly { readonly name?: string; readonly port: number; readonly protocol?: string; readonly listen: string; readonly app: string }[];
+  readonly gatewayBind?: string;
+  /** Loopback port of the admin server; 0 chooses one, undefined: none. */
+  readonly adminPort?: number;
+  readonly registers?: boolean;
+  readonly probe?: { readonly path?: string; readonly port: number; readonly periodMs?: number; readonly timeoutMs?: number; readonly failureThreshold?: number };
+  /** Lifetime to ask for, in seconds; 0: what the CA gives. */
+  readonly certificateSeconds?: number;
+  /** How long connections may take to end when the proxy stops, in milliseconds. */
+  readonly drainMs?: number;
+}
+
+const required = ['type', 'name', 'namespace', 'workload', 'serviceAccount', 'trustDomain', 'address', 'control', 'rootCertificateFile', 'tokenFile'] as const;
+
+/** Checks a configuration read from a file. */
+export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
+  if (typeof value !== 'object' || value === null) throw new MizzenError('invalid-proxy-config', 'the proxy configuration must be a JSON object', place);
+  const config = value as Record<string, unknown>;
+  for (const name of required) if (typeof config[name] !== 'string' || config[name] === '') throw new MizzenError('invalid-proxy-config', `"${name}" is missing or no string`, place);
+  if (config['type'] !== 'sidecar' && config['type'] !== 'gateway') throw new MizzenError('invalid-proxy-config', '"type" must be sidecar or gateway', place);
+  return { ...config, labels: (config['labels'] ?? {}) as Record<string, string> } as unknown as ProxyConfig;
+}

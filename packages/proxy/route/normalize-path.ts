@@ -1,0 +1,29 @@
+/**
+ * Brings a path to one form before anything is decided on it, so that no policy is passed by writing the same path differently
+ * (Istio's BASE normalisation: RFC 3986 section 5.2.4 dot segments, `\` as `/`, unreserved percent-encodings decoded).
+ */
+const suspicious = /\/\.|\\|%(?:2[de]|3\d|[46][1-9a-f]|[57][0-9a]|5f|7e)/i;
+
+/** The normal form of `target` (path and query). Returns undefined for a path that leaves the root or holds an encoded NUL. */
+export function normalizeTarget(target: string): string | undefined {
+  if (target.includes('%00')) return undefined;
+  if (!suspicious.test(target)) return target;
+  const query = target.indexOf('?');
+  const path = (query < 0 ? target : target.slice(0, query)).replaceAll('\\', '/').replace(/%([0-9a-f]{2})/gi, (text, hex: string) => {
+    const character = String.fromCharCode(Number.parseInt(hex, 16));
+    return /[A-Za-z0-9\-._~]/.test(character) ? character : text;
+  });
+  const segments: string[] = [];
+  const parts = path.slice(1).split('/');
+  for (const [i, part] of parts.entries()) {
+    const isLast = i === parts.length - 1;
+    if (part === '.' || part === '..') {
+      if (part === '..') {
+        if (segments.length === 0) return undefined;
+        segments.pop();
+      }
+      if (isLast) segments.push('');
+    } else segments.push(part);
+  }
+  return `/${segments.join('/')}${query < 0 ? '' : target.slice(query)}`;
+}

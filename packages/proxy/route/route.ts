@@ -1,0 +1,141 @@
+import type { RE2JS } from 're2js';
+import type { RequestHead } from '../http1/request-head.ts';
+import type { HeaderOperations } from './header-operations.ts';
+import type { Condition, TextTest } from './matchers.ts';
+
+/** One compiled route: its conditions, and what to do with a request that meets them. Built by ./compile-routes.ts. */
+export class Route {
+  readonly name: string;
+  readonly path: PathCondition;
+  readonly conditions: readonly Condition[];
+  readonly action: RouteAction;
+  readonly fault: FaultPolicy | undefined;
+  readonly requestHeaders: HeaderOperations | undefined;
+  readonly responseHeaders: HeaderOperations | undefined;
+  /** Where a person wrote it: `bookinfo.yaml:41`. */
+  readonly origin: string;
+
+  constructor(fields: Omit<Route, 'matches'>) {
+    this.name = fields.name;
+    this.path = fields.path;
+    this.conditions = fields.conditions;
+    this.action = fields.action;
+    this.fault = fields.fault;
+    this.requestHeaders = fields.requestHeaders;
+    this.responseHeaders = fields.responseHeaders;
+    this.origin = fields.origin;
+  }
+
+  /** `path` is the target without its query. */
+  matches(head: RequestHead, path: string): boolean {
+    if (!matchesPath(this.path, path)) return false;
+    for (let i = 0; i < this.conditions.length; i++) if (!this.conditions[i]!.matches(head)) return false;
+    return true;
+  }
+}
+
+export interface PathCondition {
+  readonly kind: 'prefix' | 'exact' | 'regex' | 'segmentPrefix';
+  readonly text: string;
+  readonly ignoresCase: boolean;
+  readonly regex: TextTest | undefined;
+}
+
+function matchesPath(condition: PathCondition, path: string): boolean {
+  if (condition.regex !== undefined) return condition.regex(path);
+  const text = condition.ignoresCase ? path.toLowerCase() : path;
+  if (condition.kind === 'exact') return text === condition.text;
+  if (condition.kind === 'prefix') return text.startsWith(condition.text);
+  return text === condition.text || (text.startsWith(condition.text) && text.charCodeAt(condition.text.length) === 0x2f);
+}
+
+export type RouteAction = ForwardAction | RedirectAction | DirectResponseAction;
+
+export interface ForwardAction {
+  readonly kind: 'forward';
+  readonly targets: WeightedTargets;
+  /** 0: none. */
+  readonly timeoutMs: number;
+  readonly retry: RetryPolicy | undefined;
+  readonly rewrite: PathRewrite | undefined;
+  readonly hostRewrite: string | undefined;
+  readonly mirrors: readonly Mirror[];
+}
+
+export interface Target {
+  readonly cluster: string;
+  readonly weight: number;
+  readonly requestHeaders: HeaderOperations | undefined;
+  readonly responseHeaders: HeaderOperations | undefined;
+}
+
+/** Chooses among clusters by weight. */
+export class WeightedTargets {
+  readonly targets: readonly Target[];
+  readonly #total: number;
+
+  constructor(targets: readonly Target[]) {
+    this.targets = targets;
+    this.#total = targets.reduce((sum, target) => sum + target.weight, 0);
+  }
+
+  /** `random` is uniform in [0, 1). */
+  pick(random: () => number): Target | undefined {
+    if (this.targets.length === 1) return this.targets[0];
+    let at = random() * this.#total;
+    for (const target of this.targets) {
+      at -= target.weight;
+      if (at < 0) return target;
+    }
+    return this.targets.at(-1);
+  }
+}
+
+/** `prefix`: replaces as many characters as the route's path condition matched; `regex`: replaces all matches in the path. */
+export type PathRewrite = { readonly kind: 'prefix'; readonly length: number; readonly text: string } | { readonly kind: 'regex'; readonly pattern: RE2JS; readonly substitution: string };
+
+export interface Mirror {
+  readonly cluster: string;
+  /** Share of requests, 0 to 1. */
+  readonly share: number;
+}
+
+export interface RedirectAction {
+  readonly kind: 'redirect';
+  readonly status: number;
+  readonly scheme: string;
+  readonly host: string;
+  readonly port: number;
+  readonly path: string | undefined;
+  readonly prefixRewrite: { readonly length: number; readonly text: string } | undefined;
+}
+
+export interface DirectResponseAction {
+  readonly kind: 'direct';
+  readonly status: number;
+  readonly body: Buffer;
+}
+
+/** When and how often to try again (envoy route_components.proto `RetryPolicy`). */
+export interface RetryPolicy {
+  readonly retries: number;
+  readonly perTryTimeoutMs: number;
+  readonly onConnectFailure: boolean;
+  readonly onReset: boolean;
+  readonly onResetBeforeRequest: boolean;
+  readonly on5xx: boolean;
+  readonly onGatewayError: boolean;
+  readonly onRetriable4xx: boolean;
+  readonly statusCodes: ReadonlySet<number>;
+  readonly avoidsPreviousHosts: boolean;
+  readonly backoffBaseMs: number;
+  readonly backoffMaxMs: number;
+}
+
+export interface FaultPolicy {
+  readonly delayMs: number;
+  /** Share of requests, 0 to 1. */
+  readonly delayShare: number;
+  readonly abortStatus: number;
+  readonly abortShare: number;
+}

@@ -1,0 +1,222 @@
+import { close, open, write } from 'node:fs';
+import { MizzenError } from '@mizzen/common';
+import type { ProxyCounters } from './proxy-counters.ts';
+
+/** What an access log line can say of a finished request. The http layer fills it. */
+export interface LoggedRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly originalPath: string;
+  readonly protocol: string;
+  readonly authority: string;
+  readonly responseCode: number;
+  readonly responseFlags: string;
+  readonly responseDetails: string;
+  readonly bytesReceived: number;
+  readonly bytesSent: number;
+  readonly durationMs: number;
+  readonly upstreamServiceTimeMs: number;
+  readonly upstreamHost: string;
+  readonly upstreamCluster: string;
+  readonly routeName: string;
+  readonly peerUri: string;
+  readonly remoteAddress: string;
+  readonly startedAt: number;
+  requestHeader(name: string): string | undefined;
+  responseHeader(name: string): string | undefined;
+}
+
+type Segment = string | ((request: LoggedRequest) => string);
+
+/** Envoy's default line (Envoy docs, "Access logging: Default format string"). */
+export const defaultAccessLogFormat =
+  '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%"\n';
+
+const dash = (text: string | undefined) => (text === undefined || text === '' ? '-' : text);
+
+/** A header of a peer in a line of a log: no line breaks, no quotes that end the field early. */
+const safe = (text: string | undefined) => (text === undefined || text === '' ? '-' : /["\\\x00-\x1f\x7f]/.test(text) ? text.replace(/["\\\x00-\x1f\x7f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`) : text);
+
+/** Compiles a format string into the function that makes the line. Unknown operators are refused. */
+export function compileAccessLogFormat(format: string): (request: LoggedRequest) => string {
+  const segments: Segment[] = [];
+  let literal = '';
+  for (let at = 0; at < format.length; ) {
+    if (format[at] !== '%') {
+      literal += format[at++];
+      continue;
+    }
+    if (format[at + 1] === '%') {
+      literal += '%';
+      at += 2;
+      continue;
+    }
+    const end = format.indexOf('%', at + 1);
+    if (end < 0) throw new MizzenError('invalid-access-log', `access log format: the "%" at ${at} has no end`);
+    if (literal) segments.push(literal);
+    literal = '';
+    segments.push(compileOperator(format.slice(at + 1, end)));
+    at = end + 1;
+  }
+  if (literal) segments.push(literal);
+  return (request) => {
+    let line = '';
+    for (let i = 0; i < segments.length; i++) {
+      const segment = segments[i]!;
+      line += typeof segment === 'string' ? segment : segment(request);
+    }
+    return line;
+  };
+}
+
+function compileOperator(text: string): (request: LoggedRequest) => string {
+  const match = /^([A-Z_0-9]+)(?:\(([^)]*)\))?(?::(\d+))?$/.exec(text);
+  if (!match) throw new MizzenError('invalid-access-log', `access log format: %${text}% is no operator`);
+  const [, name, argument = '', length] = match;
+  const read = operator(name!, argument);
+  return length === undefined ? read : (request) => read(request).slice(0, Number(length));
+}
+
+function operator(name: string, argument: string): (request: LoggedRequest) => string {
+  switch (name) {
+    case 'START_TIME':
+      return (request) => formatStartTime(request.startedAt);
+    case 'PROTOCOL':
+      return (request) => request.protocol;
+    case 'RESPONSE_CODE':
+      return (request) => String(request.responseCode);
+    case 'RESPONSE_CODE_DETAILS':
+      return (request) => dash(request.responseDetails);
+    case 'RESPONSE_FLAGS':
+      return (request) => request.responseFlags;
+    case 'BYTES_RECEIVED':
+      return (request) => String(request.bytesReceived);
+    case 'BYTES_SENT':
+      return (request) => String(request.bytesSent);
+    case 'DURATION':
+      return (request) => String(Math.round(request.durationMs));
+    case 'UPSTREAM_HOST':
+      return (request) => dash(request.upstreamHost);
+    case 'UPSTREAM_CLUSTER':
+    case 'UPSTREAM_CLUSTER_RAW':
+      return (request) => dash(request.upstreamCluster);
+    case 'ROUTE_NAME':
+      return (request) => dash(request.routeName);
+    case 'DOWNSTREAM_PEER_URI_SAN':
+      return (request) => dash(request.peerUri);
+    case 'DOWNSTREAM_REMOTE_ADDRESS':
+      return (request) => dash(request.remoteAddress);
+    case 'REQ': {
+      const [first, second] = argument.toLowerCase().split('?');
+      const readers = [first, second].filter((header) => header !== undefined).map(requestHeaderReader);
+      return readers.length === 2 ? (request) => safe(readers[0]!(request) ?? readers[1]!(request)) : (request) => safe(readers[0]!(request));
+    }
+    case 'RESP': {
+      const header = argument.toLowerCase();
+      if (header === 'x-envoy-upstream-service-time') return (request) => (request.upstreamServiceTimeMs < 0 ? '-' : String(request.upstreamServiceTimeMs));
+      return (request) => safe(request.responseHeader(header));
+    }
+    default:
+      throw new MizzenError('invalid-access-log', `access log format: the operator %${name}% is not supported`);
+  }
+}
+
+function requestHeaderReader(name: string): (request: LoggedRequest) => string | undefined {
+  switch (name) {
+    case ':method':
+      return (request) => request.method;
+    case ':path':
+      return (request) => request.path;
+    case ':authority':
+      return (request) => request.authority;
+    case 'x-envoy-original-path':
+      return (request) => (request.originalPath === request.path ? undefined : request.originalPath);
+    default:
+      return (request) => request.requestHeader(name);
+  }
+}
+
+let cachedSecond = -1;
+let cachedPrefix = '';
+
+/** ISO 8601 with milliseconds; the part down to the second is made once a second. */
+function formatStartTime(ms: number): string {
+  const second = Math.floor(ms / 1000);
+  if (second !== cachedSecond) {
+    cachedSecond = second;
+    cachedPrefix = new Date(second * 1000).toISOString().slice(0, 20);
+  }
+  const rest = Math.floor(ms - second * 1000);
+  return `${cachedPrefix}${rest < 10 ? '00' : rest < 100 ? '0' : ''}${rest}Z`;
+}
+
+const flushBytes = 64 * 1024;
+const flushIntervalMs = 1_000;
+/** When the log's reader falls this far behind, lines are dropped (and counted) rather than requests. */
+const maxPendingBytes = 8 * 1024 * 1024;
+
+/** Appends lines to a file or to standard output, many at a time and without ever blocking the event loop. */
+export class AccessLogFile {
+  readonly #counters: ProxyCounters;
+  #descriptor: number | undefined;
+  #text: string;
+  #isWriting: boolean;
+  #timer: NodeJS.Timeout | undefined;
+  #isClosed: boolean;
+  #idle: (() => void) | undefined;
+
+  constructor(path: string, counters: ProxyCounters) {
+    this.#counters = counters;
+    this.#text = '';
+    this.#isWriting = false;
+    this.#timer = undefined;
+    this.#isClosed = false;
+    this.#idle = undefined;
+    this.#descriptor = path === '/dev/stdout' ? 1 : path === '/dev/stderr' ? 2 : undefined;
+    if (this.#descriptor === undefined) {
+      open(path, 'a', (error, descriptor) => {
+        this.#descriptor = error ? 2 : descriptor;
+        this.#flush();
+      });
+    }
+  }
+
+  append(line: string): void {
+    if (this.#text.length > maxPendingBytes) {
+      this.#counters.values.access_log_lines_dropped_total++;
+      return;
+    }
+    this.#text += line;
+    if (this.#text.length >= flushBytes) this.#flush();
+    else this.#timer ??= setTimeout(() => this.#flush(), flushIntervalMs).unref();
+  }
+
+  /** Writes what is left. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#flush();
+    if (this.#isWriting) await new Promise<void>((resolve) => (this.#idle = resolve));
+    if (this.#descriptor !== undefined && this.#descriptor > 2) close(this.#descriptor, () => {});
+  }
+
+  #flush(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#isWriting || this.#text === '' || this.#descriptor === undefined) return;
+    const bytes = Buffer.from(this.#text, 'latin1');
+    this.#text = '';
+    this.#isWriting = true;
+    this.#writeAll(bytes, 0);
+  }
+
+  #writeAll(bytes: Buffer, from: number): void {
+    write(this.#descriptor!, bytes, from, bytes.length - from, null, (error, written) => {
+      if (error?.code === 'EAGAIN') return void setTimeout(() => this.#writeAll(bytes, from), 10);
+      if (!error && from + written < bytes.length) return this.#writeAll(bytes, from + written);
+      this.#isWriting = false;
+      if (this.#isClosed || this.#text.length >= flushBytes) this.#flush();
+      else if (this.#text !== '') this.#timer ??= setTimeout(() => this.#flush(), flushIntervalMs).unref();
+      if (!this.#isWriting) this.#idle?.();
+    });
+  }
+}

@@ -1,0 +1,25 @@
+/** What is counted of the proxy as a whole, by name; `_total` counts, the rest are levels. */
+export class ProxyCounters {
+  readonly values = {
+    downstream_connections_total: 0,
+    downstream_connections_active: 0,
+    downstream_requests_total: 0,
+    downstream_requests_active: 0,
+    tls_handshake_failures_total: 0,
+    plain_text_refused_total: 0,
+    identity_refused_total: 0,
+    no_filter_chain_match_total: 0,
+    timeouts_total: 0,
+    access_log_lines_dropped_total: 0,
+    config_updates_total: 0,
+    config_rejected_total: 0,
+    control_plane_connected: 0,
+    control_plane_connection_attempts_total: 0,
+    certificates_issued_total: 0,
+  };
+  readonly violations: Map<string, number> = new Map();
+
+  countViolation(reason: string): void {
+    this.violations.set(reason, (this.violations.get(reason) ?? 0) + 1);
+  }
+}

@@ -1,0 +1,107 @@
+import type { ServiceName } from '../route/route-table.ts';
+import { durationBoundsMs, Histogram, sizeBoundsBytes } from './histogram.ts';
+import type { PeerMetadata } from './peer-metadata.ts';
+
+/** The four standard metrics of one label set: Istio's istio_requests_total and its three histograms. */
+export class RequestMetrics {
+  readonly labels: string;
+  requests: number;
+  readonly durationMs: Histogram;
+  readonly requestBytes: Histogram;
+  readonly responseBytes: Histogram;
+
+  constructor(labels: string) {
+    this.labels = labels;
+    this.requests = 0;
+    this.durationMs = new Histogram(durationBoundsMs);
+    this.requestBytes = new Histogram(sizeBoundsBytes);
+    this.responseBytes = new Histogram(sizeBoundsBytes);
+  }
+
+  record(durationMs: number, requestBytes: number, responseBytes: number): void {
+    this.requests++;
+    this.durationMs.record(durationMs);
+    this.requestBytes.record(requestBytes);
+    this.responseBytes.record(responseBytes);
+  }
+}
+
+export interface RequestLabels {
+  readonly reporter: 'source' | 'destination';
+  readonly source: PeerMetadata;
+  readonly destination: PeerMetadata;
+  readonly sourcePrincipal: string;
+  readonly destinationPrincipal: string;
+  readonly service: ServiceName | undefined;
+  /** The host that was asked for, when no service is known. */
+  readonly requestedHost: string;
+  readonly responseCode: number;
+  readonly responseFlags: string;
+  readonly securityPolicy: 'mutual_tls' | 'none' | 'unknown';
+}
+
+/** More label sets than this are counted together, so that a peer's inventions cannot fill memory. */
+const maxSeries = 10_000;
+
+/** All request metrics of this proxy, by label set. */
+export class RequestMetricsTable {
+  readonly #series: Map<string, RequestMetrics>;
+  readonly #overflow: RequestMetrics;
+
+  constructor() {
+    this.#series = new Map();
+    this.#overflow = new RequestMetrics('mizzen_overflow="true"');
+  }
+
+  get(labels: RequestLabels): RequestMetrics {
+    const text = labelText(labels);
+    const found = this.#series.get(text);
+    if (found !== undefined) return found;
+    if (this.#series.size >= maxSeries) return this.#overflow;
+    const made = new RequestMetrics(text);
+    this.#series.set(text, made);
+    return made;
+  }
+
+  *[Symbol.iterator](): Iterator<RequestMetrics> {
+    yield* this.#series.values();
+    if (this.#overflow.requests > 0) yield this.#overflow;
+  }
+}
+
+/** Istio's labels in Istio's order (istio.io "Istio Standard Metrics"). */
+function labelText(labels: RequestLabels): string {
+  const { source, destination, service } = labels;
+  const pairs: readonly (readonly [string, string])[] = [
+    ['reporter', labels.reporter],
+    ['source_workload', source.workload],
+    ['source_canonical_service', source.canonicalService],
+    ['source_canonical_revision', source.canonicalRevision],
+    ['source_workload_namespace', source.namespace],
+    ['source_principal', labels.sourcePrincipal],
+    ['source_app', source.app],
+    ['source_version', source.version],
+    ['source_cluster', source.cluster],
+    ['destination_workload', destination.workload],
+    ['destination_workload_namespace', destination.namespace],
+    ['destination_principal', labels.destinationPrincipal],
+    ['destination_app', destination.app],
+    ['destination_version', destination.version],
+    ['destination_service', service?.host ?? labels.requestedHost],
+    ['destination_canonical_service', destination.canonicalService],
+    ['destination_canonical_revision', destination.canonicalRevision],
+    ['destination_service_name', service?.name ?? labels.requestedHost],
+    ['destination_service_namespace', service?.namespace ?? 'unknown'],
+    ['destination_cluster', destination.cluster],
+    ['request_protocol', 'http'],
+    ['response_code', String(labels.responseCode)],
+    ['grpc_response_status', ''],
+    ['response_flags', labels.responseFlags],
+    ['connection_security_policy', labels.securityPolicy],
+  ];
+  return pairs.map(([name, value]) => `${name}="${escapeLabel(value)}"`).join(',');
+}
+
+export function escapeLabel(value: string): string {
+  return /["\\\n]/.test(value) ? value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n') : value;
+}

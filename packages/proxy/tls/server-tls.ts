@@ -1,0 +1,106 @@
+import type net from 'node:net';
+import tls, { type TLSSocket } from 'node:tls';
+import { MizzenError } from '@mizzen/common';
+import type { DownstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { validationOf } from './client-tls.ts';
+import { type KeyPair, readDataSource, type SecretStore } from './secret-store.ts';
+import { protocolVersions } from './tls-versions.ts';
+
+/**
+ * TLS termination for one filter chain. Sockets are handed in by the listener; each comes out as a TLSSocket when its handshake is done.
+ * A changed certificate is used from the next handshake on.
+ */
+export class ServerTls {
+  readonly requiresClient: boolean;
+  /** Peers are mesh workloads: their identity must be a SPIFFE URI. */
+  readonly isMesh: boolean;
+  readonly #secrets: SecretStore;
+  readonly #keyPairName: string | undefined;
+  readonly #rootName: string | undefined;
+  readonly #staticKeyPair: KeyPair | undefined;
+  readonly #staticRoots: string | undefined;
+  readonly #options: tls.TlsOptions;
+  readonly #stopListening: () => void;
+  readonly #handlers: ServerTlsHandlers;
+  #server: tls.Server | undefined;
+
+  constructor(config: DownstreamTlsContext, secrets: SecretStore, handlers: ServerTlsHandlers, place: string) {
+    const common = config.commonTlsContext;
+    if (!common) throw new MizzenError('invalid-tls', `${place}: common_tls_context is missing`);
+    this.#secrets = secrets;
+    this.#handlers = handlers;
+    this.#keyPairName = common.tlsCertificateSdsSecretConfigs[0]?.name;
+    const inline = common.tlsCertificates[0];
+    this.#staticKeyPair = inline ? { cert: readDataSource(inline.certificateChain, place), key: readDataSource(inline.privateKey, place) } : undefined;
+    const validation = validationOf(common);
+    this.#rootName = validation.rootName;
+    this.#staticRoots = validation.context?.trustedCa ? readDataSource(validation.context.trustedCa, place) : undefined;
+    this.requiresClient = config.requireClientCertificate ?? false;
+    this.isMesh = this.requiresClient && common.alpnProtocols.includes('istio');
+    const ciphers = common.tlsParams?.cipherSuites ?? [];
+    this.#options = {
+      ...protocolVersions(common.tlsParams),
+      ...(common.alpnProtocols.length > 0 ? { ALPNCallback: ({ protocols }) => common.alpnProtocols.find((name) => protocols.includes(name)) ?? 'http/1.1' } : {}),
+      ...(ciphers.length > 0 ? { ciphers: ciphers.join(':') } : {}),
+      requestCert: this.requiresClient || validation.rootName !== undefined || this.#staticRoots !== undefined,
+      rejectUnauthorized: this.requiresClient,
+      handshakeTimeout: handlers.handshakeTimeoutMs,
+    };
+    this.#server = undefined;
+    this.#stopListening = secrets.onChange((name) => {
+      if (name === this.#keyPairName || name === this.#rootName) this.#renew();
+    });
+    this.#renew();
+  }
+
+  get isReady(): boolean {
+    return this.#server !== undefined;
+  }
+
+  /** The secrets that it takes from SDS. */
+  secretNames(): string[] {
+    return [this.#keyPairName, this.#rootName].filter((name) => name !== undefined);
+  }
+
+  /** The names of the secrets that have not arrived. */
+  missingSecrets(): string[] {
+    const missing: string[] = [];
+    if (this.#keyPairName !== undefined && !this.#secrets.keyPair(this.#keyPairName)) missing.push(this.#keyPairName);
+    if (this.#rootName !== undefined && !this.#secrets.roots(this.#rootName)) missing.push(this.#rootName);
+    return missing;
+  }
+
+  /** Starts the handshake on a socket whose first bytes may already be in its read buffer. */
+  accept(socket: net.Socket): void {
+    if (this.#server) this.#server.emit('connection', socket);
+    else socket.destroy();
+  }
+
+  close(): void {
+    this.#stopListening();
+  }
+
+  #renew(): void {
+    if (this.missingSecrets().length > 0) return;
+    const pair = this.#keyPairName === undefined ? this.#staticKeyPair : this.#secrets.keyPair(this.#keyPairName);
+    const roots = this.#rootName === undefined ? this.#staticRoots : this.#secrets.roots(this.#rootName);
+    if (!pair) return;
+    const context = { cert: pair.cert, key: pair.key, ...(roots ? { ca: roots } : {}) };
+    if (this.#server) return this.#server.setSecureContext({ ...this.#options, ...context });
+    const server = tls.createServer({ ...this.#options, ...context });
+    server.on('secureConnection', (socket) => this.#handlers.onSecure(socket));
+    server.on('tlsClientError', (error, socket) => {
+      this.#handlers.onError(error, socket);
+      socket.destroy();
+    });
+    this.#server = server;
+    this.#handlers.onReady();
+  }
+}
+
+export interface ServerTlsHandlers {
+  readonly handshakeTimeoutMs: number;
+  readonly onSecure: (socket: TLSSocket) => void;
+  readonly onError: (error: Error, socket: TLSSocket) => void;
+  readonly onReady: () => void;
+}

@@ -1,0 +1,139 @@
+import { MizzenError } from '@mizzen/common';
+import { durationToMs, unpackAny } from '@mizzen/envoy-api';
+import { type Cluster as ClusterMessage, Cluster_DiscoveryType, Cluster_LbPolicy } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import type { Metadata, TransportSocket } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
+import type { LbEndpoint } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_components_pb.js';
+import type { ClusterLoadAssignment } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
+import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { serviceNameOf } from '../route/compile-routes.ts';
+import { type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';
+import { ClientTls } from '../tls/client-tls.ts';
+import type { SecretStore } from '../tls/secret-store.ts';
+import { Cluster } from './cluster.ts';
+import { Endpoint } from './endpoint.ts';
+import { leastRequest, type Picker, randomChoice, roundRobin } from './load-balancer.ts';
+import { plainTransport, type Transport, tlsTransport } from './transport.ts';
+
+/** A cluster as compiled from xDS, with what is needed to turn its endpoints' messages into endpoints. */
+export interface CompiledCluster {
+  readonly cluster: Cluster;
+  readonly message: ClusterMessage;
+  /** The EDS resource that its endpoints come from; undefined when it holds them itself. */
+  readonly edsName: string | undefined;
+  applyAssignment(assignment: ClusterLoadAssignment): void;
+}
+
+const maxDynamicEndpoints = 256;
+
+export function compileCluster(message: ClusterMessage, secrets: SecretStore, random: () => number): CompiledCluster {
+  const place = `cluster ${message.name}`;
+  const type = message.clusterDiscoveryType.case === 'type' ? message.clusterDiscoveryType.value : undefined;
+  if (type === undefined) throw new MizzenError('unsupported-cluster', `${place}: custom cluster types are not supported`);
+  const base = compileTransport(message.transportSocket, secrets, place);
+  const matches = message.transportSocketMatches.map((match) => ({ match: Object.entries(match.match ?? {}), transport: compileTransport(match.transportSocket, secrets, `${place}, transport_socket_match ${match.name}`) }));
+  const transportFor = (metadata: Metadata | undefined): Transport => {
+    if (matches.length === 0) return base;
+    const given = metadata?.filterMetadata['envoy.transport_socket_match'] ?? {};
+    return matches.find(({ match }) => match.every(([key, value]) => given[key] === value))?.transport ?? base;
+  };
+  const thresholds = message.circuitBreakers?.thresholds.find((threshold) => threshold.priority === 0);
+  const defaultPort = Number(message.name.split('|')[1]) || 80;
+  const dynamic = new Map<string, Endpoint>();
+  const cluster = new Cluster({
+    name: message.name,
+    connectTimeoutMs: durationToMs(message.connectTimeout) ?? 5_000,
+    picker: compilePicker(message.lbPolicy, random, place),
+    maxConnections: thresholds?.maxConnections ?? 1024,
+    maxPendingRequests: thresholds?.maxPendingRequests ?? 1024,
+    maxRequests: thresholds?.maxRequests ?? 1024,
+    maxRetries: thresholds?.maxRetries ?? 3,
+    maxRequestsPerConnection: message.maxRequestsPerConnection ?? 0,
+    service: serviceNameOf(message.metadata),
+    endpointForAuthority:
+      type === Cluster_DiscoveryType.ORIGINAL_DST
+        ? (authority) => {
+            const known = dynamic.get(authority);
+            if (known) return known;
+            const [, host, port] = /^(.*?)(?::(\d+))?$/.exec(authority) ?? [];
+            if (!host || dynamic.size >= maxDynamicEndpoints) return undefined;
+            const made = new Endpoint({ address: host.replace(/^\[|\]$/g, ''), port: Number(port ?? defaultPort), weight: 1, isHealthy: true, transport: base, peer: unknownPeer });
+            dynamic.set(authority, made);
+            return made;
+          }
+        : undefined,
+  });
+  const applyAssignment = (assignment: ClusterLoadAssignment) => {
+    const before = new Map(cluster.endpoints.map((endpoint) => [endpointKey(endpoint), endpoint]));
+    const endpoints = assignment.endpoints.flatMap((group) => group.lbEndpoints).map((entry) => {
+      const made = compileEndpoint(entry, transportFor, place);
+      // The same endpoint keeps its connections and counts.
+      const kept = before.get(endpointKey(made));
+      return kept && kept.transport === made.transport ? kept : made;
+    });
+    cluster.setEndpoints(endpoints);
+  };
+  if (message.loadAssignment) applyAssignment(message.loadAssignment);
+  const edsName = type === Cluster_DiscoveryType.EDS ? message.edsClusterConfig?.serviceName || message.name : undefined;
+  return { cluster, message, edsName, applyAssignment };
+}
+
+function endpointKey(endpoint: Endpoint): string {
+  return `${endpoint.text} ${endpoint.weight} ${endpoint.isHealthy} ${JSON.stringify(endpoint.peer)}`;
+}
+
+function compileEndpoint(entry: LbEndpoint, transportFor: (metadata: Metadata | undefined) => Transport, place: string): Endpoint {
+  const address = entry.hostIdentifier.case === 'endpoint' ? entry.hostIdentifier.value.address?.address : undefined;
+  if (address?.case !== 'socketAddress' || address.value.portSpecifier.case !== 'portValue') throw new MizzenError('unsupported-endpoint', `${place}: an endpoint needs a socket address with a port`);
+  return new Endpoint({
+    address: address.value.address,
+    port: address.value.portSpecifier.value,
+    weight: entry.loadBalancingWeight || 1,
+    isHealthy: entry.healthStatus === HealthStatus.UNKNOWN || entry.healthStatus === HealthStatus.HEALTHY || entry.healthStatus === HealthStatus.DEGRADED,
+    transport: transportFor(entry.metadata),
+    peer: peerOf(entry.metadata),
+  });
+}
+
+/** `filter_metadata.istio.workload` is `workload;namespace;canonical name;canonical revision;cluster`. */
+function peerOf(metadata: Metadata | undefined): PeerMetadata {
+  const text = metadata?.filterMetadata['istio']?.['workload'];
+  if (typeof text !== 'string') return unknownPeer;
+  const [workload = 'unknown', namespace = 'unknown', canonicalService = 'unknown', canonicalRevision = 'latest', cluster = 'unknown'] = text.split(';');
+  const own = metadata?.filterMetadata['mizzen.endpoint'] ?? {};
+  const principal = own['principal'];
+  return {
+    workload,
+    namespace,
+    canonicalService,
+    canonicalRevision,
+    cluster,
+    app: String(own['app'] || canonicalService),
+    version: String(own['version'] || canonicalRevision),
+    principal: typeof principal === 'string' ? principal : 'unknown',
+  };
+}
+
+function compileTransport(socket: TransportSocket | undefined, secrets: SecretStore, place: string): Transport {
+  if (socket === undefined) return plainTransport;
+  const any = socket.configType.case === 'typedConfig' ? socket.configType.value : undefined;
+  const tls = unpackAny(UpstreamTlsContextSchema, any);
+  if (tls) return tlsTransport(new ClientTls(tls, secrets, place));
+  if (socket.name === 'envoy.transport_sockets.raw_buffer' || any?.typeUrl.endsWith('.RawBuffer')) return plainTransport;
+  throw new MizzenError('unsupported-transport', `${place}: the transport socket ${socket.name} is not supported`);
+}
+
+function compilePicker(policy: Cluster_LbPolicy, random: () => number, place: string): Picker {
+  switch (policy) {
+    case Cluster_LbPolicy.ROUND_ROBIN:
+    case Cluster_LbPolicy.CLUSTER_PROVIDED:
+      return roundRobin();
+    case Cluster_LbPolicy.LEAST_REQUEST:
+      return leastRequest(2, random);
+    case Cluster_LbPolicy.RANDOM:
+      return randomChoice(random);
+    default:
+      throw new MizzenError('unsupported-cluster', `${place}: the load balancing policy ${policy} is not supported`);
+  }
+}
+

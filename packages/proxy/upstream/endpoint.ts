@@ -1,0 +1,54 @@
+import type { UpstreamConnection } from './upstream-connection.ts';
+import type { Transport } from './transport.ts';
+import type { PeerMetadata } from '../telemetry/peer-metadata.ts';
+import type { RequestMetrics } from '../telemetry/request-metrics.ts';
+
+/** One address of a cluster, with its idle connections and what is under way to it. Lives as long as configuration names it. */
+export class Endpoint {
+  readonly address: string;
+  readonly port: number;
+  readonly weight: number;
+  readonly isHealthy: boolean;
+  readonly transport: Transport;
+  /** `address:port`, as access logs show it. */
+  readonly text: string;
+  /** Who answers there, as EDS told; for metrics. */
+  readonly peer: PeerMetadata;
+  /** Requests under way. */
+  activeRequests: number;
+  /** Open connections, idle ones included. */
+  connections: number;
+  /** Connections without a request, the one used last at the end. */
+  readonly idle: UpstreamConnection[];
+  /** Metric series of this endpoint by response, so that a request finds its counters with one look-up. */
+  readonly metrics: Map<string, RequestMetrics>;
+  /** State of weighted round robin. */
+  currentWeight: number;
+  isRemoved: boolean;
+
+  constructor(fields: { readonly address: string; readonly port: number; readonly weight: number; readonly isHealthy: boolean; readonly transport: Transport; readonly peer: PeerMetadata }) {
+    this.address = fields.address;
+    this.port = fields.port;
+    this.weight = fields.weight;
+    this.isHealthy = fields.isHealthy;
+    this.transport = fields.transport;
+    this.text = fields.address.includes(':') ? `[${fields.address}]:${fields.port}` : `${fields.address}:${fields.port}`;
+    this.peer = fields.peer;
+    this.activeRequests = 0;
+    this.connections = 0;
+    this.idle = [];
+    this.metrics = new Map();
+    this.currentWeight = 0;
+    this.isRemoved = false;
+  }
+
+  /** No longer named by configuration: idle connections end now, the others with their requests. */
+  remove(): void {
+    this.isRemoved = true;
+    this.closeIdle();
+  }
+
+  closeIdle(): void {
+    for (const connection of this.idle.splice(0)) connection.close();
+  }
+}

@@ -1,0 +1,204 @@
+import { create } from '@bufbuild/protobuf';
+import { createClient } from '@connectrpc/connect';
+import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
+import { Backoff, type Logger, messageOf, PushQueue } from '@mizzen/common';
+import { type ResourceType, resourceTypes, typeUrls } from '@mizzen/envoy-api';
+import type { Node } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
+import { type DiscoveryRequest, DiscoveryRequestSchema, type DiscoveryResponse } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
+import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
+import { explain, type IdentityAgent } from './identity-agent.ts';
+
+import type { ResourceState } from './resource-state.ts';
+
+/**
+ * The client of the control plane's ADS (state of the world). It keeps what it has when the control plane goes away, and comes back with
+ * jittered backoff, so that a thousand proxies do not come back at once.
+ */
+export interface AdsClientOptions {
+  /** `host:port`. */
+  readonly control: string;
+  readonly node: Node;
+  readonly state: ResourceState;
+  readonly identity: IdentityAgent;
+  readonly counters: ProxyCounters;
+  readonly logger: Logger;
+}
+
+interface Subscription {
+  version: string;
+  nonce: string;
+  names: readonly string[];
+}
+
+const healthTypeUrl = 'type.googleapis.com/istio.v1.HealthInformation';
+const typeByUrl = new Map<string, ResourceType>(resourceTypes.map((type) => [typeUrls[type], type]));
+/** Long enough for a slow control plane, short enough to notice one that is gone without a word. */
+const pingIntervalMs = 10_000;
+const pingTimeoutMs = 5_000;
+
+export class AdsClient {
+  readonly #options: AdsClientOptions;
+  readonly #backoff: Backoff;
+  readonly #abort: AbortController;
+  #requests: PushQueue<DiscoveryRequest> | undefined;
+  #subscriptions: Map<ResourceType, Subscription>;
+  #running: Promise<void> | undefined;
+  /** undefined: healthy. */
+  #unhealthyReason: string | undefined;
+  #hasConnectedOnce: boolean;
+
+  constructor(options: AdsClientOptions) {
+    this.#options = options;
+    this.#backoff = new Backoff(100, 2_000);
+    this.#abort = new AbortController();
+    this.#requests = undefined;
+    this.#subscriptions = new Map();
+    this.#running = undefined;
+    this.#unhealthyReason = undefined;
+    this.#hasConnectedOnce = false;
+  }
+
+  start(): void {
+    this.#running = this.#run();
+  }
+
+  async close(): Promise<void> {
+    this.#abort.abort();
+    this.#requests?.close();
+    await this.#running;
+  }
+
+  /** Versions in effect, by type; what the admin server shows. */
+  versions(): Record<string, string> {
+    return Object.fromEntries([...this.#subscriptions].map(([type, { version }]) => [type, version]));
+  }
+
+  /** Tells the control plane whether the application is healthy; told again after each reconnect. */
+  reportHealth(unhealthyReason: string | undefined): void {
+    this.#unhealthyReason = unhealthyReason;
+    this.#sendHealth();
+  }
+
+  async #run(): Promise<void> {
+    const { logger, counters, control } = this.#options;
+    while (!this.#abort.signal.aborted) {
+      counters.values.control_plane_connection_attempts_total++;
+      const startedAt = Date.now();
+      let reason = 'the stream ended.';
+      try {
+        await this.#stream();
+      } catch (error) {
+        reason = explain(error);
+      }
+      const wasConnected = counters.values.control_plane_connected === 1;
+      counters.values.control_plane_connected = 0;
+      if (this.#abort.signal.aborted) return;
+      if (wasConnected && Date.now() - startedAt > 5_000) this.#backoff.reset();
+      const wait = this.#backoff.nextMs();
+      const keeps = this.#hasConnectedOnce ? ' The last good configuration stays in effect.' : '';
+      logger.warn(`not connected to the control plane at ${control}: ${reason}${keeps} Trying again in ${(wait / 1000).toFixed(1)} s.`);
+      await this.#sleep(wait);
+    }
+  }
+
+  async #stream(): Promise<void> {
+    const { control, identity, counters, logger } = this.#options;
+    const { tls, token } = identity.credentials();
+    const sessions = new Http2SessionManager(`https://${control}`, { pingIntervalMs, pingTimeoutMs }, { ...tls, servername: 'mizzen-control' });
+    const transport = createGrpcTransport({ baseUrl: `https://${control}`, sessionManager: sessions });
+    const client = createClient(AggregatedDiscoveryService, transport);
+    const requests = new PushQueue<DiscoveryRequest>();
+    this.#requests = requests;
+    this.#subscriptions = new Map();
+    try {
+      // What is already known is asked for at once: after a reconnect nothing has to be discovered in steps.
+      for (const type of ['cluster', 'listener', 'endpoint', 'route', 'secret'] as const) {
+        const names = this.#options.state.wanted(type);
+        if (names.length > 0 || type === 'cluster' || type === 'listener') this.#subscribe(type, names);
+      }
+      this.#sendHealth();
+      const responses = client.streamAggregatedResources(requests, { signal: this.#abort.signal, headers: token === undefined ? {} : { authorization: `Bearer ${token}` } });
+      for await (const response of responses) {
+        if (counters.values.control_plane_connected === 0) {
+          counters.values.control_plane_connected = 1;
+          logger.info('connected to the control plane', { at: control });
+          this.#hasConnectedOnce = true;
+        }
+        this.#receive(response);
+      }
+    } finally {
+      requests.close();
+      this.#requests = undefined;
+      sessions.abort();
+    }
+  }
+
+  #receive(response: DiscoveryResponse): void {
+    const { state, logger } = this.#options;
+    const type = typeByUrl.get(response.typeUrl);
+    const subscription = type && this.#subscriptions.get(type);
+    if (!type || !subscription) return;
+    subscription.nonce = response.nonce;
+    let error: string | undefined;
+    try {
+      state.accept(type, response.resources);
+      subscription.version = response.versionInfo;
+    } catch (problem) {
+      error = messageOf(problem);
+      logger.error(`refused a ${type} update; the version before stays in effect`, { version: response.versionInfo, reason: error });
+    }
+    this.#send(type, subscription, error);
+    // What has come may name what to ask for next.
+    for (const dependent of ['endpoint', 'route', 'secret'] as const) {
+      const names = state.wanted(dependent);
+      const current = this.#subscriptions.get(dependent);
+      if (!current) {
+        if (names.length > 0) this.#subscribe(dependent, names);
+      } else if (!sameNames(names, current.names)) {
+        current.names = names;
+        this.#send(dependent, current, undefined);
+      }
+    }
+  }
+
+  #subscribe(type: ResourceType, names: readonly string[]): void {
+    const subscription: Subscription = { version: '', nonce: '', names };
+    this.#subscriptions.set(type, subscription);
+    this.#send(type, subscription, undefined);
+  }
+
+  #send(type: ResourceType, subscription: Subscription, error: string | undefined): void {
+    const isFirst = this.#requests !== undefined && !this.#requests.hasStarted;
+    this.#requests?.push(
+      create(DiscoveryRequestSchema, {
+        ...(isFirst || subscription.nonce === '' ? { node: this.#options.node } : {}),
+        typeUrl: typeUrls[type],
+        versionInfo: subscription.version,
+        responseNonce: subscription.nonce,
+        resourceNames: [...subscription.names],
+        ...(error === undefined ? {} : { errorDetail: { code: 3, message: error } }),
+      }),
+    );
+  }
+
+  #sendHealth(): void {
+    this.#requests?.push(create(DiscoveryRequestSchema, { node: this.#options.node, typeUrl: healthTypeUrl, ...(this.#unhealthyReason === undefined ? {} : { errorDetail: { code: 14, message: this.#unhealthyReason } }) }));
+  }
+
+  async #sleep(ms: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const finish = () => {
+        clearTimeout(timer);
+        this.#abort.signal.removeEventListener('abort', finish);
+        resolve();
+      };
+      const timer = setTimeout(finish, ms);
+      this.#abort.signal.addEventListener('abort', finish);
+    });
+  }
+}
+
+function sameNames(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((name) => b.includes(name));
+}

@@ -1,0 +1,73 @@
+import http from 'node:http';
+import net from 'node:net';
+import type { ProxyConfig } from '../proxy-config.ts';
+
+/** Asks the application whether it is well, as Kubernetes' readiness probes do, and tells when the answer changes. */
+export class HealthProber {
+  readonly #probe: NonNullable<ProxyConfig['probe']>;
+  readonly #onChange: (unhealthyReason: string | undefined) => void;
+  #timer: NodeJS.Timeout | undefined;
+  #failures: number;
+  #isHealthy: boolean;
+  #isClosed: boolean;
+
+  constructor(probe: NonNullable<ProxyConfig['probe']>, onChange: (unhealthyReason: string | undefined) => void) {
+    this.#probe = probe;
+    this.#onChange = onChange;
+    this.#timer = undefined;
+    this.#failures = 0;
+    this.#isHealthy = false;
+    this.#isClosed = false;
+  }
+
+  start(): void {
+    void this.#round();
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+  }
+
+  async #round(): Promise<void> {
+    const problem = await this.#ask();
+    if (this.#isClosed) return;
+    if (problem === undefined) {
+      this.#failures = 0;
+      if (!this.#isHealthy) {
+        this.#isHealthy = true;
+        this.#onChange(undefined);
+      }
+    } else if (this.#isHealthy && ++this.#failures >= (this.#probe.failureThreshold ?? 3)) {
+      this.#isHealthy = false;
+      this.#onChange(problem);
+    }
+    // An application that starts is asked often, so that it is in use as soon as it can be.
+    this.#timer = setTimeout(() => void this.#round(), this.#isHealthy ? (this.#probe.periodMs ?? 2_000) : 100);
+  }
+
+  #ask(): Promise<string | undefined> {
+    const timeoutMs = this.#probe.timeoutMs ?? 1_000;
+    const { path, port } = this.#probe;
+    return new Promise((resolve) => {
+      if (path === undefined) {
+        const socket = net.connect({ host: '127.0.0.1', port, timeout: timeoutMs });
+        const finish = (problem: string | undefined) => {
+          socket.destroy();
+          resolve(problem);
+        };
+        socket.once('connect', () => finish(undefined));
+        socket.once('timeout', () => finish(`port ${port} did not answer within ${timeoutMs} ms`));
+        socket.once('error', (error) => finish(error.message));
+        return;
+      }
+      const request = http.get({ host: '127.0.0.1', port, path, timeout: timeoutMs, agent: false }, (response) => {
+        response.resume();
+        const { statusCode = 0 } = response;
+        resolve(statusCode >= 200 && statusCode < 400 ? undefined : `GET ${path} answered ${statusCode}`);
+      });
+      request.once('timeout', () => request.destroy(new Error(`GET ${path} did not answer within ${timeoutMs} ms`)));
+      request.once('error', (error) => resolve(error.message));
+    });
+  }
+}

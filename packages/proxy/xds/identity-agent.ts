@@ -1,0 +1,123 @@
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { createClient } from '@connectrpc/connect';
+import { createGrpcTransport } from '@connectrpc/connect-node';
+import { Backoff, type Logger, messageOf, MizzenError } from '@mizzen/common';
+import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
+import type { ProxyConfig } from '../proxy-config.ts';
+import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
+import type { KeyPair, SecretStore } from '../tls/secret-store.ts';
+
+/** The names under which a proxy's own identity and the mesh's roots are known to listeners and clusters. */
+export const workloadSecretName = 'default';
+export const rootSecretName = 'ROOTCA';
+
+/**
+ * Keeps the workload's certificate fresh: makes a key, has it signed by the CA (Istio's CreateCertificate), and does so again at half of
+ * its life, with jitter, so that a mesh does not renew all at once. The key never leaves this process.
+ */
+export class IdentityAgent {
+  readonly #config: ProxyConfig;
+  readonly #secrets: SecretStore;
+  readonly #counters: ProxyCounters;
+  readonly #logger: Logger;
+  readonly #backoff: Backoff;
+  #timer: NodeJS.Timeout | undefined;
+  #wake: (() => void) | undefined;
+  #isClosed: boolean;
+  #expiresAt: number;
+
+  constructor(config: ProxyConfig, secrets: SecretStore, counters: ProxyCounters, logger: Logger) {
+    this.#config = config;
+    this.#secrets = secrets;
+    this.#counters = counters;
+    this.#logger = logger;
+    this.#backoff = new Backoff(250, 15_000);
+    this.#timer = undefined;
+    this.#wake = undefined;
+    this.#isClosed = false;
+    this.#expiresAt = 0;
+  }
+
+  /** Resolves when there is a certificate; keeps trying until then, and goes on renewing it. */
+  async start(): Promise<void> {
+    await this.#obtain();
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+    this.#wake?.();
+  }
+
+  /** The credentials for a connection to the control plane: a certificate that is still valid, else the token. */
+  credentials(): { readonly tls: { readonly ca: string; readonly cert?: string; readonly key?: string }; readonly token: string | undefined } {
+    const ca = readFile(this.#config.rootCertificateFile, 'the root certificate');
+    const pair = this.#secrets.keyPair(workloadSecretName);
+    if (pair && Date.now() < this.#expiresAt) return { tls: { ca, cert: pair.cert, key: pair.key }, token: undefined };
+    return { tls: { ca }, token: readFile(this.#config.tokenFile, 'the token').trim() };
+  }
+
+  async #obtain(): Promise<void> {
+    while (!this.#isClosed) {
+      try {
+        const pair = await this.#request();
+        const certificate = new X509Certificate(pair.cert);
+        this.#expiresAt = Date.parse(certificate.validTo);
+        this.#secrets.setKeyPair(workloadSecretName, pair);
+        this.#counters.values.certificates_issued_total++;
+        this.#backoff.reset();
+        this.#logger.info('has a certificate', { identity: certificate.subjectAltName?.replace(/^URI:/, ''), until: new Date(this.#expiresAt).toISOString() });
+        const life = this.#expiresAt - Date.now();
+        this.#timer = setTimeout(() => void this.#obtain(), Math.min(2 ** 31 - 1, life * (0.45 + Math.random() * 0.1))).unref();
+        return;
+      } catch (error) {
+        const wait = this.#backoff.nextMs();
+        this.#logger.warn(`no certificate from the control plane at ${this.#config.control}: ${explain(error)} Trying again in ${(wait / 1000).toFixed(1)} s.`);
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+          this.#timer = setTimeout(resolve, wait);
+        });
+      }
+    }
+  }
+
+  async #request(): Promise<KeyPair> {
+    const { tls, token } = this.credentials();
+    const { key, csr } = await createSigningRequest();
+    const transport = createGrpcTransport({ baseUrl: `https://${this.#config.control}`, nodeOptions: { ...tls, servername: 'mizzen-control' }, defaultTimeoutMs: 10_000 });
+    const client = createClient(IstioCertificateService, transport);
+    const response = await client.createCertificate({ csr, validityDuration: BigInt(this.#config.certificateSeconds ?? 0) }, { headers: token === undefined ? {} : { authorization: `Bearer ${token}` } });
+    const chain = response.certChain;
+    if (chain.length < 2) throw new MizzenError('invalid-certificate', 'the CA answered without a chain');
+    return { cert: chain.slice(0, -1).join('\n'), key };
+  }
+}
+
+async function createSigningRequest(): Promise<{ key: string; csr: string }> {
+  // Loaded when it is needed: the library costs more start-up time than the request itself.
+  await import('reflect-metadata');
+  const [{ Pkcs10CertificateRequestGenerator }, { webcrypto, createPrivateKey }] = await Promise.all([import('@peculiar/x509'), import('node:crypto')]);
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
+  const request = await Pkcs10CertificateRequestGenerator.create({ name: 'O=mizzen', keys, signingAlgorithm: algorithm }, webcrypto);
+  const der = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', keys.privateKey));
+  const key = createPrivateKey({ key: der, format: 'der', type: 'pkcs8' }).export({ format: 'pem', type: 'pkcs8' }) as string;
+  return { key, csr: request.toString('pem') };
+}
+
+function readFile(path: string, what: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new MizzenError('unreadable-file', `${what} cannot be read (${messageOf(error)}).`, path);
+  }
+}
+
+/** The reason in a sentence: connection problems come wrapped several times. */
+export function explain(error: unknown): string {
+  const text = messageOf(error).replace(/^\[\w+\] /, '');
+  if (/ECONNREFUSED/.test(text)) return 'nobody listens there. Is the control plane running?';
+  if (/self.signed|unable to verify|UNABLE_TO_VERIFY|SELF_SIGNED|unable to get (?:local )?issuer/i.test(text)) return 'its certificate is not signed by the root that this proxy was given.';
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}
