@@ -2,3 +2,4 @@
 export { type ControlPlane, type ControlPlaneOptions, homeFiles, startControlPlane } from './control-plane.ts';
 export type { ProxyStatus } from './pilot/xds/proxy-connection.ts';
 export type { Finding } from './pilot/analysis/finding.ts';
+export { originFileAnnotation } from './galley/directory-source.ts';

@@ -31,16 +31,13 @@ export async function startProxy(config: ProxyConfig, logger: Logger): Promise<P
   const secrets = new SecretStore();
   const self = selfMetadata(config);
   const events = new EventEmitter();
-  const ready = once(events, 'ready').then(() => undefined);
+  const configured = once(events, 'ready').then(() => undefined);
   const state = new ResourceState({
     secrets,
     counters,
     logger,
     context: { self, selfHeader: encodePeerMetadata(self), selfId: `${config.type === 'gateway' ? 'router' : 'sidecar'}~${config.address}~${config.name}.${config.namespace}~${config.namespace}.svc.cluster.local`, peers: new PeerMetadataReader(), metrics, counters, random: Math.random },
-    onReady: () => {
-      logger.info('ready', { listeners: state.openListeners().length, clusters: state.clusters().length });
-      events.emit('ready');
-    },
+    onReady: () => events.emit('ready'),
   });
   const identity = new IdentityAgent(config, secrets, counters, logger);
   let ads: AdsClient | undefined;
@@ -81,6 +78,9 @@ export async function startProxy(config: ProxyConfig, logger: Logger): Promise<P
     });
     prober.start();
   }
+  const ready = Promise.all([configured, starting]).then(() => {
+    if (!isClosing) logger.info('ready', { listeners: state.openListeners().length, clusters: state.clusters().length });
+  });
   const sweeper = setInterval(() => state.sweep(performance.now()), sweepIntervalMs);
 
   const close = async () => {

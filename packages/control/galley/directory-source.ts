@@ -1,6 +1,6 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { join, relative, resolve } from 'node:path';
 import { decodeYaml, describeProblem, findKind, groupOf, nameOf, type SourcedResource } from '@mizzen/api';
 import { type Logger, messageOf } from '@mizzen/common';
 import { ApiError } from './api-error.ts';
@@ -23,6 +23,8 @@ export interface DirectorySourceOptions {
 }
 
 const manager = 'mizzen-directory';
+/** Where a Workload was written. */
+export const originFileAnnotation = 'mizzen.dev/origin-file';
 const maxFiles = 5_000;
 
 export class DirectorySource {
@@ -113,7 +115,9 @@ export class DirectorySource {
     this.#report(problems);
   }
 
-  async #apply(file: string, { resource, origin }: SourcedResource, now: Map<string, Map<string, { key: ResourceKey; text: string }>>, problems: string[]): Promise<void> {
+  async #apply(file: string, { resource: written, origin }: SourcedResource, now: Map<string, Map<string, { key: ResourceKey; text: string }>>, problems: string[]): Promise<void> {
+    // A workload's relative paths start at its file, so whoever runs it must know where that is.
+    const resource = written.kind === 'Workload' ? { ...written, metadata: { ...written.metadata, annotations: { ...written.metadata.annotations, [originFileAnnotation]: resolve(file) } } } : written;
     const kind = findKind(groupOf(resource.apiVersion), resource.kind)!;
     const key = keyOf(kind, resource.metadata.namespace ?? '', resource.metadata.name);
     const text = JSON.stringify([resource, origin]);

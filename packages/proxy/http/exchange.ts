@@ -341,6 +341,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     const { headers } = head;
     headers.remove(peerMetadataHeader);
     headers.remove(peerMetadataIdHeader);
+    headers.remove('x-envoy-upstream-service-time');
     this.route!.responseHeaders?.apply(headers);
     this.#target?.responseHeaders?.apply(headers);
     if (this.settings.setsRequestIdInResponse) headers.set('x-request-id', this.head.headers.get('x-request-id') ?? '');

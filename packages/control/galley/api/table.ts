@@ -33,5 +33,5 @@ function cell(resource: Resource, path: string): string {
 
 function age(resource: Resource, now: Date): string {
   const created = resource.metadata.creationTimestamp;
-  return created ? formatDurationMs(Math.max(0, now.getTime() - Date.parse(created))) : '<unknown>';
+  return created ? formatDurationMs(Math.max(1000, now.getTime() - Date.parse(created))) : '<unknown>';
 }

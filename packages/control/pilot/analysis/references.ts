@@ -8,7 +8,7 @@ import type { Finding } from './finding.ts';
 export function virtualServiceFindings(virtualService: Configured<VirtualServiceSpec>, snapshot: MeshSnapshot): Finding[] {
   const findings: Finding[] = [];
   const object = `VirtualService ${virtualService.namespace}/${virtualService.name}`;
-  const add = (code: Finding['code'], level: Finding['level'], path: string, linePath: string, message: string) => findings.push({ code, level, object, path, place: describeOrigin(virtualService.origin, linePath), message });
+  const add = (code: Finding['code'], level: Finding['level'], path: string, linePath: string, message: string) => findings.push({ code, level, object, path, place: placeOf(virtualService, linePath), message });
 
   const check = (destination: DestinationSpec, path: string, linePath: string) => {
     const hostname = resolveHost(destination.host, virtualService.namespace, snapshot);
@@ -62,11 +62,16 @@ export function destinationRuleFindings(snapshot: MeshSnapshot): Finding[] {
     const object = `DestinationRule ${rule.namespace}/${rule.name}`;
     const host = resolveHost(rule.spec.host, rule.namespace, snapshot);
     const services = snapshot.services.filter((service) => hostMatches(host, service.hostname));
-    if (services.length === 0) findings.push({ code: 'IST0174', level: 'warning', object, path: 'spec.host', place: describeOrigin(rule.origin), message: `${object} is for host "${rule.spec.host}", but no Service or ServiceEntry defines it.` });
+    if (services.length === 0) findings.push({ code: 'IST0174', level: 'warning', object, path: 'spec.host', place: placeOf(rule), message: `${object} is for host "${rule.spec.host}", but no Service or ServiceEntry defines it.` });
     for (const [i, subset] of (rule.spec.subsets ?? []).entries()) {
       const isEmpty = services.length > 0 && services.every((service) => !service.instances.some((instance) => Object.entries(subset.labels ?? {}).every(([name, value]) => instance.labels[name] === value)));
-      if (isEmpty) findings.push({ code: 'IST0173', level: 'info', object, path: `spec.subsets[${i}].labels`, place: describeOrigin(rule.origin, `spec.subsets[${i}]`), message: `${object}: no workload of "${rule.spec.host}" has the labels of subset "${subset.name}"; requests to it are answered with 503.` });
+      if (isEmpty) findings.push({ code: 'IST0173', level: 'info', object, path: `spec.subsets[${i}].labels`, place: placeOf(rule, `spec.subsets[${i}]`), message: `${object}: no workload of "${rule.spec.host}" has the labels of subset "${subset.name}"; requests to it are answered with 503.` });
     }
   }
   return findings;
+}
+
+/** The file and line that a person can go to; an object that came through the API without one has no such place. */
+function placeOf(config: Configured<unknown>, path?: string): string {
+  return config.origin.source === 'file' ? describeOrigin(config.origin, path) : '';
 }

@@ -27,6 +27,7 @@ export class Registration {
   /** Writes for one entry happen one after another. */
   readonly #queues: Map<string, Promise<void>>;
   readonly #connected: Map<string, number>;
+  #isClosed: boolean;
 
   constructor(options: RegistrationOptions) {
     this.#options = options;
@@ -34,6 +35,7 @@ export class Registration {
     this.#removals = new Map();
     this.#queues = new Map();
     this.#connected = new Map();
+    this.#isClosed = false;
   }
 
   /** Gives the entries of an earlier run the grace period to come back. */
@@ -70,6 +72,7 @@ export class Registration {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
     for (const timer of this.#removals.values()) clearTimeout(timer);
     await Promise.all(this.#queues.values());
   }
@@ -97,6 +100,7 @@ export class Registration {
   }
 
   #removeLater(namespace: string, name: string, afterMs: number): void {
+    if (this.#isClosed) return;
     const key = `${namespace}/${name}`;
     clearTimeout(this.#removals.get(key));
     const timer = setTimeout(() => {

@@ -1,0 +1,3 @@
+module reviews
+
+go 1.21

@@ -1,0 +1,35 @@
+import { Logger, type LogLevel } from '@mizzen/common';
+import { startControlPlane } from '@mizzen/control';
+import { homeOf } from '../home.ts';
+import { exitWithParent, onStopSignal } from '../process-life.ts';
+
+export interface ControlOptions {
+  readonly home?: string;
+  readonly dir?: string;
+  readonly host: string;
+  readonly apiPort: string;
+  readonly xdsPort: string;
+  readonly xdsPlainPort?: string;
+  readonly trustDomain: string;
+  readonly logLevel: LogLevel;
+}
+
+/** `mizzen control`: the control plane alone. */
+export async function control(options: ControlOptions): Promise<void> {
+  const logger = new Logger('control', options.logLevel);
+  const plane = await startControlPlane({
+    home: homeOf(options.home),
+    host: options.host,
+    apiPort: Number(options.apiPort),
+    xdsPort: Number(options.xdsPort),
+    trustDomain: options.trustDomain,
+    logger,
+    ...(options.xdsPlainPort === undefined ? {} : { xdsPlainPort: Number(options.xdsPlainPort) }),
+    ...(options.dir === undefined ? {} : { directory: options.dir, onDirectoryProblems: (problems: readonly string[]) => problems.forEach((problem) => process.stderr.write(`error: ${problem}\n`)) }),
+  });
+  logger.info('the control plane is up', { api: `https://${options.host}:${plane.apiPort}`, xds: `${options.host}:${plane.xdsPort}` });
+  exitWithParent(() => void plane.close().then(() => process.exit(0)));
+  onStopSignal(async () => {
+    await plane.close();
+  });
+}

@@ -1,0 +1,127 @@
+import { MizzenError } from '@mizzen/common';
+import { ApiClient } from '../api-client.ts';
+import { controlAccess, homeOf } from '../home.ts';
+import { formatTable, outputFormat, print, printData } from '../output.ts';
+import { findProxy, type StatusOptions } from './status.ts';
+
+export const proxyConfigTypes = ['listeners', 'routes', 'clusters', 'endpoints', 'secrets'] as const;
+type ProxyConfigType = (typeof proxyConfigTypes)[number];
+
+/** `mizzen proxy-config TYPE PROXY`: what a proxy has in effect, asked of the proxy itself. */
+export async function proxyConfig(type: string, name: string, options: StatusOptions): Promise<void> {
+  if (!proxyConfigTypes.includes(type as ProxyConfigType)) throw new MizzenError('bad-option', `there is no "${type}" to show. There is: ${proxyConfigTypes.join(', ')}.`);
+  const api = new ApiClient(controlAccess(homeOf(options.home)));
+  try {
+    const proxy = await findProxy(api, name);
+    if (!proxy.admin) throw new MizzenError('no-admin', `the proxy ${proxy.name} has no admin server`);
+    const ask = async (path: string): Promise<unknown> => {
+      const response = await fetch(`http://${proxy.admin}${path}`).catch(() => undefined);
+      if (!response?.ok) throw new MizzenError('proxy-unreachable', `the admin server of ${proxy.name} does not answer. It listens on loopback: run this command on the proxy's machine.`, proxy.admin);
+      return response.json();
+    };
+    const format = outputFormat(options.output);
+    if (type === 'secrets') {
+      const certs = (await ask('/certs')) as { certificates: { name: string; cert_chain: Certificate[]; ca_cert: Certificate[] }[] };
+      if (format !== 'table') return printData(certs, format);
+      const row = (secret: string, kind: string, certificate: Certificate) => [secret, kind, certificate.subject_alt_names.join(', ') || certificate.subject, certificate.serial_number.slice(0, 16), certificate.valid_from.slice(0, 19), certificate.expiration_time.slice(0, 19)];
+      return print(formatTable(['SECRET', 'TYPE', 'NAMES', 'SERIAL', 'FROM', 'UNTIL'], certs.certificates.flatMap((entry) => [...entry.cert_chain.map((certificate, i) => row(entry.name, i === 0 ? 'certificate' : 'issuer', certificate)), ...entry.ca_cert.map((certificate) => row('ROOTCA', 'root', certificate))])));
+    }
+    const dump = (await ask('/config_dump')) as Dump;
+    const resources = dump.configs[type]?.resources ?? [];
+    if (format !== 'table') return printData(resources, format);
+    print(tables[type as Exclude<ProxyConfigType, 'secrets'>](resources));
+  } finally {
+    api.close();
+  }
+}
+
+interface Certificate {
+  readonly subject: string;
+  readonly subject_alt_names: readonly string[];
+  readonly serial_number: string;
+  readonly valid_from: string;
+  readonly expiration_time: string;
+}
+
+/** The JSON of xDS resources, of which only what is shown is named. */
+interface Shown {
+  readonly name?: string;
+  readonly cluster_name?: string;
+  readonly type?: string;
+  readonly lb_policy?: string;
+  readonly traffic_direction?: string;
+  readonly address?: SocketAddress;
+  readonly filter_chains?: readonly { readonly name?: string; readonly filter_chain_match?: { readonly transport_protocol?: string; readonly server_names?: readonly string[] }; readonly filters: readonly { readonly name: string; readonly typed_config?: { readonly rds?: { readonly route_config_name: string }; readonly cluster?: string } }[] }[];
+  readonly virtual_hosts?: readonly { readonly name: string; readonly domains: readonly string[]; readonly routes?: readonly RouteShown[] }[];
+  readonly endpoints?: readonly { readonly lb_endpoints?: readonly { readonly health_status?: string; readonly load_balancing_weight?: number; readonly endpoint: { readonly address: SocketAddress }; readonly metadata?: MetadataShown }[] }[];
+  readonly metadata?: MetadataShown;
+  readonly transport_socket?: { readonly name: string };
+  readonly transport_socket_matches?: readonly unknown[];
+}
+
+interface SocketAddress {
+  readonly socket_address: { readonly address: string; readonly port_value: number };
+}
+
+interface MetadataShown {
+  readonly filter_metadata?: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+}
+
+interface RouteShown {
+  readonly name?: string;
+  readonly match: { readonly prefix?: string; readonly path?: string; readonly safe_regex?: { readonly regex: string }; readonly headers?: readonly { readonly name: string }[] };
+  readonly route?: { readonly cluster?: string; readonly weighted_clusters?: { readonly clusters: readonly { readonly name: string; readonly weight: number }[] } };
+  readonly redirect?: unknown;
+  readonly direct_response?: { readonly status: number };
+  readonly typed_per_filter_config?: Readonly<Record<string, unknown>>;
+  readonly metadata?: MetadataShown;
+}
+
+interface Dump {
+  readonly configs: Readonly<Record<string, { readonly resources: readonly Shown[] }>>;
+}
+
+const addressText = (address: SocketAddress | undefined) => (address ? `${address.socket_address.address}:${address.socket_address.port_value}` : '-');
+const originText = (metadata: MetadataShown | undefined) => String(metadata?.filter_metadata?.['mizzen.provenance']?.['origin'] ?? '-');
+
+const tables = {
+  listeners: (resources: readonly Shown[]) =>
+    formatTable(
+      ['ADDRESS', 'DIRECTION', 'MATCH', 'DESTINATION'],
+      resources.flatMap((listener) =>
+        (listener.filter_chains ?? []).map((chain) => {
+          const match = chain.filter_chain_match;
+          const config = chain.filters[0]?.typed_config;
+          return [addressText(listener.address), (listener.traffic_direction ?? '').toLowerCase(), [match?.transport_protocol === 'raw_buffer' ? 'plain text' : match?.transport_protocol, ...(match?.server_names ?? [])].filter(Boolean).join(' ') || 'all', config?.rds ? `routes ${config.rds.route_config_name}` : (config?.cluster ?? 'inline routes')];
+        }),
+      ),
+    ),
+  routes: (resources: readonly Shown[]) =>
+    formatTable(
+      ['TABLE', 'HOST', 'MATCH', 'DESTINATION', 'FROM'],
+      resources.flatMap((table) =>
+        (table.virtual_hosts ?? []).flatMap((host) =>
+          (host.routes ?? []).map((route) => {
+            const { match } = route;
+            const path = match.path ?? (match.safe_regex ? `~${match.safe_regex.regex}` : `${match.prefix ?? ''}*`);
+            const target = route.route?.cluster ?? route.route?.weighted_clusters?.clusters.map((cluster) => `${cluster.weight}: ${cluster.name}`).join(', ') ?? (route.redirect ? 'redirect' : `answers ${route.direct_response?.status}`);
+            return [table.name ?? '', host.name, [path, ...(match.headers ?? []).map((header) => header.name)].join(' + '), `${target}${route.typed_per_filter_config?.['envoy.filters.http.fault'] ? ' (with fault)' : ''}`, originText(route.metadata)];
+          }),
+        ),
+      ),
+    ),
+  clusters: (resources: readonly Shown[]) =>
+    formatTable(
+      ['NAME', 'TYPE', 'BALANCING', 'TLS', 'FROM'],
+      resources.map((cluster) => [cluster.name ?? '', cluster.type ?? 'STATIC', (cluster.lb_policy ?? 'ROUND_ROBIN').toLowerCase(), cluster.transport_socket ? 'tls' : cluster.transport_socket_matches?.length ? 'auto' : 'plain', originText(cluster.metadata)]),
+    ),
+  endpoints: (resources: readonly Shown[]) =>
+    formatTable(
+      ['ENDPOINT', 'HEALTH', 'WORKLOAD', 'CLUSTER'],
+      resources.flatMap((assignment) =>
+        (assignment.endpoints ?? []).flatMap((group) =>
+          (group.lb_endpoints ?? []).map((entry) => [addressText(entry.endpoint.address), (entry.health_status ?? 'unknown').toLowerCase(), String(entry.metadata?.filter_metadata?.['istio']?.['workload'] ?? '-').split(';')[0]!, assignment.cluster_name ?? '']),
+        ),
+      ),
+    ),
+} as const;

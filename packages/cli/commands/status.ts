@@ -1,0 +1,53 @@
+import { formatDurationMs, MizzenError } from '@mizzen/common';
+import type { Finding, ProxyStatus } from '@mizzen/control';
+import { ApiClient } from '../api-client.ts';
+import { controlAccess, homeOf } from '../home.ts';
+import { formatTable, outputFormat, paint, print, printData } from '../output.ts';
+
+export interface StatusOptions {
+  readonly home?: string;
+  readonly output?: string;
+}
+
+/** `mizzen status`: every proxy with the state of its configuration, and what is wrong in the mesh's. */
+export async function status(options: StatusOptions): Promise<void> {
+  const api = new ApiClient(controlAccess(homeOf(options.home)));
+  try {
+    const { proxies } = (await api.call('GET', '/mizzen/v1/proxies')).body as { proxies: ProxyStatus[] };
+    const { findings } = (await api.call('GET', '/mizzen/v1/findings')).body as { findings: Finding[] };
+    const format = outputFormat(options.output);
+    if (format !== 'table') return printData({ proxies, findings }, format);
+    if (proxies.length === 0) return print('no proxy is connected');
+    const cell = (proxy: ProxyStatus, type: string) => {
+      const state = proxy.types[type];
+      if (!state) return '-';
+      return `${paintState(state.state)} ${state.version.slice(0, 6)}`;
+    };
+    const age = (proxy: ProxyStatus) => {
+      const newest = Math.max(...Object.values(proxy.types).map((type) => Date.parse(type.acknowledgedAt ?? type.sentAt ?? proxy.connectedAt)));
+      return formatDurationMs(Math.max(0, Date.now() - newest));
+    };
+    print(
+      formatTable(
+        ['PROXY', 'TYPE', 'STATE', 'CLUSTERS', 'ENDPOINTS', 'LISTENERS', 'ROUTES', 'SECRETS', 'AGE', 'VERSION'],
+        proxies.map((proxy) => [`${proxy.namespace}/${proxy.name}`, proxy.type, paintState(proxy.state), cell(proxy, 'cluster'), cell(proxy, 'endpoint'), cell(proxy, 'listener'), cell(proxy, 'route'), cell(proxy, 'secret'), age(proxy), proxy.version]),
+      ),
+    );
+    for (const proxy of proxies) for (const [type, state] of Object.entries(proxy.types)) if (state.error) print(paint(`\n${proxy.name} refused its ${type} update: ${state.error}`, 'red'));
+    if (findings.length > 0) print(`\n${findings.map((finding) => `${finding.level.padEnd(7)} ${finding.place ? `${finding.place}: ` : ''}${finding.message} [${finding.code}]`).join('\n')}`);
+  } finally {
+    api.close();
+  }
+}
+
+function paintState(state: ProxyStatus['state']): string {
+  return paint(state, state === 'synced' ? 'green' : state === 'stale' ? 'yellow' : 'red');
+}
+
+/** The proxy that a person means: by name, by workload, or as NAMESPACE/NAME. */
+export async function findProxy(api: ApiClient, name: string): Promise<ProxyStatus> {
+  const { proxies } = (await api.call('GET', '/mizzen/v1/proxies')).body as { proxies: ProxyStatus[] };
+  const found = proxies.find((proxy) => proxy.name === name || `${proxy.namespace}/${proxy.name}` === name) ?? proxies.find((proxy) => proxy.workload === name);
+  if (!found) throw new MizzenError('no-such-proxy', `no proxy "${name}" is connected. Connected: ${proxies.map((proxy) => proxy.name).join(', ') || 'none'}.`);
+  return found;
+}

@@ -1,0 +1,80 @@
+import { existsSync, rmSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
+import { Logger, MizzenError } from '@mizzen/common';
+import { homeFiles } from '@mizzen/control';
+import { homeOf } from '../home.ts';
+import { formatTable, paint, print } from '../output.ts';
+import { MeshRunner } from '../runner/mesh-runner.ts';
+
+export interface UpOptions {
+  readonly home?: string;
+  readonly fresh?: boolean;
+  readonly quiet?: boolean;
+  readonly apiPort: string;
+  readonly xdsPort: string;
+}
+
+const colours = ['cyan', 'magenta', 'yellow', 'green', 'blue'] as const;
+
+/** `mizzen up DIR`: a whole mesh on this machine until Ctrl-C. */
+export async function up(directory: string, options: UpOptions): Promise<void> {
+  const folder = resolve(directory);
+  if (!existsSync(folder)) throw new MizzenError('no-such-folder', 'this folder does not exist', folder);
+  const home = homeOf(options.home);
+  if (options.fresh) for (const suffix of ['', '-wal', '-shm']) rmSync(`${homeFiles(home).store}${suffix}`, { force: true });
+  const startedAt = Date.now();
+  const nameColours = new Map<string, (typeof colours)[number]>();
+  const prefix = (name: string) => {
+    if (!nameColours.has(name)) nameColours.set(name, colours[nameColours.size % colours.length]!);
+    return paint(`${name.padEnd(18)} |`, nameColours.get(name)!);
+  };
+  const runner = new MeshRunner({
+    directory: folder,
+    home,
+    apiPort: Number(options.apiPort),
+    xdsPort: Number(options.xdsPort),
+    logger: new Logger('mizzen'),
+    onLine: (name, line) => {
+      if (!options.quiet || name === 'control') print(`${prefix(name)} ${line}`);
+    },
+    onNotice: (name, text) => print(`${prefix(name)} ${paint(text, 'yellow')}`),
+    onProgress: (text) => print(paint(`  ${((Date.now() - startedAt) / 1000).toFixed(1).padStart(5)} s  ${text}`, 'dim')),
+  });
+  let stopping: Promise<void> | undefined;
+  const stop = (signal: NodeJS.Signals) => {
+    if (stopping) return;
+    print(`\n${paint('stopping', 'bold')} (${signal}): workloads, sidecars, gateway, control plane...`);
+    stopping = runner.stop().then(() => print('stopped'));
+    stopping.then(
+      () => process.exit(0),
+      () => process.exit(1),
+    );
+  };
+  process.on('SIGINT', stop);
+  process.on('SIGTERM', stop);
+  print(paint(`Starting the mesh of ${basename(folder)} (state in ${home})`, 'bold'));
+  try {
+    await runner.start();
+  } catch (error) {
+    await runner.stop();
+    throw error;
+  }
+  if (stopping) return;
+  print(`\n${paint('The mesh is up', 'bold')} after ${((Date.now() - startedAt) / 1000).toFixed(1)} s. What runs where:\n`);
+  const rows = runner.addresses().map((address) => [
+    address.name,
+    address.kind,
+    String(address.pid ?? '-'),
+    address.ports.map((port) => `${port.port} -> ${port.listen}`).join(', ') || '-',
+    address.outbound ?? '-',
+    address.adminPort === undefined ? '-' : `127.0.0.1:${address.adminPort}`,
+  ]);
+  print(formatTable(['NAME', 'KIND', 'PID', 'SERVICE PORT -> SIDECAR', 'OUTBOUND', 'ADMIN'], rows));
+  for (const { name, problem } of runner.problems()) print(paint(`\n${name} does not run: ${problem}`, 'red'));
+  const hint = join(folder, 'TRY.md');
+  if (existsSync(hint)) {
+    const { readFileSync } = await import('node:fs');
+    print(`\n${readFileSync(hint, 'utf8').trimEnd()}\n`);
+  }
+  print(paint('Ctrl-C stops everything.', 'dim'));
+}

@@ -1,0 +1,166 @@
+import { Command } from 'commander';
+import { messageOf, version } from '@mizzen/common';
+
+/** The `mizzen` command. Each subcommand loads only what it needs: a sidecar is started by this program too. */
+const program = new Command('mizzen')
+  .description('A service mesh: control plane, sidecars, gateways and the tools to look into them.')
+  .version(version, '-v, --version')
+  .showSuggestionAfterError()
+  .showHelpAfterError('(mizzen --help lists all commands)')
+  .addHelpText(
+    'after',
+    `
+Try it:
+  mizzen up examples/bookinfo          run a whole mesh on this machine
+  mizzen apply -f route.yaml           change where requests go
+  mizzen status                        which proxies are in step
+  mizzen proxy-config routes reviews-v1   what a sidecar has in effect, and which line of YAML it came from
+  mizzen kubeconfig > kc && kubectl --kubeconfig kc get virtualservices
+
+State is kept in ~/.mizzen; --home or MIZZEN_HOME chooses another place.`,
+  );
+
+const home = ['--home <dir>', 'where the mesh keeps its state (default: $MIZZEN_HOME or ~/.mizzen)'] as const;
+const output = ['-o, --output <format>', 'json or yaml instead of a table'] as const;
+const namespace = ['-n, --namespace <name>', 'the namespace (default: default)'] as const;
+const collect = (value: string, all: readonly string[]) => [...all, value];
+
+program
+  .command('up <dir>')
+  .description('run a folder of resources and workloads as a mesh on this machine')
+  .option(...home)
+  .option('--fresh', 'forget what was applied through the API in earlier runs')
+  .option('--quiet', 'do not print the workloads\' output')
+  .option('--api-port <port>', 'port of the configuration API; 0 chooses one', '15080')
+  .option('--xds-port <port>', 'port of xDS and the CA; 0 chooses one', '15012')
+  .addHelpText('after', '\nThe folder is followed: saving a file changes the mesh. Ctrl-C ends everything in order.')
+  .action(async (directory: string, options) => (await import('./commands/up.ts')).up(directory, options));
+
+program
+  .command('control')
+  .description('run the control plane alone')
+  .option(...home)
+  .option('--dir <dir>', 'a folder of resources to follow')
+  .option('--host <address>', 'address to listen on', '127.0.0.1')
+  .option('--api-port <port>', 'port of the configuration API; 0 chooses one', '15080')
+  .option('--xds-port <port>', 'port of xDS and the CA; 0 chooses one', '15012')
+  .option('--xds-plain-port <port>', 'a plain-text xDS port on loopback, for other control-plane clients (Istio uses 15010)')
+  .option('--trust-domain <name>', 'the trust domain of identities', 'cluster.local')
+  .option('--log-level <level>', 'debug, info, warn or error', 'info')
+  .action(async (options) => (await import('./commands/control.ts')).control(options));
+
+program
+  .command('proxy')
+  .description('run one sidecar or gateway')
+  .requiredOption('--config <file>', 'JSON file: who this proxy is, where its control plane is, where it listens')
+  .option('--log-level <level>', 'debug, info, warn or error', 'info')
+  .action(async (options) => (await import('./commands/proxy.ts')).proxy(options));
+
+program
+  .command('run')
+  .description('run an application beside its sidecar, joined to a running mesh')
+  .argument('<command...>', 'the program and its arguments, after --')
+  .option(...home)
+  .option('--name <name>', 'name of this workload (default: from the program)')
+  .option('-n, --namespace <name>', 'its namespace', 'default')
+  .option('--service-account <name>', 'the identity that it carries', 'default')
+  .option('--label <name=value>', 'a label, may be repeated; services select workloads by labels', collect, [])
+  .option('--port <port[:name][=app port]>', 'a port that it serves, may be repeated; the program is told its port in PORT', collect, [])
+  .option('--control <host:port>', 'the control plane (default: the one of --home)')
+  .option('--token-file <file>', 'bootstrap token (default: one is made, on the mesh\'s own machine)')
+  .option('--root-cert <file>', 'the mesh\'s root certificate (default: the one of --home)')
+  .option('--verbose', 'print what the sidecar does')
+  .addHelpText('after', '\nExample: mizzen run --name hello --label app=hello --port 8000:http -- python3 -m http.server $PORT')
+  .action(async (command: string[], options) => (await import('./commands/run.ts')).run(command, options));
+
+program
+  .command('apply')
+  .description('create or change resources from files')
+  .requiredOption('-f, --file <path>', 'a file, a folder or - for standard input; may be repeated', collect, [])
+  .option(...namespace)
+  .option(...home)
+  .option(...output)
+  .action(async (options) => (await import('./commands/resources.ts')).apply(options));
+
+program
+  .command('get <kind> [names...]')
+  .description('show resources: mizzen get virtualservices, mizzen get vs reviews -o yaml')
+  .option(...namespace)
+  .option('-A, --all-namespaces', 'of all namespaces')
+  .option('-l, --selector <labels>', 'only those with these labels')
+  .option('-w, --watch', 'go on and show changes')
+  .option(...home)
+  .option(...output)
+  .action(async (kind: string, names: string[], options) => (await import('./commands/resources.ts')).get([kind, ...names], options));
+
+program
+  .command('delete [kind] [names...]')
+  .description('delete resources by name or by file')
+  .option('-f, --file <path>', 'delete what these files define; may be repeated', collect, [])
+  .option(...namespace)
+  .option(...home)
+  .option(...output)
+  .action(async (kind: string | undefined, names: string[], options) => (await import('./commands/resources.ts')).remove([...(kind ? [kind] : []), ...names], options));
+
+program
+  .command('status')
+  .description('every proxy: synced, stale or NACKed, with version and age; and what is wrong in the configuration')
+  .option(...home)
+  .option(...output)
+  .action(async (options) => (await import('./commands/status.ts')).status(options));
+
+program
+  .command('proxy-config <type> <proxy>')
+  .alias('pc')
+  .description('what a proxy has in effect: listeners, routes, clusters, endpoints or secrets')
+  .option(...home)
+  .option(...output)
+  .action(async (type: string, proxy: string, options) => (await import('./commands/proxy-config.ts')).proxyConfig(type, proxy, options));
+
+program
+  .command('logs <name>')
+  .description('the output of a workload; with --proxy the access log and messages of its sidecar')
+  .option('--proxy', 'of its sidecar')
+  .option('-f, --follow', 'go on as it grows')
+  .option('--tail <lines>', 'how many lines from the end', '200')
+  .option(...home)
+  .option(...output)
+  .action(async (name: string, options) => (await import('./commands/logs.ts')).logs(name, options));
+
+program
+  .command('kubeconfig')
+  .description('print a kubeconfig for this mesh\'s API')
+  .option(...home)
+  .option(...output)
+  .action(async (options) => (await import('./commands/access.ts')).kubeconfig(options));
+
+program
+  .command('token <serviceaccount>')
+  .description('print a bootstrap token for a workload of this service account')
+  .option(...namespace)
+  .option('--duration <seconds>', 'how long it is valid', '3600')
+  .option(...home)
+  .option(...output)
+  .action(async (serviceAccount: string, options) => (await import('./commands/access.ts')).token(serviceAccount, options));
+
+program
+  .command('api-resources')
+  .description('list the kinds that are taken')
+  .option(...output)
+  .action(async (options) => (await import('./commands/resources.ts')).apiResources(options));
+
+program
+  .command('version')
+  .description('the versions of this program and of the control plane')
+  .option(...home)
+  .option(...output)
+  .action(async (options) => (await import('./commands/access.ts')).version(options));
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.stderr.write(`error: ${messageOf(error)}\n`);
+  process.exitCode = 1;
+  // Whatever is still open (a listener, a timer) must not keep a command alive that has failed.
+  setTimeout(() => process.exit(1), 100).unref();
+}

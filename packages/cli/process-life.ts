@@ -1,0 +1,31 @@
+/** Runs `close` on SIGINT or SIGTERM, once, and then ends the process. */
+export function onStopSignal(close: () => Promise<void>): void {
+  let isClosing = false;
+  const stop = () => {
+    if (isClosing) return;
+    isClosing = true;
+    close().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        process.stderr.write(`while stopping: ${error instanceof Error ? error.message : String(error)}\n`);
+        process.exit(1);
+      },
+    );
+  };
+  process.on('SIGINT', stop);
+  process.on('SIGTERM', stop);
+}
+
+const parentCheckMs = 1_000;
+
+/** A part that the runner has started does not outlive it, even when the runner is killed. Does nothing for one started by hand. */
+export function exitWithParent(close: () => void): void {
+  if (process.env['MIZZEN_RUNNER_PID'] === undefined) return;
+  const runner = Number(process.env['MIZZEN_RUNNER_PID']);
+  const timer = setInterval(() => {
+    if (process.ppid === runner) return;
+    clearInterval(timer);
+    close();
+  }, parentCheckMs);
+  timer.unref();
+}

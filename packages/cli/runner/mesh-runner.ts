@@ -1,0 +1,302 @@
+import { execFile } from 'node:child_process';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { findKind, type Resource, type WorkloadSpec } from '@mizzen/api';
+import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { homeFiles, originFileAnnotation } from '@mizzen/control';
+import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
+import { controlAccess } from '../home.ts';
+import { isFree, PortAllocator } from './port-allocator.ts';
+import { isInPath, mizzenCommand, searchPath } from './program.ts';
+import { Replica, type ReplicaAddress } from './replica.ts';
+import { SupervisedProcess } from './supervised-process.ts';
+
+/** Runs a folder of resources and workloads on this machine: the control plane, and each Workload's replicas with their sidecars. */
+export interface MeshRunnerOptions {
+  readonly directory: string;
+  readonly home: string;
+  readonly apiPort: number;
+  readonly xdsPort: number;
+  readonly logger: Logger;
+  /** A line of a workload's output. */
+  readonly onLine: (name: string, line: string) => void;
+  /** Something that a person should read. */
+  readonly onNotice: (name: string, text: string) => void;
+  readonly onProgress: (text: string) => void;
+}
+
+const workloadKind = findKind('mizzen.dev', 'Workload')!;
+const serviceAccountKind = findKind('', 'ServiceAccount')!;
+const tokenSeconds = 24 * 3600;
+const tokenRenewMs = 6 * 3600 * 1000;
+const trustDomain = 'cluster.local';
+
+interface RunningWorkload {
+  readonly specText: string;
+  replicas: Replica[];
+  /** Set when it cannot run, with the reason. */
+  problem: string | undefined;
+}
+
+export class MeshRunner {
+  readonly #options: MeshRunnerOptions;
+  readonly #ports: PortAllocator;
+  readonly #workloads: Map<string, RunningWorkload>;
+  readonly #tokens: Map<string, string>;
+  /** Builds under way, so that replicas and versions that share one build it once. */
+  readonly #builds: Map<string, Promise<string | undefined>>;
+  #control: SupervisedProcess | undefined;
+  #api: ApiClient | undefined;
+  #stopWatching: (() => void) | undefined;
+  #queue: Promise<void>;
+  #tokenTimer: NodeJS.Timeout | undefined;
+  #isStopping: boolean;
+
+  constructor(options: MeshRunnerOptions) {
+    this.#options = options;
+    this.#ports = new PortAllocator();
+    this.#workloads = new Map();
+    this.#tokens = new Map();
+    this.#builds = new Map();
+    this.#control = undefined;
+    this.#api = undefined;
+    this.#stopWatching = undefined;
+    this.#queue = Promise.resolve();
+    this.#tokenTimer = undefined;
+    this.#isStopping = false;
+  }
+
+  get api(): ApiClient {
+    return this.#api!;
+  }
+
+  get controlPid(): number | undefined {
+    return this.#control?.pid;
+  }
+
+  /** Starts everything; resolves when all that can be ready is. */
+  async start(): Promise<void> {
+    const { home, onProgress } = this.#options;
+    mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
+    await this.#startControl();
+    onProgress('control plane is up');
+    await this.#reconcile();
+    this.#stopWatching = this.api.watch(workloadKind, undefined, () => this.#reconcileSoon(), () => {});
+    this.#tokenTimer = setInterval(() => void this.#renewTokens(), tokenRenewMs);
+    await this.#waitUntilReady();
+  }
+
+  /** Ends everything in order: workloads and their sidecars, gateways, then the control plane. */
+  async stop(): Promise<void> {
+    this.#isStopping = true;
+    this.#stopWatching?.();
+    clearInterval(this.#tokenTimer);
+    await this.#queue;
+    await Promise.all([...this.#workloads.values()].flatMap((workload) => workload.replicas).map((replica) => replica.stop()));
+    await this.#control?.stop(5_000);
+    this.#api?.close();
+  }
+
+  addresses(): ReplicaAddress[] {
+    return [...this.#workloads.values()].flatMap((workload) => workload.replicas).map((replica) => replica.address());
+  }
+
+  /** Workloads that cannot run, with the reason. */
+  problems(): { readonly name: string; readonly problem: string }[] {
+    return [...this.#workloads].filter(([, workload]) => workload.problem !== undefined).map(([name, workload]) => ({ name, problem: workload.problem! }));
+  }
+
+  async #startControl(): Promise<void> {
+    const { home, directory, apiPort, xdsPort, onLine, onNotice } = this.#options;
+    const files = homeFiles(home);
+    // Fixed for the life of this mesh, so that everybody finds the control plane again after it was restarted.
+    const ports = { api: apiPort === 0 ? await this.#ports.next() : apiPort, xds: xdsPort === 0 ? await this.#ports.next() : xdsPort };
+    for (const [what, port, option] of [['the API', ports.api, '--api-port'], ['xDS', ports.xds, '--xds-port']] as const) {
+      if (!(await isFree(port))) throw new MizzenError('port-in-use', `the port for ${what} is in use. Perhaps another mesh is running; stop it, or choose another port with ${option}.`, `127.0.0.1:${port}`);
+    }
+    rmSync(files.endpoints, { force: true });
+    this.#control = new SupervisedProcess({
+      name: 'control',
+      command: [...mizzenCommand, 'control', '--home', home, '--dir', directory, '--api-port', String(ports.api), '--xds-port', String(ports.xds)],
+      env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
+      workingDirectory: process.cwd(),
+      logFile: join(home, 'logs', 'control.log'),
+      onLine: (line) => {
+        const match = /^\S+ (warn|error) +\S+: (.*)$/.exec(line);
+        if (match) onLine('control', `${match[1]}: ${match[2]}`);
+        else if (!/^\S+Z (info|debug) /.test(line) && line.trim() !== '') onLine('control', line);
+      },
+      onNotice: (text) => onNotice('control', text),
+    });
+    this.#control.start();
+    const deadline = Date.now() + 30_000;
+    while (!existsSync(files.endpoints)) {
+      if (Date.now() > deadline) throw new MizzenError('control-plane-not-up', 'the control plane did not come up within 30 s.', join(home, 'logs', 'control.log'));
+      await sleep(20);
+    }
+    this.#api = new ApiClient(controlAccess(home));
+  }
+
+  #reconcileSoon(): void {
+    this.#queue = this.#queue.then(() => (this.#isStopping ? undefined : this.#reconcile())).catch((error: unknown) => this.#options.logger.error('the workloads could not be brought in step', { error: messageOf(error) }));
+  }
+
+  async #reconcile(): Promise<void> {
+    const { items } = (await this.api.call('GET', collectionPath(workloadKind, undefined))).body as { items: Resource<WorkloadSpec>[] };
+    const wanted = new Map(items.map((resource) => [`${resource.metadata.namespace}/${resource.metadata.name}`, resource]));
+    const ended = [...this.#workloads].filter(([key, running]) => {
+      const resource = wanted.get(key);
+      return !resource || specText(resource) !== running.specText;
+    });
+    await Promise.all(
+      ended.map(async ([key, running]) => {
+        if (!this.#isStopping) this.#options.onProgress(`${key.split('/')[1]}: ${wanted.has(key) ? 'changed, restarting' : 'removed, stopping'}`);
+        await Promise.all(running.replicas.map((replica) => replica.stop()));
+        this.#workloads.delete(key);
+      }),
+    );
+    // Builds run side by side; what needs none starts at once.
+    await Promise.all([...wanted].filter(([key]) => !this.#workloads.has(key)).map(([key, resource]) => this.#startWorkload(key, resource)));
+  }
+
+  async #startWorkload(key: string, resource: Resource<WorkloadSpec>): Promise<void> {
+    const { spec, metadata } = resource;
+    const { home } = this.#options;
+    const running: RunningWorkload = { specText: specText(resource), replicas: [], problem: undefined };
+    this.#workloads.set(key, running);
+    const namespace = metadata.namespace ?? 'default';
+    const fail = (problem: string) => {
+      running.problem = problem;
+      this.#options.onNotice(metadata.name, problem);
+    };
+    try {
+      const missing = (spec.requires ?? []).filter((program) => !isInPath(program));
+      if (missing.length > 0 && !spec.fallback) return fail(`it needs ${missing.join(' and ')}, which this machine lacks, and has no fallback`);
+      const usesFallback = missing.length > 0;
+      const workingDirectory = resolve(this.#folderOf(resource), spec.workingDirectory ?? '.');
+      if (!spec.gateway && !existsSync(workingDirectory)) return fail(`its working directory ${workingDirectory} does not exist`);
+      if (spec.build && !usesFallback) {
+        const problem = await this.#build(metadata.name, spec.build, workingDirectory);
+        if (problem) return fail(`its build failed: ${problem}`);
+      }
+      const tokenFile = await this.#token(namespace, spec.serviceAccount ?? 'default');
+      const access = controlAccess(home);
+      for (let index = 0; index < (spec.replicas ?? 1); index++) {
+        const replica = new Replica({
+          workload: metadata.name,
+          index,
+          namespace,
+          spec,
+          labels: metadata.labels ?? {},
+          command: (usesFallback ? spec.fallback : spec.command) ?? [],
+          workingDirectory,
+          home,
+          trustDomain,
+          control: access.xds,
+          rootCertificateFile: homeFiles(home).rootCertificate,
+          tokenFile,
+          ports: this.#ports,
+          onLine: this.#options.onLine,
+          onNotice: this.#options.onNotice,
+        });
+        running.replicas.push(replica);
+        await replica.start();
+      }
+    } catch (error) {
+      fail(messageOf(error));
+    }
+  }
+
+  /** Relative paths of a workload start at the folder of the file that it was written in. */
+  #folderOf(resource: Resource): string {
+    const origin = resource.metadata.annotations?.[originFileAnnotation];
+    return origin ? dirname(resolve(origin)) : this.#options.directory;
+  }
+
+  #build(name: string, command: readonly string[], workingDirectory: string): Promise<string | undefined> {
+    const key = JSON.stringify([command, workingDirectory]);
+    let running = this.#builds.get(key);
+    if (!running) {
+      this.#options.onProgress(`${name}: building (${command.join(' ')})`);
+      const [program, ...args] = command;
+      running = new Promise((resolveBuild) => {
+        execFile(program!, args, { cwd: workingDirectory, env: { ...process.env, PATH: searchPath() }, timeout: 180_000, maxBuffer: 4 * 1024 * 1024 }, (error, stdout, stderr) => {
+          this.#builds.delete(key);
+          resolveBuild(error ? `${error.message.split('\n')[0]}\n${(stderr || stdout).trim().split('\n').slice(-10).join('\n')}` : undefined);
+        });
+      });
+      this.#builds.set(key, running);
+    }
+    return running;
+  }
+
+  async #token(namespace: string, serviceAccount: string): Promise<string> {
+    const file = join(this.#options.home, 'tokens', namespace, serviceAccount);
+    const key = `${namespace}/${serviceAccount}`;
+    if (this.#tokens.has(key)) return file;
+    this.#tokens.set(key, file);
+    mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+    if (serviceAccount !== 'default') {
+      try {
+        await this.api.call('POST', collectionPath(serviceAccountKind, namespace), { body: { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: serviceAccount } } });
+      } catch (error) {
+        if (!(error instanceof ApiFailure) || error.status !== 409) throw error;
+      }
+    }
+    await this.#writeToken(namespace, serviceAccount, file);
+    return file;
+  }
+
+  async #writeToken(namespace: string, serviceAccount: string, file: string): Promise<void> {
+    const answer = await this.api.call('POST', `${collectionPath(serviceAccountKind, namespace)}/${serviceAccount}/token`, { body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { audiences: ['istio-ca'], expirationSeconds: tokenSeconds } } });
+    const { token } = (answer.body as { status: { token: string } }).status;
+    writeFileSync(file, token, { mode: 0o600 });
+  }
+
+  async #renewTokens(): Promise<void> {
+    for (const [key, file] of this.#tokens) {
+      const [namespace, serviceAccount] = key.split('/') as [string, string];
+      await this.#writeToken(namespace, serviceAccount, file).catch((error: unknown) => this.#options.logger.warn('a token could not be renewed; it will be tried again', { serviceAccount: key, error: messageOf(error) }));
+    }
+  }
+
+  /** All proxies have the newest configuration, and every workload with a port is healthy. */
+  async #waitUntilReady(): Promise<void> {
+    const deadline = Date.now() + 60_000;
+    let lastWaiting = '';
+    while (!this.#isStopping) {
+      const waiting = await this.#notReady();
+      if (waiting.length === 0) return;
+      if (Date.now() > deadline) {
+        this.#options.onNotice('mizzen', `not ready after 60 s: ${waiting.join(', ')}. \`mizzen logs NAME\` shows why; the rest of the mesh is up.`);
+        return;
+      }
+      const text = waiting.join(', ');
+      if (text !== lastWaiting) this.#options.onProgress(`waiting for ${text}`);
+      lastWaiting = text;
+      await sleep(100);
+    }
+  }
+
+  async #notReady(): Promise<string[]> {
+    const { proxies } = (await this.api.call('GET', '/mizzen/v1/proxies')).body as { proxies: { name: string; namespace: string; state: string }[] };
+    const entries = ((await this.api.call('GET', collectionPath(findKind('networking.istio.io', 'WorkloadEntry')!, undefined))).body as { items: Resource[] }).items;
+    const waiting: string[] = [];
+    for (const address of this.addresses()) {
+      if (address.kind === 'process') continue;
+      const proxy = proxies.find((candidate) => candidate.name === address.name);
+      const isHealthy = address.kind === 'gateway' || entries.some((entry) => entry.metadata.name === address.name && entry.metadata.annotations?.['mizzen.dev/unhealthy'] === undefined);
+      const isLive = address.adminPort !== undefined && (await fetch(`http://127.0.0.1:${address.adminPort}/ready`).then((response) => response.ok, () => false));
+      if (proxy?.state !== 'synced' || !isHealthy || !isLive) waiting.push(address.name);
+    }
+    return waiting;
+  }
+}
+
+function specText(resource: Resource): string {
+  return JSON.stringify([resource.spec, resource.metadata.labels]);
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((done) => setTimeout(done, ms));
+}

@@ -1,0 +1,175 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { WorkloadSpec } from '@mizzen/api';
+import type { ProxyConfig } from '@mizzen/proxy';
+import type { PortAllocator } from './port-allocator.ts';
+import { mizzenCommand, searchPath } from './program.ts';
+import { SupervisedProcess } from './supervised-process.ts';
+
+/** One replica of a workload: its process and its sidecar, or a gateway proxy alone. */
+export interface ReplicaOptions {
+  readonly workload: string;
+  readonly index: number;
+  readonly namespace: string;
+  readonly spec: WorkloadSpec;
+  readonly labels: Readonly<Record<string, string>>;
+  /** The command with `fallback` already decided. */
+  readonly command: readonly string[];
+  readonly workingDirectory: string;
+  readonly home: string;
+  readonly trustDomain: string;
+  readonly control: string;
+  readonly rootCertificateFile: string;
+  readonly tokenFile: string;
+  readonly ports: PortAllocator;
+  readonly onLine: (name: string, line: string) => void;
+  readonly onNotice: (name: string, text: string) => void;
+}
+
+export interface ReplicaAddress {
+  readonly name: string;
+  readonly workload: string;
+  readonly kind: 'sidecar' | 'gateway' | 'process';
+  readonly pid: number | undefined;
+  readonly ports: readonly { readonly port: number; readonly listen: string; readonly app: string }[];
+  readonly outbound: string | undefined;
+  readonly adminPort: number | undefined;
+}
+
+const proxyDrainMs = 2_000;
+
+export class Replica {
+  readonly name: string;
+  readonly #options: ReplicaOptions;
+  #proxy: SupervisedProcess | undefined;
+  #process: SupervisedProcess | undefined;
+  #ports: { readonly name: string | undefined; readonly protocol: string | undefined; readonly port: number; readonly listen: string; readonly app: string; readonly appPort: number }[];
+  #outboundPort: number | undefined;
+  #adminPort: number | undefined;
+
+  constructor(options: ReplicaOptions) {
+    this.name = `${options.workload}-${options.index}`;
+    this.#options = options;
+    this.#proxy = undefined;
+    this.#process = undefined;
+    this.#ports = [];
+    this.#outboundPort = undefined;
+    this.#adminPort = undefined;
+  }
+
+
+  address(): ReplicaAddress {
+    const { spec, workload } = this.#options;
+    return { name: this.name, workload, kind: spec.gateway ? 'gateway' : spec.sidecar === false ? 'process' : 'sidecar', pid: (this.#process ?? this.#proxy)?.pid, ports: this.#ports, outbound: this.#outboundPort === undefined ? undefined : `127.0.0.1:${this.#outboundPort}`, adminPort: this.#adminPort };
+  }
+
+  async start(): Promise<void> {
+    const { spec, ports, home, namespace } = this.#options;
+    const hasProxy = spec.sidecar !== false || spec.gateway === true;
+    const folder = join(home, 'proxies', namespace);
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
+    if (hasProxy) this.#adminPort = await ports.next();
+    if (!spec.gateway) {
+      if (hasProxy) this.#outboundPort = await ports.next();
+      for (const port of spec.ports ?? []) {
+        const appPort = await ports.next();
+        const listenPort = hasProxy ? await ports.next() : appPort;
+        this.#ports.push({ name: port.name, protocol: port.protocol, port: port.port, listen: `127.0.0.1:${listenPort}`, app: `127.0.0.1:${appPort}`, appPort });
+      }
+    }
+    if (hasProxy) this.#startProxy(join(folder, `${this.name}.json`));
+    if (!spec.gateway) this.#startProcess();
+  }
+
+  /** The application first stops being called, then ends, then its sidecar, through which its last requests went. */
+  async stop(): Promise<void> {
+    if (this.#process) {
+      // The sidecar's own drain takes the endpoint out of everybody's lists before it closes; the application outlives that.
+      const proxyStopped = this.#proxy?.stop(proxyDrainMs + 3_000);
+      await proxyStopped;
+      await this.#process.stop(5_000);
+    } else await this.#proxy?.stop(proxyDrainMs + 3_000);
+  }
+
+  #startProxy(configFile: string): void {
+    const { spec, namespace, workload, labels, trustDomain, control, rootCertificateFile, tokenFile, home } = this.#options;
+    const probe = this.#probe();
+    const config: ProxyConfig = {
+      type: spec.gateway ? 'gateway' : 'sidecar',
+      name: this.name,
+      namespace,
+      workload,
+      serviceAccount: spec.serviceAccount ?? 'default',
+      labels,
+      trustDomain,
+      address: '127.0.0.1',
+      control,
+      rootCertificateFile,
+      tokenFile,
+      adminPort: this.#adminPort!,
+      drainMs: proxyDrainMs,
+      registers: !spec.gateway,
+      ...(this.#outboundPort === undefined ? {} : { outbound: `127.0.0.1:${this.#outboundPort}` }),
+      inbound: this.#ports.map(({ name, protocol, port, listen, app }) => ({ port, listen, app, ...(name ? { name } : {}), ...(protocol ? { protocol } : {}) })),
+      ...(probe ? { probe } : {}),
+    };
+    writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
+    this.#proxy = new SupervisedProcess({
+      name: `${this.name} (sidecar)`,
+      command: [...mizzenCommand, 'proxy', '--config', configFile],
+      env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
+      workingDirectory: home,
+      logFile: join(home, 'logs', `${this.name}.proxy.log`),
+      // Access logs go to the file; what a person should see of a sidecar are its warnings.
+      onLine: (line) => {
+        const match = /^\S+ (warn|error) +\S+: (.*)$/.exec(line);
+        if (match) this.#options.onLine(this.name, `${match[1]}: ${match[2]}`);
+      },
+      onNotice: (text) => this.#options.onNotice(spec.gateway ? this.name : `${this.name} sidecar`, text),
+    });
+    this.#proxy.start();
+  }
+
+  #startProcess(): void {
+    const { spec, workingDirectory, home, command } = this.#options;
+    const first = this.#ports[0];
+    const variables: Record<string, string> = {
+      MIZZEN_WORKLOAD: this.name,
+      ...(first ? { PORT: String(first.appPort) } : {}),
+      ...Object.fromEntries(this.#ports.filter((port) => port.name).map((port) => [`PORT_${port.name!.toUpperCase().replaceAll('-', '_')}`, String(port.appPort)])),
+      ...(this.#outboundPort === undefined ? {} : { MIZZEN_OUTBOUND: `http://127.0.0.1:${this.#outboundPort}`, MIZZEN_OUTBOUND_PORT: String(this.#outboundPort) }),
+    };
+    const expand = (text: string) => text.replace(/\$\((\w+)\)/g, (whole, name: string) => variables[name] ?? whole);
+    // The variables that HTTP clients of all languages know: an application that heeds them needs to be told nothing else.
+    const proxyVariables = this.#outboundPort === undefined ? {} : { HTTP_PROXY: variables['MIZZEN_OUTBOUND']!, http_proxy: variables['MIZZEN_OUTBOUND']!, NO_PROXY: 'localhost,127.0.0.1', no_proxy: 'localhost,127.0.0.1', NODE_USE_ENV_PROXY: '1' };
+    const env = Object.fromEntries(Object.entries(spec.env ?? {}).map(([name, value]) => [name, expand(value)]));
+    this.#process = new SupervisedProcess({
+      name: this.name,
+      command: command.map(expand),
+      env: { ...process.env, PATH: searchPath(), ...proxyVariables, ...variables, ...env } as Record<string, string>,
+      workingDirectory,
+      logFile: join(home, 'logs', `${this.name}.log`),
+      onLine: (line) => this.#options.onLine(this.name, line),
+      onNotice: (text) => this.#options.onNotice(this.name, text),
+    });
+    this.#process.start();
+  }
+
+  #probe(): ProxyConfig['probe'] {
+    const { readinessProbe } = this.#options.spec;
+    const wanted = readinessProbe?.httpGet?.port ?? readinessProbe?.tcpSocket?.port;
+    const port = this.#ports.find((candidate) => candidate.port === wanted) ?? this.#ports[0];
+    if (!port) return undefined;
+    const seconds = (value: number | undefined) => (value === undefined ? undefined : value * 1000);
+    const periodMs = seconds(readinessProbe?.periodSeconds);
+    const timeoutMs = seconds(readinessProbe?.timeoutSeconds);
+    return {
+      port: port.appPort,
+      ...(readinessProbe?.httpGet ? { path: readinessProbe.httpGet.path } : {}),
+      ...(periodMs === undefined ? {} : { periodMs }),
+      ...(timeoutMs === undefined ? {} : { timeoutMs }),
+      ...(readinessProbe?.failureThreshold === undefined ? {} : { failureThreshold: readinessProbe.failureThreshold }),
+    };
+  }
+}

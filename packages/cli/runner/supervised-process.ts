@@ -1,0 +1,125 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { EventEmitter, once } from 'node:events';
+import { createWriteStream, type WriteStream } from 'node:fs';
+import { Backoff, messageOf } from '@mizzen/common';
+
+/** What to run, and how it is called in logs. */
+export interface ProcessSpec {
+  readonly name: string;
+  readonly command: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  readonly workingDirectory: string;
+  readonly logFile: string;
+  /** Each line of output, for the console; the file gets all of them anyway. */
+  readonly onLine: (line: string) => void;
+  /** Something that a person should know: a crash, a program that cannot be started. */
+  readonly onNotice: (text: string) => void;
+}
+
+/** A run this long counts as a success: the backoff starts anew after it. */
+const steadyMs = 10_000;
+const keptLines = 5;
+
+/**
+ * One process that is kept running: started again with growing pauses when it ends by itself, ended in order when asked. Events:
+ * `started` (pid), `exited` (code).
+ */
+export class SupervisedProcess extends EventEmitter {
+  readonly spec: ProcessSpec;
+  restarts: number;
+  readonly #backoff: Backoff;
+  readonly #log: WriteStream;
+  #child: ChildProcess | undefined;
+  #isStopping: boolean;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(spec: ProcessSpec) {
+    super();
+    this.spec = spec;
+    this.restarts = 0;
+    this.#backoff = new Backoff(500, 30_000);
+    this.#log = createWriteStream(spec.logFile, { flags: 'a', mode: 0o600 });
+    this.#log.on('error', (error) => spec.onNotice(`its log cannot be written: ${error.message}`));
+    this.#child = undefined;
+    this.#isStopping = false;
+    this.#timer = undefined;
+  }
+
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  get isRunning(): boolean {
+    return this.#child !== undefined;
+  }
+
+  start(): void {
+    const { spec } = this;
+    const [program, ...args] = spec.command;
+    const startedAt = Date.now();
+    const last: string[] = [];
+    // A group of its own: Ctrl-C in the terminal reaches the runner only, which ends its processes in order.
+    const child = spawn(program!, args, { cwd: spec.workingDirectory, env: { ...spec.env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+    this.#child = child;
+    for (const stream of [child.stdout, child.stderr]) {
+      let rest = '';
+      stream.setEncoding('utf8').on('data', (text: string) => {
+        this.#log.write(text);
+        const lines = (rest + text).split('\n');
+        rest = lines.pop()!.slice(-64 * 1024);
+        for (const line of lines) {
+          last.push(line);
+          if (last.length > keptLines) last.shift();
+          spec.onLine(line);
+        }
+      });
+    }
+    let ended = false;
+    const end = (reason: string) => {
+      if (ended) return;
+      ended = true;
+      this.#child = undefined;
+      this.emit('exited');
+      if (this.#isStopping) return;
+      if (Date.now() - startedAt > steadyMs) this.#backoff.reset();
+      const wait = this.#backoff.nextMs();
+      const context = last.filter((line) => line.trim() !== '').map((line) => `\n    ${line}`).join('');
+      spec.onNotice(`${reason}. Starting it again in ${(wait / 1000).toFixed(1)} s.${context ? ` Its last words:${context}` : ''}`);
+      this.#timer = setTimeout(() => {
+        this.restarts++;
+        this.start();
+      }, wait);
+    };
+    child.once('spawn', () => this.emit('started', child.pid));
+    child.once('error', (error: NodeJS.ErrnoException) => end(error.code === 'ENOENT' ? `the program ${JSON.stringify(program)} was not found in PATH` : `it cannot be started: ${messageOf(error)}`));
+    child.once('exit', (code, signal) => end(signal ? `it was ended by ${signal}` : `it exited with code ${code} after ${((Date.now() - startedAt) / 1000).toFixed(1)} s`));
+  }
+
+  /** Asks the process to end, and ends it when it has not within `graceMs`. Idempotent. */
+  async stop(graceMs: number): Promise<void> {
+    this.#isStopping = true;
+    clearTimeout(this.#timer);
+    const child = this.#child;
+    if (child?.pid !== undefined) {
+      const exited = once(this, 'exited');
+      signalGroup(child.pid, 'SIGTERM');
+      const timer = setTimeout(() => signalGroup(child.pid!, 'SIGKILL'), graceMs);
+      await exited;
+      clearTimeout(timer);
+    }
+    if (!this.#log.closed) await new Promise<void>((resolve) => this.#log.end(() => resolve()));
+  }
+}
+
+/** The process and those it has started (a shell's children, say). */
+function signalGroup(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-pid, signal);
+  } catch {
+    try {
+      process.kill(pid, signal);
+    } catch {
+      // It has ended in the meantime, which is what was wanted.
+    }
+  }
+}
