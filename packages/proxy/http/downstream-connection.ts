@@ -3,7 +3,7 @@ import type { TLSSocket } from 'node:tls';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { HeadReader } from '../http1/head-reader.ts';
 import { RequestHead, readRequestHead } from '../http1/request-head.ts';
-import type { Violation } from '../http1/violation.ts';
+import { type Violation, violations } from '../http1/violation.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import { Exchange } from './exchange.ts';
@@ -161,6 +161,13 @@ export class DownstreamConnection implements BodySink {
       at = this.#heads.bodyStart;
       const head = readRequestHead(this.#heads.text, settings.headLimits);
       if (!(head instanceof RequestHead)) return this.#refuse(head);
+      if (head.method === 'CONNECT') {
+        if (settings.direction !== 'outbound') return this.#refuse(violations.methodNotSupported);
+        // Some HTTP clients tunnel plain HTTP through their proxy too. The tunnel ends right here: what comes through it are requests to
+        // the same host, and they are routed like any others.
+        this.write('HTTP/1.1 200 Connection established\r\n\r\n');
+        continue;
+      }
       if (head.isChunked) this.#body.startChunked();
       else if (head.contentLength > 0) this.#body.startLength(head.contentLength);
       else this.#body.startNone();

@@ -67,7 +67,13 @@ export function readRequestHead(text: string, limits: HeadLimits): RequestHead |
   if (host !== undefined && host !== '' && !authorityPattern.test(host)) return violations.badHost;
   head.authority = host ?? '';
 
-  if (head.method === 'CONNECT') return violations.methodNotSupported;
+  if (head.method === 'CONNECT') {
+    // authority-form, and nothing else, belongs to CONNECT (RFC 9112 section 3.2.3). Whether a tunnel is opened is the connection's affair.
+    if (!authorityPattern.test(target) || !/:\d+$/.test(target) || head.hasBody) return violations.badTarget;
+    head.authority = target;
+    head.target = '/';
+    return head;
+  }
   if (target.charCodeAt(0) === 0x2f) head.target = target;
   else if (target === '*' && head.method === 'OPTIONS') head.target = target;
   else {
