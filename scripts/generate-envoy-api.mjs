@@ -29,14 +29,17 @@ function assembleSources(scratch) {
     writeFileSync(validate, text.replace(/(message StringRules \{)/, '$1\n    optional bool ignore_empty = 26;\n'));
   }
 
-  const isOldVersion = (path) => /\/v2(alpha\d*|beta\d*)?\//.test(path) || /\/(v1|v1alpha1)\//.test(path.replace(/.*envoy\//, 'envoy/')) && path.includes('/envoy/type/');
+  const isOldVersion = (path) =>
+    /\/v2(alpha\d*|beta\d*)?\//.test(path) || (/\/(v1|v1alpha1)\//.test(path.replace(/.*envoy\//, 'envoy/')) && path.includes('/envoy/type/'));
   let files = protoFiles(scratch).filter((path) => !isOldVersion(path));
   for (const path of protoFiles(scratch)) if (isOldVersion(path)) rmSync(path);
   // A file whose import is missing takes its importers with it, so repeat until nothing more falls out.
   for (;;) {
     const present = new Set(files.map((path) => relative(scratch, path)));
     const broken = files.filter((path) =>
-      [...readFileSync(path, 'utf8').matchAll(/^import (?:public |weak )?"([^"]+)"/gm)].some(([, name]) => !name.startsWith('google/protobuf/') && !present.has(name)),
+      [...readFileSync(path, 'utf8').matchAll(/^import (?:public |weak )?"([^"]+)"/gm)].some(
+        ([, name]) => !name.startsWith('google/protobuf/') && !present.has(name),
+      ),
     );
     if (broken.length === 0) break;
     for (const path of broken) rmSync(path);

@@ -9,10 +9,21 @@ const root = join(import.meta.dirname, '..');
 const models = join(root, 'node_modules/@kubernetes-models');
 const out = join(root, 'packages/api/gen');
 
-const istio = (group, kinds) => Object.entries(kinds).flatMap(([version, names]) => names.map((kind) => ({ group, version, kind, file: join(models, 'istio', group, version, `${kind}.d.ts`) })));
+const istio = (group, kinds) =>
+  Object.entries(kinds).flatMap(([version, names]) =>
+    names.map((kind) => ({ group, version, kind, file: join(models, 'istio', group, version, `${kind}.d.ts`) })),
+  );
 const gatewayApi = (kinds) =>
-  Object.entries(kinds).flatMap(([version, names]) => names.map((kind) => ({ group: 'gateway.networking.k8s.io', version, kind, file: join(models, 'gateway-api/gateway.networking.k8s.io', version, `${kind}.d.ts`) })));
-const core = (group, version, kinds) => kinds.map((kind) => ({ group, version, kind, file: join(root, 'node_modules/kubernetes-models', group, version, `${kind}.d.ts`) }));
+  Object.entries(kinds).flatMap(([version, names]) =>
+    names.map((kind) => ({
+      group: 'gateway.networking.k8s.io',
+      version,
+      kind,
+      file: join(models, 'gateway-api/gateway.networking.k8s.io', version, `${kind}.d.ts`),
+    })),
+  );
+const core = (group, version, kinds) =>
+  kinds.map((kind) => ({ group, version, kind, file: join(root, 'node_modules/kubernetes-models', group, version, `${kind}.d.ts`) }));
 
 const networking = ['VirtualService', 'DestinationRule', 'Gateway', 'ServiceEntry', 'Sidecar', 'WorkloadEntry', 'WorkloadGroup'];
 const security = ['AuthorizationPolicy', 'PeerAuthentication', 'RequestAuthentication'];
@@ -51,7 +62,12 @@ function tokenize(text) {
 }
 
 function cleanDoc(text) {
-  return text.split('\n').map((line) => line.replace(/^\s*\*? ?/, '')).join('\n').replace(/\\([*_])/g, '$1').trim();
+  return text
+    .split('\n')
+    .map((line) => line.replace(/^\s*\*? ?/, ''))
+    .join('\n')
+    .replace(/\\([*_])/g, '$1')
+    .trim();
 }
 
 class TypeReader {
@@ -65,12 +81,18 @@ class TypeReader {
     while (this.tokens[this.at]?.doc !== undefined) doc = this.tokens[this.at++].doc;
     return doc;
   }
-  is(sign) { return this.tokens[this.at]?.sign === sign; }
+  is(sign) {
+    return this.tokens[this.at]?.sign === sign;
+  }
   take(sign) {
     if (!this.is(sign)) throw new Error(`expected ${sign}, found ${JSON.stringify(this.tokens[this.at])}`);
     this.at++;
   }
-  accept(sign) { const found = this.is(sign); if (found) this.at++; return found; }
+  accept(sign) {
+    const found = this.is(sign);
+    if (found) this.at++;
+    return found;
+  }
 
   /** type := intersection ('|' intersection)* */
   type() {
@@ -90,25 +112,53 @@ class TypeReader {
     const token = this.tokens[this.at];
     let result;
     if (token.sign === '{') result = this.object();
-    else if (token.sign === '(') { this.at++; result = this.type(); this.take(')'); }
-    else if (token.literal !== undefined) { this.at++; result = { type: typeof token.literal, enum: [token.literal] }; }
-    else if (token.word) { this.at++; result = this.named(token.word); }
-    else throw new Error(`expected a type, found ${JSON.stringify(token)}`);
-    while (this.is('[') && this.tokens[this.at + 1]?.sign === ']') { this.at += 2; result = { type: 'array', items: result }; }
+    else if (token.sign === '(') {
+      this.at++;
+      result = this.type();
+      this.take(')');
+    } else if (token.literal !== undefined) {
+      this.at++;
+      result = { type: typeof token.literal, enum: [token.literal] };
+    } else if (token.word) {
+      this.at++;
+      result = this.named(token.word);
+    } else throw new Error(`expected a type, found ${JSON.stringify(token)}`);
+    while (this.is('[') && this.tokens[this.at + 1]?.sign === ']') {
+      this.at += 2;
+      result = { type: 'array', items: result };
+    }
     return result;
   }
   named(word) {
     const parameters = [];
-    if (this.accept('<')) { do parameters.push(this.type()); while (this.accept(',')); this.take('>'); }
+    if (this.accept('<')) {
+      do parameters.push(this.type());
+      while (this.accept(','));
+      this.take('>');
+    }
     switch (word) {
-      case 'string': case 'number': case 'boolean': return { type: word };
-      case 'any': case 'unknown': case 'object': return { 'x-kubernetes-preserve-unknown-fields': true };
-      case 'null': return { type: 'null' };
-      case 'Array': return { type: 'array', items: parameters[0] };
-      case 'Exclude': return { excluded: true };
-      case 'Partial': case 'Required': case 'ModelData': return parameters[0];
-      case 'TypeMeta': return { type: 'object', properties: {} };
-      default: return this.resolveName(word);
+      case 'string':
+      case 'number':
+      case 'boolean':
+        return { type: word };
+      case 'any':
+      case 'unknown':
+      case 'object':
+        return { 'x-kubernetes-preserve-unknown-fields': true };
+      case 'null':
+        return { type: 'null' };
+      case 'Array':
+        return { type: 'array', items: parameters[0] };
+      case 'Exclude':
+        return { excluded: true };
+      case 'Partial':
+      case 'Required':
+      case 'ModelData':
+        return parameters[0];
+      case 'TypeMeta':
+        return { type: 'object', properties: {} };
+      default:
+        return this.resolveName(word);
     }
   }
   object() {
@@ -118,8 +168,13 @@ class TypeReader {
     for (;;) {
       const doc = this.skipDocs();
       if (this.accept('}')) break;
-      if (this.accept('[')) { // index signature
-        this.at++; this.take(':'); this.type(); this.take(']'); this.take(':');
+      if (this.accept('[')) {
+        // index signature
+        this.at++;
+        this.take(':');
+        this.type();
+        this.take(']');
+        this.take(':');
         schema.additionalProperties = this.type();
       } else {
         const name = this.tokens[this.at].literal ?? this.tokens[this.at].word;
@@ -175,11 +230,16 @@ function declarationsOf(file) {
   const text = readFileSync(file, 'utf8');
   found = { imports: new Map(), bodies: new Map(), aliases: new Map(), resolved: new Map() };
   files.set(file, found);
-  for (const [, names, from] of text.matchAll(/^import (?:type )?\{([^}]*)\} from "([^"]+)"/gm)) for (const name of names.split(',')) found.imports.set(name.trim(), from);
+  for (const [, names, from] of text.matchAll(/^import (?:type )?\{([^}]*)\} from "([^"]+)"/gm))
+    for (const name of names.split(',')) found.imports.set(name.trim(), from);
   for (const match of text.matchAll(/^export (?:interface (\w+)(?: extends ([^{\n]*?))? (?=\{)|type (\w+) = )/gm)) {
     found.bodies.set(match[1] ?? match[3], { start: match.index + match[0].length, parents: match[2]?.split(',').map((name) => name.trim()) ?? [] });
   }
-  for (const match of text.matchAll(/export type \{([^}]*)\}/g)) for (const pair of match[1].split(',')) { const [from, to] = pair.trim().split(' as '); if (to) found.aliases.set(to, from); }
+  for (const match of text.matchAll(/export type \{([^}]*)\}/g))
+    for (const pair of match[1].split(',')) {
+      const [from, to] = pair.trim().split(' as ');
+      if (to) found.aliases.set(to, from);
+    }
   found.text = text;
   return found;
 }
@@ -241,7 +301,9 @@ for (const { group, version, kind, file } of kinds) {
   if (!existsSync(file)) throw new Error(`${file} is not there: the @kubernetes-models packages have changed their layout`);
   const schema = finish(resolveIn(file, `I${kind}`, new Set()));
   const properties = schema.properties;
-  delete properties.apiVersion; delete properties.kind; delete properties.metadata; // the decoder owns these three
+  delete properties.apiVersion;
+  delete properties.kind;
+  delete properties.metadata; // the decoder owns these three
   schema.required = (schema.required ?? []).filter((name) => name in properties);
   // Event repeats ObjectMeta inside its own fields; everything else is as declared.
   const path = join(out, group || 'core', version);

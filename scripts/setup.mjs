@@ -22,7 +22,11 @@ const wanted = {
 };
 
 function readStamp() {
-  try { return JSON.parse(readFileSync(stampFile, 'utf8')); } catch { return {}; }
+  try {
+    return JSON.parse(readFileSync(stampFile, 'utf8'));
+  } catch {
+    return {};
+  }
 }
 const done = readStamp();
 const record = (step) => {
@@ -33,7 +37,10 @@ const record = (step) => {
 
 /** The last number of a version such as v24.21.0 that decides whether TypeScript runs directly. */
 const majorOf = (version) => Number(/^v(\d+)/.exec(version)?.[1] ?? 0);
-const versionOf = (binary) => { const result = spawnSync(binary, ['--version'], { encoding: 'utf8' }); return result.status === 0 ? result.stdout.trim() : ''; };
+const versionOf = (binary) => {
+  const result = spawnSync(binary, ['--version'], { encoding: 'utf8' });
+  return result.status === 0 ? result.stdout.trim() : '';
+};
 
 function fail(what, remedy) {
   console.error(`setup: ${what}\n       ${remedy}`);
@@ -44,12 +51,16 @@ if (done.packages !== wanted.packages || !existsSync(node)) {
   const startedAt = Date.now();
   console.log('setup: installing npm packages (once; about 20 s)...');
   const npm = spawnSync('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: root, stdio: 'inherit', shell: process.platform === 'win32' });
-  if (npm.status !== 0) fail('npm ci failed.', 'Its message is above. Behind a proxy or a private registry, set npm\'s own configuration and run again.');
+  if (npm.status !== 0) fail('npm ci failed.', "Its message is above. Behind a proxy or a private registry, set npm's own configuration and run again.");
   if (!existsSync(node) || majorOf(versionOf(node)) < 24) {
     // Newer npm versions may be set to run no install scripts; the node package needs its own to fetch the binary package.
     spawnSync(process.execPath, ['installArchSpecificPackage'], { cwd: join(root, 'node_modules/node'), stdio: 'ignore' });
   }
-  if (majorOf(versionOf(node)) < 24) fail(`the npm package "node" did not bring Node 24 (found "${versionOf(node)}").`, 'Allow its install script (npm install-scripts approve node), or put Node >= 24 first in PATH and link it to node_modules/.bin/node.');
+  if (majorOf(versionOf(node)) < 24)
+    fail(
+      `the npm package "node" did not bring Node 24 (found "${versionOf(node)}").`,
+      'Allow its install script (npm install-scripts approve node), or put Node >= 24 first in PATH and link it to node_modules/.bin/node.',
+    );
   console.log(`setup: packages ready in ${((Date.now() - startedAt) / 1000).toFixed(1)} s, ${versionOf(node)}`);
   record('packages');
 }

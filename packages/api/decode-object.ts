@@ -16,18 +16,25 @@ const objectName = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9]
 export function decodeObject(value: unknown, options: { readonly defaultNamespace?: string } = {}): DecodedObject {
   if (!isPlainObject(value)) return refuse('wrong-type', '', 'a resource must be an object with apiVersion, kind and metadata');
   const { apiVersion, kind: kindName } = value;
-  if (typeof apiVersion !== 'string' || apiVersion === '') return refuse('missing-field', 'apiVersion', 'required field "apiVersion" is missing, for example networking.istio.io/v1');
+  if (typeof apiVersion !== 'string' || apiVersion === '')
+    return refuse('missing-field', 'apiVersion', 'required field "apiVersion" is missing, for example networking.istio.io/v1');
   if (typeof kindName !== 'string' || kindName === '') return refuse('missing-field', 'kind', 'required field "kind" is missing, for example VirtualService');
   const kind = findKind(groupOf(apiVersion), kindName);
-  if (!kind?.versions.includes(versionOf(apiVersion))) return refuse('unknown-kind', kind || findKindAnywhere(kindName) ? 'apiVersion' : 'kind', explainUnknownKind(apiVersion, kindName));
+  if (!kind?.versions.includes(versionOf(apiVersion)))
+    return refuse('unknown-kind', kind || findKindAnywhere(kindName) ? 'apiVersion' : 'kind', explainUnknownKind(apiVersion, kindName));
 
   const problems = validate(value, objectSchemaOf(kind));
   const metadata = value['metadata'];
   if (isPlainObject(metadata)) {
     const name = metadata['name'];
-    if (name === undefined && metadata['generateName'] === undefined) problems.push({ code: 'missing-field', path: 'metadata.name', message: 'required field "metadata.name" is missing' });
+    if (name === undefined && metadata['generateName'] === undefined)
+      problems.push({ code: 'missing-field', path: 'metadata.name', message: 'required field "metadata.name" is missing' });
     else if (typeof name === 'string' && (name.length > 253 || !objectName.test(name))) {
-      problems.push({ code: 'invalid-value', path: 'metadata.name', message: `${JSON.stringify(name.slice(0, 80))} is no valid name: use lower-case letters, digits, "-" and ".", at most 253` });
+      problems.push({
+        code: 'invalid-value',
+        path: 'metadata.name',
+        message: `${JSON.stringify(name.slice(0, 80))} is no valid name: use lower-case letters, digits, "-" and ".", at most 253`,
+      });
     }
   }
   if (problems.length > 0) return { problems };

@@ -65,14 +65,22 @@ function nestingDepth(text: string): number {
   return deepest;
 }
 
-function decodeDocument(document: Document, lineCounter: LineCounter, fileName: string, options: DecodeOptions, resources: SourcedResource[], problems: Problem[]): void {
+function decodeDocument(
+  document: Document,
+  lineCounter: LineCounter,
+  fileName: string,
+  options: DecodeOptions,
+  resources: SourcedResource[],
+  problems: Problem[],
+): void {
   const at = (offset: number | undefined) => {
     if (offset === undefined) return { line: 1, column: 1 };
     const { line, col } = lineCounter.linePos(offset);
     return { line, column: col };
   };
   if (document.errors.length > 0) {
-    for (const error of document.errors.slice(0, 5)) problems.push({ code: 'invalid-yaml', path: '', message: error.message.split('\n')[0]!, ...at(error.pos[0]) });
+    for (const error of document.errors.slice(0, 5))
+      problems.push({ code: 'invalid-yaml', path: '', message: error.message.split('\n')[0]!, ...at(error.pos[0]) });
     return;
   }
   let value: unknown;
@@ -85,7 +93,12 @@ function decodeDocument(document: Document, lineCounter: LineCounter, fileName: 
   if (value === null || value === undefined) return; // an empty document between two separators
   const contents = document.contents as Node;
   if (isPlainObject(value) && value['kind'] === 'List' && Array.isArray(value['items'])) {
-    problems.push({ code: 'unknown-kind', path: '', message: 'kind List is not taken from files: write its items as documents separated by ---', ...at(contents.range?.[0]) });
+    problems.push({
+      code: 'unknown-kind',
+      path: '',
+      message: 'kind List is not taken from files: write its items as documents separated by ---',
+      ...at(contents.range?.[0]),
+    });
     return;
   }
   const origin: Origin = { source: 'file', name: fileName, ...at(contents.range?.[0]), lines: linesOfListItems(contents, lineCounter) };

@@ -1,7 +1,18 @@
 /** Resource kinds: their schemas, types and decoding with positions. */
-export { decodeObject, type DecodedObject } from './decode-object.ts';
+export { type DecodedObject, decodeObject } from './decode-object.ts';
 export { type DecodedFile, decodeYaml, describeProblem, yamlLimits } from './decode-yaml.ts';
-export { type Column, explainUnknownKind, findKind, findKindByPlural, findKindByWord, type Kind, kinds, objectSchemaOf, preferredApiVersion, schemaHasStatus } from './kinds.ts';
+export {
+  type Column,
+  explainUnknownKind,
+  findKind,
+  findKindByPlural,
+  findKindByWord,
+  type Kind,
+  kinds,
+  objectSchemaOf,
+  preferredApiVersion,
+  schemaHasStatus,
+} from './kinds.ts';
 export { groupOf, type ManagedFieldsEntry, nameOf, type ObjectMeta, type Problem, type Resource, type SourcedResource, versionOf } from './resource.ts';
 export type { Schema } from './schema.ts';
 export type * from './types/destination-rule.ts';

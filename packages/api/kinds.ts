@@ -39,7 +39,11 @@ const networking: Readonly<Record<string, NameEntry>> = {
   VirtualService: { shortNames: ['vs'], columns: [column('Gateways', 'spec.gateways'), column('Hosts', 'spec.hosts')] },
   DestinationRule: { shortNames: ['dr'], columns: [column('Host', 'spec.host')] },
   Gateway: { shortNames: ['gw'] },
-  ServiceEntry: { shortNames: ['se'], plural: 'serviceentries', columns: [column('Hosts', 'spec.hosts'), column('Location', 'spec.location'), column('Resolution', 'spec.resolution')] },
+  ServiceEntry: {
+    shortNames: ['se'],
+    plural: 'serviceentries',
+    columns: [column('Hosts', 'spec.hosts'), column('Location', 'spec.location'), column('Resolution', 'spec.resolution')],
+  },
   Sidecar: {},
   WorkloadEntry: { shortNames: ['we'], plural: 'workloadentries', columns: [column('Address', 'spec.address')] },
   WorkloadGroup: { shortNames: ['wg'] },
@@ -149,7 +153,9 @@ export function preferredApiVersion(kind: Kind): string {
 export function findKindByWord(word: string): Kind | undefined {
   const [name = '', ...rest] = word.toLowerCase().split('.');
   const group = rest.join('.');
-  return kinds.find((kind) => (rest.length === 0 || kind.group === group) && (kind.plural === name || kind.singular === name || kind.shortNames.includes(name)));
+  return kinds.find(
+    (kind) => (rest.length === 0 || kind.group === group) && (kind.plural === name || kind.singular === name || kind.shortNames.includes(name)),
+  );
 }
 
 /** Why an `apiVersion` and `kind` are not taken, as a sentence with the remedy. */
@@ -161,8 +167,13 @@ export function explainUnknownKind(apiVersion: string, kind: string): string {
     const served = sameKind.flatMap((candidate) => candidate.versions.map((version) => (candidate.group ? `${candidate.group}/${version}` : version)));
     return `kind ${kind} is not served as apiVersion "${apiVersion}". Use ${served.join(' or ')}.`;
   }
-  const near = closestName(kind, kinds.map((candidate) => candidate.kind));
-  return near ? `unknown kind "${kind}": did you mean ${near}?` : `unknown kind "${kind}" (apiVersion ${apiVersion}). \`mizzen api-resources\` lists what is taken.`;
+  const near = closestName(
+    kind,
+    kinds.map((candidate) => candidate.kind),
+  );
+  return near
+    ? `unknown kind "${kind}": did you mean ${near}?`
+    : `unknown kind "${kind}" (apiVersion ${apiVersion}). \`mizzen api-resources\` lists what is taken.`;
 }
 
 const schemas = new Map<string, Schema>();

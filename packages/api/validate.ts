@@ -37,8 +37,10 @@ export function validate(value: unknown, schema: Schema, path = '', problems: Pr
     case 'number':
       if (typeof value !== 'number' || !Number.isFinite(value)) problems.push(wrongType(path, 'a number', value));
       else if (schema.type === 'integer' && !Number.isInteger(value)) problems.push(wrongType(path, 'a whole number', value));
-      else if (schema.minimum !== undefined && value < schema.minimum) problems.push({ code: 'invalid-value', path, message: `${value} is below the minimum of ${schema.minimum}` });
-      else if (schema.maximum !== undefined && value > schema.maximum) problems.push({ code: 'invalid-value', path, message: `${value} is above the maximum of ${schema.maximum}` });
+      else if (schema.minimum !== undefined && value < schema.minimum)
+        problems.push({ code: 'invalid-value', path, message: `${value} is below the minimum of ${schema.minimum}` });
+      else if (schema.maximum !== undefined && value > schema.maximum)
+        problems.push({ code: 'invalid-value', path, message: `${value} is above the maximum of ${schema.maximum}` });
       else validateEnum(value, schema, path, problems);
       return problems;
     default:
@@ -62,7 +64,11 @@ function validateObject(value: Readonly<Record<string, unknown>>, schema: Schema
   }
   for (const name of schema.required ?? []) {
     if (value[name] === undefined || value[name] === null) {
-      problems.push({ code: 'missing-field', path: path ? `${path}.${name}` : name, message: `required field "${name}" is missing${path ? ` in ${path}` : ''}` });
+      problems.push({
+        code: 'missing-field',
+        path: path ? `${path}.${name}` : name,
+        message: `required field "${name}" is missing${path ? ` in ${path}` : ''}`,
+      });
     }
   }
   for (const group of schema['x-mizzen-one-of'] ?? []) {
@@ -75,7 +81,11 @@ function validateEnum(value: string | number, schema: Schema, path: string, prob
   if (!schema.enum || schema.enum.includes(value)) return;
   const near = typeof value === 'string' ? closestName(value, schema.enum.map(String)) : undefined;
   const allowed = schema.enum.filter((entry) => entry !== '').join(', ');
-  problems.push({ code: 'invalid-value', path, message: `${JSON.stringify(value)} is not allowed here${near ? `: did you mean "${near}"?` : ''} Allowed: ${allowed}` });
+  problems.push({
+    code: 'invalid-value',
+    path,
+    message: `${JSON.stringify(value)} is not allowed here${near ? `: did you mean "${near}"?` : ''} Allowed: ${allowed}`,
+  });
 }
 
 function unknownField(path: string, name: string, known: readonly string[]): Problem {

@@ -1,5 +1,5 @@
-import { Agent, request as httpsRequest } from 'node:https';
 import type { IncomingMessage } from 'node:http';
+import { Agent, request as httpsRequest } from 'node:https';
 import { type Kind, preferredApiVersion } from '@mizzen/api';
 import { MizzenError, messageOf, type Origin, version } from '@mizzen/common';
 import type { ControlAccess } from './home.ts';
@@ -55,7 +55,11 @@ export class ApiClient {
       throw new ApiFailure(status, failure?.message ?? `the API answered ${status}`, failure?.details?.causes ?? []);
     }
     const header = response.headersDistinct['warning'] ?? [];
-    return { status, body, warnings: header.flatMap((line) => [...line.matchAll(/299 - "((?:[^"\\]|\\.)*)"/g)].map((match) => match[1]!.replace(/\\(.)/g, '$1'))) };
+    return {
+      status,
+      body,
+      warnings: header.flatMap((line) => [...line.matchAll(/299 - "((?:[^"\\]|\\.)*)"/g)].map((match) => match[1]!.replace(/\\(.)/g, '$1'))),
+    };
   }
 
   /** Follows a kind: `onEvent` for each change until the returned function is called; reconnects by itself. */
@@ -107,7 +111,15 @@ export class ApiClient {
         },
         resolve,
       );
-      request.once('error', (error: NodeJS.ErrnoException) => reject(new MizzenError('control-plane-unreachable', error.code === 'ECONNREFUSED' ? 'the control plane does not answer. Is the mesh running (`npm start` or `mizzen up DIR`)?' : messageOf(error), this.#access.api)));
+      request.once('error', (error: NodeJS.ErrnoException) =>
+        reject(
+          new MizzenError(
+            'control-plane-unreachable',
+            error.code === 'ECONNREFUSED' ? 'the control plane does not answer. Is the mesh running (`npm start` or `mizzen up DIR`)?' : messageOf(error),
+            this.#access.api,
+          ),
+        ),
+      );
       request.end(body);
     });
   }

@@ -1,8 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { homeFiles } from '@mizzen/control';
 import { MizzenError } from '@mizzen/common';
+import { homeFiles } from '@mizzen/control';
 
 /** Where a mesh on this machine keeps its state: `--home`, else $MIZZEN_HOME, else ~/.mizzen. */
 export function homeOf(option: string | undefined): string {
@@ -19,7 +19,12 @@ export interface ControlAccess {
 
 export function controlAccess(home: string): ControlAccess {
   const files = homeFiles(home);
-  if (!existsSync(files.endpoints)) throw new MizzenError('no-mesh', 'there is no mesh here. Start one with `npm start` or `mizzen up DIR`; if it has another home, name it with --home or MIZZEN_HOME.', home);
+  if (!existsSync(files.endpoints))
+    throw new MizzenError(
+      'no-mesh',
+      'there is no mesh here. Start one with `npm start` or `mizzen up DIR`; if it has another home, name it with --home or MIZZEN_HOME.',
+      home,
+    );
   const { api, xds } = JSON.parse(readFileSync(files.endpoints, 'utf8')) as { api: string; xds: string };
   return { api, xds, token: readFileSync(files.adminToken, 'utf8').trim(), rootCertificate: readFileSync(files.rootCertificate, 'utf8') };
 }

@@ -1,5 +1,5 @@
-import { Command } from 'commander';
 import { messageOf, version } from '@mizzen/common';
+import { Command } from 'commander';
 
 /** The `mizzen` command. Each subcommand loads only what it needs: a sidecar is started by this program too. */
 const program = new Command('mizzen')
@@ -30,7 +30,7 @@ program
   .description('run a folder of resources and workloads as a mesh on this machine')
   .option(...home)
   .option('--fresh', 'forget what was applied through the API in earlier runs')
-  .option('--quiet', 'do not print the workloads\' output')
+  .option('--quiet', "do not print the workloads' output")
   .option('--api-port <port>', 'port of the configuration API; 0 chooses one', '15080')
   .option('--xds-port <port>', 'port of xDS and the CA; 0 chooses one', '15012')
   .addHelpText('after', '\nThe folder is followed: saving a file changes the mesh. Ctrl-C ends everything in order.')
@@ -67,8 +67,8 @@ program
   .option('--label <name=value>', 'a label, may be repeated; services select workloads by labels', collect, [])
   .option('--port <port[:name][=app port]>', 'a port that it serves, may be repeated; the program is told its port in PORT', collect, [])
   .option('--control <host:port>', 'the control plane (default: the one of --home)')
-  .option('--token-file <file>', 'bootstrap token (default: one is made, on the mesh\'s own machine)')
-  .option('--root-cert <file>', 'the mesh\'s root certificate (default: the one of --home)')
+  .option('--token-file <file>', "bootstrap token (default: one is made, on the mesh's own machine)")
+  .option('--root-cert <file>', "the mesh's root certificate (default: the one of --home)")
   .option('--verbose', 'print what the sidecar does')
   .addHelpText('after', '\nExample: mizzen run --name hello --label app=hello --port 8000:http -- python3 -m http.server $PORT')
   .action(async (command: string[], options) => (await import('./commands/run.ts')).run(command, options));
@@ -100,7 +100,9 @@ program
   .option(...namespace)
   .option(...home)
   .option(...output)
-  .action(async (kind: string | undefined, names: string[], options) => (await import('./commands/resources.ts')).remove([...(kind ? [kind] : []), ...names], options));
+  .action(async (kind: string | undefined, names: string[], options) =>
+    (await import('./commands/resources.ts')).remove([...(kind ? [kind] : []), ...names], options),
+  );
 
 program
   .command('status')
@@ -129,7 +131,7 @@ program
 
 program
   .command('kubeconfig')
-  .description('print a kubeconfig for this mesh\'s API')
+  .description("print a kubeconfig for this mesh's API")
   .option(...home)
   .option(...output)
   .action(async (options) => (await import('./commands/access.ts')).kubeconfig(options));

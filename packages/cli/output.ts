@@ -1,5 +1,5 @@
-import { stringify } from 'yaml';
 import { MizzenError } from '@mizzen/common';
+import { stringify } from 'yaml';
 
 /** How a command prints: for people, or as data. */
 export type OutputFormat = 'table' | 'json' | 'yaml';
@@ -21,7 +21,11 @@ export function printData(value: unknown, format: Exclude<OutputFormat, 'table'>
 /** Columns that are as wide as their widest cell, two spaces apart. */
 export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = header.map((name, i) => Math.max(visibleLength(name), ...rows.map((row) => visibleLength(row[i] ?? ''))));
-  const line = (cells: readonly string[]) => cells.map((cell, i) => (i === cells.length - 1 ? cell : cell + ' '.repeat(widths[i]! - visibleLength(cell) + 2))).join('').trimEnd();
+  const line = (cells: readonly string[]) =>
+    cells
+      .map((cell, i) => (i === cells.length - 1 ? cell : cell + ' '.repeat(widths[i]! - visibleLength(cell) + 2)))
+      .join('')
+      .trimEnd();
   return [line(header), ...rows.map(line)].join('\n');
 }
 

@@ -58,7 +58,13 @@ export interface ControlPlane {
 
 /** The files in a mesh's home that the command line and sidecars read. */
 export function homeFiles(home: string) {
-  return { certificates: join(home, 'ca'), store: join(home, 'store.sqlite'), adminToken: join(home, 'admin-token'), rootCertificate: join(home, 'root-cert.pem'), endpoints: join(home, 'control.json') };
+  return {
+    certificates: join(home, 'ca'),
+    store: join(home, 'store.sqlite'),
+    adminToken: join(home, 'admin-token'),
+    rootCertificate: join(home, 'root-cert.pem'),
+    endpoints: join(home, 'control.json'),
+  };
 }
 
 const serverCertificateSeconds = 30 * 86_400;
@@ -93,12 +99,20 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   });
   let directory: DirectorySource | undefined;
   if (options.directory) {
-    directory = new DirectorySource({ directory: options.directory, registry, logger: logger.child('galley'), ...(options.onDirectoryProblems ? { onProblems: options.onDirectoryProblems } : {}) });
+    directory = new DirectorySource({
+      directory: options.directory,
+      registry,
+      logger: logger.child('galley'),
+      ...(options.onDirectoryProblems ? { onProblems: options.onDirectoryProblems } : {}),
+    });
     await directory.start();
   }
   await pilot.start();
 
-  const names = { dns: ['mizzen-control', 'istiod.istio-system.svc', 'localhost'], ip: ['127.0.0.1', '::1', ...(host === '127.0.0.1' || host === '0.0.0.0' || host.includes(':') ? [] : [host])] };
+  const names = {
+    dns: ['mizzen-control', 'istiod.istio-system.svc', 'localhost'],
+    ip: ['127.0.0.1', '::1', ...(host === '127.0.0.1' || host === '0.0.0.0' || host.includes(':') ? [] : [host])],
+  };
   const certificate = await authority.issueServer(names, serverCertificateSeconds);
   const routes = (router: ConnectRouter) => {
     router.service(AggregatedDiscoveryService, discoveryService(pilot, tokens, logger.child('pilot')));
@@ -111,7 +125,10 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     session.on('close', () => sessions.delete(session));
     session.on('error', () => session.destroy());
   };
-  const secure = createSecureServer({ cert: certificate.cert, key: certificate.key, ca: authority.trustBundle, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' }, handler);
+  const secure = createSecureServer(
+    { cert: certificate.cert, key: certificate.key, ca: authority.trustBundle, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' },
+    handler,
+  );
   const plain = options.xdsPlainPort === undefined ? undefined : createServer(handler);
   const api = new ApiServer({
     registry,
@@ -157,7 +174,11 @@ async function listen(server: Http2Server | Http2SecureServer, port: number, hos
     await once(server, 'listening');
   } catch (error) {
     const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
-    throw new MizzenError('port-in-use', `${what} cannot listen: ${inUse ? `the port is in use. Stop the other process (perhaps another mizzen), or choose another port with ${option}.` : messageOf(error)}`, `${host}:${port}`);
+    throw new MizzenError(
+      'port-in-use',
+      `${what} cannot listen: ${inUse ? `the port is in use. Stop the other process (perhaps another mizzen), or choose another port with ${option}.` : messageOf(error)}`,
+      `${host}:${port}`,
+    );
   }
   server.on('error', () => {});
   return (server.address() as AddressInfo).port;
@@ -167,7 +188,12 @@ async function createNamespaces(registry: ResourceRegistry): Promise<void> {
   const kind = findKind('', 'Namespace')!;
   for (const name of ['default', rootNamespace]) {
     if (!(await registry.store.get({ group: '', kind: 'Namespace', namespace: '', name }))) {
-      await registry.create(kind, '', { apiVersion: 'v1', kind: 'Namespace', metadata: { name } }, { manager: 'mizzen', origin: { source: 'api', name: 'mizzen' } });
+      await registry.create(
+        kind,
+        '',
+        { apiVersion: 'v1', kind: 'Namespace', metadata: { name } },
+        { manager: 'mizzen', origin: { source: 'api', name: 'mizzen' } },
+      );
     }
   }
 }
@@ -180,7 +206,9 @@ function meshState(pilot: Pilot, path: readonly string[]): unknown {
     const connection = pilot.connections().find(({ view }) => view.namespace === path[1] && view.name === path[2]);
     const schema = schemas[path[3] as keyof typeof schemas];
     if (!connection || !schema || path[3] === 'secret') return undefined;
-    return { resources: connection.sent(path[3] as keyof typeof schemas).map((any) => ({ typeUrl: any.typeUrl, bytes: Buffer.from(any.value).toString('base64') })) };
+    return {
+      resources: connection.sent(path[3] as keyof typeof schemas).map((any) => ({ typeUrl: any.typeUrl, bytes: Buffer.from(any.value).toString('base64') })),
+    };
   }
   return undefined;
 }
@@ -194,4 +222,3 @@ async function pendingFindings(pilot: Pilot, resource: Resource): Promise<string
   const object = `${resource.kind} ${resource.metadata.namespace}/${resource.metadata.name}`;
   return pilot.findings.filter((finding) => finding.object === object).map(describeFinding);
 }
-

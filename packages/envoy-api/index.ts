@@ -3,5 +3,5 @@
  * `@mizzen/envoy-api/gen/...`, since loading all 400 files would cost every process what it does not use.
  */
 export { type Init, packAny, typeUrlOf, unpackAny } from './any.ts';
-export { type ResourceType, resourceTypes, typeUrls } from './resource-types.ts';
 export { durationFromMs, durationToMs } from './durations.ts';
+export { type ResourceType, resourceTypes, typeUrls } from './resource-types.ts';

@@ -26,7 +26,13 @@ export interface ProxyConfig {
   /** Loopback port of the admin server; 0 chooses one, undefined: none. */
   readonly adminPort?: number;
   readonly registers?: boolean;
-  readonly probe?: { readonly path?: string; readonly port: number; readonly periodMs?: number; readonly timeoutMs?: number; readonly failureThreshold?: number };
+  readonly probe?: {
+    readonly path?: string;
+    readonly port: number;
+    readonly periodMs?: number;
+    readonly timeoutMs?: number;
+    readonly failureThreshold?: number;
+  };
   /** Lifetime to ask for, in seconds; 0: what the CA gives. */
   readonly certificateSeconds?: number;
   /** How long connections may take to end when the proxy stops, in milliseconds. */
@@ -39,7 +45,8 @@ const required = ['type', 'name', 'namespace', 'workload', 'serviceAccount', 'tr
 export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
   if (typeof value !== 'object' || value === null) throw new MizzenError('invalid-proxy-config', 'the proxy configuration must be a JSON object', place);
   const config = value as Record<string, unknown>;
-  for (const name of required) if (typeof config[name] !== 'string' || config[name] === '') throw new MizzenError('invalid-proxy-config', `"${name}" is missing or no string`, place);
+  for (const name of required)
+    if (typeof config[name] !== 'string' || config[name] === '') throw new MizzenError('invalid-proxy-config', `"${name}" is missing or no string`, place);
   if (config['type'] !== 'sidecar' && config['type'] !== 'gateway') throw new MizzenError('invalid-proxy-config', '"type" must be sidecar or gateway', place);
   return { ...config, labels: (config['labels'] ?? {}) as Record<string, string> } as unknown as ProxyConfig;
 }

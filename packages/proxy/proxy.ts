@@ -36,7 +36,15 @@ export async function startProxy(config: ProxyConfig, logger: Logger): Promise<P
     secrets,
     counters,
     logger,
-    context: { self, selfHeader: encodePeerMetadata(self), selfId: `${config.type === 'gateway' ? 'router' : 'sidecar'}~${config.address}~${config.name}.${config.namespace}~${config.namespace}.svc.cluster.local`, peers: new PeerMetadataReader(), metrics, counters, random: Math.random },
+    context: {
+      self,
+      selfHeader: encodePeerMetadata(self),
+      selfId: `${config.type === 'gateway' ? 'router' : 'sidecar'}~${config.address}~${config.name}.${config.namespace}~${config.namespace}.svc.cluster.local`,
+      peers: new PeerMetadataReader(),
+      metrics,
+      counters,
+      random: Math.random,
+    },
     onReady: () => events.emit('ready'),
   });
   const identity = new IdentityAgent(config, secrets, counters, logger);

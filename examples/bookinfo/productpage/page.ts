@@ -9,7 +9,12 @@ interface Review {
 const escape = (value: unknown) => String(value).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
 /** The page as HTML. Everything that came from elsewhere is escaped. */
-export function renderPage(product: { readonly title: string; readonly description: string }, details: Answer, reviews: Answer, user: string | undefined): string {
+export function renderPage(
+  product: { readonly title: string; readonly description: string },
+  details: Answer,
+  reviews: Answer,
+  user: string | undefined,
+): string {
   return `<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Simple Bookstore App</title><style>${style}</style></head>

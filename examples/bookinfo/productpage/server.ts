@@ -4,7 +4,12 @@ import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { renderPage } from './page.ts';
 
-const product = { id: 0, title: 'The Comedy of Errors', description: 'The Comedy of Errors is one of William Shakespeare’s early plays. It is his shortest and one of his most farcical comedies, with a major part of the humour coming from slapstick and mistaken identity, in addition to puns and word play.' };
+const product = {
+  id: 0,
+  title: 'The Comedy of Errors',
+  description:
+    'The Comedy of Errors is one of William Shakespeare’s early plays. It is his shortest and one of his most farcical comedies, with a major part of the humour coming from slapstick and mistaken identity, in addition to puns and word play.',
+};
 
 /** Headers that a request keeps on its way, so that routes and traces can follow it. */
 const forwarded = ['x-request-id', 'traceparent', 'tracestate', 'x-b3-traceid', 'x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'user-agent'];
@@ -62,15 +67,25 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
       return void response.writeHead(200).end('Product page is healthy\n');
     case '/productpage': {
       const [detailsAnswer, reviewsAnswer] = await Promise.all([details(request), reviews(request)]);
-      response.writeHead(200, { 'content-type': 'text/html; charset=utf-8', 'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'", 'cache-control': 'no-store' });
+      response.writeHead(200, {
+        'content-type': 'text/html; charset=utf-8',
+        'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+        'cache-control': 'no-store',
+      });
       return void response.end(renderPage(product, detailsAnswer, reviewsAnswer, userOf(request)));
     }
     case '/login': {
-      const name = (await readForm(request)).get('username')?.slice(0, 64).replace(/[^\w@.-]/g, '') ?? '';
+      const name =
+        (await readForm(request))
+          .get('username')
+          ?.slice(0, 64)
+          .replace(/[^\w@.-]/g, '') ?? '';
       const id = randomBytes(16).toString('hex');
       if (sessions.size >= maxSessions) sessions.clear();
       if (name !== '') sessions.set(id, name);
-      return void response.writeHead(302, { location: '/productpage', ...(name === '' ? {} : { 'set-cookie': `session=${id}; HttpOnly; SameSite=Lax; Path=/` }) }).end();
+      return void response
+        .writeHead(302, { location: '/productpage', ...(name === '' ? {} : { 'set-cookie': `session=${id}; HttpOnly; SameSite=Lax; Path=/` }) })
+        .end();
     }
     case '/logout':
       return void response.writeHead(302, { location: '/productpage', 'set-cookie': 'session=; Max-Age=0; Path=/' }).end();

@@ -3,7 +3,18 @@ import { createServer } from 'node:http';
 
 const version = process.env.SERVICE_VERSION ?? 'v1';
 const color = { v2: 'black', v3: 'red' }[version];
-const forwarded = ['x-request-id', 'traceparent', 'tracestate', 'x-b3-traceid', 'x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'end-user', 'cookie', 'user-agent'];
+const forwarded = [
+  'x-request-id',
+  'traceparent',
+  'tracestate',
+  'x-b3-traceid',
+  'x-b3-spanid',
+  'x-b3-parentspanid',
+  'x-b3-sampled',
+  'end-user',
+  'cookie',
+  'user-agent',
+];
 
 async function ratingsOf(request, id) {
   const headers = Object.fromEntries(forwarded.filter((name) => request.headers[name]).map((name) => [name, request.headers[name]]));

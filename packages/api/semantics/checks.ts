@@ -12,7 +12,10 @@ export function invalid(path: string, message: string): Problem {
 export function hostProblem(host: string, path: string, allowsWildcard = true): Problem | undefined {
   if (allowsWildcard && (host === '*' || (host.startsWith('*.') && dnsName.test(host.slice(2))))) return undefined;
   if (host.length <= 253 && (dnsName.test(host) || isIpAddress(host))) return undefined;
-  return invalid(path, `${JSON.stringify(host.slice(0, 80))} is no host name${allowsWildcard ? ' (a wildcard may only be the whole first label, as in *.example.com)' : ''}`);
+  return invalid(
+    path,
+    `${JSON.stringify(host.slice(0, 80))} is no host name${allowsWildcard ? ' (a wildcard may only be the whole first label, as in *.example.com)' : ''}`,
+  );
 }
 
 export function isIpAddress(text: string): boolean {
@@ -20,7 +23,9 @@ export function isIpAddress(text: string): boolean {
 }
 
 export function portProblem(port: unknown, path: string): Problem | undefined {
-  return Number.isInteger(port) && (port as number) >= 1 && (port as number) <= 65535 ? undefined : invalid(path, `${String(port)} is no port: ports are whole numbers from 1 to 65535`);
+  return Number.isInteger(port) && (port as number) >= 1 && (port as number) <= 65535
+    ? undefined
+    : invalid(path, `${String(port)} is no port: ports are whole numbers from 1 to 65535`);
 }
 
 export function durationProblem(text: string | undefined, path: string, minimumMs = 1): Problem | undefined {

@@ -20,10 +20,13 @@ export function destinationRuleProblems(spec: DestinationRuleSpec): Problem[] {
 
 function policyProblems(policy: TrafficPolicySpec | undefined, path: string, problems: Problem[]): void {
   if (!policy) return;
-  if (policy.loadBalancer?.simple && policy.loadBalancer.consistentHash) problems.push(invalid(`${path}.loadBalancer`, 'only one of simple and consistentHash may be set'));
+  if (policy.loadBalancer?.simple && policy.loadBalancer.consistentHash)
+    problems.push(invalid(`${path}.loadBalancer`, 'only one of simple and consistentHash may be set'));
   problems.push(...collect(durationProblem(policy.connectionPool?.tcp?.connectTimeout, `${path}.connectionPool.tcp.connectTimeout`)));
   if (policy.tls?.mode === 'MUTUAL' && !policy.tls.credentialName && !(policy.tls.clientCertificate && policy.tls.privateKey)) {
-    problems.push(invalid(`${path}.tls`, 'mode MUTUAL needs clientCertificate and privateKey (or credentialName); for the mesh\'s own certificates use ISTIO_MUTUAL'));
+    problems.push(
+      invalid(`${path}.tls`, "mode MUTUAL needs clientCertificate and privateKey (or credentialName); for the mesh's own certificates use ISTIO_MUTUAL"),
+    );
   }
   policy.portLevelSettings?.forEach((settings, i) => {
     const portPath = `${path}.portLevelSettings[${i}]`;

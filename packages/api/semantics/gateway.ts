@@ -13,7 +13,8 @@ export function gatewayProblems(spec: GatewaySpec): Problem[] {
     if (!server.port) problems.push({ code: 'missing-field', path: `${path}.port`, message: 'required field "port" is missing' });
     else {
       problems.push(...collect(portProblem(server.port.number, `${path}.port.number`)));
-      if (!protocols.includes(server.port.protocol?.toUpperCase())) problems.push(invalid(`${path}.port.protocol`, `${JSON.stringify(server.port.protocol)} is no protocol. Allowed: ${protocols.join(', ')}`));
+      if (!protocols.includes(server.port.protocol?.toUpperCase()))
+        problems.push(invalid(`${path}.port.protocol`, `${JSON.stringify(server.port.protocol)} is no protocol. Allowed: ${protocols.join(', ')}`));
     }
     if (!server.hosts?.length) problems.push({ code: 'missing-field', path: `${path}.hosts`, message: 'at least one host is required, "*" for all' });
     server.hosts?.forEach((host, j) => {
@@ -23,10 +24,21 @@ export function gatewayProblems(spec: GatewaySpec): Problem[] {
     const protocol = server.port?.protocol?.toUpperCase();
     const isTls = protocol === 'HTTPS' || protocol === 'TLS';
     if (isTls && !server.tls) problems.push({ code: 'missing-field', path: `${path}.tls`, message: `protocol ${protocol} needs tls settings` });
-    if (server.tls && !server.tls.httpsRedirect && !isTls) problems.push(invalid(`${path}.tls`, `protocol ${protocol} takes no tls settings but httpsRedirect; did you mean protocol HTTPS?`));
+    if (server.tls && !server.tls.httpsRedirect && !isTls)
+      problems.push(invalid(`${path}.tls`, `protocol ${protocol} takes no tls settings but httpsRedirect; did you mean protocol HTTPS?`));
     const mode = server.tls?.mode ?? 'SIMPLE';
-    if (isTls && server.tls && (mode === 'SIMPLE' || mode === 'MUTUAL' || mode === 'OPTIONAL_MUTUAL') && !server.tls.credentialName && !(server.tls.serverCertificate && server.tls.privateKey)) {
-      problems.push({ code: 'missing-field', path: `${path}.tls.credentialName`, message: `mode ${mode} needs credentialName (a Secret), or serverCertificate and privateKey (files)` });
+    if (
+      isTls &&
+      server.tls &&
+      (mode === 'SIMPLE' || mode === 'MUTUAL' || mode === 'OPTIONAL_MUTUAL') &&
+      !server.tls.credentialName &&
+      !(server.tls.serverCertificate && server.tls.privateKey)
+    ) {
+      problems.push({
+        code: 'missing-field',
+        path: `${path}.tls.credentialName`,
+        message: `mode ${mode} needs credentialName (a Secret), or serverCertificate and privateKey (files)`,
+      });
     }
   });
   return problems;

@@ -9,7 +9,8 @@ export function serviceProblems(spec: ServiceSpec): Problem[] {
   spec.ports?.forEach((port, i) => {
     problems.push(...collect(portProblem(port.port, `spec.ports[${i}].port`)));
     const name = port.name ?? '';
-    if (spec.ports!.length > 1 && !name) problems.push({ code: 'missing-field', path: `spec.ports[${i}].name`, message: 'a service with several ports needs a name for each' });
+    if (spec.ports!.length > 1 && !name)
+      problems.push({ code: 'missing-field', path: `spec.ports[${i}].name`, message: 'a service with several ports needs a name for each' });
     else if (names.has(name)) problems.push(invalid(`spec.ports[${i}].name`, `port name "${name}" is used twice`));
     names.add(name);
   });
@@ -24,8 +25,10 @@ export function serviceEntryProblems(spec: ServiceEntrySpec): Problem[] {
   spec.ports?.forEach((port, i) => problems.push(...collect(portProblem(port.number, `spec.ports[${i}].number`))));
   if (spec.workloadSelector && spec.endpoints?.length) problems.push(invalid('spec.endpoints', 'only one of endpoints and workloadSelector may be set'));
   const isDns = spec.resolution === 'DNS' || spec.resolution === 'DNS_ROUND_ROBIN';
-  if (isDns && !spec.endpoints?.length && spec.hosts?.some((host) => host.startsWith('*'))) problems.push(invalid('spec.hosts', 'a wildcard host cannot be resolved by DNS: list endpoints, or use resolution NONE'));
-  if (spec.resolution === 'STATIC' && !spec.endpoints?.length && !spec.workloadSelector) problems.push({ code: 'missing-field', path: 'spec.endpoints', message: 'resolution STATIC needs endpoints or a workloadSelector' });
+  if (isDns && !spec.endpoints?.length && spec.hosts?.some((host) => host.startsWith('*')))
+    problems.push(invalid('spec.hosts', 'a wildcard host cannot be resolved by DNS: list endpoints, or use resolution NONE'));
+  if (spec.resolution === 'STATIC' && !spec.endpoints?.length && !spec.workloadSelector)
+    problems.push({ code: 'missing-field', path: 'spec.endpoints', message: 'resolution STATIC needs endpoints or a workloadSelector' });
   if ((spec.resolution ?? 'NONE') === 'NONE' && spec.endpoints?.length) problems.push(invalid('spec.endpoints', 'resolution NONE takes no endpoints'));
   return problems;
 }

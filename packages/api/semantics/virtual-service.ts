@@ -12,7 +12,8 @@ export function virtualServiceProblems(spec: VirtualServiceSpec): Problem[] {
   if (spec.hosts?.includes('*') && (namedGateways.length === 0 || spec.gateways?.includes('mesh'))) {
     problems.push(invalid('spec.hosts', 'the host "*" is only allowed when the VirtualService is bound to named gateways, not to the mesh'));
   }
-  if (!spec.http?.length && !spec.tls?.length && !spec.tcp?.length) problems.push({ code: 'missing-field', path: 'spec.http', message: 'one of http, tls or tcp is required' });
+  if (!spec.http?.length && !spec.tls?.length && !spec.tcp?.length)
+    problems.push({ code: 'missing-field', path: 'spec.http', message: 'one of http, tls or tcp is required' });
   spec.http?.forEach((route, i) => routeProblems(route, `spec.http[${i}]`, problems));
   return problems;
 }
@@ -20,18 +21,29 @@ export function virtualServiceProblems(spec: VirtualServiceSpec): Problem[] {
 const faultStatus = (status: number) => Number.isInteger(status) && status >= 200 && status <= 599;
 
 function routeProblems(route: HttpRouteSpec, path: string, problems: Problem[]): void {
-  const actions = [route.route?.length ? 'route' : '', route.redirect ? 'redirect' : '', route.directResponse ? 'directResponse' : '', route.delegate ? 'delegate' : ''].filter(Boolean);
-  if (actions.length === 0) problems.push({ code: 'missing-field', path: `${path}.route`, message: 'one of route, redirect, directResponse or delegate is required' });
+  const actions = [
+    route.route?.length ? 'route' : '',
+    route.redirect ? 'redirect' : '',
+    route.directResponse ? 'directResponse' : '',
+    route.delegate ? 'delegate' : '',
+  ].filter(Boolean);
+  if (actions.length === 0)
+    problems.push({ code: 'missing-field', path: `${path}.route`, message: 'one of route, redirect, directResponse or delegate is required' });
   if (actions.length > 1) problems.push(invalid(path, `only one of ${actions.join(' and ')} may be set`));
   if (route.redirect && route.rewrite) problems.push(invalid(`${path}.rewrite`, 'a redirect cannot also rewrite'));
 
   route.match?.forEach((match, i) => matchProblems(match, `${path}.match[${i}]`, problems));
   route.route?.forEach((target, i) => {
     problems.push(...destinationProblems(target.destination, `${path}.route[${i}].destination`));
-    if (target.weight !== undefined && (!Number.isInteger(target.weight) || target.weight < 0)) problems.push(invalid(`${path}.route[${i}].weight`, `${target.weight} is no weight: weights are whole numbers of at least 0`));
-    problems.push(...headerProblems(target.headers?.request, `${path}.route[${i}].headers.request`), ...headerProblems(target.headers?.response, `${path}.route[${i}].headers.response`));
+    if (target.weight !== undefined && (!Number.isInteger(target.weight) || target.weight < 0))
+      problems.push(invalid(`${path}.route[${i}].weight`, `${target.weight} is no weight: weights are whole numbers of at least 0`));
+    problems.push(
+      ...headerProblems(target.headers?.request, `${path}.route[${i}].headers.request`),
+      ...headerProblems(target.headers?.response, `${path}.route[${i}].headers.response`),
+    );
   });
-  if ((route.route?.length ?? 0) > 1 && route.route!.every((target) => !target.weight)) problems.push(invalid(`${path}.route`, 'several destinations need weights, at least one of them above 0'));
+  if ((route.route?.length ?? 0) > 1 && route.route!.every((target) => !target.weight))
+    problems.push(invalid(`${path}.route`, 'several destinations need weights, at least one of them above 0'));
   problems.push(...headerProblems(route.headers?.request, `${path}.headers.request`), ...headerProblems(route.headers?.response, `${path}.headers.response`));
 
   problems.push(
@@ -46,11 +58,15 @@ function routeProblems(route: HttpRouteSpec, path: string, problems: Problem[]):
     ),
   );
   const attempts = route.retries?.attempts;
-  if (attempts !== undefined && (!Number.isInteger(attempts) || attempts < 0)) problems.push(invalid(`${path}.retries.attempts`, `${attempts} is no number of attempts: it must be a whole number of at least 0`));
-  if (route.fault?.delay && route.fault.delay.fixedDelay === undefined) problems.push({ code: 'missing-field', path: `${path}.fault.delay.fixedDelay`, message: 'a delay needs fixedDelay, for example 7s' });
+  if (attempts !== undefined && (!Number.isInteger(attempts) || attempts < 0))
+    problems.push(invalid(`${path}.retries.attempts`, `${attempts} is no number of attempts: it must be a whole number of at least 0`));
+  if (route.fault?.delay && route.fault.delay.fixedDelay === undefined)
+    problems.push({ code: 'missing-field', path: `${path}.fault.delay.fixedDelay`, message: 'a delay needs fixedDelay, for example 7s' });
   const abort = route.fault?.abort;
-  if (abort && abort.httpStatus === undefined && abort.grpcStatus === undefined) problems.push({ code: 'missing-field', path: `${path}.fault.abort.httpStatus`, message: 'an abort needs httpStatus (or grpcStatus)' });
-  if (abort?.httpStatus !== undefined && !faultStatus(abort.httpStatus)) problems.push(invalid(`${path}.fault.abort.httpStatus`, `${abort.httpStatus} is no status to abort with: use 200 to 599`));
+  if (abort && abort.httpStatus === undefined && abort.grpcStatus === undefined)
+    problems.push({ code: 'missing-field', path: `${path}.fault.abort.httpStatus`, message: 'an abort needs httpStatus (or grpcStatus)' });
+  if (abort?.httpStatus !== undefined && !faultStatus(abort.httpStatus))
+    problems.push(invalid(`${path}.fault.abort.httpStatus`, `${abort.httpStatus} is no status to abort with: use 200 to 599`));
   if (route.mirror) problems.push(...destinationProblems(route.mirror, `${path}.mirror`));
   route.mirrors?.forEach((mirror, i) => {
     if (!mirror.destination) problems.push({ code: 'missing-field', path: `${path}.mirrors[${i}].destination`, message: 'a mirror needs a destination' });
@@ -60,10 +76,12 @@ function routeProblems(route: HttpRouteSpec, path: string, problems: Problem[]):
   if (route.redirect?.redirectCode !== undefined && ![301, 302, 303, 307, 308].includes(route.redirect.redirectCode)) {
     problems.push(invalid(`${path}.redirect.redirectCode`, `${route.redirect.redirectCode} is no redirect: use 301, 302, 303, 307 or 308`));
   }
-  if (route.directResponse && !faultStatus(route.directResponse.status)) problems.push(invalid(`${path}.directResponse.status`, `${route.directResponse.status} is no status to answer with: use 200 to 599`));
+  if (route.directResponse && !faultStatus(route.directResponse.status))
+    problems.push(invalid(`${path}.directResponse.status`, `${route.directResponse.status} is no status to answer with: use 200 to 599`));
   if (route.rewrite?.uriRegexRewrite) {
     const { match, rewrite } = route.rewrite.uriRegexRewrite;
-    if (match === undefined || rewrite === undefined) problems.push({ code: 'missing-field', path: `${path}.rewrite.uriRegexRewrite`, message: 'both match and rewrite are required' });
+    if (match === undefined || rewrite === undefined)
+      problems.push({ code: 'missing-field', path: `${path}.rewrite.uriRegexRewrite`, message: 'both match and rewrite are required' });
     else problems.push(...collect(regexProblem(match, `${path}.rewrite.uriRegexRewrite.match`)));
     if (route.rewrite.uri !== undefined) problems.push(invalid(`${path}.rewrite`, 'only one of uri and uriRegexRewrite may be set'));
   }
@@ -77,7 +95,8 @@ function matchProblems(match: HttpMatchSpec, path: string, problems: Problem[]):
   for (const field of ['headers', 'withoutHeaders', 'queryParams'] as const) {
     for (const [name, value] of Object.entries(match[field] ?? {})) {
       if (name === '') problems.push(invalid(`${path}.${field}`, 'a name must not be empty'));
-      if (field !== 'queryParams' && name !== name.toLowerCase()) problems.push(invalid(`${path}.${field}.${name}`, `header names are matched in lower case: write ${JSON.stringify(name.toLowerCase())}`));
+      if (field !== 'queryParams' && name !== name.toLowerCase())
+        problems.push(invalid(`${path}.${field}.${name}`, `header names are matched in lower case: write ${JSON.stringify(name.toLowerCase())}`));
       problems.push(...stringMatchProblems(value, `${path}.${field}.${name}`, false));
     }
   }
@@ -86,14 +105,18 @@ function matchProblems(match: HttpMatchSpec, path: string, problems: Problem[]):
 
 function stringMatchProblems(match: StringMatchSpec, path: string, mustBeSet: boolean): Problem[] {
   if (match === null) return [];
-  if (mustBeSet && match.exact === undefined && match.prefix === undefined && match.regex === undefined) return [{ code: 'missing-field', path, message: 'one of exact, prefix or regex is required' }];
+  if (mustBeSet && match.exact === undefined && match.prefix === undefined && match.regex === undefined)
+    return [{ code: 'missing-field', path, message: 'one of exact, prefix or regex is required' }];
   if (match.prefix === '') return [invalid(`${path}.prefix`, 'a prefix must not be empty')];
   return match.regex === undefined ? [] : collect(regexProblem(match.regex, `${path}.regex`));
 }
 
 function destinationProblems(destination: DestinationSpec | undefined, path: string): Problem[] {
   if (!destination?.host) return [{ code: 'missing-field', path: `${path}.host`, message: 'a destination needs a host' }];
-  return collect(hostProblem(destination.host, `${path}.host`, false), destination.port?.number === undefined ? undefined : portProblem(destination.port.number, `${path}.port.number`));
+  return collect(
+    hostProblem(destination.host, `${path}.host`, false),
+    destination.port?.number === undefined ? undefined : portProblem(destination.port.number, `${path}.port.number`),
+  );
 }
 
 const headerName = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
@@ -106,6 +129,8 @@ function headerProblems(operations: HeaderOperationsSpec | undefined, path: stri
       if (/[\x00-\x08\x0a-\x1f\x7f]/.test(value)) problems.push(invalid(`${path}.${field}.${name}`, 'a header value must not hold control characters'));
     }
   }
-  operations?.remove?.forEach((name, i) => headerName.test(name) || problems.push(invalid(`${path}.remove[${i}]`, `${JSON.stringify(name)} is no header name (RFC 9110 section 5.1)`)));
+  operations?.remove?.forEach(
+    (name, i) => headerName.test(name) || problems.push(invalid(`${path}.remove[${i}]`, `${JSON.stringify(name)} is no header name (RFC 9110 section 5.1)`)),
+  );
   return problems;
 }

@@ -34,13 +34,19 @@ export async function token(serviceAccount: string, options: AccessOptions): Pro
     const namespace = options.namespace ?? 'default';
     const seconds = Number(options.duration ?? 3600);
     if (!Number.isInteger(seconds) || seconds < 600) throw new MizzenError('bad-option', '--duration is a whole number of seconds, at least 600');
-    const answer = await api.call('POST', `${collectionPath(kind, namespace)}/${serviceAccount}/token`, { body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { audiences: ['istio-ca'], expirationSeconds: seconds } } });
+    const answer = await api.call('POST', `${collectionPath(kind, namespace)}/${serviceAccount}/token`, {
+      body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { audiences: ['istio-ca'], expirationSeconds: seconds } },
+    });
     const { status } = answer.body as { status: { token: string; expirationTimestamp: string } };
     const format = outputFormat(options.output);
     if (format === 'table') print(status.token);
     else printData(status, format);
   } catch (error) {
-    if (error instanceof ApiFailure && error.status === 404) throw new MizzenError('no-such-account', `there is no service account "${serviceAccount}". Create it: a v1 ServiceAccount with this name, by \`mizzen apply -f\`.`);
+    if (error instanceof ApiFailure && error.status === 404)
+      throw new MizzenError(
+        'no-such-account',
+        `there is no service account "${serviceAccount}". Create it: a v1 ServiceAccount with this name, by \`mizzen apply -f\`.`,
+      );
     throw error;
   } finally {
     api.close();

@@ -25,7 +25,12 @@ export async function control(options: ControlOptions): Promise<void> {
     trustDomain: options.trustDomain,
     logger,
     ...(options.xdsPlainPort === undefined ? {} : { xdsPlainPort: Number(options.xdsPlainPort) }),
-    ...(options.dir === undefined ? {} : { directory: options.dir, onDirectoryProblems: (problems: readonly string[]) => problems.forEach((problem) => process.stderr.write(`error: ${problem}\n`)) }),
+    ...(options.dir === undefined
+      ? {}
+      : {
+          directory: options.dir,
+          onDirectoryProblems: (problems: readonly string[]) => problems.forEach((problem) => process.stderr.write(`error: ${problem}\n`)),
+        }),
   });
   logger.info('the control plane is up', { api: `https://${options.host}:${plane.apiPort}`, xds: `${options.host}:${plane.xdsPort}` });
   exitWithParent(() => void plane.close().then(() => process.exit(0)));

@@ -3,7 +3,7 @@ import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { closestName, MizzenError } from '@mizzen/common';
 import { homeOf } from '../home.ts';
-import { print, printData, outputFormat } from '../output.ts';
+import { outputFormat, print, printData } from '../output.ts';
 
 export interface LogsOptions {
   readonly home?: string;

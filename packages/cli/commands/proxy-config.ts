@@ -9,22 +9,43 @@ type ProxyConfigType = (typeof proxyConfigTypes)[number];
 
 /** `mizzen proxy-config TYPE PROXY`: what a proxy has in effect, asked of the proxy itself. */
 export async function proxyConfig(type: string, name: string, options: StatusOptions): Promise<void> {
-  if (!proxyConfigTypes.includes(type as ProxyConfigType)) throw new MizzenError('bad-option', `there is no "${type}" to show. There is: ${proxyConfigTypes.join(', ')}.`);
+  if (!proxyConfigTypes.includes(type as ProxyConfigType))
+    throw new MizzenError('bad-option', `there is no "${type}" to show. There is: ${proxyConfigTypes.join(', ')}.`);
   const api = new ApiClient(controlAccess(homeOf(options.home)));
   try {
     const proxy = await findProxy(api, name);
     if (!proxy.admin) throw new MizzenError('no-admin', `the proxy ${proxy.name} has no admin server`);
     const ask = async (path: string): Promise<unknown> => {
       const response = await fetch(`http://${proxy.admin}${path}`).catch(() => undefined);
-      if (!response?.ok) throw new MizzenError('proxy-unreachable', `the admin server of ${proxy.name} does not answer. It listens on loopback: run this command on the proxy's machine.`, proxy.admin);
+      if (!response?.ok)
+        throw new MizzenError(
+          'proxy-unreachable',
+          `the admin server of ${proxy.name} does not answer. It listens on loopback: run this command on the proxy's machine.`,
+          proxy.admin,
+        );
       return response.json();
     };
     const format = outputFormat(options.output);
     if (type === 'secrets') {
       const certs = (await ask('/certs')) as { certificates: { name: string; cert_chain: Certificate[]; ca_cert: Certificate[] }[] };
       if (format !== 'table') return printData(certs, format);
-      const row = (secret: string, kind: string, certificate: Certificate) => [secret, kind, certificate.subject_alt_names.join(', ') || certificate.subject, certificate.serial_number.slice(0, 16), certificate.valid_from.slice(0, 19), certificate.expiration_time.slice(0, 19)];
-      return print(formatTable(['SECRET', 'TYPE', 'NAMES', 'SERIAL', 'FROM', 'UNTIL'], certs.certificates.flatMap((entry) => [...entry.cert_chain.map((certificate, i) => row(entry.name, i === 0 ? 'certificate' : 'issuer', certificate)), ...entry.ca_cert.map((certificate) => row('ROOTCA', 'root', certificate))])));
+      const row = (secret: string, kind: string, certificate: Certificate) => [
+        secret,
+        kind,
+        certificate.subject_alt_names.join(', ') || certificate.subject,
+        certificate.serial_number.slice(0, 16),
+        certificate.valid_from.slice(0, 19),
+        certificate.expiration_time.slice(0, 19),
+      ];
+      return print(
+        formatTable(
+          ['SECRET', 'TYPE', 'NAMES', 'SERIAL', 'FROM', 'UNTIL'],
+          certs.certificates.flatMap((entry) => [
+            ...entry.cert_chain.map((certificate, i) => row(entry.name, i === 0 ? 'certificate' : 'issuer', certificate)),
+            ...entry.ca_cert.map((certificate) => row('ROOTCA', 'root', certificate)),
+          ]),
+        ),
+      );
     }
     const dump = (await ask('/config_dump')) as Dump;
     const resources = dump.configs[type]?.resources ?? [];
@@ -51,9 +72,23 @@ interface Shown {
   readonly lb_policy?: string;
   readonly traffic_direction?: string;
   readonly address?: SocketAddress;
-  readonly filter_chains?: readonly { readonly name?: string; readonly filter_chain_match?: { readonly transport_protocol?: string; readonly server_names?: readonly string[] }; readonly filters: readonly { readonly name: string; readonly typed_config?: { readonly rds?: { readonly route_config_name: string }; readonly cluster?: string } }[] }[];
+  readonly filter_chains?: readonly {
+    readonly name?: string;
+    readonly filter_chain_match?: { readonly transport_protocol?: string; readonly server_names?: readonly string[] };
+    readonly filters: readonly {
+      readonly name: string;
+      readonly typed_config?: { readonly rds?: { readonly route_config_name: string }; readonly cluster?: string };
+    }[];
+  }[];
   readonly virtual_hosts?: readonly { readonly name: string; readonly domains: readonly string[]; readonly routes?: readonly RouteShown[] }[];
-  readonly endpoints?: readonly { readonly lb_endpoints?: readonly { readonly health_status?: string; readonly load_balancing_weight?: number; readonly endpoint: { readonly address: SocketAddress }; readonly metadata?: MetadataShown }[] }[];
+  readonly endpoints?: readonly {
+    readonly lb_endpoints?: readonly {
+      readonly health_status?: string;
+      readonly load_balancing_weight?: number;
+      readonly endpoint: { readonly address: SocketAddress };
+      readonly metadata?: MetadataShown;
+    }[];
+  }[];
   readonly metadata?: MetadataShown;
   readonly transport_socket?: { readonly name: string };
   readonly transport_socket_matches?: readonly unknown[];
@@ -69,8 +104,16 @@ interface MetadataShown {
 
 interface RouteShown {
   readonly name?: string;
-  readonly match: { readonly prefix?: string; readonly path?: string; readonly safe_regex?: { readonly regex: string }; readonly headers?: readonly { readonly name: string }[] };
-  readonly route?: { readonly cluster?: string; readonly weighted_clusters?: { readonly clusters: readonly { readonly name: string; readonly weight: number }[] } };
+  readonly match: {
+    readonly prefix?: string;
+    readonly path?: string;
+    readonly safe_regex?: { readonly regex: string };
+    readonly headers?: readonly { readonly name: string }[];
+  };
+  readonly route?: {
+    readonly cluster?: string;
+    readonly weighted_clusters?: { readonly clusters: readonly { readonly name: string; readonly weight: number }[] };
+  };
   readonly redirect?: unknown;
   readonly direct_response?: { readonly status: number };
   readonly typed_per_filter_config?: Readonly<Record<string, unknown>>;
@@ -92,7 +135,13 @@ const tables = {
         (listener.filter_chains ?? []).map((chain) => {
           const match = chain.filter_chain_match;
           const config = chain.filters[0]?.typed_config;
-          return [addressText(listener.address), (listener.traffic_direction ?? '').toLowerCase(), [match?.transport_protocol === 'raw_buffer' ? 'plain text' : match?.transport_protocol, ...(match?.server_names ?? [])].filter(Boolean).join(' ') || 'all', config?.rds ? `routes ${config.rds.route_config_name}` : (config?.cluster ?? 'inline routes')];
+          return [
+            addressText(listener.address),
+            (listener.traffic_direction ?? '').toLowerCase(),
+            [match?.transport_protocol === 'raw_buffer' ? 'plain text' : match?.transport_protocol, ...(match?.server_names ?? [])].filter(Boolean).join(' ') ||
+              'all',
+            config?.rds ? `routes ${config.rds.route_config_name}` : (config?.cluster ?? 'inline routes'),
+          ];
         }),
       ),
     ),
@@ -104,8 +153,17 @@ const tables = {
           (host.routes ?? []).map((route) => {
             const { match } = route;
             const path = match.path ?? (match.safe_regex ? `~${match.safe_regex.regex}` : `${match.prefix ?? ''}*`);
-            const target = route.route?.cluster ?? route.route?.weighted_clusters?.clusters.map((cluster) => `${cluster.weight}: ${cluster.name}`).join(', ') ?? (route.redirect ? 'redirect' : `answers ${route.direct_response?.status}`);
-            return [table.name ?? '', host.name, [path, ...(match.headers ?? []).map((header) => header.name)].join(' + '), `${target}${route.typed_per_filter_config?.['envoy.filters.http.fault'] ? ' (with fault)' : ''}`, originText(route.metadata)];
+            const target =
+              route.route?.cluster ??
+              route.route?.weighted_clusters?.clusters.map((cluster) => `${cluster.weight}: ${cluster.name}`).join(', ') ??
+              (route.redirect ? 'redirect' : `answers ${route.direct_response?.status}`);
+            return [
+              table.name ?? '',
+              host.name,
+              [path, ...(match.headers ?? []).map((header) => header.name)].join(' + '),
+              `${target}${route.typed_per_filter_config?.['envoy.filters.http.fault'] ? ' (with fault)' : ''}`,
+              originText(route.metadata),
+            ];
           }),
         ),
       ),
@@ -113,14 +171,25 @@ const tables = {
   clusters: (resources: readonly Shown[]) =>
     formatTable(
       ['NAME', 'TYPE', 'BALANCING', 'TLS', 'FROM'],
-      resources.map((cluster) => [cluster.name ?? '', cluster.type ?? 'STATIC', (cluster.lb_policy ?? 'ROUND_ROBIN').toLowerCase(), cluster.transport_socket ? 'tls' : cluster.transport_socket_matches?.length ? 'auto' : 'plain', originText(cluster.metadata)]),
+      resources.map((cluster) => [
+        cluster.name ?? '',
+        cluster.type ?? 'STATIC',
+        (cluster.lb_policy ?? 'ROUND_ROBIN').toLowerCase(),
+        cluster.transport_socket ? 'tls' : cluster.transport_socket_matches?.length ? 'auto' : 'plain',
+        originText(cluster.metadata),
+      ]),
     ),
   endpoints: (resources: readonly Shown[]) =>
     formatTable(
       ['ENDPOINT', 'HEALTH', 'WORKLOAD', 'CLUSTER'],
       resources.flatMap((assignment) =>
         (assignment.endpoints ?? []).flatMap((group) =>
-          (group.lb_endpoints ?? []).map((entry) => [addressText(entry.endpoint.address), (entry.health_status ?? 'unknown').toLowerCase(), String(entry.metadata?.filter_metadata?.['istio']?.['workload'] ?? '-').split(';')[0]!, assignment.cluster_name ?? '']),
+          (group.lb_endpoints ?? []).map((entry) => [
+            addressText(entry.endpoint.address),
+            (entry.health_status ?? 'unknown').toLowerCase(),
+            String(entry.metadata?.filter_metadata?.['istio']?.['workload'] ?? '-').split(';')[0]!,
+            assignment.cluster_name ?? '',
+          ]),
         ),
       ),
     ),

@@ -1,6 +1,17 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { decodeYaml, describeProblem, explainUnknownKind, findKind, findKindByWord, groupOf, type Kind, kinds, type Resource, type SourcedResource } from '@mizzen/api';
+import {
+  decodeYaml,
+  describeProblem,
+  explainUnknownKind,
+  findKind,
+  findKindByWord,
+  groupOf,
+  type Kind,
+  kinds,
+  type Resource,
+  type SourcedResource,
+} from '@mizzen/api';
 import { MizzenError } from '@mizzen/common';
 import { stringify } from 'yaml';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
@@ -24,7 +35,10 @@ function readFiles(paths: readonly string[], namespace: string | undefined): Sou
     if (path === '-') return [path];
     if (!existsSync(path)) throw new MizzenError('no-such-file', 'this file does not exist', path);
     if (!statSync(path).isDirectory()) return [path];
-    return readdirSync(path).filter((name) => /\.(ya?ml|json)$/.test(name)).sort().map((name) => join(path, name));
+    return readdirSync(path)
+      .filter((name) => /\.(ya?ml|json)$/.test(name))
+      .sort()
+      .map((name) => join(path, name));
   });
   const resources: SourcedResource[] = [];
   const problems: string[] = [];
@@ -63,12 +77,22 @@ export async function apply(options: ResourceOptions): Promise<void> {
       const kind = findKind(groupOf(resource.apiVersion), resource.kind)!;
       const name = `${kind.singular}.${kind.group || 'core'}/${resource.metadata.name}`;
       try {
-        const before = await api.call('GET', pathOf(kind, resource)).then((answer) => answer.body as Resource, () => undefined);
-        const answer = await api.call('PATCH', `${pathOf(kind, resource)}?fieldManager=mizzen&force=true`, { body: resource, contentType: 'application/apply-patch+yaml', origin });
+        const before = await api.call('GET', pathOf(kind, resource)).then(
+          (answer) => answer.body as Resource,
+          () => undefined,
+        );
+        const answer = await api.call('PATCH', `${pathOf(kind, resource)}?fieldManager=mizzen&force=true`, {
+          body: resource,
+          contentType: 'application/apply-patch+yaml',
+          origin,
+        });
         applied.push(answer.body);
         for (const warning of answer.warnings) process.stderr.write(`${paint('warning', 'yellow')}: ${warning}\n`);
         const after = answer.body as Resource;
-        if (format === 'table') print(`${name} ${before === undefined ? 'created' : before.metadata.resourceVersion === after.metadata.resourceVersion ? 'unchanged' : 'configured'}`);
+        if (format === 'table')
+          print(
+            `${name} ${before === undefined ? 'created' : before.metadata.resourceVersion === after.metadata.resourceVersion ? 'unchanged' : 'configured'}`,
+          );
       } catch (error) {
         if (!(error instanceof ApiFailure)) throw error;
         failures.push(`${origin.name}:${origin.line}: ${error.message}`);
@@ -88,7 +112,11 @@ function kindOf(word: string): Kind {
 
 export async function get(words: readonly string[], options: ResourceOptions): Promise<void> {
   const [first = '', ...rest] = words;
-  const targets = first.includes('/') ? words.map((word) => word.split('/') as [string, string]) : rest.length > 0 ? rest.map((name) => [first, name] as [string, string]) : first.split(',').map((word) => [word, ''] as [string, string]);
+  const targets = first.includes('/')
+    ? words.map((word) => word.split('/') as [string, string])
+    : rest.length > 0
+      ? rest.map((name) => [first, name] as [string, string])
+      : first.split(',').map((word) => [word, ''] as [string, string]);
   const format = outputFormat(options.output);
   await withApi(options, async (api) => {
     if (options.watch) return followKind(api, kindOf(targets[0]![0]), options);
@@ -105,7 +133,11 @@ export async function get(words: readonly string[], options: ResourceOptions): P
         continue;
       }
       const table = (await api.call('GET', path, { accept: 'application/json;as=Table;v=v1;g=meta.k8s.io,application/json' })).body as Table;
-      tables.push(table.rows.length === 0 ? `no ${kind.plural} found${namespace ? ` in namespace ${namespace}` : ''}` : renderTable(table, options.allNamespaces === true));
+      tables.push(
+        table.rows.length === 0
+          ? `no ${kind.plural} found${namespace ? ` in namespace ${namespace}` : ''}`
+          : renderTable(table, options.allNamespaces === true),
+      );
     }
     if (format === 'table') return print(tables.join('\n\n'));
     const shown = found.map(withoutManagedFields);
@@ -135,7 +167,14 @@ async function followKind(api: ApiClient, kind: Kind, options: ResourceOptions):
   const stop = api.watch(
     kind,
     namespace,
-    (type, object: Resource) => print(format === 'json' ? JSON.stringify({ type, object }) : format === 'yaml' ? `---\n${stringify({ type, object })}` : `${new Date().toISOString().slice(11, 19)}  ${type.toLowerCase().padEnd(8)}  ${object.metadata.namespace ?? ''}/${object.metadata.name}`),
+    (type, object: Resource) =>
+      print(
+        format === 'json'
+          ? JSON.stringify({ type, object })
+          : format === 'yaml'
+            ? `---\n${stringify({ type, object })}`
+            : `${new Date().toISOString().slice(11, 19)}  ${type.toLowerCase().padEnd(8)}  ${object.metadata.namespace ?? ''}/${object.metadata.name}`,
+      ),
     (error) => process.stderr.write(`the watch was lost (${error}); trying again\n`),
   );
   await new Promise<void>((resolve) => process.once('SIGINT', () => resolve()));
@@ -145,7 +184,8 @@ async function followKind(api: ApiClient, kind: Kind, options: ResourceOptions):
 export async function remove(words: readonly string[], options: ResourceOptions): Promise<void> {
   const targets: { kind: Kind; namespace: string | undefined; name: string }[] = [];
   if (options.file?.length) {
-    for (const { resource } of readFiles(options.file, options.namespace)) targets.push({ kind: findKind(groupOf(resource.apiVersion), resource.kind)!, namespace: resource.metadata.namespace, name: resource.metadata.name });
+    for (const { resource } of readFiles(options.file, options.namespace))
+      targets.push({ kind: findKind(groupOf(resource.apiVersion), resource.kind)!, namespace: resource.metadata.namespace, name: resource.metadata.name });
   } else {
     const [first = '', ...names] = words;
     const pairs = first.includes('/') ? words.map((word) => word.split('/') as [string, string]) : names.map((name) => [first, name] as [string, string]);
@@ -172,7 +212,25 @@ export async function remove(words: readonly string[], options: ResourceOptions)
 
 export function apiResources(options: ResourceOptions): void {
   const format = outputFormat(options.output);
-  const rows = kinds.map((kind) => ({ name: kind.plural, shortNames: kind.shortNames, group: kind.group, versions: kind.versions, namespaced: kind.isNamespaced, kind: kind.kind }));
+  const rows = kinds.map((kind) => ({
+    name: kind.plural,
+    shortNames: kind.shortNames,
+    group: kind.group,
+    versions: kind.versions,
+    namespaced: kind.isNamespaced,
+    kind: kind.kind,
+  }));
   if (format !== 'table') return printData(rows, format);
-  print(formatTable(['NAME', 'SHORT', 'API VERSION', 'NAMESPACED', 'KIND'], rows.map((row) => [row.name, row.shortNames.join(','), row.group ? `${row.group}/${row.versions[0]}` : row.versions[0]!, String(row.namespaced), row.kind])));
+  print(
+    formatTable(
+      ['NAME', 'SHORT', 'API VERSION', 'NAMESPACED', 'KIND'],
+      rows.map((row) => [
+        row.name,
+        row.shortNames.join(','),
+        row.group ? `${row.group}/${row.versions[0]}` : row.versions[0]!,
+        String(row.namespaced),
+        row.kind,
+      ]),
+    ),
+  );
 }

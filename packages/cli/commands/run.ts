@@ -33,7 +33,16 @@ export async function run(command: readonly string[], options: RunOptions): Prom
   if (!program) throw new MizzenError('bad-option', 'say what to run: mizzen run [options] -- COMMAND');
   const home = homeOf(options.home);
   const ports = new PortAllocator();
-  const name = options.name ?? `${program.split('/').pop()!.toLowerCase().replace(/[^a-z0-9-]+/g, '-').replace(/^-+|-+$/g, '') || 'app'}-${process.pid}`;
+  const name =
+    options.name ??
+    `${
+      program
+        .split('/')
+        .pop()!
+        .toLowerCase()
+        .replace(/[^a-z0-9-]+/g, '-')
+        .replace(/^-+|-+$/g, '') || 'app'
+    }-${process.pid}`;
   const inbound: { name?: string; port: number; protocol?: string; listen: string; app: string }[] = [];
   const env: Record<string, string> = {};
   for (const text of options.port) {
@@ -43,11 +52,13 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     inbound.push({ port: Number(match[1]), listen: `127.0.0.1:${await ports.next()}`, app: `127.0.0.1:${appPort}`, ...(match[2] ? { name: match[2] } : {}) });
     env['PORT'] ??= String(appPort);
   }
-  const labels = Object.fromEntries(options.label.map((text) => {
-    const at = text.indexOf('=');
-    if (at < 1) throw new MizzenError('bad-option', `--label ${text} is not understood: write NAME=VALUE`);
-    return [text.slice(0, at), text.slice(at + 1)];
-  }));
+  const labels = Object.fromEntries(
+    options.label.map((text) => {
+      const at = text.indexOf('=');
+      if (at < 1) throw new MizzenError('bad-option', `--label ${text} is not understood: write NAME=VALUE`);
+      return [text.slice(0, at), text.slice(at + 1)];
+    }),
+  );
   const tokenFile = options.tokenFile ?? (await ownToken(home, options, name));
   const control = options.control ?? controlAccess(home).xds;
   const outboundPort = await ports.next();
@@ -89,7 +100,19 @@ export async function run(command: readonly string[], options: RunOptions): Prom
   const outbound = `http://127.0.0.1:${outboundPort}`;
   const child = spawn(program, args, {
     stdio: 'inherit',
-    env: { ...process.env, PATH: searchPath(), HTTP_PROXY: outbound, http_proxy: outbound, NO_PROXY: 'localhost,127.0.0.1', no_proxy: 'localhost,127.0.0.1', NODE_USE_ENV_PROXY: '1', MIZZEN_OUTBOUND: outbound, MIZZEN_OUTBOUND_PORT: String(outboundPort), MIZZEN_WORKLOAD: name, ...env },
+    env: {
+      ...process.env,
+      PATH: searchPath(),
+      HTTP_PROXY: outbound,
+      http_proxy: outbound,
+      NO_PROXY: 'localhost,127.0.0.1',
+      no_proxy: 'localhost,127.0.0.1',
+      NODE_USE_ENV_PROXY: '1',
+      MIZZEN_OUTBOUND: outbound,
+      MIZZEN_OUTBOUND_PORT: String(outboundPort),
+      MIZZEN_WORKLOAD: name,
+      ...env,
+    },
   });
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => child.kill(signal));
   const code = await new Promise<number>((resolve) => {
@@ -109,11 +132,17 @@ async function ownToken(home: string, options: RunOptions, name: string): Promis
   const kind = findKind('', 'ServiceAccount')!;
   try {
     if (options.serviceAccount !== 'default') {
-      await api.call('POST', collectionPath(kind, options.namespace), { body: { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: options.serviceAccount } } }).catch((error: unknown) => {
-        if (!(error instanceof ApiFailure) || error.status !== 409) throw error;
-      });
+      await api
+        .call('POST', collectionPath(kind, options.namespace), {
+          body: { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: options.serviceAccount } },
+        })
+        .catch((error: unknown) => {
+          if (!(error instanceof ApiFailure) || error.status !== 409) throw error;
+        });
     }
-    const answer = await api.call('POST', `${collectionPath(kind, options.namespace)}/${options.serviceAccount}/token`, { body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { expirationSeconds: 24 * 3600 } } });
+    const answer = await api.call('POST', `${collectionPath(kind, options.namespace)}/${options.serviceAccount}/token`, {
+      body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { expirationSeconds: 24 * 3600 } },
+    });
     const folder = join(home, 'tokens', options.namespace);
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const file = join(folder, `${options.serviceAccount}.${name}`);

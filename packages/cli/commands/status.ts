@@ -30,11 +30,27 @@ export async function status(options: StatusOptions): Promise<void> {
     print(
       formatTable(
         ['PROXY', 'TYPE', 'STATE', 'CLUSTERS', 'ENDPOINTS', 'LISTENERS', 'ROUTES', 'SECRETS', 'AGE', 'VERSION'],
-        proxies.map((proxy) => [`${proxy.namespace}/${proxy.name}`, proxy.type, paintState(proxy.state), cell(proxy, 'cluster'), cell(proxy, 'endpoint'), cell(proxy, 'listener'), cell(proxy, 'route'), cell(proxy, 'secret'), age(proxy), proxy.version]),
+        proxies.map((proxy) => [
+          `${proxy.namespace}/${proxy.name}`,
+          proxy.type,
+          paintState(proxy.state),
+          cell(proxy, 'cluster'),
+          cell(proxy, 'endpoint'),
+          cell(proxy, 'listener'),
+          cell(proxy, 'route'),
+          cell(proxy, 'secret'),
+          age(proxy),
+          proxy.version,
+        ]),
       ),
     );
-    for (const proxy of proxies) for (const [type, state] of Object.entries(proxy.types)) if (state.error) print(paint(`\n${proxy.name} refused its ${type} update: ${state.error}`, 'red'));
-    if (findings.length > 0) print(`\n${findings.map((finding) => `${finding.level.padEnd(7)} ${finding.place ? `${finding.place}: ` : ''}${finding.message} [${finding.code}]`).join('\n')}`);
+    for (const proxy of proxies)
+      for (const [type, state] of Object.entries(proxy.types))
+        if (state.error) print(paint(`\n${proxy.name} refused its ${type} update: ${state.error}`, 'red'));
+    if (findings.length > 0)
+      print(
+        `\n${findings.map((finding) => `${finding.level.padEnd(7)} ${finding.place ? `${finding.place}: ` : ''}${finding.message} [${finding.code}]`).join('\n')}`,
+      );
   } finally {
     api.close();
   }

@@ -61,14 +61,16 @@ export async function up(directory: string, options: UpOptions): Promise<void> {
   }
   if (stopping) return;
   print(`\n${paint('The mesh is up', 'bold')} after ${((Date.now() - startedAt) / 1000).toFixed(1)} s. What runs where:\n`);
-  const rows = runner.addresses().map((address) => [
-    address.name,
-    address.kind,
-    String(address.pid ?? '-'),
-    address.ports.map((port) => `${port.port} -> ${port.listen}`).join(', ') || '-',
-    address.outbound ?? '-',
-    address.adminPort === undefined ? '-' : `127.0.0.1:${address.adminPort}`,
-  ]);
+  const rows = runner
+    .addresses()
+    .map((address) => [
+      address.name,
+      address.kind,
+      String(address.pid ?? '-'),
+      address.ports.map((port) => `${port.port} -> ${port.listen}`).join(', ') || '-',
+      address.outbound ?? '-',
+      address.adminPort === undefined ? '-' : `127.0.0.1:${address.adminPort}`,
+    ]);
   print(formatTable(['NAME', 'KIND', 'PID', 'SERVICE PORT -> SIDECAR', 'OUTBOUND', 'ADMIN'], rows));
   for (const { name, problem } of runner.problems()) print(paint(`\n${name} does not run: ${problem}`, 'red'));
   const hint = join(folder, 'TRY.md');

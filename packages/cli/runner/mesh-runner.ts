@@ -81,7 +81,12 @@ export class MeshRunner {
     await this.#startControl();
     onProgress('control plane is up');
     await this.#reconcile();
-    this.#stopWatching = this.api.watch(workloadKind, undefined, () => this.#reconcileSoon(), () => {});
+    this.#stopWatching = this.api.watch(
+      workloadKind,
+      undefined,
+      () => this.#reconcileSoon(),
+      () => {},
+    );
     this.#tokenTimer = setInterval(() => void this.#renewTokens(), tokenRenewMs);
     await this.#waitUntilReady();
   }
@@ -111,8 +116,16 @@ export class MeshRunner {
     const files = homeFiles(home);
     // Fixed for the life of this mesh, so that everybody finds the control plane again after it was restarted.
     const ports = { api: apiPort === 0 ? await this.#ports.next() : apiPort, xds: xdsPort === 0 ? await this.#ports.next() : xdsPort };
-    for (const [what, port, option] of [['the API', ports.api, '--api-port'], ['xDS', ports.xds, '--xds-port']] as const) {
-      if (!(await isFree(port))) throw new MizzenError('port-in-use', `the port for ${what} is in use. Perhaps another mesh is running; stop it, or choose another port with ${option}.`, `127.0.0.1:${port}`);
+    for (const [what, port, option] of [
+      ['the API', ports.api, '--api-port'],
+      ['xDS', ports.xds, '--xds-port'],
+    ] as const) {
+      if (!(await isFree(port)))
+        throw new MizzenError(
+          'port-in-use',
+          `the port for ${what} is in use. Perhaps another mesh is running; stop it, or choose another port with ${option}.`,
+          `127.0.0.1:${port}`,
+        );
     }
     rmSync(files.endpoints, { force: true });
     this.#control = new SupervisedProcess({
@@ -131,14 +144,17 @@ export class MeshRunner {
     this.#control.start();
     const deadline = Date.now() + 30_000;
     while (!existsSync(files.endpoints)) {
-      if (Date.now() > deadline) throw new MizzenError('control-plane-not-up', 'the control plane did not come up within 30 s.', join(home, 'logs', 'control.log'));
+      if (Date.now() > deadline)
+        throw new MizzenError('control-plane-not-up', 'the control plane did not come up within 30 s.', join(home, 'logs', 'control.log'));
       await sleep(20);
     }
     this.#api = new ApiClient(controlAccess(home));
   }
 
   #reconcileSoon(): void {
-    this.#queue = this.#queue.then(() => (this.#isStopping ? undefined : this.#reconcile())).catch((error: unknown) => this.#options.logger.error('the workloads could not be brought in step', { error: messageOf(error) }));
+    this.#queue = this.#queue
+      .then(() => (this.#isStopping ? undefined : this.#reconcile()))
+      .catch((error: unknown) => this.#options.logger.error('the workloads could not be brought in step', { error: messageOf(error) }));
   }
 
   async #reconcile(): Promise<void> {
@@ -220,10 +236,15 @@ export class MeshRunner {
       this.#options.onProgress(`${name}: building (${command.join(' ')})`);
       const [program, ...args] = command;
       running = new Promise((resolveBuild) => {
-        execFile(program!, args, { cwd: workingDirectory, env: { ...process.env, PATH: searchPath() }, timeout: 180_000, maxBuffer: 4 * 1024 * 1024 }, (error, stdout, stderr) => {
-          this.#builds.delete(key);
-          resolveBuild(error ? `${error.message.split('\n')[0]}\n${(stderr || stdout).trim().split('\n').slice(-10).join('\n')}` : undefined);
-        });
+        execFile(
+          program!,
+          args,
+          { cwd: workingDirectory, env: { ...process.env, PATH: searchPath() }, timeout: 180_000, maxBuffer: 4 * 1024 * 1024 },
+          (error, stdout, stderr) => {
+            this.#builds.delete(key);
+            resolveBuild(error ? `${error.message.split('\n')[0]}\n${(stderr || stdout).trim().split('\n').slice(-10).join('\n')}` : undefined);
+          },
+        );
       });
       this.#builds.set(key, running);
     }
@@ -238,7 +259,9 @@ export class MeshRunner {
     mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
     if (serviceAccount !== 'default') {
       try {
-        await this.api.call('POST', collectionPath(serviceAccountKind, namespace), { body: { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: serviceAccount } } });
+        await this.api.call('POST', collectionPath(serviceAccountKind, namespace), {
+          body: { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: serviceAccount } },
+        });
       } catch (error) {
         if (!(error instanceof ApiFailure) || error.status !== 409) throw error;
       }
@@ -248,7 +271,9 @@ export class MeshRunner {
   }
 
   async #writeToken(namespace: string, serviceAccount: string, file: string): Promise<void> {
-    const answer = await this.api.call('POST', `${collectionPath(serviceAccountKind, namespace)}/${serviceAccount}/token`, { body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { audiences: ['istio-ca'], expirationSeconds: tokenSeconds } } });
+    const answer = await this.api.call('POST', `${collectionPath(serviceAccountKind, namespace)}/${serviceAccount}/token`, {
+      body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { audiences: ['istio-ca'], expirationSeconds: tokenSeconds } },
+    });
     const { token } = (answer.body as { status: { token: string } }).status;
     writeFileSync(file, token, { mode: 0o600 });
   }
@@ -256,7 +281,9 @@ export class MeshRunner {
   async #renewTokens(): Promise<void> {
     for (const [key, file] of this.#tokens) {
       const [namespace, serviceAccount] = key.split('/') as [string, string];
-      await this.#writeToken(namespace, serviceAccount, file).catch((error: unknown) => this.#options.logger.warn('a token could not be renewed; it will be tried again', { serviceAccount: key, error: messageOf(error) }));
+      await this.#writeToken(namespace, serviceAccount, file).catch((error: unknown) =>
+        this.#options.logger.warn('a token could not be renewed; it will be tried again', { serviceAccount: key, error: messageOf(error) }),
+      );
     }
   }
 
@@ -280,13 +307,21 @@ export class MeshRunner {
 
   async #notReady(): Promise<string[]> {
     const { proxies } = (await this.api.call('GET', '/mizzen/v1/proxies')).body as { proxies: { name: string; namespace: string; state: string }[] };
-    const entries = ((await this.api.call('GET', collectionPath(findKind('networking.istio.io', 'WorkloadEntry')!, undefined))).body as { items: Resource[] }).items;
+    const entries = ((await this.api.call('GET', collectionPath(findKind('networking.istio.io', 'WorkloadEntry')!, undefined))).body as { items: Resource[] })
+      .items;
     const waiting: string[] = [];
     for (const address of this.addresses()) {
       if (address.kind === 'process') continue;
       const proxy = proxies.find((candidate) => candidate.name === address.name);
-      const isHealthy = address.kind === 'gateway' || entries.some((entry) => entry.metadata.name === address.name && entry.metadata.annotations?.['mizzen.dev/unhealthy'] === undefined);
-      const isLive = address.adminPort !== undefined && (await fetch(`http://127.0.0.1:${address.adminPort}/ready`).then((response) => response.ok, () => false));
+      const isHealthy =
+        address.kind === 'gateway' ||
+        entries.some((entry) => entry.metadata.name === address.name && entry.metadata.annotations?.['mizzen.dev/unhealthy'] === undefined);
+      const isLive =
+        address.adminPort !== undefined &&
+        (await fetch(`http://127.0.0.1:${address.adminPort}/ready`).then(
+          (response) => response.ok,
+          () => false,
+        ));
       if (proxy?.state !== 'synced' || !isHealthy || !isLive) waiting.push(address.name);
     }
     return waiting;

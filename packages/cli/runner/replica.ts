@@ -43,7 +43,14 @@ export class Replica {
   readonly #options: ReplicaOptions;
   #proxy: SupervisedProcess | undefined;
   #process: SupervisedProcess | undefined;
-  #ports: { readonly name: string | undefined; readonly protocol: string | undefined; readonly port: number; readonly listen: string; readonly app: string; readonly appPort: number }[];
+  #ports: {
+    readonly name: string | undefined;
+    readonly protocol: string | undefined;
+    readonly port: number;
+    readonly listen: string;
+    readonly app: string;
+    readonly appPort: number;
+  }[];
   #outboundPort: number | undefined;
   #adminPort: number | undefined;
 
@@ -57,10 +64,17 @@ export class Replica {
     this.#adminPort = undefined;
   }
 
-
   address(): ReplicaAddress {
     const { spec, workload } = this.#options;
-    return { name: this.name, workload, kind: spec.gateway ? 'gateway' : spec.sidecar === false ? 'process' : 'sidecar', pid: (this.#process ?? this.#proxy)?.pid, ports: this.#ports, outbound: this.#outboundPort === undefined ? undefined : `127.0.0.1:${this.#outboundPort}`, adminPort: this.#adminPort };
+    return {
+      name: this.name,
+      workload,
+      kind: spec.gateway ? 'gateway' : spec.sidecar === false ? 'process' : 'sidecar',
+      pid: (this.#process ?? this.#proxy)?.pid,
+      ports: this.#ports,
+      outbound: this.#outboundPort === undefined ? undefined : `127.0.0.1:${this.#outboundPort}`,
+      adminPort: this.#adminPort,
+    };
   }
 
   async start(): Promise<void> {
@@ -75,7 +89,14 @@ export class Replica {
       for (const port of spec.ports ?? []) {
         const appPort = await ports.next();
         const listenPort = hasProxy ? await ports.next() : appPort;
-        this.#ports.push({ name: port.name, protocol: port.protocol, port: port.port, listen: `127.0.0.1:${listenPort}`, app: `127.0.0.1:${appPort}`, appPort });
+        this.#ports.push({
+          name: port.name,
+          protocol: port.protocol,
+          port: port.port,
+          listen: `127.0.0.1:${listenPort}`,
+          app: `127.0.0.1:${appPort}`,
+          appPort,
+        });
       }
     }
     if (hasProxy) this.#startProxy(join(folder, `${this.name}.json`));
@@ -111,7 +132,13 @@ export class Replica {
       drainMs: proxyDrainMs,
       registers: !spec.gateway,
       ...(this.#outboundPort === undefined ? {} : { outbound: `127.0.0.1:${this.#outboundPort}` }),
-      inbound: this.#ports.map(({ name, protocol, port, listen, app }) => ({ port, listen, app, ...(name ? { name } : {}), ...(protocol ? { protocol } : {}) })),
+      inbound: this.#ports.map(({ name, protocol, port, listen, app }) => ({
+        port,
+        listen,
+        app,
+        ...(name ? { name } : {}),
+        ...(protocol ? { protocol } : {}),
+      })),
       ...(probe ? { probe } : {}),
     };
     writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
@@ -137,12 +164,25 @@ export class Replica {
     const variables: Record<string, string> = {
       MIZZEN_WORKLOAD: this.name,
       ...(first ? { PORT: String(first.appPort) } : {}),
-      ...Object.fromEntries(this.#ports.filter((port) => port.name).map((port) => [`PORT_${port.name!.toUpperCase().replaceAll('-', '_')}`, String(port.appPort)])),
-      ...(this.#outboundPort === undefined ? {} : { MIZZEN_OUTBOUND: `http://127.0.0.1:${this.#outboundPort}`, MIZZEN_OUTBOUND_PORT: String(this.#outboundPort) }),
+      ...Object.fromEntries(
+        this.#ports.filter((port) => port.name).map((port) => [`PORT_${port.name!.toUpperCase().replaceAll('-', '_')}`, String(port.appPort)]),
+      ),
+      ...(this.#outboundPort === undefined
+        ? {}
+        : { MIZZEN_OUTBOUND: `http://127.0.0.1:${this.#outboundPort}`, MIZZEN_OUTBOUND_PORT: String(this.#outboundPort) }),
     };
     const expand = (text: string) => text.replace(/\$\((\w+)\)/g, (whole, name: string) => variables[name] ?? whole);
     // The variables that HTTP clients of all languages know: an application that heeds them needs to be told nothing else.
-    const proxyVariables = this.#outboundPort === undefined ? {} : { HTTP_PROXY: variables['MIZZEN_OUTBOUND']!, http_proxy: variables['MIZZEN_OUTBOUND']!, NO_PROXY: 'localhost,127.0.0.1', no_proxy: 'localhost,127.0.0.1', NODE_USE_ENV_PROXY: '1' };
+    const proxyVariables =
+      this.#outboundPort === undefined
+        ? {}
+        : {
+            HTTP_PROXY: variables['MIZZEN_OUTBOUND']!,
+            http_proxy: variables['MIZZEN_OUTBOUND']!,
+            NO_PROXY: 'localhost,127.0.0.1',
+            no_proxy: 'localhost,127.0.0.1',
+            NODE_USE_ENV_PROXY: '1',
+          };
     const env = Object.fromEntries(Object.entries(spec.env ?? {}).map(([name, value]) => [name, expand(value)]));
     this.#process = new SupervisedProcess({
       name: this.name,

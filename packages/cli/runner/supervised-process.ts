@@ -83,7 +83,10 @@ export class SupervisedProcess extends EventEmitter {
       if (this.#isStopping) return;
       if (Date.now() - startedAt > steadyMs) this.#backoff.reset();
       const wait = this.#backoff.nextMs();
-      const context = last.filter((line) => line.trim() !== '').map((line) => `\n    ${line}`).join('');
+      const context = last
+        .filter((line) => line.trim() !== '')
+        .map((line) => `\n    ${line}`)
+        .join('');
       spec.onNotice(`${reason}. Starting it again in ${(wait / 1000).toFixed(1)} s.${context ? ` Its last words:${context}` : ''}`);
       this.#timer = setTimeout(() => {
         this.restarts++;
@@ -91,8 +94,12 @@ export class SupervisedProcess extends EventEmitter {
       }, wait);
     };
     child.once('spawn', () => this.emit('started', child.pid));
-    child.once('error', (error: NodeJS.ErrnoException) => end(error.code === 'ENOENT' ? `the program ${JSON.stringify(program)} was not found in PATH` : `it cannot be started: ${messageOf(error)}`));
-    child.once('exit', (code, signal) => end(signal ? `it was ended by ${signal}` : `it exited with code ${code} after ${((Date.now() - startedAt) / 1000).toFixed(1)} s`));
+    child.once('error', (error: NodeJS.ErrnoException) =>
+      end(error.code === 'ENOENT' ? `the program ${JSON.stringify(program)} was not found in PATH` : `it cannot be started: ${messageOf(error)}`),
+    );
+    child.once('exit', (code, signal) =>
+      end(signal ? `it was ended by ${signal}` : `it exited with code ${code} after ${((Date.now() - startedAt) / 1000).toFixed(1)} s`),
+    );
   }
 
   /** Asks the process to end, and ends it when it has not within `graceMs`. Idempotent. */

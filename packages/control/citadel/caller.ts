@@ -2,8 +2,8 @@ import type { Http2ServerRequest } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
 import { Code, ConnectError, createContextKey, type HandlerContext } from '@connectrpc/connect';
 import { MizzenError } from '@mizzen/common';
-import { uriNamesOf } from './subject-alt-names.ts';
 import { type Identity, parseSpiffeUri } from './spiffe-identity.ts';
+import { uriNamesOf } from './subject-alt-names.ts';
 import type { TokenIssuer } from './token-issuer.ts';
 
 /** What the transport knows of the caller of an RPC. */
@@ -16,7 +16,10 @@ export interface TransportPeer {
   readonly isPlainLoopback: boolean;
 }
 
-export const transportPeerKey = createContextKey<TransportPeer>({ address: 'unknown', identity: undefined, isPlainLoopback: false }, { description: 'transport peer' });
+export const transportPeerKey = createContextKey<TransportPeer>(
+  { address: 'unknown', identity: undefined, isPlainLoopback: false },
+  { description: 'transport peer' },
+);
 
 /** Reads the peer of the connection that a request came on. */
 export function transportPeerOf(request: Http2ServerRequest): TransportPeer {
@@ -35,11 +38,13 @@ export function transportPeerOf(request: Http2ServerRequest): TransportPeer {
 export async function authenticate(context: HandlerContext, tokens: TokenIssuer, trustDomain: string): Promise<Identity> {
   const peer = context.values.get(transportPeerKey);
   if (peer.identity) {
-    if (peer.identity.trustDomain !== trustDomain) throw new ConnectError(`the certificate is of trust domain ${peer.identity.trustDomain}, but this mesh is ${trustDomain}`, Code.Unauthenticated);
+    if (peer.identity.trustDomain !== trustDomain)
+      throw new ConnectError(`the certificate is of trust domain ${peer.identity.trustDomain}, but this mesh is ${trustDomain}`, Code.Unauthenticated);
     return peer.identity;
   }
   const [scheme, token] = (context.requestHeader.get('authorization') ?? '').split(' ');
-  if (scheme?.toLowerCase() !== 'bearer' || !token) throw new ConnectError('neither a client certificate of this mesh nor a bearer token was given', Code.Unauthenticated);
+  if (scheme?.toLowerCase() !== 'bearer' || !token)
+    throw new ConnectError('neither a client certificate of this mesh nor a bearer token was given', Code.Unauthenticated);
   try {
     return { trustDomain, ...(await tokens.verify(token)) };
   } catch (error) {

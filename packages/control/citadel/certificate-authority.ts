@@ -1,8 +1,8 @@
 import 'reflect-metadata';
 import { createPrivateKey, randomBytes, webcrypto } from 'node:crypto';
 import { join } from 'node:path';
-import * as x509 from '@peculiar/x509';
 import { MizzenError, messageOf } from '@mizzen/common';
+import * as x509 from '@peculiar/x509';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 import { type Identity, spiffeUri } from './spiffe-identity.ts';
 
@@ -40,7 +40,14 @@ export class CertificateAuthority {
   readonly #extraRoots: readonly string[];
   readonly #now: () => number;
 
-  private constructor(trustDomain: string, root: x509.X509Certificate, intermediate: x509.X509Certificate, key: CryptoKey, extraRoots: readonly string[], now: () => number) {
+  private constructor(
+    trustDomain: string,
+    root: x509.X509Certificate,
+    intermediate: x509.X509Certificate,
+    key: CryptoKey,
+    extraRoots: readonly string[],
+    now: () => number,
+  ) {
     this.trustDomain = trustDomain;
     this.#root = root;
     this.#intermediate = intermediate;
@@ -51,13 +58,23 @@ export class CertificateAuthority {
 
   /** Opens the authority in `directory`, making what is missing. */
   static async open(directory: string, trustDomain: string, now: () => number = Date.now): Promise<CertificateAuthority> {
-    const files = { rootCert: join(directory, 'root-cert.pem'), rootKey: join(directory, 'root-key.pem'), cert: join(directory, 'ca-cert.pem'), key: join(directory, 'ca-key.pem') };
+    const files = {
+      rootCert: join(directory, 'root-cert.pem'),
+      rootKey: join(directory, 'root-key.pem'),
+      cert: join(directory, 'ca-cert.pem'),
+      key: join(directory, 'ca-key.pem'),
+    };
     let rootPem = readPrivateFile(files.rootCert);
     let rootKeyPem = readPrivateFile(files.rootKey);
     let certPem = readPrivateFile(files.cert);
     let keyPem = readPrivateFile(files.key);
     if (!rootPem) {
-      if (certPem) throw new MizzenError('incomplete-ca', 'ca-cert.pem is there but root-cert.pem is not. Put the root certificate beside it, or remove all files to have a new authority made.', directory);
+      if (certPem)
+        throw new MizzenError(
+          'incomplete-ca',
+          'ca-cert.pem is there but root-cert.pem is not. Put the root certificate beside it, or remove all files to have a new authority made.',
+          directory,
+        );
       const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
       const root = await x509.X509CertificateGenerator.createSelfSigned({
         serialNumber: serialNumber(),
@@ -66,7 +83,11 @@ export class CertificateAuthority {
         notAfter: new Date(now() + 3650 * dayMs),
         keys,
         signingAlgorithm: algorithm,
-        extensions: [new x509.BasicConstraintsExtension(true, undefined, true), new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true), await x509.SubjectKeyIdentifierExtension.create(keys.publicKey)],
+        extensions: [
+          new x509.BasicConstraintsExtension(true, undefined, true),
+          new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+          await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
+        ],
       });
       rootPem = `${root.toString('pem')}\n`;
       rootKeyPem = await exportKey(keys.privateKey);
@@ -74,7 +95,12 @@ export class CertificateAuthority {
       writePrivateFile(files.rootCert, rootPem);
     }
     if (!certPem || !keyPem) {
-      if (!rootKeyPem) throw new MizzenError('incomplete-ca', 'there is no ca-cert.pem with its ca-key.pem, and no root-key.pem to sign a new one with. Add one of the two.', directory);
+      if (!rootKeyPem)
+        throw new MizzenError(
+          'incomplete-ca',
+          'there is no ca-cert.pem with its ca-key.pem, and no root-key.pem to sign a new one with. Add one of the two.',
+          directory,
+        );
       const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
       const root = parseCertificate(rootPem, files.rootCert);
       const intermediate = await x509.X509CertificateGenerator.create({
@@ -101,10 +127,19 @@ export class CertificateAuthority {
     const root = parseCertificate(rootPem, files.rootCert);
     const intermediate = parseCertificate(certPem, files.cert);
     const key = await importKey(keyPem, files.key);
-    for (const [certificate, path] of [[root, files.rootCert], [intermediate, files.cert]] as const) {
-      if (certificate.notAfter.getTime() < now()) throw new MizzenError('expired-certificate', `the certificate expired on ${certificate.notAfter.toISOString()}. Replace it; removing ca-cert.pem and ca-key.pem makes a new intermediate.`, path);
+    for (const [certificate, path] of [
+      [root, files.rootCert],
+      [intermediate, files.cert],
+    ] as const) {
+      if (certificate.notAfter.getTime() < now())
+        throw new MizzenError(
+          'expired-certificate',
+          `the certificate expired on ${certificate.notAfter.toISOString()}. Replace it; removing ca-cert.pem and ca-key.pem makes a new intermediate.`,
+          path,
+        );
     }
-    if (!(await intermediate.verify({ publicKey: root.publicKey, signatureOnly: true }))) throw new MizzenError('broken-chain', 'ca-cert.pem is not signed by the root in root-cert.pem.', files.cert);
+    if (!(await intermediate.verify({ publicKey: root.publicKey, signatureOnly: true })))
+      throw new MizzenError('broken-chain', 'ca-cert.pem is not signed by the root in root-cert.pem.', files.cert);
     const extraRoots = (readPrivateFile(join(directory, 'extra-roots.pem')) ?? '').match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
     return new CertificateAuthority(trustDomain, root, intermediate, key, extraRoots, now);
   }
@@ -123,7 +158,8 @@ export class CertificateAuthority {
    * decided by the token or certificate that came with it. Throws MizzenError `invalid-csr`.
    */
   async issue(csrPem: string, identity: Identity, validitySeconds: number): Promise<IssuedCertificate> {
-    if (csrPem.length > certificateLimits.maxCsrBytes) throw new MizzenError('invalid-csr', `the certificate request is larger than ${certificateLimits.maxCsrBytes} bytes`);
+    if (csrPem.length > certificateLimits.maxCsrBytes)
+      throw new MizzenError('invalid-csr', `the certificate request is larger than ${certificateLimits.maxCsrBytes} bytes`);
     let csr: x509.Pkcs10CertificateRequest;
     try {
       csr = new x509.Pkcs10CertificateRequest(csrPem);
@@ -137,7 +173,10 @@ export class CertificateAuthority {
   }
 
   /** A certificate with its key for one of the control plane's own servers. */
-  async issueServer(names: { readonly dns: readonly string[]; readonly ip: readonly string[]; readonly identity?: Identity }, validitySeconds: number): Promise<{ cert: string; key: string; notAfter: Date }> {
+  async issueServer(
+    names: { readonly dns: readonly string[]; readonly ip: readonly string[]; readonly identity?: Identity },
+    validitySeconds: number,
+  ): Promise<{ cert: string; key: string; notAfter: Date }> {
     const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
     const san = new x509.SubjectAlternativeNameExtension([
       ...names.dns.map((value) => ({ type: 'dns' as const, value })),
@@ -187,7 +226,7 @@ async function exportKey(key: CryptoKey): Promise<string> {
 async function importKey(pem: string, path: string): Promise<CryptoKey> {
   try {
     const der = createPrivateKey(pem).export({ format: 'der', type: 'pkcs8' });
-    return (await webcrypto.subtle.importKey('pkcs8', der, algorithm, true, ['sign']));
+    return await webcrypto.subtle.importKey('pkcs8', der, algorithm, true, ['sign']);
   } catch (error) {
     throw new MizzenError('unusable-key', `the private key cannot be used (${messageOf(error)}): an ECDSA P-256 key in PEM form is needed.`, path);
   }

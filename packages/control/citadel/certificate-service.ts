@@ -1,7 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
-import { IstioCertificateResponseSchema, type IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { type Logger, MizzenError } from '@mizzen/common';
+import { IstioCertificateResponseSchema, type IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { authenticate } from './caller.ts';
 import type { CertificateAuthority } from './certificate-authority.ts';
 import { spiffeUri } from './spiffe-identity.ts';

@@ -1,7 +1,7 @@
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from 'node:crypto';
 import { join } from 'node:path';
-import { errors, jwtVerify, SignJWT } from 'jose';
 import { MizzenError } from '@mizzen/common';
+import { errors, jwtVerify, SignJWT } from 'jose';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 
 /**
@@ -54,15 +54,24 @@ export class TokenIssuer {
     const remedy = 'Get a new one with `mizzen token SERVICEACCOUNT`.';
     let subject: string;
     try {
-      const { payload } = await jwtVerify(token, this.#publicKey, { algorithms: ['ES256'], issuer, audience: tokenAudience, clockTolerance: clockToleranceSeconds, requiredClaims: ['exp', 'sub'], currentDate: new Date(this.#now()) });
+      const { payload } = await jwtVerify(token, this.#publicKey, {
+        algorithms: ['ES256'],
+        issuer,
+        audience: tokenAudience,
+        clockTolerance: clockToleranceSeconds,
+        requiredClaims: ['exp', 'sub'],
+        currentDate: new Date(this.#now()),
+      });
       subject = payload.sub!;
     } catch (error) {
       if (error instanceof errors.JWTExpired) throw new MizzenError('invalid-token', `the token has expired. ${remedy}`);
-      if (error instanceof errors.JWTClaimValidationFailed) throw new MizzenError('invalid-token', `the token's claim "${error.claim}" is not acceptable (the audience must be ${tokenAudience}). ${remedy}`);
+      if (error instanceof errors.JWTClaimValidationFailed)
+        throw new MizzenError('invalid-token', `the token's claim "${error.claim}" is not acceptable (the audience must be ${tokenAudience}). ${remedy}`);
       throw new MizzenError('invalid-token', `the token was not issued by this control plane. ${remedy}`);
     }
     const [system, kind, namespace, serviceAccount, ...rest] = subject.split(':');
-    if (system !== 'system' || kind !== 'serviceaccount' || !namespace || !serviceAccount || rest.length > 0) throw new MizzenError('invalid-token', `the token is for "${subject}", which is no service account. ${remedy}`);
+    if (system !== 'system' || kind !== 'serviceaccount' || !namespace || !serviceAccount || rest.length > 0)
+      throw new MizzenError('invalid-token', `the token is for "${subject}", which is no service account. ${remedy}`);
     return { namespace, serviceAccount };
   }
 }

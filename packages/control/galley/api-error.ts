@@ -17,7 +17,16 @@ export class ApiError extends Error {
   }
 
   toStatus(): unknown {
-    return { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Failure', message: this.message, reason: this.reason, ...(this.details ? { details: this.details } : {}), code: this.status };
+    return {
+      kind: 'Status',
+      apiVersion: 'v1',
+      metadata: {},
+      status: 'Failure',
+      message: this.message,
+      reason: this.reason,
+      ...(this.details ? { details: this.details } : {}),
+      code: this.status,
+    };
   }
 }
 
@@ -39,11 +48,16 @@ export function alreadyExists(kind: Kind, name: string): ApiError {
 }
 
 export function conflict(kind: Kind, name: string): ApiError {
-  return new ApiError(409, 'Conflict', `Operation cannot be fulfilled on ${resourceName(kind)} "${name}": the object has been modified; please apply your changes to the latest version and try again`, {
-    name,
-    group: kind.group,
-    kind: kind.plural,
-  });
+  return new ApiError(
+    409,
+    'Conflict',
+    `Operation cannot be fulfilled on ${resourceName(kind)} "${name}": the object has been modified; please apply your changes to the latest version and try again`,
+    {
+      name,
+      group: kind.group,
+      kind: kind.plural,
+    },
+  );
 }
 
 export function invalidResource(kindName: string, name: string, problems: readonly Problem[]): ApiError {

@@ -8,7 +8,12 @@ export function withDefaults(resource: Resource): Resource {
     return { ...resource, spec: { type: 'ClusterIP', ...spec, ...(ports ? { ports } : {}) } };
   }
   if (resource.kind === 'Namespace') {
-    return { ...resource, spec: { finalizers: ['kubernetes'] }, status: { phase: 'Active' }, metadata: { ...resource.metadata, labels: { ...resource.metadata.labels, 'kubernetes.io/metadata.name': resource.metadata.name } } };
+    return {
+      ...resource,
+      spec: { finalizers: ['kubernetes'] },
+      status: { phase: 'Active' },
+      metadata: { ...resource.metadata, labels: { ...resource.metadata.labels, 'kubernetes.io/metadata.name': resource.metadata.name } },
+    };
   }
   if (resource.kind === 'Secret' && resource['stringData']) {
     const { stringData, ...rest } = resource as Resource & { stringData: Record<string, string> };

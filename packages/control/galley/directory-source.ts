@@ -55,7 +55,9 @@ export class DirectorySource {
 
   /** Reads the folder and applies the difference; passes never overlap. */
   sync(): Promise<void> {
-    this.#running = this.#running.then(() => this.#pass()).catch((error: unknown) => this.#options.logger.error('the folder could not be read', { directory: this.#options.directory, error: messageOf(error) }));
+    this.#running = this.#running
+      .then(() => this.#pass())
+      .catch((error: unknown) => this.#options.logger.error('the folder could not be read', { directory: this.#options.directory, error: messageOf(error) }));
     return this.#running;
   }
 
@@ -115,9 +117,17 @@ export class DirectorySource {
     this.#report(problems);
   }
 
-  async #apply(file: string, { resource: written, origin }: SourcedResource, now: Map<string, Map<string, { key: ResourceKey; text: string }>>, problems: string[]): Promise<void> {
+  async #apply(
+    file: string,
+    { resource: written, origin }: SourcedResource,
+    now: Map<string, Map<string, { key: ResourceKey; text: string }>>,
+    problems: string[],
+  ): Promise<void> {
     // A workload's relative paths start at its file, so whoever runs it must know where that is.
-    const resource = written.kind === 'Workload' ? { ...written, metadata: { ...written.metadata, annotations: { ...written.metadata.annotations, [originFileAnnotation]: resolve(file) } } } : written;
+    const resource =
+      written.kind === 'Workload'
+        ? { ...written, metadata: { ...written.metadata, annotations: { ...written.metadata.annotations, [originFileAnnotation]: resolve(file) } } }
+        : written;
     const kind = findKind(groupOf(resource.apiVersion), resource.kind)!;
     const key = keyOf(kind, resource.metadata.namespace ?? '', resource.metadata.name);
     const text = JSON.stringify([resource, origin]);
@@ -144,7 +154,10 @@ export class DirectorySource {
       const unique = resources.filter(({ resource, origin }) => {
         const text = `${groupOf(resource.apiVersion)}/${nameOf(resource)}`;
         const first = seen.get(text);
-        if (first) problems.push(`${origin.name}:${origin.line}: ${nameOf(resource)} is already defined at ${first}: remove one of the two. The first one is in effect.`);
+        if (first)
+          problems.push(
+            `${origin.name}:${origin.line}: ${nameOf(resource)} is already defined at ${first}: remove one of the two. The first one is in effect.`,
+          );
         else seen.set(text, `${origin.name}:${origin.line}`);
         return !first;
       });
@@ -170,7 +183,8 @@ async function foldersBelow(directory: string): Promise<string[]> {
 async function yamlFilesIn(directory: string): Promise<string[]> {
   const found: string[] = [];
   for (const folder of [directory, ...(await foldersBelow(directory))]) {
-    for (const name of (await readdir(folder)).sort()) if (/\.ya?ml$/.test(name) && (await stat(join(folder, name)).catch(() => undefined))?.isFile()) found.push(join(folder, name));
+    for (const name of (await readdir(folder)).sort())
+      if (/\.ya?ml$/.test(name) && (await stat(join(folder, name)).catch(() => undefined))?.isFile()) found.push(join(folder, name));
     if (found.length > maxFiles) throw new Error(`more than ${maxFiles} YAML files`);
   }
   return found;

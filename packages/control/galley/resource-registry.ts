@@ -51,7 +51,14 @@ export class ResourceRegistry {
   }
 
   /** Reads, changes and writes an object, again from the start when somebody else wrote in between. */
-  async change(kind: Kind, namespace: string, name: string, change: (live: Resource) => unknown, context: WriteContext, subresource?: 'status'): Promise<StoredResource> {
+  async change(
+    kind: Kind,
+    namespace: string,
+    name: string,
+    change: (live: Resource) => unknown,
+    context: WriteContext,
+    subresource?: 'status',
+  ): Promise<StoredResource> {
     for (let attempt = 0; ; attempt++) {
       const live = await this.get(kind, namespace, name);
       try {
@@ -64,21 +71,34 @@ export class ResourceRegistry {
   }
 
   /** Server-side apply: creates or merges. `created` says which. */
-  async apply(kind: Kind, namespace: string, name: string, value: Record<string, unknown>, force: boolean, context: WriteContext): Promise<{ stored: StoredResource; created: boolean }> {
+  async apply(
+    kind: Kind,
+    namespace: string,
+    name: string,
+    value: Record<string, unknown>,
+    force: boolean,
+    context: WriteContext,
+  ): Promise<{ stored: StoredResource; created: boolean }> {
     const live = await this.store.get(keyOf(kind, namespace, name));
     const metadata = { ...((value['metadata'] ?? {}) as Record<string, unknown>), name, ...(kind.isNamespaced ? { namespace } : {}) };
     const merged = applyServerSide(live?.resource, { ...value, metadata }, context.manager, force, this.#time());
     const resource = this.#decode(kind, namespace, merged);
     if (live) {
       const unchanged = isDeepStrictEqual(withoutBookkeeping(resource), withoutBookkeeping(live.resource));
-      if (unchanged && context.origin.source === 'api' ? true : unchanged && isDeepStrictEqual(context.origin, live.origin)) return { stored: live, created: false };
+      if (unchanged && context.origin.source === 'api' ? true : unchanged && isDeepStrictEqual(context.origin, live.origin))
+        return { stored: live, created: false };
       return { stored: await this.#put(kind, this.#stamp(resource, live.resource), context, live.revision, () => conflict(kind, name)), created: false };
     }
     await this.#requireNamespace(kind, namespace);
     return { stored: await this.#put(kind, this.#stamp(resource, undefined), context, 'absent', () => conflict(kind, name)), created: true };
   }
 
-  async delete(kind: Kind, namespace: string, name: string, options: { readonly resourceVersion?: string; readonly uid?: string; readonly dryRun?: boolean } = {}): Promise<StoredResource> {
+  async delete(
+    kind: Kind,
+    namespace: string,
+    name: string,
+    options: { readonly resourceVersion?: string; readonly uid?: string; readonly dryRun?: boolean } = {},
+  ): Promise<StoredResource> {
     const live = await this.get(kind, namespace, name);
     if (options.uid && options.uid !== live.resource.metadata.uid) throw conflict(kind, name);
     if (options.resourceVersion && options.resourceVersion !== live.resource.metadata.resourceVersion) throw conflict(kind, name);
@@ -96,7 +116,9 @@ export class ResourceRegistry {
     const resource = (subresource === 'status' ? { ...live.resource, status: decoded.status } : keepStatus(decoded, live.resource)) as Resource;
     if (isDeepStrictEqual(withoutBookkeeping(resource), withoutBookkeeping(live.resource))) return live;
     const recorded = recordUpdate(live.resource, resource, context.manager, this.#time(), subresource);
-    return this.#put(kind, this.#stamp(recorded, live.resource), subresource === 'status' ? { ...context, origin: live.origin } : context, live.revision, () => Object.assign(conflict(kind, name), { cause: raced }));
+    return this.#put(kind, this.#stamp(recorded, live.resource), subresource === 'status' ? { ...context, origin: live.origin } : context, live.revision, () =>
+      Object.assign(conflict(kind, name), { cause: raced }),
+    );
   }
 
   #decode(kind: Kind, namespace: string, value: unknown): Resource {
@@ -107,9 +129,14 @@ export class ResourceRegistry {
     }
     const { resource } = decoded;
     if (resource.kind !== kind.kind) throw badRequest(`the object is a ${resource.kind}, but the URL is for ${kind.plural}`);
-    if (kind.isNamespaced && namespace && resource.metadata.namespace !== namespace) throw badRequest(`the namespace of the object (${resource.metadata.namespace}) does not match the namespace on the request (${namespace})`);
+    if (kind.isNamespaced && namespace && resource.metadata.namespace !== namespace)
+      throw badRequest(`the namespace of the object (${resource.metadata.namespace}) does not match the namespace on the request (${namespace})`);
     const refusal = this.#refusal(resource);
-    if (refusal) throw new ApiError(422, 'Invalid', `${resource.kind} "${resource.metadata.name}" is refused: ${refusal}`, { name: resource.metadata.name, kind: resource.kind });
+    if (refusal)
+      throw new ApiError(422, 'Invalid', `${resource.kind} "${resource.metadata.name}" is refused: ${refusal}`, {
+        name: resource.metadata.name,
+        kind: resource.kind,
+      });
     return withDefaults({ ...resource, apiVersion: preferredApiVersion(kind) });
   }
 
@@ -145,7 +172,10 @@ export class ResourceRegistry {
   async #requireNamespace(kind: Kind, namespace: string): Promise<void> {
     if (!kind.isNamespaced) return;
     if (!(await this.store.get({ group: '', kind: 'Namespace', namespace: '', name: namespace }))) {
-      throw new ApiError(404, 'NotFound', `namespaces "${namespace}" not found: create it first, for example with \`kubectl create namespace ${namespace}\``, { name: namespace, kind: 'namespaces' });
+      throw new ApiError(404, 'NotFound', `namespaces "${namespace}" not found: create it first, for example with \`kubectl create namespace ${namespace}\``, {
+        name: namespace,
+        kind: 'namespaces',
+      });
     }
   }
 

@@ -32,15 +32,27 @@ export class SqliteStore implements ConfigStore {
         INSERT OR IGNORE INTO revision VALUES (1, 1);
       `);
     } catch (error) {
-      throw new MizzenError('store-unusable', `the configuration store cannot be opened (${messageOf(error)}). If the file is damaged, move it away: the mesh then starts empty.`, path, { cause: error });
+      throw new MizzenError(
+        'store-unusable',
+        `the configuration store cannot be opened (${messageOf(error)}). If the file is damaged, move it away: the mesh then starts empty.`,
+        path,
+        { cause: error },
+      );
     }
-    this.#upsert = this.#database.prepare('INSERT INTO resources VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, resource = excluded.resource, origin = excluded.origin');
+    this.#upsert = this.#database.prepare(
+      'INSERT INTO resources VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, resource = excluded.resource, origin = excluded.origin',
+    );
     this.#delete = this.#database.prepare('DELETE FROM resources WHERE key = ?');
     this.#setRevision = this.#database.prepare('UPDATE revision SET value = ? WHERE id = 1');
     this.#resources = new Map();
     for (const row of this.#database.prepare('SELECT key, revision, resource, origin FROM resources ORDER BY key').all()) {
       const key = keyFromText(String(row['key']));
-      this.#resources.set(keyText(key), { key, revision: Number(row['revision']), resource: JSON.parse(String(row['resource'])) as Resource, origin: JSON.parse(String(row['origin'])) as Origin });
+      this.#resources.set(keyText(key), {
+        key,
+        revision: Number(row['revision']),
+        resource: JSON.parse(String(row['resource'])) as Resource,
+        origin: JSON.parse(String(row['origin'])) as Origin,
+      });
     }
     this.#revision = Number(this.#database.prepare('SELECT value FROM revision WHERE id = 1').get()!['value']);
     this.#forgotten = this.#revision;
@@ -85,7 +97,11 @@ export class SqliteStore implements ConfigStore {
     const revision = this.#revision + 1;
     this.#write(revision, () => this.#delete.run(text));
     this.#resources.delete(text);
-    const stored = { ...previous, revision, resource: { ...previous.resource, metadata: { ...previous.resource.metadata, resourceVersion: String(revision) } } };
+    const stored = {
+      ...previous,
+      revision,
+      resource: { ...previous.resource, metadata: { ...previous.resource.metadata, resourceVersion: String(revision) } },
+    };
     this.#announce({ type: 'deleted', stored, previous });
     return stored;
   }
@@ -110,7 +126,12 @@ export class SqliteStore implements ConfigStore {
       this.#database.exec('COMMIT');
     } catch (error) {
       if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
-      throw new MizzenError('store-write-failed', `the configuration store could not be written (${messageOf(error)}). Nothing was changed.`, this.#database.location() ?? '', { cause: error });
+      throw new MizzenError(
+        'store-write-failed',
+        `the configuration store could not be written (${messageOf(error)}). Nothing was changed.`,
+        this.#database.location() ?? '',
+        { cause: error },
+      );
     }
     this.#revision = revision;
   }

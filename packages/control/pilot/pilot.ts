@@ -1,6 +1,6 @@
-import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import { type Logger, messageOf } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
+import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { Change } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import type { Finding } from './analysis/finding.ts';
@@ -42,7 +42,11 @@ export class Pilot {
     this.trustDomain = options.trustDomain;
     this.#options = options;
     this.#builder = new SnapshotBuilder(options.registry.store, options.trustDomain, options.logger);
-    this.#registration = new Registration({ registry: options.registry, logger: options.logger, ...(options.registrationGraceMs === undefined ? {} : { graceMs: options.registrationGraceMs }) });
+    this.#registration = new Registration({
+      registry: options.registry,
+      logger: options.logger,
+      ...(options.registrationGraceMs === undefined ? {} : { graceMs: options.registrationGraceMs }),
+    });
     this.#connections = new Set();
     this.#snapshot = undefined;
     this.#stopWatching = undefined;
@@ -86,7 +90,11 @@ export class Pilot {
   connected(connection: ProxyConnection): void {
     this.#connections.add(connection);
     this.#registration.connected(connection.view);
-    this.#options.logger.info('proxy connected', { proxy: `${connection.view.namespace}/${connection.view.name}`, from: connection.peer, proxies: this.#connections.size });
+    this.#options.logger.info('proxy connected', {
+      proxy: `${connection.view.namespace}/${connection.view.name}`,
+      from: connection.peer,
+      proxies: this.#connections.size,
+    });
   }
 
   disconnected(connection: ProxyConnection): void {
@@ -97,7 +105,12 @@ export class Pilot {
 
   requested(connection: ProxyConnection, type: ResourceType, request: DiscoveryRequest): void {
     const nack = connection.handle(type, request, this.#snapshot!, this.#options.trustBundle());
-    if (nack) this.#options.logger.warn('a proxy refused its configuration and stays with the version before', { proxy: `${connection.view.namespace}/${connection.view.name}`, type, reason: nack.nack });
+    if (nack)
+      this.#options.logger.warn('a proxy refused its configuration and stays with the version before', {
+        proxy: `${connection.view.namespace}/${connection.view.name}`,
+        type,
+        reason: nack.nack,
+      });
   }
 
   healthChanged(connection: ProxyConnection, reason: string | undefined): void {
@@ -134,7 +147,10 @@ export class Pilot {
       try {
         this.#pushes += connection.push(this.#snapshot, trustBundle);
       } catch (error) {
-        this.#options.logger.error('the configuration of one proxy could not be generated; it keeps the one before', { proxy: `${connection.view.namespace}/${connection.view.name}`, error: messageOf(error) });
+        this.#options.logger.error('the configuration of one proxy could not be generated; it keeps the one before', {
+          proxy: `${connection.view.namespace}/${connection.view.name}`,
+          error: messageOf(error),
+        });
       }
     }
   }
@@ -145,5 +161,8 @@ function affectsProxies(change: Change): boolean {
   if (change.type !== 'modified') return true;
   const { resource } = change.stored;
   const previous = change.previous?.resource;
-  return resource.metadata.generation !== previous?.metadata.generation || JSON.stringify([resource.metadata.labels, resource.metadata.annotations]) !== JSON.stringify([previous?.metadata.labels, previous?.metadata.annotations]);
+  return (
+    resource.metadata.generation !== previous?.metadata.generation ||
+    JSON.stringify([resource.metadata.labels, resource.metadata.annotations]) !== JSON.stringify([previous?.metadata.labels, previous?.metadata.annotations])
+  );
 }

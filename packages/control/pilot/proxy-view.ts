@@ -44,7 +44,8 @@ type Metadata = Readonly<Record<string, unknown>>;
 export function viewOf(node: Node | undefined): ProxyView {
   if (!node?.id) throw new MizzenError('invalid-node', 'the first request on a stream must carry a node with an id');
   const [type, address = '', , domain = ''] = node.id.split('~');
-  if (type !== 'sidecar' && type !== 'router') throw new MizzenError('invalid-node', `the node id ${JSON.stringify(node.id.slice(0, 120))} is not of the form sidecar~ADDRESS~NAME.NAMESPACE~DOMAIN`);
+  if (type !== 'sidecar' && type !== 'router')
+    throw new MizzenError('invalid-node', `the node id ${JSON.stringify(node.id.slice(0, 120))} is not of the form sidecar~ADDRESS~NAME.NAMESPACE~DOMAIN`);
   const metadata = (node.metadata ?? {}) as Metadata;
   const name = text(metadata, 'NAME') ?? node.id.split('~')[2]!.split('.')[0]!;
   const namespace = text(metadata, 'NAMESPACE') ?? domain.split('.')[0] ?? 'default';
@@ -71,8 +72,15 @@ export function viewOf(node: Node | undefined): ProxyView {
 function inboundPort(value: unknown): InboundPort {
   const entry = value as Record<string, unknown>;
   const port = Number(entry?.['port']);
-  if (!Number.isInteger(port) || typeof entry['listen'] !== 'string' || typeof entry['app'] !== 'string') throw new MizzenError('invalid-node', 'an entry of MIZZEN_INBOUND needs port, listen and app');
-  return { name: typeof entry['name'] === 'string' ? entry['name'] : '', port, protocol: typeof entry['protocol'] === 'string' ? entry['protocol'] : undefined, listen: entry['listen'], app: entry['app'] };
+  if (!Number.isInteger(port) || typeof entry['listen'] !== 'string' || typeof entry['app'] !== 'string')
+    throw new MizzenError('invalid-node', 'an entry of MIZZEN_INBOUND needs port, listen and app');
+  return {
+    name: typeof entry['name'] === 'string' ? entry['name'] : '',
+    port,
+    protocol: typeof entry['protocol'] === 'string' ? entry['protocol'] : undefined,
+    listen: entry['listen'],
+    app: entry['app'],
+  };
 }
 
 function text(metadata: Metadata, key: string): string | undefined {

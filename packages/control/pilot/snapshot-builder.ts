@@ -48,7 +48,8 @@ export class SnapshotBuilder {
         admitted.push(virtualService);
         this.#lastGood.set(key, virtualService);
       } else if (previous) admitted.push(previous);
-      const effect = !isBroken || previous?.revision === virtualService.revision ? '' : previous ? ' The version before it stays in effect.' : ' It is not in effect.';
+      const effect =
+        !isBroken || previous?.revision === virtualService.revision ? '' : previous ? ' The version before it stays in effect.' : ' It is not in effect.';
       findings.push(...own.map((finding) => (finding.level === 'error' ? { ...finding, message: finding.message + effect } : finding)));
     }
     for (const key of this.#lastGood.keys()) if (!present.has(key)) this.#lastGood.delete(key);

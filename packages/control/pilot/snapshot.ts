@@ -48,7 +48,9 @@ export async function takeSnapshot(store: ConfigStore, trustDomain: string, doma
   );
   const servicesByHostname = new Map<string, Service>();
   for (const service of services) if (!servicesByHostname.has(service.hostname)) servicesByHostname.set(service.hostname, service);
-  const secrets = (await list('', 'Secret')).map((stored) => [`${stored.key.namespace}/${stored.key.name}`, (stored.resource['data'] ?? {}) as Record<string, string>] as const);
+  const secrets = (await list('', 'Secret')).map(
+    (stored) => [`${stored.key.namespace}/${stored.key.name}`, (stored.resource['data'] ?? {}) as Record<string, string>] as const,
+  );
   return {
     revision: store.revision(),
     trustDomain,
@@ -64,7 +66,15 @@ export async function takeSnapshot(store: ConfigStore, trustDomain: string, doma
 }
 
 function configured<Spec>(stored: StoredResource): Configured<Spec> {
-  return { kind: stored.key.kind, name: stored.key.name, namespace: stored.key.namespace, createdAt: stored.resource.metadata.creationTimestamp ?? '', revision: stored.revision, spec: (stored.resource.spec ?? {}) as Spec, origin: stored.origin };
+  return {
+    kind: stored.key.kind,
+    name: stored.key.name,
+    namespace: stored.key.namespace,
+    createdAt: stored.resource.metadata.creationTimestamp ?? '',
+    revision: stored.revision,
+    spec: (stored.resource.spec ?? {}) as Spec,
+    origin: stored.origin,
+  };
 }
 
 /** The oldest first, then by name: where two objects claim one thing, the older one wins, as in Istio. */

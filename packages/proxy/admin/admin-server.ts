@@ -43,7 +43,11 @@ export class AdminServer {
     try {
       await once(this.#server, 'listening');
     } catch (error) {
-      throw new MizzenError('port-in-use', `the admin server cannot listen: ${messageOf(error)}. Choose another port with adminPort.`, `127.0.0.1:${this.#options.port}`);
+      throw new MizzenError(
+        'port-in-use',
+        `the admin server cannot listen: ${messageOf(error)}. Choose another port with adminPort.`,
+        `127.0.0.1:${this.#options.port}`,
+      );
     }
     return (this.#server.address() as AddressInfo).port;
   }
@@ -59,7 +63,8 @@ export class AdminServer {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { state, secrets, counters, metrics } = this.#options;
     // A web page that has made its name point to 127.0.0.1 is told apart by the Host that the browser sends.
-    if (!/^(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?$/.test(request.headers.host ?? '')) return send(response, 403, 'text/plain', 'the admin server is for 127.0.0.1 only\n');
+    if (!/^(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?$/.test(request.headers.host ?? ''))
+      return send(response, 403, 'text/plain', 'the admin server is for 127.0.0.1 only\n');
     if (request.method !== 'GET' && request.method !== 'HEAD') return send(response, 405, 'text/plain', 'the admin server only answers GET\n');
     const path = (request.url ?? '/').split('?')[0]!;
     switch (path) {
@@ -80,7 +85,16 @@ export class AdminServer {
             name: cluster.name,
             counters: cluster.counters,
             active_requests: cluster.activeRequests,
-            endpoints: cluster.endpoints.map((endpoint) => ({ address: endpoint.text, healthy: endpoint.isHealthy, weight: endpoint.weight, workload: endpoint.peer.workload, version: endpoint.peer.version, mutual_tls: endpoint.transport.isMesh, connections: endpoint.connections, active_requests: endpoint.activeRequests })),
+            endpoints: cluster.endpoints.map((endpoint) => ({
+              address: endpoint.text,
+              healthy: endpoint.isHealthy,
+              weight: endpoint.weight,
+              workload: endpoint.peer.workload,
+              version: endpoint.peer.version,
+              mutual_tls: endpoint.transport.isMesh,
+              connections: endpoint.connections,
+              active_requests: endpoint.activeRequests,
+            })),
           })),
         });
       case '/listeners':
@@ -90,7 +104,11 @@ export class AdminServer {
             address: `${listener.address}:${listener.port}`,
             listening: listener.isListening,
             connections: listener.activeConnections(),
-            filter_chains: listener.config.chains.map((chain) => ({ name: chain.name, transport_protocol: chain.transportProtocol, server_names: chain.serverNames })),
+            filter_chains: listener.config.chains.map((chain) => ({
+              name: chain.name,
+              transport_protocol: chain.transportProtocol,
+              server_names: chain.serverNames,
+            })),
           })),
         });
       case '/certs':
@@ -104,7 +122,14 @@ export class AdminServer {
 }
 
 function send(response: ServerResponse, status: number, type: string, body: string): void {
-  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(body), 'x-content-type-options': 'nosniff', 'content-security-policy': "default-src 'none'" }).end(body);
+  response
+    .writeHead(status, {
+      'content-type': type,
+      'content-length': Buffer.byteLength(body),
+      'x-content-type-options': 'nosniff',
+      'content-security-policy': "default-src 'none'",
+    })
+    .end(body);
 }
 
 function sendJson(response: ServerResponse, body: unknown): void {

@@ -35,7 +35,10 @@ export function configDump(state: ResourceState, versions: Readonly<Record<strin
   const configs: Record<string, unknown> = {};
   for (const type of resourceTypes) {
     if (type === 'secret') continue;
-    configs[`${type}s`] = { version_info: versions[type] ?? '', resources: state.dump(type).map((any) => toJson(AnySchema, any, { registry, useProtoFieldName: true })) };
+    configs[`${type}s`] = {
+      version_info: versions[type] ?? '',
+      resources: state.dump(type).map((any) => toJson(AnySchema, any, { registry, useProtoFieldName: true })),
+    };
   }
   return { configs };
 }

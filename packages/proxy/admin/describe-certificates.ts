@@ -5,7 +5,11 @@ import type { SecretStore } from '../tls/secret-store.ts';
 export function describeCertificates(secrets: SecretStore): unknown {
   const { keyPairs, roots } = secrets.names();
   return {
-    certificates: keyPairs.map((name) => ({ name, cert_chain: pemBlocks(secrets.keyPair(name)!.cert).map(describe), ca_cert: roots.flatMap((root) => pemBlocks(secrets.roots(root)!).slice(0, 10).map(describe)) })),
+    certificates: keyPairs.map((name) => ({
+      name,
+      cert_chain: pemBlocks(secrets.keyPair(name)!.cert).map(describe),
+      ca_cert: roots.flatMap((root) => pemBlocks(secrets.roots(root)!).slice(0, 10).map(describe)),
+    })),
   };
 }
 

@@ -188,7 +188,11 @@ export class DownstreamConnection implements BodySink {
     const { counters } = this.#settings().context;
     counters.countViolation(violation.reason);
     const body = `${violation.reason.replace(/^http1\./, '').replaceAll('_', ' ')}\n`;
-    if (this.socket.writable) this.socket.end(`${statusLine(violation.status)}content-type: text/plain\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`, 'latin1');
+    if (this.socket.writable)
+      this.socket.end(
+        `${statusLine(violation.status)}content-type: text/plain\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`,
+        'latin1',
+      );
     this.#isClosed = true;
     this.socket.resume();
     this.socket.setTimeout(1_000, () => this.socket.destroy());

@@ -14,8 +14,8 @@ import type { DownstreamConnection } from './downstream-connection.ts';
 import { applyForwardingHeaders } from './forwarding-headers.ts';
 import { MirrorRequest } from './mirror-request.ts';
 import { OutputBatch } from './output-batch.ts';
-import { recordRequest } from './record-request.ts';
 import { statusLine } from './reason-phrases.ts';
+import { recordRequest } from './record-request.ts';
 
 /** Request bodies up to this size are kept until the response begins, so that the request can be sent again. */
 const replayLimitBytes = 64 * 1024;
@@ -171,7 +171,8 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     const table = settings.routeTable();
     this.virtualHost = table?.findHost(head.authority);
     if (this.virtualHost === undefined) return this.reply(404, '', 'NR', 'route_not_found');
-    if (this.virtualHost.requiresTls && !settings.isTls) return this.#redirect({ kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, prefixRewrite: undefined });
+    if (this.virtualHost.requiresTls && !settings.isTls)
+      return this.#redirect({ kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, prefixRewrite: undefined });
     this.route = this.virtualHost.find(head);
     if (this.route === undefined) return this.reply(404, '', 'NR', 'route_not_found');
     this.resumeFilters();
@@ -238,7 +239,10 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     const query = head.target.indexOf('?');
     const path = query < 0 ? head.target : head.target.slice(0, query);
     const rest = query < 0 ? '' : head.target.slice(query);
-    const changed = rewrite.kind === 'prefix' ? rewrite.text + path.slice(rewrite.length) : rewrite.pattern.matcher(path).replaceAll(rewrite.substitution.replaceAll('$', '\\$').replace(/\\(\d)/g, '$$$1'));
+    const changed =
+      rewrite.kind === 'prefix'
+        ? rewrite.text + path.slice(rewrite.length)
+        : rewrite.pattern.matcher(path).replaceAll(rewrite.substitution.replaceAll('$', '\\$').replace(/\\(\d)/g, '$$$1'));
     head.target = `${changed.startsWith('/') ? changed : `/${changed}`}${rest}`;
     head.headers.set('x-envoy-original-path', this.originalPath);
   }
@@ -249,7 +253,8 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
 
   #attempt(): void {
     const cluster = this.cluster!;
-    if (cluster.activeRequests >= cluster.settings.maxRequests) return this.reply(503, 'the limit of requests to this destination is reached', 'UO', 'overflow');
+    if (cluster.activeRequests >= cluster.settings.maxRequests)
+      return this.reply(503, 'the limit of requests to this destination is reached', 'UO', 'overflow');
     const endpoint = cluster.settings.endpointForAuthority?.(this.head.authority) ?? cluster.pick(this.#failedEndpoints);
     if (endpoint === undefined) return this.reply(503, 'no healthy upstream', 'UH', 'no_healthy_upstream');
     const notReady = endpoint.transport.notReadyReason;
@@ -267,7 +272,8 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#isForwarding = true;
     this.#toUpstream.attach(upstream);
     this.#toUpstream.text(this.#headText);
-    if (endpoint.transport.isMesh) this.#toUpstream.text(`${peerMetadataHeader}: ${this.settings.context.selfHeader}\r\n${peerMetadataIdHeader}: ${this.settings.context.selfId}\r\n`);
+    if (endpoint.transport.isMesh)
+      this.#toUpstream.text(`${peerMetadataHeader}: ${this.settings.context.selfHeader}\r\n${peerMetadataIdHeader}: ${this.settings.context.selfId}\r\n`);
     this.#toUpstream.text(this.#framingText());
     if (this.#replay !== undefined) for (const slice of this.#replay) this.#sendBody(slice);
     if (this.#requestEnded) this.#endUpstreamRequest();
@@ -326,7 +332,8 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
 
   onInformational(head: ResponseHead): void {
     // 100 Continue was answered when the request arrived; other interim responses go on to clients that know them.
-    if (head.status !== 100 && !this.head.isHttp10 && !this.#headSent) this.connection.write(`${statusLine(head.status, head.reason)}${head.headers.serialize()}\r\n`);
+    if (head.status !== 100 && !this.head.isHttp10 && !this.#headSent)
+      this.connection.write(`${statusLine(head.status, head.reason)}${head.headers.serialize()}\r\n`);
   }
 
   onResponseHead(head: ResponseHead, hasBody: boolean): void {
@@ -405,11 +412,18 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     // A pooled connection may have been closed by its peer before it saw this request: send it again where that is safe.
     if (failure.wasReused && failure.beforeResponse && !isConnect && this.#mayRepeat() && this.#attempts < 4) return this.#again();
     const retry = this.#retryPolicy();
-    const isRetriable = retry !== undefined && (isConnect ? retry.onConnectFailure : retry.onReset || (retry.onResetBeforeRequest && failure.beforeResponse && this.#mayRepeat()));
+    const isRetriable =
+      retry !== undefined &&
+      (isConnect ? retry.onConnectFailure : retry.onReset || (retry.onResetBeforeRequest && failure.beforeResponse && this.#mayRepeat()));
     if (isRetriable && this.#retry(retry, 'URX')) return;
     const flag = isConnect ? 'UF' : failure.kind === 'protocol' ? 'UPE' : 'UC';
     const details = isConnect ? 'upstream_connect_failure' : failure.kind === 'protocol' ? 'upstream_protocol_error' : 'upstream_reset_before_response_started';
-    this.reply(failure.kind === 'protocol' ? 502 : 503, `upstream connect error or disconnect/reset before headers. reset reason: ${isConnect ? 'connection failure' : failure.kind === 'protocol' ? 'protocol error' : 'connection termination'}, ${failure.detail}`, flag, details);
+    this.reply(
+      failure.kind === 'protocol' ? 502 : 503,
+      `upstream connect error or disconnect/reset before headers. reset reason: ${isConnect ? 'connection failure' : failure.kind === 'protocol' ? 'protocol error' : 'connection termination'}, ${failure.detail}`,
+      flag,
+      details,
+    );
   }
 
   onDownstreamClosed(): void {
@@ -435,7 +449,10 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   /** RFC 9110 section 9.2.2: what may be repeated when nobody knows whether the server has acted on it. */
   #mayRepeat(): boolean {
     const { method } = this.head;
-    return (this.#replay !== undefined || !this.head.hasBody) && (method === 'GET' || method === 'HEAD' || method === 'OPTIONS' || method === 'PUT' || method === 'DELETE' || method === 'TRACE');
+    return (
+      (this.#replay !== undefined || !this.head.hasBody) &&
+      (method === 'GET' || method === 'HEAD' || method === 'OPTIONS' || method === 'PUT' || method === 'DELETE' || method === 'TRACE')
+    );
   }
 
   #retryPolicy(): RetryPolicy | undefined {
@@ -480,7 +497,8 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
 
   #perTryTimedOut(retry: RetryPolicy): void {
     this.cluster!.counters.upstreamRqTimeout++;
-    if (this.#headSent || (retry.onReset || retry.on5xx || retry.onGatewayError ? !this.#retry(retry, 'URX') : true)) this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_per_try_timeout');
+    if (this.#headSent || (retry.onReset || retry.on5xx || retry.onGatewayError ? !this.#retry(retry, 'URX') : true))
+      this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_per_try_timeout');
   }
 
   #giveUp(status: number, text: string, flag: string, details: string): void {
@@ -580,5 +598,10 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
 
 function statusIsRetriable(status: number, retry: RetryPolicy): boolean {
   if (status < 400) return retry.statusCodes.has(status);
-  return retry.statusCodes.has(status) || (retry.on5xx && status >= 500) || (retry.onGatewayError && status >= 502 && status <= 504) || (retry.onRetriable4xx && status === 409);
+  return (
+    retry.statusCodes.has(status) ||
+    (retry.on5xx && status >= 500) ||
+    (retry.onGatewayError && status >= 502 && status <= 504) ||
+    (retry.onRetriable4xx && status === 409)
+  );
 }

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { RequestHead } from '../http1/request-head.ts';
-import { peerMetadataHeader, peerMetadataIdHeader, type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';
+import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import type { DownstreamConnection } from './downstream-connection.ts';
 

@@ -5,13 +5,28 @@ export interface BodySink {
   onBodyData(slice: Buffer): void;
 }
 
-type State = 'length' | 'untilClose' | 'sizeFirst' | 'size' | 'extension' | 'sizeLf' | 'data' | 'dataCr' | 'dataLf' | 'trailerStart' | 'trailer' | 'trailerLf' | 'endLf' | 'done';
+type State =
+  | 'length'
+  | 'untilClose'
+  | 'sizeFirst'
+  | 'size'
+  | 'extension'
+  | 'sizeLf'
+  | 'data'
+  | 'dataCr'
+  | 'dataLf'
+  | 'trailerStart'
+  | 'trailer'
+  | 'trailerLf'
+  | 'endLf'
+  | 'done';
 
 const maxExtensionBytes = 4096;
 const maxTrailerBytes = 16 * 1024;
 const trailerGrammar = /^(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
 /** Fields that a trailer section must not carry (RFC 9110 section 6.5.1): framing, routing, credentials. */
-const forbiddenTrailers = /^(?:transfer-encoding|content-length|host|te|trailer|connection|authorization|cookie|set-cookie|expect|content-encoding|content-type|content-range|cache-control|x-forwarded-.*|x-envoy-.*):/im;
+const forbiddenTrailers =
+  /^(?:transfer-encoding|content-length|host|te|trailer|connection|authorization|cookie|set-cookie|expect|content-encoding|content-type|content-range|cache-control|x-forwarded-.*|x-envoy-.*):/im;
 
 /**
  * Reads one message body (RFC 9112 sections 6 and 7), handing on its data without copying. One object serves a connection: `start...`

@@ -48,7 +48,12 @@ export function readFields(text: string, start: number, headers: HeaderList, fra
       case 'transfer-encoding':
         if (hasTransferEncoding) return violations.badTransferEncoding;
         hasTransferEncoding = true;
-        if (value.toLowerCase() !== 'chunked') return /^(?:[!#$%&'*+\-.^_`|~0-9a-z]+(?:[ \t]*,[ \t]*)?)+$/i.test(value) && !/(?:^|,)\s*chunked\s*,/i.test(value) && !/^x?identity$|^xchunked$/i.test(value) ? violations.unsupportedTransferEncoding : violations.badTransferEncoding;
+        if (value.toLowerCase() !== 'chunked')
+          return /^(?:[!#$%&'*+\-.^_`|~0-9a-z]+(?:[ \t]*,[ \t]*)?)+$/i.test(value) &&
+            !/(?:^|,)\s*chunked\s*,/i.test(value) &&
+            !/^x?identity$|^xchunked$/i.test(value)
+            ? violations.unsupportedTransferEncoding
+            : violations.badTransferEncoding;
         framing.isChunked = true;
         break;
       case 'connection':

@@ -56,7 +56,13 @@ export class Listener {
       await once(this.#server, 'listening');
     } catch (error) {
       const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
-      throw new MizzenError(inUse ? 'port-in-use' : 'cannot-listen', inUse ? `the port is in use: listener ${this.#config.name} cannot listen. Stop the other process, or choose another port.` : `listener ${this.#config.name} cannot listen: ${messageOf(error)}`, `${this.address}:${this.port}`);
+      throw new MizzenError(
+        inUse ? 'port-in-use' : 'cannot-listen',
+        inUse
+          ? `the port is in use: listener ${this.#config.name} cannot listen. Stop the other process, or choose another port.`
+          : `listener ${this.#config.name} cannot listen: ${messageOf(error)}`,
+        `${this.address}:${this.port}`,
+      );
     }
   }
 
@@ -156,7 +162,10 @@ export class Listener {
     const wantsTls = !isTls && this.#config.chains.every((chain) => chain.transportProtocol === 'tls');
     if (wantsTls) {
       this.#counters.values.plain_text_refused_total++;
-      this.#logger.warn('refused plain text: this port takes mutual TLS only (PeerAuthentication STRICT)', { listener: this.#config.name, from: socket.remoteAddress });
+      this.#logger.warn('refused plain text: this port takes mutual TLS only (PeerAuthentication STRICT)', {
+        listener: this.#config.name,
+        from: socket.remoteAddress,
+      });
     } else {
       this.#counters.values.no_filter_chain_match_total++;
       this.#logger.warn('refused a connection that no filter chain is for', { listener: this.#config.name, from: socket.remoteAddress, serverName });

@@ -1,15 +1,31 @@
+import type { Any } from '@bufbuild/protobuf/wkt';
 import { MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
 import type { Metadata } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
-import { RedirectAction_RedirectResponseCode, type Route as RouteMessage, type RouteAction as RouteActionMessage, VirtualHost_TlsRequirementType } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
+import {
+  RedirectAction_RedirectResponseCode,
+  type RouteAction as RouteActionMessage,
+  type Route as RouteMessage,
+  VirtualHost_TlsRequirementType,
+} from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import type { RouteConfiguration } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { type FractionalPercent, FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
-import type { Any } from '@bufbuild/protobuf/wkt';
 import { HeaderOperations } from './header-operations.ts';
 import { type Condition, compileHeaderMatcher, compileRegex, compileStringMatcher, regexTest } from './matchers.ts';
 import { queryParameter } from './query.ts';
-import { type FaultPolicy, type ForwardAction, type PathCondition, type PathRewrite, type RedirectAction, type RetryPolicy, Route, type RouteAction, type Target, WeightedTargets } from './route.ts';
+import {
+  type FaultPolicy,
+  type ForwardAction,
+  type PathCondition,
+  type PathRewrite,
+  type RedirectAction,
+  type RetryPolicy,
+  Route,
+  type RouteAction,
+  type Target,
+  WeightedTargets,
+} from './route.ts';
 import { RouteTable, type ServiceName, VirtualHost } from './route-table.ts';
 
 /** Compiles a RouteConfiguration. What it cannot honour is refused (and becomes a NACK), never left out in silence. */
@@ -89,7 +105,12 @@ function compileAction(route: RouteMessage, path: PathCondition, place: string):
       return {
         kind: 'redirect',
         status: redirectStatus[value.responseCode] ?? 301,
-        scheme: value.schemeRewriteSpecifier.case === 'schemeRedirect' ? value.schemeRewriteSpecifier.value : value.schemeRewriteSpecifier.case === 'httpsRedirect' && value.schemeRewriteSpecifier.value ? 'https' : '',
+        scheme:
+          value.schemeRewriteSpecifier.case === 'schemeRedirect'
+            ? value.schemeRewriteSpecifier.value
+            : value.schemeRewriteSpecifier.case === 'httpsRedirect' && value.schemeRewriteSpecifier.value
+              ? 'https'
+              : '',
         host: value.hostRedirect,
         port: value.portRedirect,
         path: rewrite.case === 'pathRedirect' ? rewrite.value : undefined,
@@ -131,15 +152,18 @@ function compileForward(action: RouteActionMessage, path: PathCondition, place: 
         requestHeaders: HeaderOperations.compile(cluster.requestHeadersToAdd, cluster.requestHeadersToRemove),
         responseHeaders: HeaderOperations.compile(cluster.responseHeadersToAdd, cluster.responseHeadersToRemove),
       }));
-      if (targets.reduce((sum, target) => sum + target.weight, 0) <= 0) throw new MizzenError('invalid-route', `${place}: the weights of a route add up to nothing`);
+      if (targets.reduce((sum, target) => sum + target.weight, 0) <= 0)
+        throw new MizzenError('invalid-route', `${place}: the weights of a route add up to nothing`);
       break;
     default:
       throw new MizzenError('unsupported-route', `${place}: a cluster specifier of type ${action.clusterSpecifier.case ?? '(none)'} is not supported`);
   }
   let rewrite: PathRewrite | undefined;
   if (action.prefixRewrite !== '') rewrite = { kind: 'prefix', length: path.text.length, text: action.prefixRewrite };
-  else if (action.regexRewrite?.pattern) rewrite = { kind: 'regex', pattern: compileRegex(action.regexRewrite.pattern.regex), substitution: action.regexRewrite.substitution };
-  if (action.hostRewriteSpecifier.case !== undefined && action.hostRewriteSpecifier.case !== 'hostRewriteLiteral') throw new MizzenError('unsupported-route', `${place}: a host rewrite of type ${action.hostRewriteSpecifier.case} is not supported`);
+  else if (action.regexRewrite?.pattern)
+    rewrite = { kind: 'regex', pattern: compileRegex(action.regexRewrite.pattern.regex), substitution: action.regexRewrite.substitution };
+  if (action.hostRewriteSpecifier.case !== undefined && action.hostRewriteSpecifier.case !== 'hostRewriteLiteral')
+    throw new MizzenError('unsupported-route', `${place}: a host rewrite of type ${action.hostRewriteSpecifier.case} is not supported`);
   return {
     kind: 'forward',
     targets: new WeightedTargets(targets),
@@ -147,7 +171,10 @@ function compileForward(action: RouteActionMessage, path: PathCondition, place: 
     retry: compileRetry(action.retryPolicy),
     rewrite,
     hostRewrite: action.hostRewriteSpecifier.case === 'hostRewriteLiteral' ? action.hostRewriteSpecifier.value : undefined,
-    mirrors: action.requestMirrorPolicies.map((policy) => ({ cluster: policy.cluster, share: policy.runtimeFraction?.defaultValue ? shareOf(policy.runtimeFraction.defaultValue) : 1 })),
+    mirrors: action.requestMirrorPolicies.map((policy) => ({
+      cluster: policy.cluster,
+      share: policy.runtimeFraction?.defaultValue ? shareOf(policy.runtimeFraction.defaultValue) : 1,
+    })),
   };
 }
 
@@ -185,6 +212,11 @@ function compileFault(any: Any | undefined): FaultPolicy | undefined {
 }
 
 function shareOf(percent: FractionalPercent): number {
-  const denominator = percent.denominator === FractionalPercent_DenominatorType.MILLION ? 1_000_000 : percent.denominator === FractionalPercent_DenominatorType.TEN_THOUSAND ? 10_000 : 100;
+  const denominator =
+    percent.denominator === FractionalPercent_DenominatorType.MILLION
+      ? 1_000_000
+      : percent.denominator === FractionalPercent_DenominatorType.TEN_THOUSAND
+        ? 10_000
+        : 100;
   return Math.min(1, percent.numerator / denominator);
 }

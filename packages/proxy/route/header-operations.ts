@@ -16,8 +16,13 @@ export class HeaderOperations {
   static compile(options: readonly HeaderValueOption[], remove: readonly string[]): HeaderOperations | undefined {
     if (options.length === 0 && remove.length === 0) return undefined;
     const pair = (option: HeaderValueOption) => [option.header?.key.toLowerCase() ?? '', option.header?.value ?? ''] as const;
-    const overwrites = (option: HeaderValueOption) => option.appendAction === HeaderValueOption_HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD || option.append === false;
-    return new HeaderOperations(options.filter(overwrites).map(pair), options.filter((option) => !overwrites(option)).map(pair), remove.map((name) => name.toLowerCase()));
+    const overwrites = (option: HeaderValueOption) =>
+      option.appendAction === HeaderValueOption_HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD || option.append === false;
+    return new HeaderOperations(
+      options.filter(overwrites).map(pair),
+      options.filter((option) => !overwrites(option)).map(pair),
+      remove.map((name) => name.toLowerCase()),
+    );
   }
 
   apply(headers: HeaderList): void {

@@ -92,7 +92,9 @@ export class WeightedTargets {
 }
 
 /** `prefix`: replaces as many characters as the route's path condition matched; `regex`: replaces all matches in the path. */
-export type PathRewrite = { readonly kind: 'prefix'; readonly length: number; readonly text: string } | { readonly kind: 'regex'; readonly pattern: RE2JS; readonly substitution: string };
+export type PathRewrite =
+  | { readonly kind: 'prefix'; readonly length: number; readonly text: string }
+  | { readonly kind: 'regex'; readonly pattern: RE2JS; readonly substitution: string };
 
 export interface Mirror {
   readonly cluster: string;

@@ -35,7 +35,12 @@ export const defaultAccessLogFormat =
 const dash = (text: string | undefined) => (text === undefined || text === '' ? '-' : text);
 
 /** A header of a peer in a line of a log: no line breaks, no quotes that end the field early. */
-const safe = (text: string | undefined) => (text === undefined || text === '' ? '-' : /["\\\x00-\x1f\x7f]/.test(text) ? text.replace(/["\\\x00-\x1f\x7f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`) : text);
+const safe = (text: string | undefined) =>
+  text === undefined || text === ''
+    ? '-'
+    : /["\\\x00-\x1f\x7f]/.test(text)
+      ? text.replace(/["\\\x00-\x1f\x7f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`)
+      : text;
 
 /** Compiles a format string into the function that makes the line. Unknown operators are refused. */
 export function compileAccessLogFormat(format: string): (request: LoggedRequest) => string {

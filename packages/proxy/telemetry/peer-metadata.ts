@@ -14,7 +14,16 @@ export interface PeerMetadata {
   readonly principal: string;
 }
 
-export const unknownPeer: PeerMetadata = { workload: 'unknown', namespace: 'unknown', app: 'unknown', version: 'unknown', canonicalService: 'unknown', canonicalRevision: 'latest', cluster: 'unknown', principal: 'unknown' };
+export const unknownPeer: PeerMetadata = {
+  workload: 'unknown',
+  namespace: 'unknown',
+  app: 'unknown',
+  version: 'unknown',
+  canonicalService: 'unknown',
+  canonicalRevision: 'latest',
+  cluster: 'unknown',
+  principal: 'unknown',
+};
 
 /** The headers by which sidecars tell each other who they are (Istio's metadata exchange): a base64 google.protobuf.Struct. */
 export const peerMetadataHeader = 'x-envoy-peer-metadata';
@@ -26,7 +35,12 @@ export function encodePeerMetadata(peer: PeerMetadata): string {
     NAMESPACE: peer.namespace,
     WORKLOAD_NAME: peer.workload,
     CLUSTER_ID: peer.cluster,
-    LABELS: { app: peer.app, version: peer.version, 'service.istio.io/canonical-name': peer.canonicalService, 'service.istio.io/canonical-revision': peer.canonicalRevision },
+    LABELS: {
+      app: peer.app,
+      version: peer.version,
+      'service.istio.io/canonical-name': peer.canonicalService,
+      'service.istio.io/canonical-revision': peer.canonicalRevision,
+    },
   });
   return Buffer.from(toBinary(StructSchema, struct)).toString('base64');
 }

@@ -1,6 +1,6 @@
 import type { Cluster } from '../upstream/cluster.ts';
-import type { ProxyCounters } from './proxy-counters.ts';
 import type { Histogram } from './histogram.ts';
+import type { ProxyCounters } from './proxy-counters.ts';
 import { escapeLabel, type RequestMetrics, type RequestMetricsTable } from './request-metrics.ts';
 
 /** Everything this proxy counts, in Prometheus' text format (version 0.0.4). */
@@ -13,7 +13,8 @@ export function renderPrometheus(requests: RequestMetricsTable, counters: ProxyC
   histogram(lines, 'istio_request_bytes', series, (metrics) => metrics.requestBytes);
   histogram(lines, 'istio_response_bytes', series, (metrics) => metrics.responseBytes);
 
-  for (const [name, value] of Object.entries(counters.values)) lines.push(`# TYPE mizzen_${name} ${name.endsWith('_total') ? 'counter' : 'gauge'}`, `mizzen_${name} ${value}`);
+  for (const [name, value] of Object.entries(counters.values))
+    lines.push(`# TYPE mizzen_${name} ${name.endsWith('_total') ? 'counter' : 'gauge'}`, `mizzen_${name} ${value}`);
   lines.push('# TYPE mizzen_http_violations_total counter');
   for (const [reason, count] of counters.violations) lines.push(`mizzen_http_violations_total{reason="${escapeLabel(reason)}"} ${count}`);
 
@@ -47,6 +48,10 @@ function histogram(lines: string[], name: string, series: readonly RequestMetric
       cumulative += values.counts[i]!;
       lines.push(`${name}_bucket{${metrics.labels},le="${bound}"} ${cumulative}`);
     }
-    lines.push(`${name}_bucket{${metrics.labels},le="+Inf"} ${values.count}`, `${name}_sum{${metrics.labels}} ${values.sum}`, `${name}_count{${metrics.labels}} ${values.count}`);
+    lines.push(
+      `${name}_bucket{${metrics.labels},le="+Inf"} ${values.count}`,
+      `${name}_sum{${metrics.labels}} ${values.sum}`,
+      `${name}_count{${metrics.labels}} ${values.count}`,
+    );
   }
 }

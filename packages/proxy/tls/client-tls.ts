@@ -38,7 +38,12 @@ export class ClientTls {
     this.#staticRoots = validation.context?.trustedCa ? readDataSource(validation.context.trustedCa, place) : undefined;
     this.#names = (validation.context?.matchTypedSubjectAltNames ?? []).map(({ sanType, matcher }) => {
       if (!matcher) throw new MizzenError('invalid-tls', `${place}: a subject alternative name matcher is empty`);
-      const type = sanType === SubjectAltNameMatcher_SanType.URI ? ('uri' as const) : sanType === SubjectAltNameMatcher_SanType.IP_ADDRESS ? ('ip' as const) : ('dns' as const);
+      const type =
+        sanType === SubjectAltNameMatcher_SanType.URI
+          ? ('uri' as const)
+          : sanType === SubjectAltNameMatcher_SanType.IP_ADDRESS
+            ? ('ip' as const)
+            : ('dns' as const);
       return { type, test: compileStringMatcher(matcher), text: String(matcher.matchPattern.value) };
     });
     this.#alpn = common.alpnProtocols.length > 0 ? [...common.alpnProtocols] : [];
@@ -81,12 +86,13 @@ export class ClientTls {
     const certificate = new X509Certificate(peer.raw);
     const found = alternativeNames(certificate);
     if ('problem' in found) return found.problem;
-    if (this.isMesh && found.uris.length !== 1) return 'the server\'s certificate does not name exactly one identity';
+    if (this.isMesh && found.uris.length !== 1) return "the server's certificate does not name exactly one identity";
     const given = { uri: found.uris, dns: found.dns, ip: found.ips };
     for (const { type, test, text } of this.#names) {
       for (const name of given[type]) {
         if (test(name)) return undefined;
-        if (type === 'dns' && name.startsWith('*.') && text.indexOf('.') > 0 && text.slice(text.indexOf('.')).toLowerCase() === name.slice(1).toLowerCase()) return undefined;
+        if (type === 'dns' && name.startsWith('*.') && text.indexOf('.') > 0 && text.slice(text.indexOf('.')).toLowerCase() === name.slice(1).toLowerCase())
+          return undefined;
       }
     }
     return `the server is ${[...found.uris, ...found.dns].join(', ') || 'nameless'}, but ${this.#names.map((name) => name.text).join(' or ')} was expected`;

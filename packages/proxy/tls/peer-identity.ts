@@ -17,7 +17,9 @@ export type IdentityProblem = { readonly problem: string };
  * Names in a certificate's subject alternative name, from the text form of node:crypto (`DNS:a, URI:spiffe://...`). Node quotes a name
  * that could be mistaken for two; no name that a mesh uses needs that, so such a certificate is refused as a whole.
  */
-export function alternativeNames(certificate: X509Certificate): { readonly uris: readonly string[]; readonly dns: readonly string[]; readonly ips: readonly string[] } | IdentityProblem {
+export function alternativeNames(
+  certificate: X509Certificate,
+): { readonly uris: readonly string[]; readonly dns: readonly string[]; readonly ips: readonly string[] } | IdentityProblem {
   const text = certificate.subjectAltName ?? '';
   if (text.includes('"') || text.includes('\0')) return { problem: 'its subject alternative name is malformed' };
   const names = text === '' ? [] : text.split(', ');
@@ -33,7 +35,8 @@ export function peerIdentityOf(socket: TLSSocket): PeerIdentity | IdentityProble
   if (!certificate) return { problem: 'it sent no certificate' };
   const names = alternativeNames(certificate);
   if ('problem' in names) return names;
-  if (names.uris.length !== 1) return { problem: names.uris.length === 0 ? 'its certificate names no SPIFFE identity' : 'its certificate names several identities' };
+  if (names.uris.length !== 1)
+    return { problem: names.uris.length === 0 ? 'its certificate names no SPIFFE identity' : 'its certificate names several identities' };
   const uri = names.uris[0]!;
   if (!/^spiffe:\/\/[a-z0-9._-]+\/[A-Za-z0-9._/-]+$/.test(uri)) return { problem: 'its certificate names no SPIFFE identity' };
   const now = Date.now();

@@ -40,7 +40,9 @@ export class ServerTls {
     const ciphers = common.tlsParams?.cipherSuites ?? [];
     this.#options = {
       ...protocolVersions(common.tlsParams),
-      ...(common.alpnProtocols.length > 0 ? { ALPNCallback: ({ protocols }) => common.alpnProtocols.find((name) => protocols.includes(name)) ?? 'http/1.1' } : {}),
+      ...(common.alpnProtocols.length > 0
+        ? { ALPNCallback: ({ protocols }) => common.alpnProtocols.find((name) => protocols.includes(name)) ?? 'http/1.1' }
+        : {}),
       ...(ciphers.length > 0 ? { ciphers: ciphers.join(':') } : {}),
       requestCert: this.requiresClient || validation.rootName !== undefined || this.#staticRoots !== undefined,
       rejectUnauthorized: this.requiresClient,

@@ -1,6 +1,6 @@
+import type { ServiceName } from '../route/route-table.ts';
 import type { Endpoint } from './endpoint.ts';
 import type { Picker } from './load-balancer.ts';
-import type { ServiceName } from '../route/route-table.ts';
 import { UpstreamConnection } from './upstream-connection.ts';
 
 /** A compiled cluster: its endpoints, how one is chosen, and how much may be under way. Built by ./compile-cluster.ts. */
@@ -26,7 +26,14 @@ export class Cluster {
   activeRequests: number;
   activeRetries: number;
   /** Counters, by Envoy's names. */
-  readonly counters: { upstreamRqTotal: number; upstreamRqRetry: number; upstreamCxTotal: number; upstreamCxConnectFail: number; upstreamRqPendingOverflow: number; upstreamRqTimeout: number };
+  readonly counters: {
+    upstreamRqTotal: number;
+    upstreamRqRetry: number;
+    upstreamCxTotal: number;
+    upstreamCxConnectFail: number;
+    upstreamRqPendingOverflow: number;
+    upstreamRqTimeout: number;
+  };
   #healthy: readonly Endpoint[];
 
   constructor(settings: ClusterSettings) {
@@ -37,7 +44,14 @@ export class Cluster {
     this.#healthy = [];
     this.activeRequests = 0;
     this.activeRetries = 0;
-    this.counters = { upstreamRqTotal: 0, upstreamRqRetry: 0, upstreamCxTotal: 0, upstreamCxConnectFail: 0, upstreamRqPendingOverflow: 0, upstreamRqTimeout: 0 };
+    this.counters = {
+      upstreamRqTotal: 0,
+      upstreamRqRetry: 0,
+      upstreamCxTotal: 0,
+      upstreamCxConnectFail: 0,
+      upstreamRqPendingOverflow: 0,
+      upstreamRqTimeout: 0,
+    };
   }
 
   get healthyCount(): number {

@@ -1,6 +1,6 @@
 import { MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
-import { type Cluster as ClusterMessage, Cluster_DiscoveryType, Cluster_LbPolicy } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import { Cluster_DiscoveryType, Cluster_LbPolicy, type Cluster as ClusterMessage } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import type { Metadata, TransportSocket } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
 import type { LbEndpoint } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_components_pb.js';
@@ -31,7 +31,10 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   const type = message.clusterDiscoveryType.case === 'type' ? message.clusterDiscoveryType.value : undefined;
   if (type === undefined) throw new MizzenError('unsupported-cluster', `${place}: custom cluster types are not supported`);
   const base = compileTransport(message.transportSocket, secrets, place);
-  const matches = message.transportSocketMatches.map((match) => ({ match: Object.entries(match.match ?? {}), transport: compileTransport(match.transportSocket, secrets, `${place}, transport_socket_match ${match.name}`) }));
+  const matches = message.transportSocketMatches.map((match) => ({
+    match: Object.entries(match.match ?? {}),
+    transport: compileTransport(match.transportSocket, secrets, `${place}, transport_socket_match ${match.name}`),
+  }));
   const transportFor = (metadata: Metadata | undefined): Transport => {
     if (matches.length === 0) return base;
     const given = metadata?.filterMetadata['envoy.transport_socket_match'] ?? {};
@@ -57,7 +60,14 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
             if (known) return known;
             const [, host, port] = /^(.*?)(?::(\d+))?$/.exec(authority) ?? [];
             if (!host || dynamic.size >= maxDynamicEndpoints) return undefined;
-            const made = new Endpoint({ address: host.replace(/^\[|\]$/g, ''), port: Number(port ?? defaultPort), weight: 1, isHealthy: true, transport: base, peer: unknownPeer });
+            const made = new Endpoint({
+              address: host.replace(/^\[|\]$/g, ''),
+              port: Number(port ?? defaultPort),
+              weight: 1,
+              isHealthy: true,
+              transport: base,
+              peer: unknownPeer,
+            });
             dynamic.set(authority, made);
             return made;
           }
@@ -65,12 +75,14 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   });
   const applyAssignment = (assignment: ClusterLoadAssignment) => {
     const before = new Map(cluster.endpoints.map((endpoint) => [endpointKey(endpoint), endpoint]));
-    const endpoints = assignment.endpoints.flatMap((group) => group.lbEndpoints).map((entry) => {
-      const made = compileEndpoint(entry, transportFor, place);
-      // The same endpoint keeps its connections and counts.
-      const kept = before.get(endpointKey(made));
-      return kept && kept.transport === made.transport ? kept : made;
-    });
+    const endpoints = assignment.endpoints
+      .flatMap((group) => group.lbEndpoints)
+      .map((entry) => {
+        const made = compileEndpoint(entry, transportFor, place);
+        // The same endpoint keeps its connections and counts.
+        const kept = before.get(endpointKey(made));
+        return kept && kept.transport === made.transport ? kept : made;
+      });
     cluster.setEndpoints(endpoints);
   };
   if (message.loadAssignment) applyAssignment(message.loadAssignment);
@@ -84,7 +96,8 @@ function endpointKey(endpoint: Endpoint): string {
 
 function compileEndpoint(entry: LbEndpoint, transportFor: (metadata: Metadata | undefined) => Transport, place: string): Endpoint {
   const address = entry.hostIdentifier.case === 'endpoint' ? entry.hostIdentifier.value.address?.address : undefined;
-  if (address?.case !== 'socketAddress' || address.value.portSpecifier.case !== 'portValue') throw new MizzenError('unsupported-endpoint', `${place}: an endpoint needs a socket address with a port`);
+  if (address?.case !== 'socketAddress' || address.value.portSpecifier.case !== 'portValue')
+    throw new MizzenError('unsupported-endpoint', `${place}: an endpoint needs a socket address with a port`);
   return new Endpoint({
     address: address.value.address,
     port: address.value.portSpecifier.value,
@@ -136,4 +149,3 @@ function compilePicker(policy: Cluster_LbPolicy, random: () => number, place: st
       throw new MizzenError('unsupported-cluster', `${place}: the load balancing policy ${policy} is not supported`);
   }
 }
-

@@ -1,7 +1,7 @@
-import type { UpstreamConnection } from './upstream-connection.ts';
-import type { Transport } from './transport.ts';
 import type { PeerMetadata } from '../telemetry/peer-metadata.ts';
 import type { RequestMetrics } from '../telemetry/request-metrics.ts';
+import type { Transport } from './transport.ts';
+import type { UpstreamConnection } from './upstream-connection.ts';
 
 /** One address of a cluster, with its idle connections and what is under way to it. Lives as long as configuration names it. */
 export class Endpoint {
@@ -26,7 +26,14 @@ export class Endpoint {
   currentWeight: number;
   isRemoved: boolean;
 
-  constructor(fields: { readonly address: string; readonly port: number; readonly weight: number; readonly isHealthy: boolean; readonly transport: Transport; readonly peer: PeerMetadata }) {
+  constructor(fields: {
+    readonly address: string;
+    readonly port: number;
+    readonly weight: number;
+    readonly isHealthy: boolean;
+    readonly transport: Transport;
+    readonly peer: PeerMetadata;
+  }) {
     this.address = fields.address;
     this.port = fields.port;
     this.weight = fields.weight;

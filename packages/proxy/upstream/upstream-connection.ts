@@ -1,6 +1,6 @@
 import type net from 'node:net';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
-import { type HeadLimits, defaultHeadLimits } from '../http1/head-limits.ts';
+import { defaultHeadLimits, type HeadLimits } from '../http1/head-limits.ts';
 import { HeadReader } from '../http1/head-reader.ts';
 import { ResponseHead, readResponseHead } from '../http1/response-head.ts';
 import type { Violation } from '../http1/violation.ts';
@@ -190,7 +190,12 @@ export class UpstreamConnection implements BodySink {
     const receiver = this.#receiver!;
     const { trailers } = this.#body;
     this.#receiver = undefined;
-    const isReusable = this.#isPersistent && this.#requestIsComplete && !this.endpoint.isRemoved && (this.#maxRequests === 0 || this.#requests < this.#maxRequests) && !this.socket.destroyed;
+    const isReusable =
+      this.#isPersistent &&
+      this.#requestIsComplete &&
+      !this.endpoint.isRemoved &&
+      (this.#maxRequests === 0 || this.#requests < this.#maxRequests) &&
+      !this.socket.destroyed;
     if (isReusable) {
       this.#state = 'idle';
       this.idleSince = performance.now();

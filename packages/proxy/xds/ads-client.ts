@@ -118,7 +118,10 @@ export class AdsClient {
         if (names.length > 0 || type === 'cluster' || type === 'listener') this.#subscribe(type, names);
       }
       this.#sendHealth();
-      const responses = client.streamAggregatedResources(requests, { signal: this.#abort.signal, headers: token === undefined ? {} : { authorization: `Bearer ${token}` } });
+      const responses = client.streamAggregatedResources(requests, {
+        signal: this.#abort.signal,
+        headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
+      });
       for await (const response of responses) {
         if (counters.values.control_plane_connected === 0) {
           counters.values.control_plane_connected = 1;
@@ -183,7 +186,13 @@ export class AdsClient {
   }
 
   #sendHealth(): void {
-    this.#requests?.push(create(DiscoveryRequestSchema, { node: this.#options.node, typeUrl: healthTypeUrl, ...(this.#unhealthyReason === undefined ? {} : { errorDetail: { code: 14, message: this.#unhealthyReason } }) }));
+    this.#requests?.push(
+      create(DiscoveryRequestSchema, {
+        node: this.#options.node,
+        typeUrl: healthTypeUrl,
+        ...(this.#unhealthyReason === undefined ? {} : { errorDetail: { code: 14, message: this.#unhealthyReason } }),
+      }),
+    );
   }
 
   async #sleep(ms: number): Promise<void> {

@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createClient } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
-import { Backoff, type Logger, messageOf, MizzenError } from '@mizzen/common';
+import { Backoff, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
@@ -85,9 +85,16 @@ export class IdentityAgent {
   async #request(): Promise<KeyPair> {
     const { tls, token } = this.credentials();
     const { key, csr } = await createSigningRequest();
-    const transport = createGrpcTransport({ baseUrl: `https://${this.#config.control}`, nodeOptions: { ...tls, servername: 'mizzen-control' }, defaultTimeoutMs: 10_000 });
+    const transport = createGrpcTransport({
+      baseUrl: `https://${this.#config.control}`,
+      nodeOptions: { ...tls, servername: 'mizzen-control' },
+      defaultTimeoutMs: 10_000,
+    });
     const client = createClient(IstioCertificateService, transport);
-    const response = await client.createCertificate({ csr, validityDuration: BigInt(this.#config.certificateSeconds ?? 0) }, { headers: token === undefined ? {} : { authorization: `Bearer ${token}` } });
+    const response = await client.createCertificate(
+      { csr, validityDuration: BigInt(this.#config.certificateSeconds ?? 0) },
+      { headers: token === undefined ? {} : { authorization: `Bearer ${token}` } },
+    );
     const chain = response.certChain;
     if (chain.length < 2) throw new MizzenError('invalid-certificate', 'the CA answered without a chain');
     return { cert: chain.slice(0, -1).join('\n'), key };
@@ -118,6 +125,7 @@ function readFile(path: string, what: string): string {
 export function explain(error: unknown): string {
   const text = messageOf(error).replace(/^\[\w+\] /, '');
   if (/ECONNREFUSED/.test(text)) return 'nobody listens there. Is the control plane running?';
-  if (/self.signed|unable to verify|UNABLE_TO_VERIFY|SELF_SIGNED|unable to get (?:local )?issuer/i.test(text)) return 'its certificate is not signed by the root that this proxy was given.';
+  if (/self.signed|unable to verify|UNABLE_TO_VERIFY|SELF_SIGNED|unable to get (?:local )?issuer/i.test(text))
+    return 'its certificate is not signed by the root that this proxy was given.';
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }

@@ -45,7 +45,13 @@ export class ResourceState {
   readonly #onReady: () => void;
   #isReady: boolean;
 
-  constructor(options: { readonly secrets: SecretStore; readonly counters: ProxyCounters; readonly logger: Logger; readonly context: Omit<ProxyContext, 'findCluster'>; readonly onReady: () => void }) {
+  constructor(options: {
+    readonly secrets: SecretStore;
+    readonly counters: ProxyCounters;
+    readonly logger: Logger;
+    readonly context: Omit<ProxyContext, 'findCluster'>;
+    readonly onReady: () => void;
+  }) {
     this.#secrets = options.secrets;
     this.#counters = options.counters;
     this.#logger = options.logger;
@@ -77,7 +83,13 @@ export class ResourceState {
 
   /** The resources in effect, packed, for the admin server. */
   dump(type: ResourceType): Any[] {
-    const table: Readonly<Record<ResourceType, Map<string, Accepted<unknown>> | undefined>> = { cluster: this.#clusters, listener: this.#listeners, route: this.#routes, endpoint: this.#assignments, secret: undefined };
+    const table: Readonly<Record<ResourceType, Map<string, Accepted<unknown>> | undefined>> = {
+      cluster: this.#clusters,
+      listener: this.#listeners,
+      route: this.#routes,
+      endpoint: this.#assignments,
+      secret: undefined,
+    };
     return [...(table[type]?.values() ?? [])].map((accepted) => accepted.any);
   }
 
@@ -85,11 +97,16 @@ export class ResourceState {
   wanted(type: ResourceType): string[] {
     switch (type) {
       case 'endpoint':
-        return [...this.#clusters.values()].map((accepted) => accepted.compiled.edsName).filter((name) => name !== undefined).sort();
+        return [...this.#clusters.values()]
+          .map((accepted) => accepted.compiled.edsName)
+          .filter((name) => name !== undefined)
+          .sort();
       case 'route':
         return [...new Set([...this.#listeners.values()].flatMap((accepted) => accepted.compiled.routeNames))].sort();
       case 'secret':
-        return [...new Set([rootSecretName, ...[...this.#listeners.values()].flatMap((accepted) => accepted.compiled.secretNames)])].filter((name) => name !== workloadSecretName).sort();
+        return [...new Set([rootSecretName, ...[...this.#listeners.values()].flatMap((accepted) => accepted.compiled.secretNames)])]
+          .filter((name) => name !== workloadSecretName)
+          .sort();
       default:
         return [];
     }
@@ -210,7 +227,8 @@ export class ResourceState {
       const open = this.#open.get(name);
       const replacement = next.get(name);
       if (replacement === accepted) continue;
-      if (open && replacement && replacement.compiled.config.address === open.address && replacement.compiled.config.port === open.port) open.update(replacement.compiled.config);
+      if (open && replacement && replacement.compiled.config.address === open.address && replacement.compiled.config.port === open.port)
+        open.update(replacement.compiled.config);
       else if (open) {
         this.#open.delete(name);
         void open.close();

@@ -30,7 +30,12 @@ export interface ApiServerOptions {
   readonly adminToken: string;
   readonly logger: Logger;
   /** Creates a token for a service account (the TokenRequest subresource). */
-  readonly createToken: (namespace: string, serviceAccount: string, audiences: readonly string[], seconds: number) => Promise<{ token: string; expiresAt: Date }>;
+  readonly createToken: (
+    namespace: string,
+    serviceAccount: string,
+    audiences: readonly string[],
+    seconds: number,
+  ) => Promise<{ token: string; expiresAt: Date }>;
   /** Answers below /mizzen/v1/: the mesh's own state. Resolves to undefined for paths it does not know. */
   readonly meshState: (path: readonly string[]) => Promise<unknown>;
   /** What the writer of a resource should know; sent as Warning headers, which kubectl prints. */
@@ -80,7 +85,11 @@ export class ApiServer {
       await once(this.#server, 'listening');
     } catch (error) {
       const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
-      throw new MizzenError('port-in-use', `the API server cannot listen: ${inUse ? 'the port is in use. Stop the other process (perhaps another mizzen), or choose another port with --api-port.' : messageOf(error)}`, `${this.#options.host}:${this.#options.port}`);
+      throw new MizzenError(
+        'port-in-use',
+        `the API server cannot listen: ${inUse ? 'the port is in use. Stop the other process (perhaps another mizzen), or choose another port with --api-port.' : messageOf(error)}`,
+        `${this.#options.host}:${this.#options.port}`,
+      );
     }
     return (this.#server.address() as AddressInfo).port;
   }
@@ -94,7 +103,8 @@ export class ApiServer {
   }
 
   #fail(request: IncomingMessage, response: ServerResponse, error: unknown): void {
-    if (!(error instanceof ApiError)) this.#options.logger.error('a request failed', { method: request.method, url: request.url?.slice(0, 200), error: messageOf(error) });
+    if (!(error instanceof ApiError))
+      this.#options.logger.error('a request failed', { method: request.method, url: request.url?.slice(0, 200), error: messageOf(error) });
     if (response.headersSent) return void response.destroy();
     const known = error instanceof ApiError ? error : new ApiError(500, 'InternalError', messageOf(error));
     if (!request.complete) response.setHeader('connection', 'close');
@@ -104,7 +114,11 @@ export class ApiServer {
   #authenticate(request: IncomingMessage): void {
     const [scheme, token = ''] = (request.headers.authorization ?? '').split(' ');
     if (scheme?.toLowerCase() !== 'bearer' || !timingSafeEqual(digest(token), this.#tokenDigest)) {
-      throw new ApiError(401, 'Unauthorized', 'Unauthorized: the token is missing or wrong. `mizzen kubeconfig` prints a configuration that holds the right one.');
+      throw new ApiError(
+        401,
+        'Unauthorized',
+        'Unauthorized: the token is missing or wrong. `mizzen kubeconfig` prints a configuration that holds the right one.',
+      );
     }
   }
 
@@ -121,12 +135,24 @@ export class ApiServer {
     } catch {
       throw badRequest('the URL holds an invalid percent-encoding');
     }
-    if (request.method === 'GET' && path.length === 1 && ['healthz', 'livez', 'readyz'].includes(path[0]!)) return void response.writeHead(200, { 'content-type': 'text/plain' }).end('ok');
+    if (request.method === 'GET' && path.length === 1 && ['healthz', 'livez', 'readyz'].includes(path[0]!))
+      return void response.writeHead(200, { 'content-type': 'text/plain' }).end('ok');
     this.#authenticate(request);
     const call: Call = { request, response, url };
     if (path[0] === 'api' || path[0] === 'apis') return this.#resources(call, path);
     if (request.method !== 'GET') throw new ApiError(405, 'MethodNotAllowed', `${request.method} is not allowed here`);
-    if (path[0] === 'version') return sendJson(response, 200, { major: '1', minor: '34', gitVersion: `v1.34.0+mizzen-${programVersion}`, platform: `${process.platform}/${process.arch}`, goVersion: '', compiler: `node ${process.version}`, gitCommit: '', gitTreeState: '', buildDate: '' });
+    if (path[0] === 'version')
+      return sendJson(response, 200, {
+        major: '1',
+        minor: '34',
+        gitVersion: `v1.34.0+mizzen-${programVersion}`,
+        platform: `${process.platform}/${process.arch}`,
+        goVersion: '',
+        compiler: `node ${process.version}`,
+        gitCommit: '',
+        gitTreeState: '',
+        buildDate: '',
+      });
     if (path[0] === 'openapi' && path[1] === 'v3') return this.#openApi(response, path.slice(2));
     if (path[0] === 'mizzen' && path[1] === 'v1') {
       const state = await this.#options.meshState(path.slice(2));
@@ -139,7 +165,8 @@ export class ApiServer {
     const key = path.join('/');
     let text = this.#openApiCache.get(key);
     if (text === undefined) {
-      const document = path.length === 0 ? openApiIndex() : path[0] === 'api' ? openApiDocument('', path[1] ?? '') : openApiDocument(path[1] ?? '', path[2] ?? '');
+      const document =
+        path.length === 0 ? openApiIndex() : path[0] === 'api' ? openApiDocument('', path[1] ?? '') : openApiDocument(path[1] ?? '', path[2] ?? '');
       if (!document) throw new ApiError(404, 'NotFound', `there is no OpenAPI document ${key}`);
       text = JSON.stringify(document);
       this.#openApiCache.set(key, text);
@@ -232,7 +259,10 @@ export class ApiServer {
       send(type, toTable(target.kind, [presented], resource.metadata.resourceVersion ?? '', table.includeObject, this.#now(), !sentHeader));
       sentHeader = true;
     };
-    const isOurs = (stored: StoredResource) => stored.key.group === target.kind.group && stored.key.kind === target.kind.kind && (target.namespace === undefined || stored.key.namespace === target.namespace);
+    const isOurs = (stored: StoredResource) =>
+      stored.key.group === target.kind.group &&
+      stored.key.kind === target.kind.kind &&
+      (target.namespace === undefined || stored.key.namespace === target.namespace);
     const onChange = (change: Change) => {
       if (!isOurs(change.stored)) return;
       const matches = predicate(change.stored.resource);
@@ -262,7 +292,12 @@ export class ApiServer {
     }
     const wantsBookmarks = isTrue(url.searchParams.get('allowWatchBookmarks'));
     const bookmark = setInterval(() => {
-      if (wantsBookmarks) send('BOOKMARK', { kind: target.kind.kind, apiVersion: apiVersionFor(target.kind, target.version), metadata: { resourceVersion: String(store.revision()) } });
+      if (wantsBookmarks)
+        send('BOOKMARK', {
+          kind: target.kind.kind,
+          apiVersion: apiVersionFor(target.kind, target.version),
+          metadata: { resourceVersion: String(store.revision()) },
+        });
     }, bookmarkIntervalMs);
     const timeoutSeconds = Math.min(Number(url.searchParams.get('timeoutSeconds')) || 1800, 3600);
     const deadline = setTimeout(() => response.end(), timeoutSeconds * 1000);
@@ -290,7 +325,13 @@ export class ApiServer {
     const seconds = Math.min(Math.max(Number(spec['expirationSeconds'] ?? 3600), 600), 365 * 86_400);
     const audiences = Array.isArray(spec['audiences']) ? spec['audiences'].map(String) : [];
     const { token, expiresAt } = await this.#options.createToken(target.namespace!, name, audiences, seconds);
-    sendJson(call.response, 201, { kind: 'TokenRequest', apiVersion: 'authentication.k8s.io/v1', metadata: { name, namespace: target.namespace }, spec: { audiences, expirationSeconds: seconds }, status: { token, expirationTimestamp: expiresAt.toISOString() } });
+    sendJson(call.response, 201, {
+      kind: 'TokenRequest',
+      apiVersion: 'authentication.k8s.io/v1',
+      metadata: { name, namespace: target.namespace },
+      spec: { audiences, expirationSeconds: seconds },
+      status: { token, expirationTimestamp: expiresAt.toISOString() },
+    });
   }
 
   async #update(call: Call, target: Target): Promise<void> {
@@ -299,7 +340,10 @@ export class ApiServer {
     const subresource = this.#statusOrNone(target);
     const { registry } = this.#options;
     const exists = await registry.store.get({ group: target.kind.group, kind: target.kind.kind, namespace: target.namespace!, name: target.name! });
-    const stored = exists || subresource ? await registry.update(target.kind, target.namespace!, target.name!, body, this.#context(call), subresource) : await registry.create(target.kind, target.namespace!, body, this.#context(call));
+    const stored =
+      exists || subresource
+        ? await registry.update(target.kind, target.namespace!, target.name!, body, this.#context(call), subresource)
+        : await registry.create(target.kind, target.namespace!, body, this.#context(call));
     await this.#warn(call, stored.resource);
     this.#send(call, target, exists ? 200 : 201, stored.resource);
   }
@@ -314,7 +358,14 @@ export class ApiServer {
     if (type === 'application/apply-patch+yaml' || type === 'application/apply-patch+json') {
       if (!isPlainObject(patch)) throw badRequest('an apply patch must be an object');
       if (!call.url.searchParams.get('fieldManager')) throw badRequest('fieldManager is required for an apply patch');
-      const { stored, created } = await registry.apply(target.kind, target.namespace!, target.name!, patch, isTrue(call.url.searchParams.get('force')), context);
+      const { stored, created } = await registry.apply(
+        target.kind,
+        target.namespace!,
+        target.name!,
+        patch,
+        isTrue(call.url.searchParams.get('force')),
+        context,
+      );
       await this.#warn(call, stored.resource);
       return this.#send(call, target, created ? 201 : 200, stored.resource);
     }
@@ -324,7 +375,12 @@ export class ApiServer {
       'application/json-patch+json': (live) => jsonPatch(live, patch),
     };
     const patcher = patchers[type];
-    if (!patcher) throw new ApiError(415, 'UnsupportedMediaType', `the patch type ${type || '(none)'} is not supported. Supported: ${Object.keys(patchers).join(', ')}, application/apply-patch+yaml`);
+    if (!patcher)
+      throw new ApiError(
+        415,
+        'UnsupportedMediaType',
+        `the patch type ${type || '(none)'} is not supported. Supported: ${Object.keys(patchers).join(', ')}, application/apply-patch+yaml`,
+      );
     const stored = await registry.change(target.kind, target.namespace!, target.name!, (live) => patcher(this.#present(target, live)), context, subresource);
     await this.#warn(call, stored.resource);
     this.#send(call, target, 200, stored.resource);
@@ -339,13 +395,24 @@ export class ApiServer {
     if (target.name !== undefined) {
       const stored = await registry.delete(target.kind, target.namespace!, target.name, { ...preconditions, dryRun });
       if (target.kind.kind === 'Namespace' && !dryRun) await this.#emptyNamespace(target.name);
-      return sendJson(call.response, 200, { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success', details: { name: target.name, group: target.kind.group, kind: target.kind.plural, uid: stored.resource.metadata.uid } });
+      return sendJson(call.response, 200, {
+        kind: 'Status',
+        apiVersion: 'v1',
+        metadata: {},
+        status: 'Success',
+        details: { name: target.name, group: target.kind.group, kind: target.kind.plural, uid: stored.resource.metadata.uid },
+      });
     }
     const predicate = predicateOf(call.url.searchParams);
     const { items } = await registry.store.list(target.kind.group, target.kind.kind, target.namespace);
     const chosen = items.filter((stored) => predicate(stored.resource));
     for (const stored of chosen) await registry.delete(target.kind, stored.key.namespace, stored.key.name, { dryRun });
-    sendJson(call.response, 200, { kind: `${target.kind.kind}List`, apiVersion: apiVersionFor(target.kind, target.version), metadata: { resourceVersion: String(registry.store.revision()) }, items: chosen.map((stored) => this.#present(target, stored.resource)) });
+    sendJson(call.response, 200, {
+      kind: `${target.kind.kind}List`,
+      apiVersion: apiVersionFor(target.kind, target.version),
+      metadata: { resourceVersion: String(registry.store.revision()) },
+      items: chosen.map((stored) => this.#present(target, stored.resource)),
+    });
   }
 
   /** A namespace takes what it holds with it. */
@@ -365,7 +432,14 @@ export class ApiServer {
   /** Warning headers, RFC 9111 section 5.5 with Kubernetes' code 299. Header values are latin1 and short. */
   async #warn(call: Call, resource: Resource): Promise<void> {
     const warnings = (await this.#options.warnings?.(resource)) ?? [];
-    const values = warnings.slice(0, 20).map((text) => `299 - "${text.slice(0, 1000).replace(/[^\x20-\x7e]/g, '?').replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"`);
+    const values = warnings.slice(0, 20).map(
+      (text) =>
+        `299 - "${text
+          .slice(0, 1000)
+          .replace(/[^\x20-\x7e]/g, '?')
+          .replaceAll('\\', '\\\\')
+          .replaceAll('"', '\\"')}"`,
+    );
     if (values.length > 0) call.response.setHeader('warning', values);
   }
 
@@ -381,7 +455,11 @@ export class ApiServer {
   #send(call: Call, target: Target, status: number, resource: Resource): void {
     const presented = this.#present(target, resource);
     const table = tableRequested(call);
-    sendJson(call.response, status, table ? toTable(target.kind, [presented], resource.metadata.resourceVersion ?? '', table.includeObject, this.#now()) : presented);
+    sendJson(
+      call.response,
+      status,
+      table ? toTable(target.kind, [presented], resource.metadata.resourceVersion ?? '', table.includeObject, this.#now()) : presented,
+    );
   }
 
   #now(): Date {
@@ -435,4 +513,3 @@ function sendJson(response: ServerResponse, status: number, body: unknown): void
 
 const isTrue = (text: string | null) => text === 'true' || text === '1';
 const digest = (text: string) => createHash('sha256').update(text).digest();
-

@@ -49,8 +49,22 @@ export function apiResourceList(group: string, version: string): unknown | undef
         ...(kind.group.includes('istio.io') ? { categories: ['istio-io'] } : kind.group === 'mizzen.dev' ? { categories: ['mizzen'] } : {}),
         storageVersionHash: '',
       },
-      ...(schemaHasStatus(kind) ? [{ name: `${kind.plural}/status`, singularName: '', namespaced: kind.isNamespaced, kind: kind.kind, verbs: ['get', 'patch', 'update'] }] : []),
-      ...(kind.kind === 'ServiceAccount' ? [{ name: 'serviceaccounts/token', singularName: '', namespaced: true, group: 'authentication.k8s.io', version: 'v1', kind: 'TokenRequest', verbs: ['create'] }] : []),
+      ...(schemaHasStatus(kind)
+        ? [{ name: `${kind.plural}/status`, singularName: '', namespaced: kind.isNamespaced, kind: kind.kind, verbs: ['get', 'patch', 'update'] }]
+        : []),
+      ...(kind.kind === 'ServiceAccount'
+        ? [
+            {
+              name: 'serviceaccounts/token',
+              singularName: '',
+              namespaced: true,
+              group: 'authentication.k8s.io',
+              version: 'v1',
+              kind: 'TokenRequest',
+              verbs: ['create'],
+            },
+          ]
+        : []),
     ]),
   };
 }

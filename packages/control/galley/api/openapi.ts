@@ -29,12 +29,21 @@ export function openApiDocument(group: string, version: string): unknown | undef
     schemas[`${name}List`] = {
       type: 'object',
       required: ['items'],
-      properties: { apiVersion: { type: 'string' }, kind: { type: 'string' }, metadata: { type: 'object' }, items: { type: 'array', items: { $ref: `#/components/schemas/${name}` } } },
+      properties: {
+        apiVersion: { type: 'string' },
+        kind: { type: 'string' },
+        metadata: { type: 'object' },
+        items: { type: 'array', items: { $ref: `#/components/schemas/${name}` } },
+      },
       'x-kubernetes-group-version-kind': [{ group, version, kind: `${kind.kind}List` }],
     };
     const collection = kind.isNamespaced ? `${base}/namespaces/{namespace}/${kind.plural}` : `${base}/${kind.plural}`;
     const namespaceParameter = kind.isNamespaced ? [{ name: 'namespace', in: 'path', required: true, schema: { type: 'string' } }] : [];
-    paths[collection] = { parameters: namespaceParameter, get: operation('list', kind, version, `${name}List`), post: operation('post', kind, version, name, true) };
+    paths[collection] = {
+      parameters: namespaceParameter,
+      get: operation('list', kind, version, `${name}List`),
+      post: operation('post', kind, version, name, true),
+    };
     paths[`${collection}/{name}`] = {
       parameters: [...namespaceParameter, { name: 'name', in: 'path', required: true, schema: { type: 'string' } }],
       get: operation('get', kind, version, name),
@@ -60,8 +69,17 @@ function operation(action: string, kind: Kind, version: string, schema: string, 
     operationId: `${action}${kind.kind}`,
     'x-kubernetes-action': action,
     'x-kubernetes-group-version-kind': { group: kind.group, version, kind: kind.kind },
-    parameters: isWrite ? ['dryRun', 'fieldManager', 'fieldValidation'].map((name) => ({ name, in: 'query', schema: { type: 'string', uniqueItems: true } })) : [],
-    ...(isWrite ? { requestBody: { required: true, content: Object.fromEntries(types.map((type) => [type, { schema: action === 'patch' ? { type: 'object' } : content }])) } } : {}),
+    parameters: isWrite
+      ? ['dryRun', 'fieldManager', 'fieldValidation'].map((name) => ({ name, in: 'query', schema: { type: 'string', uniqueItems: true } }))
+      : [],
+    ...(isWrite
+      ? {
+          requestBody: {
+            required: true,
+            content: Object.fromEntries(types.map((type) => [type, { schema: action === 'patch' ? { type: 'object' } : content }])),
+          },
+        }
+      : {}),
     responses: { 200: { description: 'OK', content: { 'application/json': { schema: content } } } },
   };
 }
@@ -71,7 +89,11 @@ function publish(schema: Schema): Record<string, unknown> {
   const { properties, items, additionalProperties, 'x-mizzen-one-of': oneOf, ...rest } = schema;
   return {
     ...rest,
-    ...(oneOf ? { description: `${rest.description ?? ''}${rest.description ? '\n\n' : ''}${oneOf.map((group) => `At most one of ${group.join(', ')} may be set.`).join(' ')}` } : {}),
+    ...(oneOf
+      ? {
+          description: `${rest.description ?? ''}${rest.description ? '\n\n' : ''}${oneOf.map((group) => `At most one of ${group.join(', ')} may be set.`).join(' ')}`,
+        }
+      : {}),
     ...(properties ? { properties: Object.fromEntries(Object.entries(properties).map(([name, property]) => [name, publish(property)])) } : {}),
     ...(items ? { items: publish(items) } : {}),
     ...(additionalProperties ? { additionalProperties: publish(additionalProperties) } : {}),

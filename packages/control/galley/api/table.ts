@@ -15,7 +15,12 @@ export function toTable(kind: Kind, resources: readonly Resource[], resourceVers
     columnDefinitions: withHeader ? columns : [],
     rows: resources.map((resource) => ({
       cells: [resource.metadata.name, ...kind.columns.map((column) => cell(resource, column.path)), age(resource, now)],
-      object: includeObject === 'None' ? undefined : includeObject === 'Object' ? resource : { kind: 'PartialObjectMetadata', apiVersion: 'meta.k8s.io/v1', metadata: resource.metadata },
+      object:
+        includeObject === 'None'
+          ? undefined
+          : includeObject === 'Object'
+            ? resource
+            : { kind: 'PartialObjectMetadata', apiVersion: 'meta.k8s.io/v1', metadata: resource.metadata },
     })),
   };
 }

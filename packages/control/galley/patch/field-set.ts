@@ -9,7 +9,18 @@ import { setOwn } from './merge-patch.ts';
 export type FieldSet = { readonly [key: `f:${string}`]: FieldSet };
 
 /** Fields that the server owns whatever a client sends. */
-const serverOwned = new Set(['uid', 'resourceVersion', 'generation', 'creationTimestamp', 'managedFields', 'selfLink', 'deletionTimestamp', 'name', 'namespace', 'generateName']);
+const serverOwned = new Set([
+  'uid',
+  'resourceVersion',
+  'generation',
+  'creationTimestamp',
+  'managedFields',
+  'selfLink',
+  'deletionTimestamp',
+  'name',
+  'namespace',
+  'generateName',
+]);
 
 /** The fields that an object sets, down to its leaves; identity and server-owned metadata left out. */
 export function fieldsOf(value: unknown, depth = 0): FieldSet {

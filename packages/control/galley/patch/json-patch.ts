@@ -45,7 +45,10 @@ export function jsonPatch(document: unknown, patch: unknown): unknown {
 function tokensOf(pointer: string): string[] {
   if (pointer === '') return [];
   if (!pointer.startsWith('/')) throw badRequest(`${JSON.stringify(pointer)} is no JSON pointer`);
-  return pointer.slice(1).split('/').map((token) => token.replaceAll('~1', '/').replaceAll('~0', '~'));
+  return pointer
+    .slice(1)
+    .split('/')
+    .map((token) => token.replaceAll('~1', '/').replaceAll('~0', '~'));
 }
 
 function get(document: unknown, pointer: string): unknown {

@@ -8,7 +8,13 @@ import { mergePatch } from './merge-patch.ts';
  * Server-side apply (Kubernetes "structured merge"): a manager states the fields it wants; fields it stated before and no longer does
  * are removed, fields that another manager owns with another value are a conflict unless `force` takes them over.
  */
-export function applyServerSide(live: Resource | undefined, applied: Record<string, unknown>, manager: string, force: boolean, now: string): Record<string, unknown> {
+export function applyServerSide(
+  live: Resource | undefined,
+  applied: Record<string, unknown>,
+  manager: string,
+  force: boolean,
+  now: string,
+): Record<string, unknown> {
   const wanted = leavesOf(fieldsOf(applied));
   const wantedTexts = new Set(wanted.map(pathText));
   const entries = live?.metadata.managedFields ?? [];
@@ -28,7 +34,12 @@ export function applyServerSide(live: Resource | undefined, applied: Record<stri
   });
   if (conflicts.length > 0) {
     const causes = conflicts.map(({ manager: owner, path }) => ({ reason: 'FieldManagerConflict', message: `conflict with "${owner}"`, field: path }));
-    throw new ApiError(409, 'Conflict', `Apply failed with ${conflicts.length} conflict${conflicts.length > 1 ? 's' : ''}: ${causes.map((cause) => `${cause.message}: ${cause.field}`).join(', ')}`, { causes });
+    throw new ApiError(
+      409,
+      'Conflict',
+      `Apply failed with ${conflicts.length} conflict${conflicts.length > 1 ? 's' : ''}: ${causes.map((cause) => `${cause.message}: ${cause.field}`).join(', ')}`,
+      { causes },
+    );
   }
 
   let result: unknown = live ?? {};
@@ -36,7 +47,14 @@ export function applyServerSide(live: Resource | undefined, applied: Record<stri
     if (!wantedTexts.has(pathText(path)) && !keptByOthers.has(pathText(path))) result = withoutField(result, path);
   }
   const merged = mergePatch(result, withoutServerOwned(applied)) as Record<string, unknown>;
-  const entry: ManagedFieldsEntry = { manager, operation: 'Apply', apiVersion: String(applied['apiVersion']), time: now, fieldsType: 'FieldsV1', fieldsV1: fieldsOf(applied) as Record<string, unknown> };
+  const entry: ManagedFieldsEntry = {
+    manager,
+    operation: 'Apply',
+    apiVersion: String(applied['apiVersion']),
+    time: now,
+    fieldsType: 'FieldsV1',
+    fieldsV1: fieldsOf(applied) as Record<string, unknown>,
+  };
   return withManagedFields(merged, [...remaining, entry]);
 }
 
@@ -49,7 +67,12 @@ export function recordUpdate(before: Resource | undefined, after: Resource, mana
   const entries = before?.metadata.managedFields ?? [];
   const own = entries.find(isOwn);
   const ownPaths = own ? leavesOf(own.fieldsV1 as FieldSet).filter((path) => !changed.has(pathText(path))) : [];
-  const remaining = entries.filter((entry) => !isOwn(entry)).map((entry) => ({ ...entry, fieldsV1: setFromLeaves(leavesOf(entry.fieldsV1 as FieldSet).filter((path) => !changed.has(pathText(path)))) as Record<string, unknown> }));
+  const remaining = entries
+    .filter((entry) => !isOwn(entry))
+    .map((entry) => ({
+      ...entry,
+      fieldsV1: setFromLeaves(leavesOf(entry.fieldsV1 as FieldSet).filter((path) => !changed.has(pathText(path)))) as Record<string, unknown>,
+    }));
   const entry: ManagedFieldsEntry = {
     manager,
     operation: 'Update',
@@ -71,7 +94,14 @@ function withManagedFields(object: Record<string, unknown> | Resource, entries: 
 }
 
 function withoutServerOwned(applied: Record<string, unknown>): Record<string, unknown> {
-  const { managedFields: _, resourceVersion: __, uid: ___, creationTimestamp: ____, generation: _____, ...metadata } = (applied['metadata'] ?? {}) as Record<string, unknown>;
+  const {
+    managedFields: _,
+    resourceVersion: __,
+    uid: ___,
+    creationTimestamp: ____,
+    generation: _____,
+    ...metadata
+  } = (applied['metadata'] ?? {}) as Record<string, unknown>;
   return { ...applied, metadata };
 }
 

@@ -41,7 +41,8 @@ function mergeAt(target: unknown, patch: unknown, path: string): unknown {
       const current = result[list];
       if (Array.isArray(current) && Array.isArray(value)) result[list] = current.filter((entry) => !value.includes(entry));
     } else if (value === null) delete result[name];
-    else if (Array.isArray(value)) setOwn(result, name, mergeList(Object.hasOwn(result, name) ? result[name] : undefined, value, patch[`$setElementOrder/${name}`], childPath));
+    else if (Array.isArray(value))
+      setOwn(result, name, mergeList(Object.hasOwn(result, name) ? result[name] : undefined, value, patch[`$setElementOrder/${name}`], childPath));
     else setOwn(result, name, mergeAt(Object.hasOwn(result, name) ? result[name] : undefined, value, childPath));
   }
   const retained = patch['$retainKeys'];
@@ -53,7 +54,8 @@ function mergeList(target: unknown, patch: readonly unknown[], order: unknown, p
   const key = mergeKeys[path];
   if (mergedPrimitiveLists.has(path)) return [...new Set([...(Array.isArray(target) ? target : []), ...patch])];
   if (key === undefined) return patch;
-  if (patch.some((entry) => isPlainObject(entry) && entry['$patch'] === 'replace')) return patch.filter((entry) => !(isPlainObject(entry) && entry['$patch'] === 'replace'));
+  if (patch.some((entry) => isPlainObject(entry) && entry['$patch'] === 'replace'))
+    return patch.filter((entry) => !(isPlainObject(entry) && entry['$patch'] === 'replace'));
   const merged: Record<string, unknown>[] = Array.isArray(target) ? target.filter(isPlainObject) : [];
   for (const entry of patch) {
     if (!isPlainObject(entry) || entry[key] === undefined) throw badRequest(`strategic merge patch: an entry of ${path} has no "${key}"`);

@@ -5,8 +5,29 @@ import { groupOf, isPlainObject, type Resource } from '@mizzen/api';
  * A line leaves this table when its behaviour arrives.
  */
 const fields: Readonly<Record<string, readonly string[]>> = {
-  VirtualService: ['spec.tls', 'spec.tcp', 'spec.http.corsPolicy', 'spec.http.delegate', 'spec.http.fault.abort.grpcStatus', 'spec.http.fault.delay.exponentialDelay', 'spec.http.retries.retryRemoteLocalities'],
-  DestinationRule: ['outlierDetection', 'loadBalancer.consistentHash', 'loadBalancer.localityLbSetting', 'loadBalancer.warmupDurationSecs', 'loadBalancer.warmup', 'tunnel', 'proxyProtocol', 'retryBudget', 'tls.credentialName', 'connectionPool.http.h2UpgradePolicy'].flatMap((field) => [`spec.trafficPolicy.${field}`, `spec.subsets.trafficPolicy.${field}`, `spec.trafficPolicy.portLevelSettings.${field}`]).concat('spec.workloadSelector'),
+  VirtualService: [
+    'spec.tls',
+    'spec.tcp',
+    'spec.http.corsPolicy',
+    'spec.http.delegate',
+    'spec.http.fault.abort.grpcStatus',
+    'spec.http.fault.delay.exponentialDelay',
+    'spec.http.retries.retryRemoteLocalities',
+  ],
+  DestinationRule: [
+    'outlierDetection',
+    'loadBalancer.consistentHash',
+    'loadBalancer.localityLbSetting',
+    'loadBalancer.warmupDurationSecs',
+    'loadBalancer.warmup',
+    'tunnel',
+    'proxyProtocol',
+    'retryBudget',
+    'tls.credentialName',
+    'connectionPool.http.h2UpgradePolicy',
+  ]
+    .flatMap((field) => [`spec.trafficPolicy.${field}`, `spec.subsets.trafficPolicy.${field}`, `spec.trafficPolicy.portLevelSettings.${field}`])
+    .concat('spec.workloadSelector'),
   ServiceEntry: ['spec.subjectAltNames'],
 };
 

@@ -8,42 +8,76 @@ import type { Finding } from './finding.ts';
 export function virtualServiceFindings(virtualService: Configured<VirtualServiceSpec>, snapshot: MeshSnapshot): Finding[] {
   const findings: Finding[] = [];
   const object = `VirtualService ${virtualService.namespace}/${virtualService.name}`;
-  const add = (code: Finding['code'], level: Finding['level'], path: string, linePath: string, message: string) => findings.push({ code, level, object, path, place: placeOf(virtualService, linePath), message });
+  const add = (code: Finding['code'], level: Finding['level'], path: string, linePath: string, message: string) =>
+    findings.push({ code, level, object, path, place: placeOf(virtualService, linePath), message });
 
   const check = (destination: DestinationSpec, path: string, linePath: string) => {
     const hostname = resolveHost(destination.host, virtualService.namespace, snapshot);
-    const service = snapshot.servicesByHostname.get(hostname) ?? [...snapshot.servicesByHostname.values()].find((candidate) => candidate.hostname.startsWith('*') && hostMatches(candidate.hostname, hostname));
+    const service =
+      snapshot.servicesByHostname.get(hostname) ??
+      [...snapshot.servicesByHostname.values()].find((candidate) => candidate.hostname.startsWith('*') && hostMatches(candidate.hostname, hostname));
     if (!service) {
-      const names = [...snapshot.servicesByHostname.values()].map((candidate) => (candidate.kind === 'Service' && candidate.namespace === virtualService.namespace ? candidate.name : candidate.hostname));
+      const names = [...snapshot.servicesByHostname.values()].map((candidate) =>
+        candidate.kind === 'Service' && candidate.namespace === virtualService.namespace ? candidate.name : candidate.hostname,
+      );
       const near = closestName(destination.host, names);
-      add('IST0101', 'error', `${path}.host`, linePath, `${object} sends traffic to host "${destination.host}", but no Service or ServiceEntry defines it${near ? `: did you mean "${near}"?` : `. Known: ${names.slice(0, 8).join(', ') || 'none'}.`}`);
+      add(
+        'IST0101',
+        'error',
+        `${path}.host`,
+        linePath,
+        `${object} sends traffic to host "${destination.host}", but no Service or ServiceEntry defines it${near ? `: did you mean "${near}"?` : `. Known: ${names.slice(0, 8).join(', ') || 'none'}.`}`,
+      );
       return;
     }
     if (destination.subset) {
       const subsets = destinationRuleFor(service, virtualService.namespace, snapshot)?.spec.subsets ?? [];
       if (!subsets.some((subset) => subset.name === destination.subset)) {
-        add('IST0101', 'error', `${path}.subset`, linePath, `${object} sends traffic to subset "${destination.subset}" of host "${destination.host}", but no DestinationRule defines it. Defined: ${subsets.map((subset) => subset.name).join(', ') || 'none'}.`);
+        add(
+          'IST0101',
+          'error',
+          `${path}.subset`,
+          linePath,
+          `${object} sends traffic to subset "${destination.subset}" of host "${destination.host}", but no DestinationRule defines it. Defined: ${subsets.map((subset) => subset.name).join(', ') || 'none'}.`,
+        );
       }
     }
     const port = destination.port?.number;
     if (port !== undefined && !service.ports.some((candidate) => candidate.number === port)) {
-      add('IST0101', 'error', `${path}.port.number`, linePath, `${object} sends traffic to port ${port} of host "${destination.host}", which has no such port. Defined: ${service.ports.map((candidate) => candidate.number).join(', ') || 'none'}.`);
+      add(
+        'IST0101',
+        'error',
+        `${path}.port.number`,
+        linePath,
+        `${object} sends traffic to port ${port} of host "${destination.host}", which has no such port. Defined: ${service.ports.map((candidate) => candidate.number).join(', ') || 'none'}.`,
+      );
     }
   };
   for (const [i, route] of (virtualService.spec.http ?? []).entries()) {
     const path = `spec.http[${i}]`;
     for (const [j, target] of (route.route ?? []).entries()) check(target.destination, `${path}.route[${j}].destination`, `${path}.route[${j}]`);
     if (route.mirror) check(route.mirror, `${path}.mirror`, path);
-    for (const [j, mirror] of (route.mirrors ?? []).entries()) if (mirror.destination) check(mirror.destination, `${path}.mirrors[${j}].destination`, `${path}.mirrors[${j}]`);
-    if (!route.match?.length && i < virtualService.spec.http!.length - 1) add('MZ0002', 'info', `spec.http[${i + 1}]`, `spec.http[${i + 1}]`, `${object}: the route after one without a match is never reached.`);
+    for (const [j, mirror] of (route.mirrors ?? []).entries())
+      if (mirror.destination) check(mirror.destination, `${path}.mirrors[${j}].destination`, `${path}.mirrors[${j}]`);
+    if (!route.match?.length && i < virtualService.spec.http!.length - 1)
+      add('MZ0002', 'info', `spec.http[${i + 1}]`, `spec.http[${i + 1}]`, `${object}: the route after one without a match is never reached.`);
   }
   for (const [i, name] of (virtualService.spec.gateways ?? []).entries()) {
     if (name === 'mesh') continue;
     const [namespace, gatewayName] = name.includes('/') ? (name.split('/') as [string, string]) : [virtualService.namespace, name];
     const gateway = snapshot.gateways.find((candidate) => candidate.namespace === namespace && candidate.name === gatewayName);
     if (!gateway) {
-      const near = closestName(gatewayName, snapshot.gateways.map((candidate) => candidate.name));
-      add('IST0101', 'warning', `spec.gateways[${i}]`, '', `${object} is bound to Gateway "${name}", which does not exist${near ? `: did you mean "${near}"?` : '.'}`);
+      const near = closestName(
+        gatewayName,
+        snapshot.gateways.map((candidate) => candidate.name),
+      );
+      add(
+        'IST0101',
+        'warning',
+        `spec.gateways[${i}]`,
+        '',
+        `${object} is bound to Gateway "${name}", which does not exist${near ? `: did you mean "${near}"?` : '.'}`,
+      );
     } else if (!virtualService.spec.hosts?.some((host) => gatewayHolds(gateway.spec, host))) {
       add('IST0132', 'warning', 'spec.hosts', '', `${object}: none of its hosts is among the hosts of Gateway "${name}", so it receives nothing from there.`);
     }
@@ -52,7 +86,9 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
 }
 
 function gatewayHolds(gateway: GatewaySpec, host: string): boolean {
-  return (gateway.servers ?? []).some((server) => server.hosts.some((pattern) => hostMatches(pattern.slice(pattern.indexOf('/') + 1), host) || hostMatches(host, pattern.slice(pattern.indexOf('/') + 1))));
+  return (gateway.servers ?? []).some((server) =>
+    server.hosts.some((pattern) => hostMatches(pattern.slice(pattern.indexOf('/') + 1), host) || hostMatches(host, pattern.slice(pattern.indexOf('/') + 1))),
+  );
 }
 
 /** DestinationRules for nothing, and subsets that select no workload (which only warns: it may come later). */
@@ -62,10 +98,30 @@ export function destinationRuleFindings(snapshot: MeshSnapshot): Finding[] {
     const object = `DestinationRule ${rule.namespace}/${rule.name}`;
     const host = resolveHost(rule.spec.host, rule.namespace, snapshot);
     const services = snapshot.services.filter((service) => hostMatches(host, service.hostname));
-    if (services.length === 0) findings.push({ code: 'IST0174', level: 'warning', object, path: 'spec.host', place: placeOf(rule), message: `${object} is for host "${rule.spec.host}", but no Service or ServiceEntry defines it.` });
+    if (services.length === 0)
+      findings.push({
+        code: 'IST0174',
+        level: 'warning',
+        object,
+        path: 'spec.host',
+        place: placeOf(rule),
+        message: `${object} is for host "${rule.spec.host}", but no Service or ServiceEntry defines it.`,
+      });
     for (const [i, subset] of (rule.spec.subsets ?? []).entries()) {
-      const isEmpty = services.length > 0 && services.every((service) => !service.instances.some((instance) => Object.entries(subset.labels ?? {}).every(([name, value]) => instance.labels[name] === value)));
-      if (isEmpty) findings.push({ code: 'IST0173', level: 'info', object, path: `spec.subsets[${i}].labels`, place: placeOf(rule, `spec.subsets[${i}]`), message: `${object}: no workload of "${rule.spec.host}" has the labels of subset "${subset.name}"; requests to it are answered with 503.` });
+      const isEmpty =
+        services.length > 0 &&
+        services.every(
+          (service) => !service.instances.some((instance) => Object.entries(subset.labels ?? {}).every(([name, value]) => instance.labels[name] === value)),
+        );
+      if (isEmpty)
+        findings.push({
+          code: 'IST0173',
+          level: 'info',
+          object,
+          path: `spec.subsets[${i}].labels`,
+          place: placeOf(rule, `spec.subsets[${i}]`),
+          message: `${object}: no workload of "${rule.spec.host}" has the labels of subset "${subset.name}"; requests to it are answered with 503.`,
+        });
     }
   }
   return findings;

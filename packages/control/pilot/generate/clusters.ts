@@ -4,14 +4,14 @@ import { parseDurationMs } from '@mizzen/common';
 import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
 import { type Cluster, Cluster_DiscoveryType, Cluster_LbPolicy, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { RawBufferSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer_pb.js';
-import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { spiffeUri } from '../../citadel/spiffe-identity.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { Service, ServicePort } from '../registry/service.ts';
 import { type Configured, isVisible, type MeshSnapshot } from '../snapshot.ts';
 import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
-import { locality, lbEndpoint } from './endpoints.ts';
+import { lbEndpoint, locality } from './endpoints.ts';
 import { inboundClusterName, outboundClusterName, provenance, splitAddress } from './names.ts';
 import { ads, meshTlsContext } from './tls-contexts.ts';
 
@@ -36,7 +36,13 @@ export function visibleServices(view: ProxyView, snapshot: MeshSnapshot): Servic
   return [...snapshot.servicesByHostname.values()].filter((service) => isVisible(service.exportTo, service.namespace, view.namespace));
 }
 
-function outboundCluster(service: Service, port: ServicePort, subset: SubsetSpec | undefined, rule: Configured<import('@mizzen/api').DestinationRuleSpec> | undefined, snapshot: MeshSnapshot): Cluster {
+function outboundCluster(
+  service: Service,
+  port: ServicePort,
+  subset: SubsetSpec | undefined,
+  rule: Configured<import('@mizzen/api').DestinationRuleSpec> | undefined,
+  snapshot: MeshSnapshot,
+): Cluster {
   const name = outboundClusterName(port.number, subset?.name ?? '', service.hostname);
   const policy = effectivePolicy(rule?.spec, subset, port.number);
   const isDns = service.resolution === 'dns';
@@ -46,7 +52,10 @@ function outboundCluster(service: Service, port: ServicePort, subset: SubsetSpec
   const http = policy.connectionPool?.http;
   const cluster = create(ClusterSchema, {
     name,
-    clusterDiscoveryType: { case: 'type', value: isDns ? Cluster_DiscoveryType.STRICT_DNS : service.resolution === 'none' ? Cluster_DiscoveryType.ORIGINAL_DST : Cluster_DiscoveryType.EDS },
+    clusterDiscoveryType: {
+      case: 'type',
+      value: isDns ? Cluster_DiscoveryType.STRICT_DNS : service.resolution === 'none' ? Cluster_DiscoveryType.ORIGINAL_DST : Cluster_DiscoveryType.EDS,
+    },
     ...(service.resolution === 'static' ? { edsClusterConfig: { edsConfig: ads, serviceName: name } } : {}),
     ...(isDns ? { loadAssignment: { clusterName: name, endpoints: dnsEndpoints(service, port, subset) } } : {}),
     connectTimeout: durationFromMs((tcp?.connectTimeout && parseDurationMs(tcp.connectTimeout)) || defaultConnectTimeoutMs),
@@ -64,7 +73,12 @@ function outboundCluster(service: Service, port: ServicePort, subset: SubsetSpec
     metadata: {
       filterMetadata: {
         ...metadata?.filterMetadata,
-        istio: { ...(metadata?.filterMetadata['istio'] ?? {}), services: [{ host: service.hostname, name: service.name, namespace: service.namespace }], ...(subset ? { subset: subset.name } : {}), default_original_port: port.number },
+        istio: {
+          ...(metadata?.filterMetadata['istio'] ?? {}),
+          services: [{ host: service.hostname, name: service.name, namespace: service.namespace }],
+          ...(subset ? { subset: subset.name } : {}),
+          default_original_port: port.number,
+        },
       },
     },
   });
@@ -100,7 +114,8 @@ function applyTls(cluster: Cluster, service: Service, tls: ClientTlsSpec | undef
       accounts.set(uri, uri);
     }
   }
-  const mesh = () => upstreamTls(meshTlsContext([...accounts.keys()].sort()), `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`);
+  const mesh = () =>
+    upstreamTls(meshTlsContext([...accounts.keys()].sort()), `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`);
   switch (tls?.mode) {
     case 'DISABLE':
       return;
@@ -117,11 +132,22 @@ function applyTls(cluster: Cluster, service: Service, tls: ClientTlsSpec | undef
               case: 'validationContext' as const,
               value: {
                 trustedCa: { specifier: { case: 'filename' as const, value: tls.caCertificates ?? 'system' } },
-                matchTypedSubjectAltNames: (tls.subjectAltNames ?? (sni ? [sni] : [])).map((name) => ({ sanType: name.includes('://') ? 3 : 2, matcher: { matchPattern: { case: 'exact' as const, value: name } } })),
+                matchTypedSubjectAltNames: (tls.subjectAltNames ?? (sni ? [sni] : [])).map((name) => ({
+                  sanType: name.includes('://') ? 3 : 2,
+                  matcher: { matchPattern: { case: 'exact' as const, value: name } },
+                })),
               },
             },
           };
-      const certificates = tls.mode === 'MUTUAL' && tls.clientCertificate && tls.privateKey ? [{ certificateChain: { specifier: { case: 'filename' as const, value: tls.clientCertificate } }, privateKey: { specifier: { case: 'filename' as const, value: tls.privateKey } } }] : [];
+      const certificates =
+        tls.mode === 'MUTUAL' && tls.clientCertificate && tls.privateKey
+          ? [
+              {
+                certificateChain: { specifier: { case: 'filename' as const, value: tls.clientCertificate } },
+                privateKey: { specifier: { case: 'filename' as const, value: tls.privateKey } },
+              },
+            ]
+          : [];
       cluster.transportSocket = upstreamTls({ ...validation, tlsCertificates: certificates }, sni);
       return;
     }
@@ -131,14 +157,23 @@ function applyTls(cluster: Cluster, service: Service, tls: ClientTlsSpec | undef
       cluster.transportSocketMatches = create(ClusterSchema, {
         transportSocketMatches: [
           { name: 'tlsMode-istio', match: { tlsMode: 'istio' }, transportSocket: mesh() },
-          { name: 'tlsMode-disabled', match: {}, transportSocket: { name: 'envoy.transport_sockets.raw_buffer', configType: { case: 'typedConfig', value: packAny(RawBufferSchema, {}) } } },
+          {
+            name: 'tlsMode-disabled',
+            match: {},
+            transportSocket: { name: 'envoy.transport_sockets.raw_buffer', configType: { case: 'typedConfig', value: packAny(RawBufferSchema, {}) } },
+          },
         ],
       }).transportSocketMatches;
   }
 }
 
 function upstreamTls(common: Init<typeof CommonTlsContextSchema>, sni: string) {
-  return create(ClusterSchema, { transportSocket: { name: 'envoy.transport_sockets.tls', configType: { case: 'typedConfig', value: packAny(UpstreamTlsContextSchema, { commonTlsContext: common, sni }) } } }).transportSocket!;
+  return create(ClusterSchema, {
+    transportSocket: {
+      name: 'envoy.transport_sockets.tls',
+      configType: { case: 'typedConfig', value: packAny(UpstreamTlsContextSchema, { commonTlsContext: common, sni }) },
+    },
+  }).transportSocket!;
 }
 
 function inboundCluster(port: number, app: string): Cluster {
@@ -148,7 +183,20 @@ function inboundCluster(port: number, app: string): Cluster {
     name,
     clusterDiscoveryType: { case: 'type', value: Cluster_DiscoveryType.STATIC },
     connectTimeout: durationFromMs(defaultConnectTimeoutMs),
-    loadAssignment: { clusterName: name, endpoints: [{ lbEndpoints: [{ hostIdentifier: { case: 'endpoint', value: { address: { address: { case: 'socketAddress', value: { address, portSpecifier: { case: 'portValue', value: appPort } } } } } } }] }] },
+    loadAssignment: {
+      clusterName: name,
+      endpoints: [
+        {
+          lbEndpoints: [
+            {
+              hostIdentifier: {
+                case: 'endpoint',
+                value: { address: { address: { case: 'socketAddress', value: { address, portSpecifier: { case: 'portValue', value: appPort } } } } },
+              },
+            },
+          ],
+        },
+      ],
+    },
   });
 }
-

@@ -4,7 +4,10 @@ import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/acce
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { RouterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/router/v3/router_pb.js';
 import { TlsInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector_pb.js';
-import { HttpConnectionManager_ForwardClientCertDetails, HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import {
+  HttpConnectionManager_ForwardClientCertDetails,
+  HttpConnectionManagerSchema,
+} from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 
 /**
  * Envoy's default access log line, with who called and where it went at its end: the line that answers "who was that" when
@@ -13,7 +16,10 @@ import { HttpConnectionManager_ForwardClientCertDetails, HttpConnectionManagerSc
 export const accessLogFormat =
   '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER% %DOWNSTREAM_PEER_URI_SAN% %ROUTE_NAME%\n';
 
-export const tlsInspector: Init<typeof ListenerFilterSchema> = { name: 'envoy.filters.listener.tls_inspector', configType: { case: 'typedConfig', value: packAny(TlsInspectorSchema, {}) } };
+export const tlsInspector: Init<typeof ListenerFilterSchema> = {
+  name: 'envoy.filters.listener.tls_inspector',
+  configType: { case: 'typedConfig', value: packAny(TlsInspectorSchema, {}) },
+};
 
 export interface ConnectionManagerOptions {
   readonly statPrefix: string;
@@ -24,7 +30,10 @@ export interface ConnectionManagerOptions {
 
 /** The HTTP connection manager of every listener. Headers by which a peer could pass as somebody else are kept only from the mesh. */
 export function connectionManager({ statPrefix, routes, direction, isTls }: ConnectionManagerOptions): Init<typeof FilterSchema> {
-  const certDetails = direction === 'inbound' && isTls ? HttpConnectionManager_ForwardClientCertDetails.APPEND_FORWARD : HttpConnectionManager_ForwardClientCertDetails.SANITIZE_SET;
+  const certDetails =
+    direction === 'inbound' && isTls
+      ? HttpConnectionManager_ForwardClientCertDetails.APPEND_FORWARD
+      : HttpConnectionManager_ForwardClientCertDetails.SANITIZE_SET;
   return {
     name: 'envoy.filters.network.http_connection_manager',
     configType: {
@@ -33,13 +42,29 @@ export function connectionManager({ statPrefix, routes, direction, isTls }: Conn
         statPrefix,
         routeSpecifier: routes!,
         httpFilters: [
-          ...(direction === 'inbound' ? [] : [{ name: 'envoy.filters.http.fault', configType: { case: 'typedConfig' as const, value: packAny(HTTPFaultSchema, {}) } }]),
+          ...(direction === 'inbound'
+            ? []
+            : [{ name: 'envoy.filters.http.fault', configType: { case: 'typedConfig' as const, value: packAny(HTTPFaultSchema, {}) } }]),
           { name: 'envoy.filters.http.router', configType: { case: 'typedConfig', value: packAny(RouterSchema, {}) } },
         ],
         useRemoteAddress: direction === 'gateway',
         forwardClientCertDetails: certDetails,
         setCurrentClientCertDetails: { uri: true, dns: true, subject: true },
-        accessLog: [{ name: 'envoy.access_loggers.file', configType: { case: 'typedConfig', value: packAny(FileAccessLogSchema, { path: '/dev/stdout', accessLogFormat: { case: 'logFormat', value: { format: { case: 'textFormatSource', value: { specifier: { case: 'inlineString', value: accessLogFormat } } } } } }) } }],
+        accessLog: [
+          {
+            name: 'envoy.access_loggers.file',
+            configType: {
+              case: 'typedConfig',
+              value: packAny(FileAccessLogSchema, {
+                path: '/dev/stdout',
+                accessLogFormat: {
+                  case: 'logFormat',
+                  value: { format: { case: 'textFormatSource', value: { specifier: { case: 'inlineString', value: accessLogFormat } } } },
+                },
+              }),
+            },
+          },
+        ],
         // Sidecar to sidecar the request id of the first hop is kept, so that one id names the whole chain.
         preserveExternalRequestId: direction !== 'gateway',
         alwaysSetRequestIdInResponse: direction === 'gateway',
@@ -47,4 +72,3 @@ export function connectionManager({ statPrefix, routes, direction, isTls }: Conn
     },
   };
 }
-

@@ -1,4 +1,12 @@
-import type { ConnectionPoolSpec, DestinationRuleSpec, LoadBalancerSpec, PortTrafficPolicySpec, SubsetSpec, TrafficPolicySpec, ClientTlsSpec } from '@mizzen/api';
+import type {
+  ClientTlsSpec,
+  ConnectionPoolSpec,
+  DestinationRuleSpec,
+  LoadBalancerSpec,
+  PortTrafficPolicySpec,
+  SubsetSpec,
+  TrafficPolicySpec,
+} from '@mizzen/api';
 import type { Service } from '../registry/service.ts';
 import { type Configured, hostMatches, isVisible, type MeshSnapshot, resolveHost, rootNamespace } from '../snapshot.ts';
 
@@ -27,7 +35,10 @@ export interface EffectivePolicy {
 export function effectivePolicy(rule: DestinationRuleSpec | undefined, subset: SubsetSpec | undefined, port: number): EffectivePolicy {
   const layers: (PortTrafficPolicySpec | undefined)[] = [];
   for (const policy of [subset?.trafficPolicy, rule?.trafficPolicy] as (TrafficPolicySpec | undefined)[]) {
-    layers.push(policy?.portLevelSettings?.find((settings) => settings.port?.number === port), policy);
+    layers.push(
+      policy?.portLevelSettings?.find((settings) => settings.port?.number === port),
+      policy,
+    );
   }
   const first = <Key extends keyof PortTrafficPolicySpec>(key: Key) => layers.find((layer) => layer?.[key] !== undefined)?.[key];
   return { loadBalancer: first('loadBalancer'), connectionPool: first('connectionPool'), tls: first('tls') };

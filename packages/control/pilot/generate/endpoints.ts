@@ -1,8 +1,8 @@
-import type { Init } from '@mizzen/envoy-api';
 import { create } from '@bufbuild/protobuf';
+import type { Init } from '@mizzen/envoy-api';
 import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
-import { type ClusterLoadAssignment, ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
 import type { LbEndpointSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_components_pb.js';
+import { type ClusterLoadAssignment, ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
 import { spiffeUri } from '../../citadel/spiffe-identity.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { Instance, Service, ServicePort } from '../registry/service.ts';
@@ -22,7 +22,9 @@ export function endpointsFor(names: Iterable<string>, view: ProxyView, snapshot:
       assignments.push(create(ClusterLoadAssignmentSchema, { clusterName }));
       continue;
     }
-    const subset = subsetName ? destinationRuleFor(service, view.namespace, snapshot)?.spec.subsets?.find((candidate) => candidate.name === subsetName) : undefined;
+    const subset = subsetName
+      ? destinationRuleFor(service, view.namespace, snapshot)?.spec.subsets?.find((candidate) => candidate.name === subsetName)
+      : undefined;
     const instances = subsetName && !subset ? [] : service.instances.filter((instance) => selects(subset?.labels, instance.labels));
     assignments.push(create(ClusterLoadAssignmentSchema, { clusterName, endpoints: byLocality(instances, port, service, snapshot) }));
   }
@@ -46,11 +48,22 @@ export function locality(instance: Instance) {
 
 export function lbEndpoint(instance: Instance, port: ServicePort, service: Service, snapshot?: MeshSnapshot): Init<typeof LbEndpointSchema> {
   const targetPort = typeof port.targetPort === 'number' ? port.targetPort : port.number;
-  const takesMutualTls = instance.hasSidecar && (snapshot === undefined || peerAuthenticationMode(instance.namespace, instance.labels, targetPort, snapshot) !== 'DISABLE');
+  const takesMutualTls =
+    instance.hasSidecar && (snapshot === undefined || peerAuthenticationMode(instance.namespace, instance.labels, targetPort, snapshot) !== 'DISABLE');
   const app = instance.labels['app'] ?? instance.labels['service.istio.io/canonical-name'] ?? instance.workload;
   const version = instance.labels['version'] ?? instance.labels['service.istio.io/canonical-revision'] ?? 'latest';
   return {
-    hostIdentifier: { case: 'endpoint', value: { address: { address: { case: 'socketAddress', value: { address: instance.address, portSpecifier: { case: 'portValue', value: instance.ports.get(port.number)! } } } } } },
+    hostIdentifier: {
+      case: 'endpoint',
+      value: {
+        address: {
+          address: {
+            case: 'socketAddress',
+            value: { address: instance.address, portSpecifier: { case: 'portValue', value: instance.ports.get(port.number)! } },
+          },
+        },
+      },
+    },
     healthStatus: instance.isHealthy ? HealthStatus.HEALTHY : HealthStatus.UNHEALTHY,
     loadBalancingWeight: instance.weight,
     metadata: {
@@ -58,7 +71,14 @@ export function lbEndpoint(instance: Instance, port: ServicePort, service: Servi
         ...(takesMutualTls ? { 'envoy.transport_socket_match': { tlsMode: 'istio' } } : {}),
         // workload;namespace;canonical name;canonical revision;cluster: what Istio's stats read, and ours.
         istio: { workload: `${instance.workload};${instance.namespace};${app};${version};Kubernetes` },
-        'mizzen.endpoint': { app: instance.labels['app'] ?? '', version: instance.labels['version'] ?? '', service: service.hostname, ...(takesMutualTls && snapshot ? { principal: spiffeUri({ trustDomain: snapshot.trustDomain, namespace: instance.namespace, serviceAccount: instance.serviceAccount }) } : {}) },
+        'mizzen.endpoint': {
+          app: instance.labels['app'] ?? '',
+          version: instance.labels['version'] ?? '',
+          service: service.hostname,
+          ...(takesMutualTls && snapshot
+            ? { principal: spiffeUri({ trustDomain: snapshot.trustDomain, namespace: instance.namespace, serviceAccount: instance.serviceAccount }) }
+            : {}),
+        },
       },
     },
   };

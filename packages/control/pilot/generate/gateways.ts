@@ -3,16 +3,16 @@ import type { GatewayServerSpec, GatewaySpec } from '@mizzen/api';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import type { FilterChainSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { type Listener, ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
-import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { VirtualHost_TlsRequirementType } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
+import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
 import { connectionManager, tlsInspector } from './connection-manager.ts';
 import { provenance } from './names.ts';
-import { routesOf, type VirtualHost, virtualServicesOfGateway } from './virtual-service-routes.ts';
 import { ads } from './tls-contexts.ts';
+import { routesOf, type VirtualHost, virtualServicesOfGateway } from './virtual-service-routes.ts';
 
 /** One server of a Gateway resource that this proxy serves. */
 interface Server {
@@ -26,7 +26,15 @@ interface Server {
 function serversOf(view: ProxyView, snapshot: MeshSnapshot): Server[] {
   return snapshot.gateways
     .filter((gateway) => selects(gateway.spec.selector, view.labels))
-    .flatMap((gateway) => (gateway.spec.servers ?? []).map((spec, index) => ({ gateway, spec, index, port: spec.port?.number ?? 0, isTls: spec.port?.protocol.toUpperCase() === 'HTTPS' })))
+    .flatMap((gateway) =>
+      (gateway.spec.servers ?? []).map((spec, index) => ({
+        gateway,
+        spec,
+        index,
+        port: spec.port?.number ?? 0,
+        isTls: spec.port?.protocol.toUpperCase() === 'HTTPS',
+      })),
+    )
     .filter((server) => server.port > 0 && ['HTTP', 'HTTPS', 'HTTP2', 'GRPC'].includes(server.spec.port!.protocol.toUpperCase()));
 }
 
@@ -48,14 +56,31 @@ export function gatewayListeners(view: ProxyView, snapshot: MeshSnapshot): Liste
     const chains: Init<typeof FilterChainSchema>[] = tls.map((server) => ({
       name: `${server.gateway.namespace}/${server.gateway.name}/${server.index}`,
       filterChainMatch: { transportProtocol: 'tls', serverNames: hostsOf(server).includes('*') ? [] : hostsOf(server) },
-      filters: [connectionManager({ statPrefix: routeNameOf(server), routes: { case: 'rds', value: { configSource: ads, routeConfigName: routeNameOf(server) } }, direction: 'gateway', isTls: true })],
-      transportSocket: { name: 'envoy.transport_sockets.tls', configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, downstreamTls(server)) } },
+      filters: [
+        connectionManager({
+          statPrefix: routeNameOf(server),
+          routes: { case: 'rds', value: { configSource: ads, routeConfigName: routeNameOf(server) } },
+          direction: 'gateway',
+          isTls: true,
+        }),
+      ],
+      transportSocket: {
+        name: 'envoy.transport_sockets.tls',
+        configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, downstreamTls(server)) },
+      },
     }));
     if (plain.length > 0) {
       chains.push({
         name: `http.${port}`,
         ...(tls.length > 0 ? { filterChainMatch: { transportProtocol: 'raw_buffer' } } : {}),
-        filters: [connectionManager({ statPrefix: `http.${port}`, routes: { case: 'rds', value: { configSource: ads, routeConfigName: `http.${port}` } }, direction: 'gateway', isTls: false })],
+        filters: [
+          connectionManager({
+            statPrefix: `http.${port}`,
+            routes: { case: 'rds', value: { configSource: ads, routeConfigName: `http.${port}` } },
+            direction: 'gateway',
+            isTls: false,
+          }),
+        ],
       });
     }
     return create(ListenerSchema, {
@@ -75,17 +100,31 @@ function downstreamTls(server: Server): Init<typeof DownstreamTlsContextSchema> 
   const versions: Readonly<Record<string, number>> = { TLS_AUTO: 0, TLSV1_0: 1, TLSV1_1: 2, TLSV1_2: 3, TLSV1_3: 4 };
   const certificates = tls.credentialName
     ? { tlsCertificateSdsSecretConfigs: [{ name: `kubernetes://${server.gateway.namespace}/${tls.credentialName}`, sdsConfig: ads }] }
-    : { tlsCertificates: [{ certificateChain: { specifier: { case: 'filename' as const, value: tls.serverCertificate! } }, privateKey: { specifier: { case: 'filename' as const, value: tls.privateKey! } } }] };
+    : {
+        tlsCertificates: [
+          {
+            certificateChain: { specifier: { case: 'filename' as const, value: tls.serverCertificate! } },
+            privateKey: { specifier: { case: 'filename' as const, value: tls.privateKey! } },
+          },
+        ],
+      };
   return {
     requireClientCertificate: tls.mode === 'MUTUAL',
     commonTlsContext: {
       alpnProtocols: ['http/1.1'],
-      tlsParams: { tlsMinimumProtocolVersion: Math.max(versions[tls.minProtocolVersion ?? 'TLS_AUTO'] ?? 0, 3), tlsMaximumProtocolVersion: versions[tls.maxProtocolVersion ?? 'TLS_AUTO'] ?? 0, cipherSuites: [...(tls.cipherSuites ?? [])] },
+      tlsParams: {
+        tlsMinimumProtocolVersion: Math.max(versions[tls.minProtocolVersion ?? 'TLS_AUTO'] ?? 0, 3),
+        tlsMaximumProtocolVersion: versions[tls.maxProtocolVersion ?? 'TLS_AUTO'] ?? 0,
+        cipherSuites: [...(tls.cipherSuites ?? [])],
+      },
       ...certificates,
       ...(needsClient
         ? {
             validationContextType: tls.credentialName
-              ? { case: 'validationContextSdsSecretConfig' as const, value: { name: `kubernetes://${server.gateway.namespace}/${tls.credentialName}-cacert`, sdsConfig: ads } }
+              ? {
+                  case: 'validationContextSdsSecretConfig' as const,
+                  value: { name: `kubernetes://${server.gateway.namespace}/${tls.credentialName}-cacert`, sdsConfig: ads },
+                }
               : { case: 'validationContext' as const, value: { trustedCa: { specifier: { case: 'filename' as const, value: tls.caCertificates! } } } },
           }
         : {}),
@@ -117,13 +156,17 @@ export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapsh
         });
       }
     }
-    if (server.spec.tls?.httpsRedirect && hosts.size === 0) hosts.set('*', { name: `redirect:${server.port}`, domains: ['*'], requireTls: VirtualHost_TlsRequirementType.ALL });
+    if (server.spec.tls?.httpsRedirect && hosts.size === 0)
+      hosts.set('*', { name: `redirect:${server.port}`, domains: ['*'], requireTls: VirtualHost_TlsRequirementType.ALL });
   }
   return [...tables].map(([name, hosts]) => create(RouteConfigurationSchema, { name, virtualHosts: [...hosts.values()], validateClusters: false }));
 }
 
 function stableConditionalFirst(routes: NonNullable<VirtualHost['routes']>): NonNullable<VirtualHost['routes']> {
-  const isCatchAll = (route: (typeof routes)[number]) => route.match?.pathSpecifier?.case === 'prefix' && route.match.pathSpecifier.value === '/' && !route.match.headers?.length && !route.match.queryParameters?.length;
+  const isCatchAll = (route: (typeof routes)[number]) =>
+    route.match?.pathSpecifier?.case === 'prefix' &&
+    route.match.pathSpecifier.value === '/' &&
+    !route.match.headers?.length &&
+    !route.match.queryParameters?.length;
   return [...routes.filter((route) => !isCatchAll(route)), ...routes.filter(isCatchAll)];
 }
-

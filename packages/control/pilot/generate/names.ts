@@ -17,7 +17,8 @@ export function splitAddress(text: string): { readonly address: string; readonly
   const cut = text.lastIndexOf(':');
   const address = text.slice(0, cut).replace(/^\[|\]$/g, '');
   const port = Number(text.slice(cut + 1));
-  if (cut < 0 || address === '' || !Number.isInteger(port) || port < 0 || port > 65535) throw new MizzenError('invalid-address', `${JSON.stringify(text)} is no address: write HOST:PORT`);
+  if (cut < 0 || address === '' || !Number.isInteger(port) || port < 0 || port > 65535)
+    throw new MizzenError('invalid-address', `${JSON.stringify(text)} is no address: write HOST:PORT`);
   return { address, port };
 }
 
@@ -27,7 +28,12 @@ export function provenance(config: Configured<unknown>, path?: string): { filter
   return {
     filterMetadata: {
       istio: { config: `/apis/networking.istio.io/v1/namespaces/${config.namespace}/${kind}/${config.name}` },
-      'mizzen.provenance': { object: `${config.kind} ${config.namespace}/${config.name}`, origin: describeOrigin(config.origin, path), ...(path ? { path } : {}), revision: String(config.revision) },
+      'mizzen.provenance': {
+        object: `${config.kind} ${config.namespace}/${config.name}`,
+        origin: describeOrigin(config.origin, path),
+        ...(path ? { path } : {}),
+        revision: String(config.revision),
+      },
     },
   };
 }

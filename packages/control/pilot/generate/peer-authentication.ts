@@ -6,8 +6,14 @@ import { type MeshSnapshot, rootNamespace } from '../snapshot.ts';
  * The mutual TLS mode of one port of a workload: port setting, then the workload's policy, its namespace's, the mesh's; UNSET inherits.
  * The default is PERMISSIVE (istio/api peer_authentication.proto).
  */
-export function peerAuthenticationMode(namespace: string, labels: Readonly<Record<string, string>>, port: number, snapshot: MeshSnapshot): Exclude<MutualTlsMode, 'UNSET'> {
-  const hasSelector = (selector: { readonly matchLabels?: Readonly<Record<string, string>> } | undefined) => Object.keys(selector?.matchLabels ?? {}).length > 0;
+export function peerAuthenticationMode(
+  namespace: string,
+  labels: Readonly<Record<string, string>>,
+  port: number,
+  snapshot: MeshSnapshot,
+): Exclude<MutualTlsMode, 'UNSET'> {
+  const hasSelector = (selector: { readonly matchLabels?: Readonly<Record<string, string>> } | undefined) =>
+    Object.keys(selector?.matchLabels ?? {}).length > 0;
   const inNamespace = snapshot.peerAuthentications.filter((policy) => policy.namespace === namespace);
   const forWorkload = inNamespace.find((policy) => hasSelector(policy.spec.selector) && selects(policy.spec.selector!.matchLabels, labels));
   const forNamespace = inNamespace.find((policy) => !hasSelector(policy.spec.selector));

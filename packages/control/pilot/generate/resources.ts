@@ -1,6 +1,5 @@
-import { toBinary } from '@bufbuild/protobuf';
+import { create, type DescMessage, type MessageShape, toBinary } from '@bufbuild/protobuf';
 import { type Any, AnySchema } from '@bufbuild/protobuf/wkt';
-import { create, type DescMessage, type MessageShape } from '@bufbuild/protobuf';
 import { type ResourceType, typeUrls } from '@mizzen/envoy-api';
 import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
@@ -30,7 +29,11 @@ export function resourcesFor(type: ResourceType, names: ReadonlySet<string>, vie
       return pack(type, ListenerSchema, view.type === 'gateway' ? gatewayListeners(view, snapshot) : sidecarListeners(view, snapshot));
     case 'route': {
       const tables = view.type === 'gateway' ? gatewayRouteConfigurations(view, snapshot) : sidecarRoutes(view, snapshot);
-      return pack(type, RouteConfigurationSchema, tables.filter((table) => names.has(table.name)));
+      return pack(
+        type,
+        RouteConfigurationSchema,
+        tables.filter((table) => names.has(table.name)),
+      );
     }
     case 'secret':
       return pack(type, SecretSchema, secretsFor(names, view, snapshot, trustBundle));

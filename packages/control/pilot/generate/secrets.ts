@@ -12,7 +12,12 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
   const secrets: Secret[] = [];
   for (const name of names) {
     if (name === rootSecretName) {
-      secrets.push(create(SecretSchema, { name, type: { case: 'validationContext', value: { trustedCa: { specifier: { case: 'inlineBytes', value: Buffer.from(trustBundle) } } } } }));
+      secrets.push(
+        create(SecretSchema, {
+          name,
+          type: { case: 'validationContext', value: { trustedCa: { specifier: { case: 'inlineBytes', value: Buffer.from(trustBundle) } } } },
+        }),
+      );
       continue;
     }
     if (view.type !== 'gateway' || !name.startsWith('kubernetes://') || !namedByItsGateways(name, view, snapshot)) continue;
@@ -23,7 +28,13 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
     const bytes = (...keys: string[]) => keys.map((key) => data[key]).find((value) => value !== undefined);
     if (given.endsWith('-cacert')) {
       const ca = bytes('ca.crt', 'cacert');
-      if (ca) secrets.push(create(SecretSchema, { name, type: { case: 'validationContext', value: { trustedCa: { specifier: { case: 'inlineBytes', value: Buffer.from(ca, 'base64') } } } } }));
+      if (ca)
+        secrets.push(
+          create(SecretSchema, {
+            name,
+            type: { case: 'validationContext', value: { trustedCa: { specifier: { case: 'inlineBytes', value: Buffer.from(ca, 'base64') } } } },
+          }),
+        );
       continue;
     }
     const cert = bytes('tls.crt', 'cert');
@@ -32,7 +43,13 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
       secrets.push(
         create(SecretSchema, {
           name,
-          type: { case: 'tlsCertificate', value: { certificateChain: { specifier: { case: 'inlineBytes', value: Buffer.from(cert, 'base64') } }, privateKey: { specifier: { case: 'inlineBytes', value: Buffer.from(key, 'base64') } } } },
+          type: {
+            case: 'tlsCertificate',
+            value: {
+              certificateChain: { specifier: { case: 'inlineBytes', value: Buffer.from(cert, 'base64') } },
+              privateKey: { specifier: { case: 'inlineBytes', value: Buffer.from(key, 'base64') } },
+            },
+          },
         }),
       );
     }

@@ -24,7 +24,18 @@ function outboundListener(listen: string): Listener {
     name: `${address}_${port}`,
     address: { address: { case: 'socketAddress', value: { address, portSpecifier: { case: 'portValue', value: port } } } },
     trafficDirection: 2,
-    filterChains: [{ filters: [connectionManager({ statPrefix: `outbound_${listen}`, routes: { case: 'rds', value: { configSource: ads, routeConfigName: outboundRouteName } }, direction: 'outbound', isTls: false })] }],
+    filterChains: [
+      {
+        filters: [
+          connectionManager({
+            statPrefix: `outbound_${listen}`,
+            routes: { case: 'rds', value: { configSource: ads, routeConfigName: outboundRouteName } },
+            direction: 'outbound',
+            isTls: false,
+          }),
+        ],
+      },
+    ],
   });
 }
 
@@ -32,22 +43,50 @@ function inboundListener(inbound: InboundPort, view: ProxyView, snapshot: MeshSn
   const { address, port } = splitAddress(inbound.listen);
   const mode = peerAuthenticationMode(view.namespace, view.labels, inbound.port, snapshot);
   const service = serviceOf(inbound, view, snapshot);
-  const protocol = inbound.protocol !== undefined ? protocolOf(undefined, inbound.protocol, undefined) : (service?.protocol ?? protocolOf(inbound.name, undefined, undefined));
+  const protocol =
+    inbound.protocol !== undefined ? protocolOf(undefined, inbound.protocol, undefined) : (service?.protocol ?? protocolOf(inbound.name, undefined, undefined));
   const filter = (isTls: boolean): Init<typeof FilterSchema> => {
     const cluster = inboundClusterName(inbound.port);
-    if (!isHttp(protocol)) return { name: 'envoy.filters.network.tcp_proxy', configType: { case: 'typedConfig', value: packAny(TcpProxySchema, { statPrefix: cluster, clusterSpecifier: { case: 'cluster', value: cluster } }) } };
-    return connectionManager({ statPrefix: `inbound_${inbound.listen}`, routes: { case: 'routeConfig', value: inboundRoutes(cluster, inbound.port, service?.service) }, direction: 'inbound', isTls });
+    if (!isHttp(protocol))
+      return {
+        name: 'envoy.filters.network.tcp_proxy',
+        configType: { case: 'typedConfig', value: packAny(TcpProxySchema, { statPrefix: cluster, clusterSpecifier: { case: 'cluster', value: cluster } }) },
+      };
+    return connectionManager({
+      statPrefix: `inbound_${inbound.listen}`,
+      routes: { case: 'routeConfig', value: inboundRoutes(cluster, inbound.port, service?.service) },
+      direction: 'inbound',
+      isTls,
+    });
   };
   const chains: Init<typeof FilterChainSchema>[] = [];
   if (mode !== 'DISABLE') {
     chains.push({
       name: `${inbound.port}-mtls`,
       filterChainMatch: { transportProtocol: 'tls' },
-      transportSocket: { name: 'envoy.transport_sockets.tls', configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, { commonTlsContext: { ...meshTlsContext(undefined), alpnProtocols: ['istio-peer-exchange', 'istio', 'http/1.1'], tlsParams: { tlsMinimumProtocolVersion: TlsParameters_TlsProtocol.TLSv1_2 } }, requireClientCertificate: true }) } },
+      transportSocket: {
+        name: 'envoy.transport_sockets.tls',
+        configType: {
+          case: 'typedConfig',
+          value: packAny(DownstreamTlsContextSchema, {
+            commonTlsContext: {
+              ...meshTlsContext(undefined),
+              alpnProtocols: ['istio-peer-exchange', 'istio', 'http/1.1'],
+              tlsParams: { tlsMinimumProtocolVersion: TlsParameters_TlsProtocol.TLSv1_2 },
+            },
+            requireClientCertificate: true,
+          }),
+        },
+      },
       filters: [filter(true)],
     });
   }
-  if (mode !== 'STRICT') chains.push({ name: `${inbound.port}-plain`, ...(mode === 'DISABLE' ? {} : { filterChainMatch: { transportProtocol: 'raw_buffer' } }), filters: [filter(false)] });
+  if (mode !== 'STRICT')
+    chains.push({
+      name: `${inbound.port}-plain`,
+      ...(mode === 'DISABLE' ? {} : { filterChainMatch: { transportProtocol: 'raw_buffer' } }),
+      filters: [filter(false)],
+    });
   return create(ListenerSchema, {
     name: `inbound_${address}_${port}`,
     address: { address: { case: 'socketAddress', value: { address, portSpecifier: { case: 'portValue', value: port } } } },
@@ -62,9 +101,13 @@ function inboundListener(inbound: InboundPort, view: ProxyView, snapshot: MeshSn
 function serviceOf(inbound: InboundPort, view: ProxyView, snapshot: MeshSnapshot): { service: Service; protocol: ReturnType<typeof protocolOf> } | undefined {
   for (const service of snapshot.services) {
     if (service.namespace !== view.namespace) continue;
-    const isOurs = service.instances.some((instance) => instance.address === view.address && [...instance.ports.values()].includes(splitAddress(inbound.listen).port));
+    const isOurs = service.instances.some(
+      (instance) => instance.address === view.address && [...instance.ports.values()].includes(splitAddress(inbound.listen).port),
+    );
     if (!isOurs) continue;
-    const port = service.ports.find((candidate) => candidate.targetPort === inbound.port || (typeof candidate.targetPort === 'string' && candidate.targetPort === inbound.name));
+    const port = service.ports.find(
+      (candidate) => candidate.targetPort === inbound.port || (typeof candidate.targetPort === 'string' && candidate.targetPort === inbound.name),
+    );
     if (port) return { service, protocol: port.protocol };
   }
   return undefined;
@@ -78,8 +121,16 @@ function inboundRoutes(cluster: string, port: number, service: Service | undefin
       {
         name: `inbound|http|${port}`,
         domains: ['*'],
-        routes: [{ name: 'default', match: { pathSpecifier: { case: 'prefix' as const, value: '/' } }, action: { case: 'route' as const, value: { clusterSpecifier: { case: 'cluster' as const, value: cluster }, timeout: durationFromMs(0) } } }],
-        ...(service ? { metadata: { filterMetadata: { istio: { services: [{ host: service.hostname, name: service.name, namespace: service.namespace }] } } } } : {}),
+        routes: [
+          {
+            name: 'default',
+            match: { pathSpecifier: { case: 'prefix' as const, value: '/' } },
+            action: { case: 'route' as const, value: { clusterSpecifier: { case: 'cluster' as const, value: cluster }, timeout: durationFromMs(0) } },
+          },
+        ],
+        ...(service
+          ? { metadata: { filterMetadata: { istio: { services: [{ host: service.hostname, name: service.name, namespace: service.namespace }] } } } }
+          : {}),
       },
     ],
   };

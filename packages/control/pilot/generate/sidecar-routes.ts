@@ -10,14 +10,33 @@ import { appliesTo, type Route, retryPolicy, routesOf, type VirtualHost, virtual
 
 /** RDS for an explicitly addressed sidecar: one table for the services of all ports, told apart by the Host that the caller names. */
 export function sidecarRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteConfiguration[] {
-  return [create(RouteConfigurationSchema, { name: outboundRouteName, virtualHosts: [...outboundVirtualHosts(view, snapshot), blockAll], validateClusters: false })];
+  return [
+    create(RouteConfigurationSchema, { name: outboundRouteName, virtualHosts: [...outboundVirtualHosts(view, snapshot), blockAll], validateClusters: false }),
+  ];
 }
 
 /** A request to a host that the mesh does not know is answered, not guessed at. */
 const blockAll: VirtualHost = {
   name: 'block_all',
   domains: ['*'],
-  routes: [{ name: 'block_all', match: { pathSpecifier: { case: 'prefix', value: '/' } }, action: { case: 'directResponse', value: { status: 502, body: { specifier: { case: 'inlineString', value: 'This host is not a service of the mesh. `mizzen get services` lists those that are; a ServiceEntry adds one.\n' } } } } }],
+  routes: [
+    {
+      name: 'block_all',
+      match: { pathSpecifier: { case: 'prefix', value: '/' } },
+      action: {
+        case: 'directResponse',
+        value: {
+          status: 502,
+          body: {
+            specifier: {
+              case: 'inlineString',
+              value: 'This host is not a service of the mesh. `mizzen get services` lists those that are; a ServiceEntry adds one.\n',
+            },
+          },
+        },
+      },
+    },
+  ],
 };
 
 function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualHost[] {
@@ -42,7 +61,8 @@ function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualH
       if (snapshot.servicesByHostname.has(resolved)) continue;
       const bareName = host.includes('.') ? [] : [host, `${host}:*`];
       const domains = claim(host.startsWith('*') ? [resolved] : [resolved, `${resolved}:*`, ...bareName]);
-      if (domains.length > 0) hosts.push({ name: `${resolved}:${virtualService.name}`, domains, routes: routesOf(virtualService, undefined, view, snapshot, 'mesh') });
+      if (domains.length > 0)
+        hosts.push({ name: `${resolved}:${virtualService.name}`, domains, routes: routesOf(virtualService, undefined, view, snapshot, 'mesh') });
     }
   }
   return hosts;
@@ -63,7 +83,14 @@ function defaultRoute(service: Service, port: ServicePort): Route {
   return {
     name: 'default',
     match: { pathSpecifier: { case: 'prefix', value: '/' } },
-    action: { case: 'route', value: { clusterSpecifier: { case: 'cluster', value: outboundClusterName(port.number, '', service.hostname) }, timeout: durationFromMs(0), retryPolicy: retryPolicy(undefined) } },
+    action: {
+      case: 'route',
+      value: {
+        clusterSpecifier: { case: 'cluster', value: outboundClusterName(port.number, '', service.hostname) },
+        timeout: durationFromMs(0),
+        retryPolicy: retryPolicy(undefined),
+      },
+    },
     metadata: { filterMetadata: { 'mizzen.provenance': { object: `${service.kind} ${service.namespace}/${service.name}`, origin: originText(service) } } },
   };
 }

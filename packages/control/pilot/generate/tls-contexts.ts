@@ -3,7 +3,11 @@ import { ApiVersion, type ConfigSourceSchema } from '@mizzen/envoy-api/gen/envoy
 import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 
 /** "From this ADS stream". */
-export const ads: Init<typeof ConfigSourceSchema> = { configSourceSpecifier: { case: 'ads', value: {} }, resourceApiVersion: ApiVersion.V3, initialFetchTimeout: { seconds: 0n } };
+export const ads: Init<typeof ConfigSourceSchema> = {
+  configSourceSpecifier: { case: 'ads', value: {} },
+  resourceApiVersion: ApiVersion.V3,
+  initialFetchTimeout: { seconds: 0n },
+};
 
 /** The secret that a sidecar makes for itself: its key and the certificate that citadel signed. */
 export const workloadSecretName = 'default';
@@ -20,7 +24,9 @@ export function meshTlsContext(expectedIdentities: readonly string[] | undefined
     validationContextType: {
       case: 'combinedValidationContext',
       value: {
-        defaultValidationContext: { matchTypedSubjectAltNames: (expectedIdentities ?? []).map((uri) => ({ sanType: 3, matcher: { matchPattern: { case: 'exact', value: uri } } })) },
+        defaultValidationContext: {
+          matchTypedSubjectAltNames: (expectedIdentities ?? []).map((uri) => ({ sanType: 3, matcher: { matchPattern: { case: 'exact', value: uri } } })),
+        },
         validationContextSdsSecretConfig: { name: rootSecretName, sdsConfig: ads },
       },
     },

@@ -1,11 +1,19 @@
 import type { HeaderOperationsSpec, HttpMatchSpec, HttpRouteSpec, PercentSpec, StringMatchSpec, VirtualServiceSpec } from '@mizzen/api';
 import { parseDurationMs } from '@mizzen/common';
 import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
-import { type HeaderMatcherSchema, RedirectAction_RedirectResponseCode, type RouteAction_RequestMirrorPolicySchema, type RouteActionSchema, type RouteMatchSchema, type RouteSchema, type VirtualHostSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import { HeaderValueOption_HeaderAppendAction } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import {
+  type HeaderMatcherSchema,
+  RedirectAction_RedirectResponseCode,
+  type RouteAction_RequestMirrorPolicySchema,
+  type RouteActionSchema,
+  type RouteMatchSchema,
+  type RouteSchema,
+  type VirtualHostSchema,
+} from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
-import { FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
 import type { StringMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
+import { FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import { type Configured, hostMatches, isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
@@ -29,7 +37,8 @@ export function virtualServiceFor(hostname: string, viewer: string, gateway: str
     for (const host of virtualService.spec.hosts ?? []) {
       const resolved = resolveHost(host, virtualService.namespace, snapshot);
       if (resolved === hostname) return virtualService;
-      if (resolved.startsWith('*') && hostMatches(resolved, hostname) && resolved.length > (wildcard?.length ?? 0)) wildcard = { virtualService, length: resolved.length };
+      if (resolved.startsWith('*') && hostMatches(resolved, hostname) && resolved.length > (wildcard?.length ?? 0))
+        wildcard = { virtualService, length: resolved.length };
     }
   }
   return wildcard?.virtualService;
@@ -41,7 +50,13 @@ export function virtualServicesOfGateway(gateway: string, snapshot: MeshSnapshot
 }
 
 /** The routes of one VirtualService as one proxy sees them on one port. Each `match` block becomes a route of its own. */
-export function routesOf(virtualService: Configured<VirtualServiceSpec>, port: number | undefined, view: ProxyView, snapshot: MeshSnapshot, gateway: string): Route[] {
+export function routesOf(
+  virtualService: Configured<VirtualServiceSpec>,
+  port: number | undefined,
+  view: ProxyView,
+  snapshot: MeshSnapshot,
+  gateway: string,
+): Route[] {
   const routes: Route[] = [];
   for (const [i, spec] of (virtualService.spec.http ?? []).entries()) {
     const path = `spec.http[${i}]`;
@@ -58,7 +73,13 @@ export function routesOf(virtualService: Configured<VirtualServiceSpec>, port: n
     }
     for (const [j, match] of spec.match.entries()) {
       if (!matchApplies(match, port, view, gateway, virtualService.namespace)) continue;
-      routes.push(make(match, [name, match.name].filter(Boolean).join('.'), virtualService.origin.lines?.[`${path}.match[${j}]`] === undefined ? path : `${path}.match[${j}]`));
+      routes.push(
+        make(
+          match,
+          [name, match.name].filter(Boolean).join('.'),
+          virtualService.origin.lines?.[`${path}.match[${j}]`] === undefined ? path : `${path}.match[${j}]`,
+        ),
+      );
     }
   }
   return routes;
@@ -69,13 +90,18 @@ function matchApplies(match: HttpMatchSpec, port: number | undefined, view: Prox
   if (match.port !== undefined && port !== undefined && match.port !== port) return false;
   if (match.sourceNamespace !== undefined && gateway === 'mesh' && match.sourceNamespace !== view.namespace) return false;
   if (match.sourceLabels && gateway === 'mesh' && !selects(match.sourceLabels, view.labels)) return false;
-  if (match.gateways?.length && !match.gateways.some((name) => name === gateway || (name.includes('/') ? name : `${namespace}/${name}`) === gateway)) return false;
+  if (match.gateways?.length && !match.gateways.some((name) => name === gateway || (name.includes('/') ? name : `${namespace}/${name}`) === gateway))
+    return false;
   return true;
 }
 
 function routeMatch(match: HttpMatchSpec | undefined): Init<typeof RouteMatchSchema> {
   const headers: Init<typeof HeaderMatcherSchema>[] = [];
-  for (const [name, spec] of [[':method', match?.method], [':authority', match?.authority], [':scheme', match?.scheme]] as const) {
+  for (const [name, spec] of [
+    [':method', match?.method],
+    [':authority', match?.authority],
+    [':scheme', match?.scheme],
+  ] as const) {
     if (spec) headers.push({ name, headerMatchSpecifier: { case: 'stringMatch', value: stringMatcher(spec) } });
   }
   for (const [name, spec] of Object.entries(match?.headers ?? {})) headers.push(headerMatcher(name, spec, false));
@@ -86,7 +112,9 @@ function routeMatch(match: HttpMatchSpec | undefined): Init<typeof RouteMatchSch
     headers,
     queryParameters: Object.entries(match?.queryParams ?? {}).map(([name, spec]) => ({
       name,
-      queryParameterMatchSpecifier: isEmptyMatch(spec) ? { case: 'presentMatch' as const, value: true } : { case: 'stringMatch' as const, value: stringMatcher(spec) },
+      queryParameterMatchSpecifier: isEmptyMatch(spec)
+        ? { case: 'presentMatch' as const, value: true }
+        : { case: 'stringMatch' as const, value: stringMatcher(spec) },
     })),
   };
 }
@@ -97,7 +125,12 @@ function isEmptyMatch(match: StringMatchSpec | null): boolean {
 
 function headerMatcher(name: string, spec: StringMatchSpec | null, isInverted: boolean): Init<typeof HeaderMatcherSchema> {
   if (isEmptyMatch(spec)) return { name, headerMatchSpecifier: { case: 'presentMatch', value: true }, invertMatch: isInverted };
-  return { name, headerMatchSpecifier: { case: 'stringMatch', value: stringMatcher(spec!) }, invertMatch: isInverted, ...(isInverted ? { treatMissingHeaderAsEmpty: true } : {}) };
+  return {
+    name,
+    headerMatchSpecifier: { case: 'stringMatch', value: stringMatcher(spec!) },
+    invertMatch: isInverted,
+    ...(isInverted ? { treatMissingHeaderAsEmpty: true } : {}),
+  };
 }
 
 function pathSpecifier(uri: StringMatchSpec | undefined): Init<typeof RouteMatchSchema>['pathSpecifier'] {
@@ -112,19 +145,34 @@ function stringMatcher(match: StringMatchSpec): Init<typeof StringMatcherSchema>
   return { matchPattern: { case: 'exact', value: match.exact ?? '' } };
 }
 
-function routeAction(spec: HttpRouteSpec, match: HttpMatchSpec | undefined, virtualService: Configured<VirtualServiceSpec>, port: number | undefined, snapshot: MeshSnapshot): Partial<Route> {
+function routeAction(
+  spec: HttpRouteSpec,
+  match: HttpMatchSpec | undefined,
+  virtualService: Configured<VirtualServiceSpec>,
+  port: number | undefined,
+  snapshot: MeshSnapshot,
+): Partial<Route> {
   const headers = headerOperations(spec.headers?.request, spec.headers?.response);
   if (spec.redirect) return { ...headers, action: { case: 'redirect', value: redirectAction(spec) } };
   if (spec.directResponse) {
     const { status, body } = spec.directResponse;
-    const content = body?.bytes !== undefined ? { specifier: { case: 'inlineBytes' as const, value: Buffer.from(body.bytes, 'base64') } } : { specifier: { case: 'inlineString' as const, value: body?.string ?? '' } };
+    const content =
+      body?.bytes !== undefined
+        ? { specifier: { case: 'inlineBytes' as const, value: Buffer.from(body.bytes, 'base64') } }
+        : { specifier: { case: 'inlineString' as const, value: body?.string ?? '' } };
     return { ...headers, action: { case: 'directResponse', value: { status, ...(body ? { body: content } : {}) } } };
   }
   const fault = spec.fault ? { typedPerFilterConfig: { 'envoy.filters.http.fault': packAny(HTTPFaultSchema, faultConfig(spec)) } } : {};
   return { ...headers, ...fault, action: { case: 'route', value: forwardAction(spec, match, virtualService, port, snapshot) } };
 }
 
-function forwardAction(spec: HttpRouteSpec, match: HttpMatchSpec | undefined, virtualService: Configured<VirtualServiceSpec>, port: number | undefined, snapshot: MeshSnapshot): Init<typeof RouteActionSchema> {
+function forwardAction(
+  spec: HttpRouteSpec,
+  match: HttpMatchSpec | undefined,
+  virtualService: Configured<VirtualServiceSpec>,
+  port: number | undefined,
+  snapshot: MeshSnapshot,
+): Init<typeof RouteActionSchema> {
   const clusterOf = (destination: { host: string; subset?: string; port?: { number?: number } }): string => {
     const hostname = resolveHost(destination.host, virtualService.namespace, snapshot);
     const service = snapshot.servicesByHostname.get(hostname);
@@ -133,8 +181,13 @@ function forwardAction(spec: HttpRouteSpec, match: HttpMatchSpec | undefined, vi
   };
   const targets = spec.route ?? [];
   const mirrors: Init<typeof RouteAction_RequestMirrorPolicySchema>[] = [];
-  if (spec.mirror) mirrors.push({ cluster: clusterOf(spec.mirror), runtimeFraction: fraction(spec.mirrorPercentage ?? (spec.mirrorPercent === undefined ? undefined : { value: spec.mirrorPercent })) });
-  for (const mirror of spec.mirrors ?? []) if (mirror.destination) mirrors.push({ cluster: clusterOf(mirror.destination), runtimeFraction: fraction(mirror.percentage) });
+  if (spec.mirror)
+    mirrors.push({
+      cluster: clusterOf(spec.mirror),
+      runtimeFraction: fraction(spec.mirrorPercentage ?? (spec.mirrorPercent === undefined ? undefined : { value: spec.mirrorPercent })),
+    });
+  for (const mirror of spec.mirrors ?? [])
+    if (mirror.destination) mirrors.push({ cluster: clusterOf(mirror.destination), runtimeFraction: fraction(mirror.percentage) });
   const single = targets.length === 1 ? targets[0]! : undefined;
   const clusterSpecifier: Init<typeof RouteActionSchema>['clusterSpecifier'] =
     single && !single.headers
@@ -144,7 +197,11 @@ function forwardAction(spec: HttpRouteSpec, match: HttpMatchSpec | undefined, vi
           value: {
             clusters: targets
               .filter((target) => single || target.weight)
-              .map((target) => ({ name: clusterOf(target.destination), weight: single ? 100 : (target.weight ?? 0), ...headerOperations(target.headers?.request, target.headers?.response) })),
+              .map((target) => ({
+                name: clusterOf(target.destination),
+                weight: single ? 100 : (target.weight ?? 0),
+                ...headerOperations(target.headers?.request, target.headers?.response),
+              })),
           },
         };
   const { rewrite } = spec;
@@ -154,7 +211,9 @@ function forwardAction(spec: HttpRouteSpec, match: HttpMatchSpec | undefined, vi
     retryPolicy: retryPolicy(spec),
     requestMirrorPolicies: mirrors,
     ...(rewrite?.uri !== undefined ? pathRewrite(rewrite.uri, match) : {}),
-    ...(rewrite?.uriRegexRewrite ? { regexRewrite: { pattern: { regex: rewrite.uriRegexRewrite.match ?? '' }, substitution: rewrite.uriRegexRewrite.rewrite ?? '' } } : {}),
+    ...(rewrite?.uriRegexRewrite
+      ? { regexRewrite: { pattern: { regex: rewrite.uriRegexRewrite.match ?? '' }, substitution: rewrite.uriRegexRewrite.rewrite ?? '' } }
+      : {}),
     ...(rewrite?.authority ? { hostRewriteSpecifier: { case: 'hostRewriteLiteral' as const, value: rewrite.authority } } : {}),
   };
 }
@@ -171,9 +230,15 @@ const defaultRetryOn = 'connect-failure,refused-stream,unavailable,cancelled,ret
 export function retryPolicy(spec: HttpRouteSpec | undefined): Init<typeof RouteActionSchema>['retryPolicy'] {
   const retries = spec?.retries;
   if (retries?.attempts === 0) return undefined;
-  const conditions = (retries?.retryOn ?? defaultRetryOn).split(',').map((condition) => condition.trim()).filter(Boolean);
+  const conditions = (retries?.retryOn ?? defaultRetryOn)
+    .split(',')
+    .map((condition) => condition.trim())
+    .filter(Boolean);
   const codes = conditions.filter((condition) => /^\d{3}$/.test(condition)).map(Number);
-  const retryOn = [...conditions.filter((condition) => !/^\d{3}$/.test(condition)), ...(codes.length > 0 && !conditions.includes('retriable-status-codes') ? ['retriable-status-codes'] : [])];
+  const retryOn = [
+    ...conditions.filter((condition) => !/^\d{3}$/.test(condition)),
+    ...(codes.length > 0 && !conditions.includes('retriable-status-codes') ? ['retriable-status-codes'] : []),
+  ];
   const backoffMs = retries?.backoff ? parseDurationMs(retries.backoff) : undefined;
   const perTryMs = retries?.perTryTimeout ? parseDurationMs(retries.perTryTimeout) : undefined;
   return {
@@ -182,7 +247,9 @@ export function retryPolicy(spec: HttpRouteSpec | undefined): Init<typeof RouteA
     retriableStatusCodes: codes.length > 0 ? codes : retries?.retryOn === undefined ? [503] : [],
     ...(perTryMs ? { perTryTimeout: durationFromMs(perTryMs) } : {}),
     ...(backoffMs ? { retryBackOff: { baseInterval: durationFromMs(backoffMs), maxInterval: durationFromMs(backoffMs * 10) } } : {}),
-    ...(retries?.retryIgnorePreviousHosts === false ? {} : { retryHostPredicate: [{ name: 'envoy.retry_host_predicates.previous_hosts' }], hostSelectionRetryMaxAttempts: 5n }),
+    ...(retries?.retryIgnorePreviousHosts === false
+      ? {}
+      : { retryHostPredicate: [{ name: 'envoy.retry_host_predicates.previous_hosts' }], hostSelectionRetryMaxAttempts: 5n }),
   };
 }
 
@@ -200,7 +267,11 @@ function redirectAction(spec: HttpRouteSpec) {
     hostRedirect: redirect.authority ?? '',
     portRedirect: redirect.port ?? 0,
     ...(redirect.scheme ? { schemeRewriteSpecifier: { case: 'schemeRedirect' as const, value: redirect.scheme } } : {}),
-    ...(redirect.prefixRewrite !== undefined ? { pathRewriteSpecifier: { case: 'prefixRewrite' as const, value: redirect.prefixRewrite } } : redirect.uri !== undefined ? { pathRewriteSpecifier: { case: 'pathRedirect' as const, value: redirect.uri } } : {}),
+    ...(redirect.prefixRewrite !== undefined
+      ? { pathRewriteSpecifier: { case: 'prefixRewrite' as const, value: redirect.prefixRewrite } }
+      : redirect.uri !== undefined
+        ? { pathRewriteSpecifier: { case: 'pathRedirect' as const, value: redirect.uri } }
+        : {}),
   };
 }
 
@@ -208,8 +279,17 @@ function faultConfig(spec: HttpRouteSpec): Init<typeof HTTPFaultSchema> {
   const { delay, abort } = spec.fault!;
   const delayMs = delay?.fixedDelay ? parseDurationMs(delay.fixedDelay) : undefined;
   return {
-    ...(delayMs !== undefined ? { delay: { faultDelaySecifier: { case: 'fixedDelay', value: durationFromMs(delayMs) }, percentage: fractionalPercent(delay!.percentage ?? (delay!.percent === undefined ? undefined : { value: delay!.percent })) } } : {}),
-    ...(abort?.httpStatus !== undefined ? { abort: { errorType: { case: 'httpStatus', value: abort.httpStatus }, percentage: fractionalPercent(abort.percentage) } } : {}),
+    ...(delayMs !== undefined
+      ? {
+          delay: {
+            faultDelaySecifier: { case: 'fixedDelay', value: durationFromMs(delayMs) },
+            percentage: fractionalPercent(delay!.percentage ?? (delay!.percent === undefined ? undefined : { value: delay!.percent })),
+          },
+        }
+      : {}),
+    ...(abort?.httpStatus !== undefined
+      ? { abort: { errorType: { case: 'httpStatus', value: abort.httpStatus }, percentage: fractionalPercent(abort.percentage) } }
+      : {}),
   };
 }
 

@@ -17,7 +17,10 @@ export const unhealthyAnnotation = 'mizzen.dev/unhealthy';
 
 export function buildServices(sources: RegistrySources, domain: string): Service[] {
   const workloads = sources.workloadEntries.map(toWorkload);
-  return [...sources.services.map((stored) => fromService(stored, workloads, sources.endpointSlices, domain)), ...sources.serviceEntries.flatMap((stored) => fromServiceEntry(stored, workloads))];
+  return [
+    ...sources.services.map((stored) => fromService(stored, workloads, sources.endpointSlices, domain)),
+    ...sources.serviceEntries.flatMap((stored) => fromServiceEntry(stored, workloads)),
+  ];
 }
 
 interface Workload {
@@ -44,10 +47,20 @@ function fromService(stored: StoredResource, workloads: readonly Workload[], end
   const { name } = stored.resource.metadata;
   const { namespace } = stored.key;
   const spec = (stored.resource.spec ?? {}) as ServiceSpec;
-  const ports = (spec.ports ?? []).map((port): ServicePort => ({ name: port.name ?? '', number: port.port, targetPort: port.targetPort ?? port.port, protocol: protocolOf(port.name, port.appProtocol, port.protocol) }));
+  const ports = (spec.ports ?? []).map(
+    (port): ServicePort => ({
+      name: port.name ?? '',
+      number: port.port,
+      targetPort: port.targetPort ?? port.port,
+      protocol: protocolOf(port.name, port.appProtocol, port.protocol),
+    }),
+  );
   const hasSelector = Object.keys(spec.selector ?? {}).length > 0;
   const selected = hasSelector ? workloads.filter((workload) => workload.namespace === namespace && selects(spec.selector, workload.labels)) : [];
-  const instances = [...selected.map((workload) => toInstance(workload, ports)), ...(hasSelector ? [] : fromEndpointSlices(name, namespace, ports, endpointSlices))];
+  const instances = [
+    ...selected.map((workload) => toInstance(workload, ports)),
+    ...(hasSelector ? [] : fromEndpointSlices(name, namespace, ports, endpointSlices)),
+  ];
   const isExternalName = spec.type === 'ExternalName' && spec.externalName !== undefined;
   return {
     hostname: `${name}.${namespace}.svc.${domain}`,
@@ -67,16 +80,40 @@ function fromServiceEntry(stored: StoredResource, workloads: readonly Workload[]
   const spec = stored.resource.spec as ServiceEntrySpec;
   const { namespace } = stored.key;
   const ports = (spec.ports ?? []).map(
-    (port): ServicePort => ({ name: port.name, number: port.number, targetPort: port.targetPort ?? port.number, protocol: port.protocol ? ((port.protocol.toUpperCase() === 'HTTP_PROXY' ? 'HTTP' : port.protocol.toUpperCase()) as Protocol) : protocolOf(port.name, undefined, undefined) }),
+    (port): ServicePort => ({
+      name: port.name,
+      number: port.number,
+      targetPort: port.targetPort ?? port.number,
+      protocol: port.protocol
+        ? ((port.protocol.toUpperCase() === 'HTTP_PROXY' ? 'HTTP' : port.protocol.toUpperCase()) as Protocol)
+        : protocolOf(port.name, undefined, undefined),
+    }),
   );
   const resolution = spec.resolution === 'STATIC' ? 'static' : spec.resolution === undefined || spec.resolution === 'NONE' ? 'none' : 'dns';
   const isExternal = spec.location !== 'MESH_INTERNAL';
   return (spec.hosts ?? []).map((hostname) => {
     let instances: Instance[];
-    if (spec.workloadSelector) instances = workloads.filter((workload) => workload.namespace === namespace && selects(spec.workloadSelector!.labels, workload.labels)).map((workload) => toInstance(workload, ports));
-    else if (spec.endpoints?.length) instances = spec.endpoints.map((endpoint, i) => toInstance({ name: `${stored.resource.metadata.name}-${i}`, namespace, spec: endpoint, labels: endpoint.labels ?? {}, isHealthy: true }, ports));
+    if (spec.workloadSelector)
+      instances = workloads
+        .filter((workload) => workload.namespace === namespace && selects(spec.workloadSelector!.labels, workload.labels))
+        .map((workload) => toInstance(workload, ports));
+    else if (spec.endpoints?.length)
+      instances = spec.endpoints.map((endpoint, i) =>
+        toInstance({ name: `${stored.resource.metadata.name}-${i}`, namespace, spec: endpoint, labels: endpoint.labels ?? {}, isHealthy: true }, ports),
+      );
     else instances = resolution === 'dns' ? [plainInstance(hostname, stored.resource.metadata.name, namespace, ports)] : [];
-    return { hostname, name: stored.resource.metadata.name, namespace, kind: 'ServiceEntry', ports, resolution, isExternal, exportTo: spec.exportTo, instances, origin: stored.origin };
+    return {
+      hostname,
+      name: stored.resource.metadata.name,
+      namespace,
+      kind: 'ServiceEntry',
+      ports,
+      resolution,
+      isExternal,
+      exportTo: spec.exportTo,
+      instances,
+      origin: stored.origin,
+    };
   });
 }
 
@@ -87,7 +124,12 @@ function toInstance(workload: Workload, ports: readonly ServicePort[]): Instance
     namespace: workload.namespace,
     address: spec.address ?? '',
     // A workload entry names its ports by the service port's name, or by the target port's number.
-    ports: new Map(ports.map((port) => [port.number, spec.ports?.[port.name] ?? spec.ports?.[String(port.targetPort)] ?? (typeof port.targetPort === 'number' ? port.targetPort : port.number)])),
+    ports: new Map(
+      ports.map((port) => [
+        port.number,
+        spec.ports?.[port.name] ?? spec.ports?.[String(port.targetPort)] ?? (typeof port.targetPort === 'number' ? port.targetPort : port.number),
+      ]),
+    ),
     labels: workload.labels,
     serviceAccount: spec.serviceAccount ?? 'default',
     isHealthy: workload.isHealthy,
@@ -98,7 +140,18 @@ function toInstance(workload: Workload, ports: readonly ServicePort[]): Instance
 }
 
 function plainInstance(address: string, workload: string, namespace: string, ports: readonly ServicePort[]): Instance {
-  return { workload, namespace, address, ports: new Map(ports.map((port) => [port.number, typeof port.targetPort === 'number' ? port.targetPort : port.number])), labels: {}, serviceAccount: '', isHealthy: true, hasSidecar: false, locality: '', weight: 1 };
+  return {
+    workload,
+    namespace,
+    address,
+    ports: new Map(ports.map((port) => [port.number, typeof port.targetPort === 'number' ? port.targetPort : port.number])),
+    labels: {},
+    serviceAccount: '',
+    isHealthy: true,
+    hasSidecar: false,
+    locality: '',
+    weight: 1,
+  };
 }
 
 interface EndpointSliceContent {
@@ -112,9 +165,16 @@ function fromEndpointSlices(name: string, namespace: string, ports: readonly Ser
     .filter((stored) => stored.key.namespace === namespace && stored.resource.metadata.labels?.['kubernetes.io/service-name'] === name)
     .flatMap((stored) => {
       const slice = stored.resource as unknown as EndpointSliceContent;
-      const portMap = new Map(ports.map((port) => [port.number, slice.ports?.find((entry) => (entry.name ?? '') === port.name)?.port ?? (typeof port.targetPort === 'number' ? port.targetPort : port.number)]));
+      const portMap = new Map(
+        ports.map((port) => [
+          port.number,
+          slice.ports?.find((entry) => (entry.name ?? '') === port.name)?.port ?? (typeof port.targetPort === 'number' ? port.targetPort : port.number),
+        ]),
+      );
       return (slice.endpoints ?? []).flatMap((endpoint) =>
-        (endpoint.addresses ?? []).map((address): Instance => ({ ...plainInstance(address, name, namespace, ports), ports: portMap, isHealthy: endpoint.conditions?.ready !== false })),
+        (endpoint.addresses ?? []).map(
+          (address): Instance => ({ ...plainInstance(address, name, namespace, ports), ports: portMap, isHealthy: endpoint.conditions?.ready !== false }),
+        ),
       );
     });
 }

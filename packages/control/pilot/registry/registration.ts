@@ -78,7 +78,9 @@ export class Registration {
   }
 
   #enqueue(key: string, task: () => Promise<void>): void {
-    const next = (this.#queues.get(key) ?? Promise.resolve()).then(task).catch((error: unknown) => this.#options.logger.error('a workload could not be registered', { workload: key, error: messageOf(error) }));
+    const next = (this.#queues.get(key) ?? Promise.resolve())
+      .then(task)
+      .catch((error: unknown) => this.#options.logger.error('a workload could not be registered', { workload: key, error: messageOf(error) }));
     this.#queues.set(key, next);
   }
 
@@ -89,11 +91,25 @@ export class Registration {
       ports[String(inbound.port)] = port;
       if (inbound.name) ports[inbound.name] = port;
     }
-    const spec: WorkloadEntrySpec = { address: view.address, ports, labels: { ...view.labels, [tlsModeLabel]: 'istio' }, serviceAccount: view.serviceAccount, ...(view.locality ? { locality: view.locality } : {}) };
+    const spec: WorkloadEntrySpec = {
+      address: view.address,
+      ports,
+      labels: { ...view.labels, [tlsModeLabel]: 'istio' },
+      serviceAccount: view.serviceAccount,
+      ...(view.locality ? { locality: view.locality } : {}),
+    };
     const resource = {
       apiVersion: 'networking.istio.io/v1',
       kind: 'WorkloadEntry',
-      metadata: { name: view.name, namespace: view.namespace, annotations: { [registeredAnnotation]: view.id, [workloadNameAnnotation]: view.workload, ...(unhealthyReason === undefined ? {} : { [unhealthyAnnotation]: unhealthyReason.slice(0, 256) || 'not healthy' }) } },
+      metadata: {
+        name: view.name,
+        namespace: view.namespace,
+        annotations: {
+          [registeredAnnotation]: view.id,
+          [workloadNameAnnotation]: view.workload,
+          ...(unhealthyReason === undefined ? {} : { [unhealthyAnnotation]: unhealthyReason.slice(0, 256) || 'not healthy' }),
+        },
+      },
       spec,
     };
     await this.#options.registry.apply(workloadEntry, view.namespace, view.name, resource, true, { manager, origin: { source: 'api', name: manager } });
@@ -107,7 +123,8 @@ export class Registration {
       this.#removals.delete(key);
       this.#enqueue(key, async () => {
         if (this.#connected.has(key)) return;
-        if (await this.#options.registry.store.remove({ group: 'networking.istio.io', kind: 'WorkloadEntry', namespace, name })) this.#options.logger.info('a workload is gone', { workload: key });
+        if (await this.#options.registry.store.remove({ group: 'networking.istio.io', kind: 'WorkloadEntry', namespace, name }))
+          this.#options.logger.info('a workload is gone', { workload: key });
       });
     }, afterMs);
     this.#removals.set(key, timer);

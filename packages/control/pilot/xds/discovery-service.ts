@@ -6,8 +6,8 @@ import type { DiscoveryRequest, DiscoveryResponse } from '@mizzen/envoy-api/gen/
 import { authenticate, transportPeerKey } from '../../citadel/caller.ts';
 import { type Identity, spiffeUri } from '../../citadel/spiffe-identity.ts';
 import type { TokenIssuer } from '../../citadel/token-issuer.ts';
-import { viewOf } from '../proxy-view.ts';
 import type { Pilot } from '../pilot.ts';
+import { viewOf } from '../proxy-view.ts';
 import { ProxyConnection } from './proxy-connection.ts';
 
 const typeByUrl = new Map<string, ResourceType>(resourceTypes.map((type) => [typeUrls[type], type]));
@@ -49,7 +49,10 @@ export function discoveryService(pilot: Pilot, tokens: TokenIssuer, logger: Logg
       throw new ConnectError(error instanceof MizzenError ? error.message : 'the node cannot be read', Code.InvalidArgument);
     }
     if (identity && (identity.namespace !== view.namespace || identity.serviceAccount !== view.serviceAccount)) {
-      throw new ConnectError(`the proxy says it is of service account ${view.namespace}/${view.serviceAccount}, but has proved to be ${spiffeUri(identity)}`, Code.PermissionDenied);
+      throw new ConnectError(
+        `the proxy says it is of service account ${view.namespace}/${view.serviceAccount}, but has proved to be ${spiffeUri(identity)}`,
+        Code.PermissionDenied,
+      );
     }
     return new ProxyConnection(view, identity, peer, new Date());
   }

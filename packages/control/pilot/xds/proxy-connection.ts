@@ -9,7 +9,6 @@ import { resourcesFor } from '../generate/resources.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 
-
 /**
  * One proxy's ADS stream, state of the world: what it has asked for, what it was sent, and what it said to that. The protocol's rules
  * (versions, nonces, ACK, NACK) are those of Envoy's "xDS REST and gRPC protocol".
@@ -77,7 +76,14 @@ export class ProxyConnection {
       const subscription = this.#subscriptions.get(type);
       if (!subscription) continue;
       const state = subscription.error !== undefined ? 'nacked' : subscription.acknowledged === subscription.version ? 'synced' : 'stale';
-      types[type] = { state, version: subscription.version, acknowledgedVersion: subscription.acknowledged, ...(subscription.error ? { error: subscription.error } : {}), sentAt: subscription.sentAt?.toISOString(), acknowledgedAt: subscription.acknowledgedAt?.toISOString() };
+      types[type] = {
+        state,
+        version: subscription.version,
+        acknowledgedVersion: subscription.acknowledged,
+        ...(subscription.error ? { error: subscription.error } : {}),
+        sentAt: subscription.sentAt?.toISOString(),
+        acknowledgedAt: subscription.acknowledgedAt?.toISOString(),
+      };
     }
     const states = Object.values(types).map((status) => status.state);
     return {
@@ -111,7 +117,15 @@ export class ProxyConnection {
     subscription.acknowledged = undefined;
     subscription.sentAt = new Date();
     subscription.resources = resources;
-    this.responses.push(create(DiscoveryResponseSchema, { versionInfo: version, typeUrl: typeUrls[type], nonce: subscription.nonce, resources, controlPlane: { identifier: 'mizzen-pilot' } }));
+    this.responses.push(
+      create(DiscoveryResponseSchema, {
+        versionInfo: version,
+        typeUrl: typeUrls[type],
+        nonce: subscription.nonce,
+        resources,
+        controlPlane: { identifier: 'mizzen-pilot' },
+      }),
+    );
     return true;
   }
 }

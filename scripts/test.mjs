@@ -1,0 +1,36 @@
+// `npm test`: all tests with Node's own runner. Arguments narrow it: `npm test -- e2e/routing.test.ts`. What a machine lacks is said in
+// one line each and skipped; with CI=true nothing may be skipped.
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+
+const root = join(import.meta.dirname, '..');
+const node = join(root, 'node_modules/.bin/node');
+const isCi = process.env.CI === 'true';
+
+/** Programs and data that some tests need, and how to have them. */
+const wanted = [
+  ['kubectl', 'Debian: apt-get install kubernetes-client'],
+  ['openssl', 'Debian: apt-get install openssl'],
+  ['python3', 'Debian: apt-get install python3'],
+];
+const missing = wanted.filter(([program]) => spawnSync('sh', ['-c', `command -v ${program}`]).status !== 0);
+for (const [program, remedy] of missing) console.log(`${isCi ? 'missing' : 'skipped'}: tests that need ${program} (${remedy})`);
+const fixtures = process.env.MIZZEN_FIXTURES ?? join(root, '../shared/fixtures');
+if (!existsSync(join(fixtures, 'bookinfo'))) console.log(`skipped: tests of Istio's routing samples (no ${fixtures}; MIZZEN_FIXTURES names another folder)`);
+if (isCi && missing.length > 0) process.exit(1);
+
+const selected = process.argv.slice(2);
+const patterns = selected.length > 0 ? selected : ['packages/**/*.test.ts', 'conformance/**/*.test.ts', 'e2e/**/*.test.ts'];
+const child = spawn(node, ['--test', '--test-timeout=240000', '--test-concurrency=1', ...(isCi ? ['--test-reporter=spec'] : []), ...patterns], {
+  cwd: root,
+  stdio: 'inherit',
+  env: {
+    ...process.env,
+    PATH: `${join(root, 'node_modules/.bin')}:${process.env.PATH}`,
+    MIZZEN_FIXTURES: fixtures,
+    MIZZEN_MISSING: missing.map(([program]) => program).join(','),
+  },
+});
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal));
+child.on('exit', (code) => process.exit(code ?? 1));
