@@ -35,6 +35,8 @@ export interface ProxyConfig {
   };
   /** Lifetime to ask for, in seconds; 0: what the CA gives. */
   readonly certificateSeconds?: number;
+  /** Where access log lines go that configuration sends to standard output; absent: there. */
+  readonly accessLogFile?: string;
   /** How long connections may take to end when the proxy stops, in milliseconds. */
   readonly drainMs?: number;
 }

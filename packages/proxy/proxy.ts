@@ -45,6 +45,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger): Promise<P
       counters,
       random: Math.random,
     },
+    accessLogFile: config.accessLogFile,
     onReady: () => events.emit('ready'),
   });
   const identity = new IdentityAgent(config, secrets, counters, logger);

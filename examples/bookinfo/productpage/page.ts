@@ -6,7 +6,7 @@ interface Review {
   readonly rating?: { readonly stars?: number; readonly color?: string; readonly error?: string };
 }
 
-const escape = (value: unknown) => String(value).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+const escapeHtml = (value: unknown) => String(value).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
 /** The page as HTML. Everything that came from elsewhere is escaped. */
 export function renderPage(
@@ -22,11 +22,11 @@ export function renderPage(
 <header><strong>BookInfo Sample</strong>${
     user === undefined
       ? '<form method="post" action="/login"><input name="username" placeholder="user name (try jason)" aria-label="user name" required><button>Sign in</button></form>'
-      : `<form method="post" action="/logout"><span>signed in as <b>${escape(user)}</b></span><button>Sign out</button></form>`
+      : `<form method="post" action="/logout"><span>signed in as <b>${escapeHtml(user)}</b></span><button>Sign out</button></form>`
   }</header>
 <main>
-<h1>${escape(product.title)}</h1>
-<p class="summary">${escape(product.description)}</p>
+<h1>${escapeHtml(product.title)}</h1>
+<p class="summary">${escapeHtml(product.description)}</p>
 <div class="columns">
 <section><h2>Book Details</h2>${renderDetails(details)}</section>
 <section><h2>Book Reviews</h2>${renderReviews(reviews)}</section>
@@ -40,18 +40,18 @@ export function renderPage(
 function renderDetails(answer: Answer): string {
   if (answer.status !== 200) return '<p class="error">Sorry, product details are currently unavailable for this book.</p>';
   const entries = Object.entries(answer.body as Record<string, unknown>).filter(([name]) => name !== 'id');
-  return `<dl>${entries.map(([name, value]) => `<dt>${escape(name)}</dt><dd>${escape(value)}</dd>`).join('')}</dl>`;
+  return `<dl>${entries.map(([name, value]) => `<dt>${escapeHtml(name)}</dt><dd>${escapeHtml(value)}</dd>`).join('')}</dl>`;
 }
 
 function renderReviews(answer: Answer): string {
   if (answer.status !== 200) return '<p class="error">Sorry, product reviews are currently unavailable for this book.</p>';
   const { reviews, version } = answer.body as { readonly reviews: readonly Review[]; readonly version: string };
-  return `${reviews.map((review) => `<blockquote><p>${escape(review.text)}</p><footer>${escape(review.reviewer)}${renderRating(review)}</footer></blockquote>`).join('')}<p class="served">Reviews served by: reviews-${escape(version)}</p>`;
+  return `${reviews.map((review) => `<blockquote><p>${escapeHtml(review.text)}</p><footer>${escapeHtml(review.reviewer)}${renderRating(review)}</footer></blockquote>`).join('')}<p class="served">Reviews served by: reviews-${escapeHtml(version)}</p>`;
 }
 
 function renderRating({ rating }: Review): string {
   if (rating === undefined) return '';
-  if (rating.stars === undefined) return `<p class="error">${escape(rating.error)}</p>`;
+  if (rating.stars === undefined) return `<p class="error">${escapeHtml(rating.error)}</p>`;
   const stars = Math.min(5, Math.max(0, rating.stars));
   return `<div class="stars ${rating.color === 'red' ? 'red' : 'black'}" title="${stars} of 5">${'★'.repeat(stars)}${'☆'.repeat(5 - stars)}</div>`;
 }

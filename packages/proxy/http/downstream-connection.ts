@@ -30,7 +30,6 @@ export class DownstreamConnection implements BodySink {
   /** Bytes of requests that have to wait for the one before. */
   #waiting: Buffer | undefined;
   #headStartedAt: number;
-  #isEnded: boolean;
   #isClosed: boolean;
   #isDraining: boolean;
   readonly #onClose: (connection: DownstreamConnection) => void;
@@ -48,7 +47,6 @@ export class DownstreamConnection implements BodySink {
     this.#exchange = undefined;
     this.#waiting = undefined;
     this.#headStartedAt = 0;
-    this.#isEnded = false;
     this.#isClosed = false;
     this.#isDraining = false;
     this.#onClose = onClose;
@@ -113,8 +111,7 @@ export class DownstreamConnection implements BodySink {
         if (this.socket.isPaused()) this.socket.resume();
         this.onData(waiting);
       });
-    } else if (this.#isEnded) this.socket.end();
-    else if (this.socket.isPaused()) this.socket.resume();
+    } else if (this.socket.isPaused()) this.socket.resume();
   }
 
   onBodyData(slice: Buffer): void {
@@ -198,9 +195,9 @@ export class DownstreamConnection implements BodySink {
     this.socket.setTimeout(1_000, () => this.socket.destroy());
   }
 
+  /** A client that closes its side has gone, as far as HTTP/1.1 proxies are concerned (Envoy and nginx read it so too). */
   #onEnd(): void {
-    this.#isEnded = true;
-    if (this.#exchange === undefined || !this.#body.isDone) this.socket.destroy();
+    this.socket.destroy();
   }
 
   #closed(): void {

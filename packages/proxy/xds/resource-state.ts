@@ -43,6 +43,7 @@ export class ResourceState {
   readonly #accessLogs: Map<string, AccessLogFile>;
   readonly #received: Set<ResourceType>;
   readonly #onReady: () => void;
+  readonly #accessLogFile: string | undefined;
   #isReady: boolean;
 
   constructor(options: {
@@ -51,6 +52,8 @@ export class ResourceState {
     readonly logger: Logger;
     readonly context: Omit<ProxyContext, 'findCluster'>;
     readonly onReady: () => void;
+    /** Stands in for /dev/stdout. */
+    readonly accessLogFile?: string | undefined;
   }) {
     this.#secrets = options.secrets;
     this.#counters = options.counters;
@@ -63,6 +66,7 @@ export class ResourceState {
     this.#accessLogs = new Map();
     this.#received = new Set();
     this.#onReady = options.onReady;
+    this.#accessLogFile = options.accessLogFile;
     this.#isReady = false;
     const clusters = this.#clusters;
     this.#context = { ...options.context, findCluster: (name) => clusters.get(name)?.compiled.cluster };
@@ -263,7 +267,8 @@ export class ResourceState {
     this.#onReady();
   }
 
-  #accessLog(path: string): AccessLogFile {
+  #accessLog(configured: string): AccessLogFile {
+    const path = configured === '/dev/stdout' ? (this.#accessLogFile ?? configured) : configured;
     let file = this.#accessLogs.get(path);
     if (!file) {
       file = new AccessLogFile(path, this.#counters);
