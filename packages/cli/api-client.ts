@@ -92,7 +92,7 @@ export class ApiClient {
     };
   }
 
-  #send(method: string, path: string, options: CallOptions): Promise<IncomingMessage> {
+  #send(method: string, path: string, options: CallOptions, isRepeat = false): Promise<IncomingMessage> {
     const body = options.body === undefined ? undefined : JSON.stringify(options.body);
     return new Promise((resolve, reject) => {
       const request = httpsRequest(
@@ -111,15 +111,12 @@ export class ApiClient {
         },
         resolve,
       );
-      request.once('error', (error: NodeJS.ErrnoException) =>
-        reject(
-          new MizzenError(
-            'control-plane-unreachable',
-            error.code === 'ECONNREFUSED' ? 'the control plane does not answer. Is the mesh running (`npm start` or `mizzen up DIR`)?' : messageOf(error),
-            this.#access.api,
-          ),
-        ),
-      );
+      request.once('error', (error: NodeJS.ErrnoException) => {
+        // A kept connection may have been closed by the server just as it was taken from the pool: the request was not seen.
+        if (request.reusedSocket && !isRepeat && error.code === 'ECONNRESET') return resolve(this.#send(method, path, options, true));
+        const isRefused = error.code === 'ECONNREFUSED';
+        reject(new MizzenError('control-plane-unreachable', isRefused ? 'the control plane does not answer. Is the mesh running (`npm start` or `mizzen up DIR`)?' : messageOf(error), this.#access.api));
+      });
       request.end(body);
     });
   }

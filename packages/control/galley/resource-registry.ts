@@ -172,7 +172,7 @@ export class ResourceRegistry {
   async #requireNamespace(kind: Kind, namespace: string): Promise<void> {
     if (!kind.isNamespaced) return;
     if (!(await this.store.get({ group: '', kind: 'Namespace', namespace: '', name: namespace }))) {
-      throw new ApiError(404, 'NotFound', `namespaces "${namespace}" not found: create it first, for example with \`kubectl create namespace ${namespace}\``, {
+      throw new ApiError(404, 'NotFound', `namespaces "${namespace}" not found: create it first, by applying a v1 Namespace of this name`, {
         name: namespace,
         kind: 'namespaces',
       });

@@ -1,5 +1,6 @@
 import { type Kind, kinds, objectSchemaOf, type Schema } from '@mizzen/api';
 import { version as programVersion } from '@mizzen/common';
+import { mergeKeys } from '../patch/strategic-merge-patch.ts';
 import { groups } from './discovery.ts';
 
 /**
@@ -25,7 +26,7 @@ export function openApiDocument(group: string, version: string): unknown | undef
   for (const kind of served) {
     const name = schemaName(kind, version);
     const extension = { 'x-kubernetes-group-version-kind': [{ group, version, kind: kind.kind }] };
-    schemas[name] = { ...publish(objectSchemaOf(kind)), ...extension };
+    schemas[name] = { ...publish(objectSchemaOf(kind), group === '' ? '' : undefined), ...extension };
     schemas[`${name}List`] = {
       type: 'object',
       required: ['items'],
@@ -84,18 +85,21 @@ function operation(action: string, kind: Kind, version: string, schema: string, 
   };
 }
 
-/** OpenAPI has no `null` type and wants `x-` extensions it knows; a one-of group is told in words in the description. */
-function publish(schema: Schema): Record<string, unknown> {
+/**
+ * OpenAPI has no word for a one-of group: it is told in the description. `path` is given for the core kinds, whose lists kubectl merges
+ * by key and must be told how.
+ */
+function publish(schema: Schema, path: string | undefined): Record<string, unknown> {
   const { properties, items, additionalProperties, 'x-mizzen-one-of': oneOf, ...rest } = schema;
+  const below = (name: string) => (path === undefined ? undefined : path === '' ? name : `${path}.${name}`);
+  const mergeKey = path === undefined ? undefined : mergeKeys[path];
+  const oneOfText = oneOf?.map((group) => `At most one of ${group.join(', ')} may be set.`).join(' ');
   return {
     ...rest,
-    ...(oneOf
-      ? {
-          description: `${rest.description ?? ''}${rest.description ? '\n\n' : ''}${oneOf.map((group) => `At most one of ${group.join(', ')} may be set.`).join(' ')}`,
-        }
-      : {}),
-    ...(properties ? { properties: Object.fromEntries(Object.entries(properties).map(([name, property]) => [name, publish(property)])) } : {}),
-    ...(items ? { items: publish(items) } : {}),
-    ...(additionalProperties ? { additionalProperties: publish(additionalProperties) } : {}),
+    ...(oneOfText ? { description: `${rest.description ?? ''}${rest.description ? '\n\n' : ''}${oneOfText}` } : {}),
+    ...(mergeKey ? { 'x-kubernetes-patch-merge-key': mergeKey, 'x-kubernetes-patch-strategy': 'merge' } : {}),
+    ...(properties ? { properties: Object.fromEntries(Object.entries(properties).map(([name, property]) => [name, publish(property, below(name))])) } : {}),
+    ...(items ? { items: publish(items, path) } : {}),
+    ...(additionalProperties ? { additionalProperties: publish(additionalProperties, undefined) } : {}),
   };
 }

@@ -11,7 +11,7 @@ export function strategicMergePatch(target: unknown, patch: unknown): unknown {
 }
 
 /** Merge keys of the lists in the core kinds that are served, by path (k8s.io/api struct tags `patchMergeKey`). */
-const mergeKeys: Readonly<Record<string, string>> = {
+export const mergeKeys: Readonly<Record<string, string>> = {
   'spec.ports': 'port',
   'spec.containers': 'name',
   'spec.initContainers': 'name',
