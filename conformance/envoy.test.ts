@@ -1,0 +1,112 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { call, until } from '../e2e/support/http.ts';
+import { service, TestMesh } from '../e2e/support/mesh.ts';
+import { skipWithout } from '../e2e/support/requirements.ts';
+
+/** Stock Envoy in the place of a sidecar: it must take what pilot serves, and route as our own proxy does. */
+describe('stock Envoy as a client of pilot', { skip: skipWithout('envoy') }, () => {
+  let mesh: TestMesh;
+  let envoy: ChildProcess;
+  let outboundPort: number;
+  let log = '';
+  before(async () => {
+    mesh = await TestMesh.start();
+    const app = await mesh.application('plain');
+    outboundPort = await mesh.ports.next();
+    await mesh.apply(`${service('web')}
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: { name: web-v1 }
+spec: { address: 127.0.0.1, ports: { http: ${app} }, labels: { app: web, version: v1 } }
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: web }
+spec:
+  host: web
+  trafficPolicy: { loadBalancer: { simple: ROUND_ROBIN }, connectionPool: { tcp: { maxConnections: 100, connectTimeout: 2s } } }
+  subsets: [{ name: v1, labels: { version: v1 } }]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: web }
+spec:
+  hosts: [web]
+  http:
+  - match: [{ uri: { prefix: /admin }, headers: { x-role: { exact: user } }, queryParams: { a: { exact: b } } }]
+    directResponse: { status: 403, body: { string: no } }
+  - match: [{ uri: { exact: /moved } }]
+    redirect: { uri: /there, redirectCode: 302 }
+  - match: [{ uri: { prefix: /fault } }]
+    fault: { abort: { httpStatus: 418, percentage: { value: 100 } }, delay: { fixedDelay: 10ms, percentage: { value: 0.1 } } }
+    route: [{ destination: { host: web, subset: v1 } }]
+  - match: [{ uri: { prefix: /old/ } }]
+    rewrite: { uri: /new/ }
+    timeout: 3s
+    retries: { attempts: 2, perTryTimeout: 1s, retryOn: "5xx,reset,503" }
+    mirror: { host: web }
+    headers: { request: { set: { x-a: b }, add: { x-c: d }, remove: [x-e] }, response: { remove: [x-f] } }
+    route: [{ destination: { host: web, subset: v1 }, weight: 90 }, { destination: { host: web }, weight: 10, headers: { request: { set: { x-g: h } } } }]
+  - route: [{ destination: { host: web } }]
+`);
+    const bootstrap = {
+      node: { id: 'sidecar~127.0.0.1~envoy.default~default.svc.cluster.local', cluster: 'envoy', metadata: { NAME: 'envoy', NAMESPACE: 'default', MIZZEN_OUTBOUND: `127.0.0.1:${outboundPort}`, MIZZEN_INBOUND: [{ name: 'http', port: 9080, listen: `127.0.0.1:${await mesh.ports.next()}`, app: `127.0.0.1:${app}` }] } },
+      dynamic_resources: { ads_config: { api_type: 'GRPC', transport_api_version: 'V3', grpc_services: [{ envoy_grpc: { cluster_name: 'xds' } }] }, lds_config: { ads: {}, resource_api_version: 'V3' }, cds_config: { ads: {}, resource_api_version: 'V3' } },
+      static_resources: {
+        clusters: [
+          {
+            name: 'xds',
+            type: 'STATIC',
+            typed_extension_protocol_options: { 'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': { '@type': 'type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions', explicit_http_config: { http2_protocol_options: {} } } },
+            load_assignment: { cluster_name: 'xds', endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: '127.0.0.1', port_value: mesh.plane.xdsPlainPort } } } }] }] },
+          },
+        ],
+      },
+    };
+    const file = join(mesh.home, 'envoy.json');
+    writeFileSync(file, JSON.stringify(bootstrap));
+    envoy = spawn('envoy', ['-c', file, '--log-level', 'warning', '--disable-hot-restart', '--concurrency', '1'], { stdio: ['ignore', 'ignore', 'pipe'] });
+    envoy.stderr!.on('data', (chunk: Buffer) => (log += chunk));
+  });
+  after(async () => {
+    const exited = once(envoy, 'exit');
+    envoy.kill('SIGTERM');
+    await exited;
+    await mesh.close();
+  });
+
+  it('acknowledges clusters, endpoints, listeners and routes, and refuses none', async () => {
+    const status = await until('Envoy to be in step', async () => mesh.plane.pilot.proxies()[0], (proxy) => ['cluster', 'endpoint', 'listener', 'route'].every((type) => proxy?.types[type]?.state === 'synced'), 20_000).catch((error: Error) => assert.fail(`${error.message}\n${log.slice(-3000)}`));
+    for (const [type, state] of Object.entries(status!.types)) assert.notEqual(state.state, 'nacked', `${type}: ${state.error}`);
+  });
+
+  it('routes, answers, redirects, rewrites and aborts as our own sidecar does', async () => {
+    // Envoy starts to listen when all secrets are there. A workload's key never leaves the workload, so without an agent of its own this
+    // one has none; without mutual TLS it needs none.
+    await mesh.apply('apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: default, namespace: istio-system }\nspec: { mtls: { mode: DISABLE } }\n');
+    const ours = await mesh.proxy('ours', { serviceAccount: 'ours' });
+    await ours.proxy.ready;
+    const calls: readonly { readonly path: string; readonly headers?: Record<string, string> }[] = [
+      { path: '/' },
+      { path: '/admin?a=b', headers: { 'x-role': 'user' } },
+      { path: '/admin?a=c', headers: { 'x-role': 'user' } },
+      { path: '/moved' },
+      { path: '/fault' },
+      { path: '/old/page?x=1', headers: { 'x-e': 'gone' } },
+    ];
+    const ask = async (port: number, path: string, headers: Record<string, string> = {}) => {
+      const answer = await call({ port, path, headers: { host: 'web:9080', ...headers } });
+      const echo = answer.body.startsWith('{') ? (JSON.parse(answer.body) as { url: string; headers: Record<string, string> }) : undefined;
+      return { status: answer.status, location: answer.headers['location'], url: echo?.url, set: echo?.headers['x-a'], added: echo?.headers['x-c'], removed: echo?.headers['x-e'], body: echo ? undefined : answer.body };
+    };
+    await until('Envoy to listen', () => ask(outboundPort, '/'), (answer) => answer.status === 200, 20_000);
+    for (const { path, headers } of calls) assert.deepEqual(await ask(ours.outboundPort, path, headers), await ask(outboundPort, path, headers), path);
+    const [mine, theirs] = await Promise.all([ours.outboundPort, outboundPort].map((port) => call({ port, headers: { host: 'nowhere' } })));
+    assert.deepEqual([mine!.status, mine!.body], [theirs!.status, theirs!.body]);
+  });
+});
