@@ -55,15 +55,36 @@ spec:
   - route: [{ destination: { host: web } }]
 `);
     const bootstrap = {
-      node: { id: 'sidecar~127.0.0.1~envoy.default~default.svc.cluster.local', cluster: 'envoy', metadata: { NAME: 'envoy', NAMESPACE: 'default', MIZZEN_OUTBOUND: `127.0.0.1:${outboundPort}`, MIZZEN_INBOUND: [{ name: 'http', port: 9080, listen: `127.0.0.1:${await mesh.ports.next()}`, app: `127.0.0.1:${app}` }] } },
-      dynamic_resources: { ads_config: { api_type: 'GRPC', transport_api_version: 'V3', grpc_services: [{ envoy_grpc: { cluster_name: 'xds' } }] }, lds_config: { ads: {}, resource_api_version: 'V3' }, cds_config: { ads: {}, resource_api_version: 'V3' } },
+      node: {
+        id: 'sidecar~127.0.0.1~envoy.default~default.svc.cluster.local',
+        cluster: 'envoy',
+        metadata: {
+          NAME: 'envoy',
+          NAMESPACE: 'default',
+          MIZZEN_OUTBOUND: `127.0.0.1:${outboundPort}`,
+          MIZZEN_INBOUND: [{ name: 'http', port: 9080, listen: `127.0.0.1:${await mesh.ports.next()}`, app: `127.0.0.1:${app}` }],
+        },
+      },
+      dynamic_resources: {
+        ads_config: { api_type: 'GRPC', transport_api_version: 'V3', grpc_services: [{ envoy_grpc: { cluster_name: 'xds' } }] },
+        lds_config: { ads: {}, resource_api_version: 'V3' },
+        cds_config: { ads: {}, resource_api_version: 'V3' },
+      },
       static_resources: {
         clusters: [
           {
             name: 'xds',
             type: 'STATIC',
-            typed_extension_protocol_options: { 'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': { '@type': 'type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions', explicit_http_config: { http2_protocol_options: {} } } },
-            load_assignment: { cluster_name: 'xds', endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: '127.0.0.1', port_value: mesh.plane.xdsPlainPort } } } }] }] },
+            typed_extension_protocol_options: {
+              'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': {
+                '@type': 'type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions',
+                explicit_http_config: { http2_protocol_options: {} },
+              },
+            },
+            load_assignment: {
+              cluster_name: 'xds',
+              endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: '127.0.0.1', port_value: mesh.plane.xdsPlainPort } } } }] }],
+            },
           },
         ],
       },
@@ -81,14 +102,21 @@ spec:
   });
 
   it('acknowledges clusters, endpoints, listeners and routes, and refuses none', async () => {
-    const status = await until('Envoy to be in step', async () => mesh.plane.pilot.proxies()[0], (proxy) => ['cluster', 'endpoint', 'listener', 'route'].every((type) => proxy?.types[type]?.state === 'synced'), 20_000).catch((error: Error) => assert.fail(`${error.message}\n${log.slice(-3000)}`));
+    const status = await until(
+      'Envoy to be in step',
+      async () => mesh.plane.pilot.proxies()[0],
+      (proxy) => ['cluster', 'endpoint', 'listener', 'route'].every((type) => proxy?.types[type]?.state === 'synced'),
+      20_000,
+    ).catch((error: Error) => assert.fail(`${error.message}\n${log.slice(-3000)}`));
     for (const [type, state] of Object.entries(status!.types)) assert.notEqual(state.state, 'nacked', `${type}: ${state.error}`);
   });
 
   it('routes, answers, redirects, rewrites and aborts as our own sidecar does', async () => {
     // Envoy starts to listen when all secrets are there. A workload's key never leaves the workload, so without an agent of its own this
     // one has none; without mutual TLS it needs none.
-    await mesh.apply('apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: default, namespace: istio-system }\nspec: { mtls: { mode: DISABLE } }\n');
+    await mesh.apply(
+      'apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: default, namespace: istio-system }\nspec: { mtls: { mode: DISABLE } }\n',
+    );
     const ours = await mesh.proxy('ours', { serviceAccount: 'ours' });
     await ours.proxy.ready;
     const calls: readonly { readonly path: string; readonly headers?: Record<string, string> }[] = [
@@ -102,9 +130,22 @@ spec:
     const ask = async (port: number, path: string, headers: Record<string, string> = {}) => {
       const answer = await call({ port, path, headers: { host: 'web:9080', ...headers } });
       const echo = answer.body.startsWith('{') ? (JSON.parse(answer.body) as { url: string; headers: Record<string, string> }) : undefined;
-      return { status: answer.status, location: answer.headers['location'], url: echo?.url, set: echo?.headers['x-a'], added: echo?.headers['x-c'], removed: echo?.headers['x-e'], body: echo ? undefined : answer.body };
+      return {
+        status: answer.status,
+        location: answer.headers['location'],
+        url: echo?.url,
+        set: echo?.headers['x-a'],
+        added: echo?.headers['x-c'],
+        removed: echo?.headers['x-e'],
+        body: echo ? undefined : answer.body,
+      };
     };
-    await until('Envoy to listen', () => ask(outboundPort, '/'), (answer) => answer.status === 200, 20_000);
+    await until(
+      'Envoy to listen',
+      () => ask(outboundPort, '/'),
+      (answer) => answer.status === 200,
+      20_000,
+    );
     for (const { path, headers } of calls) assert.deepEqual(await ask(ours.outboundPort, path, headers), await ask(outboundPort, path, headers), path);
     const [mine, theirs] = await Promise.all([ours.outboundPort, outboundPort].map((port) => call({ port, headers: { host: 'nowhere' } })));
     assert.deepEqual([mine!.status, mine!.body], [theirs!.status, theirs!.body]);

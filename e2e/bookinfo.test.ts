@@ -14,9 +14,13 @@ describe('the bookinfo example', () => {
   const agent = new http.Agent({ keepAlive: true, maxSockets: 8 });
   const reviews = async (headers: Record<string, string> = {}) => {
     const answer = await call({ port: mesh.outboundPort('productpage-v1-0'), path: '/reviews/0', headers: { host: 'reviews:9080', ...headers }, agent });
-    return { status: answer.status, body: answer.status === 200 ? (JSON.parse(answer.body) as { version: string; reviews: { rating?: { stars?: number; error?: string } }[] }) : undefined };
+    return {
+      status: answer.status,
+      body: answer.status === 200 ? (JSON.parse(answer.body) as { version: string; reviews: { rating?: { stars?: number; error?: string } }[] }) : undefined,
+    };
   };
-  const ratings = (headers: Record<string, string> = {}) => call({ port: mesh.outboundPort('reviews-v2-0'), path: '/ratings/0', headers: { host: 'ratings:9080', ...headers } });
+  const ratings = (headers: Record<string, string> = {}) =>
+    call({ port: mesh.outboundPort('reviews-v2-0'), path: '/ratings/0', headers: { host: 'ratings:9080', ...headers } });
   const details = () => call({ port: mesh.outboundPort('productpage-v1-0'), path: '/details/0', headers: { host: 'details:9080' } });
   const cli = (...args: string[]) => spawnSync(join(root, 'mizzen'), args, { encoding: 'utf8', env: { ...process.env, MIZZEN_HOME: mesh.home } });
 
@@ -51,7 +55,13 @@ describe('the bookinfo example', () => {
     assert.match(page.body, /William Shakespeare/);
     assert.match(page.body, /Reviews served by: reviews-v[13]/);
     assert.ok(page.headers['x-request-id']);
-    const login = await call({ port: 8080, path: '/login', method: 'POST', headers: { 'content-type': 'application/x-www-form-urlencoded' }, body: 'username=jason' });
+    const login = await call({
+      port: 8080,
+      path: '/login',
+      method: 'POST',
+      headers: { 'content-type': 'application/x-www-form-urlencoded' },
+      body: 'username=jason',
+    });
     const cookie = String(login.headers['set-cookie']).split(';')[0]!;
     for (let i = 0; i < 5; i++) assert.match((await call({ port: 8080, path: '/productpage', headers: { cookie } })).body, /reviews-v2/);
     assert.equal((await call({ port: 8080, path: '/nothing' })).status, 404);
@@ -59,7 +69,14 @@ describe('the bookinfo example', () => {
   });
 
   it("takes each of Istio's routing samples unchanged", { skip: fixturesMissing }, async () => {
-    for (const name of ['bookinfo-gateway', 'destination-rule-reviews', 'destination-rule-all', 'destination-rule-all-mtls', 'virtual-service-all-v1', 'egress-rule-google-apis']) {
+    for (const name of [
+      'bookinfo-gateway',
+      'destination-rule-reviews',
+      'destination-rule-all',
+      'destination-rule-all-mtls',
+      'virtual-service-all-v1',
+      'egress-rule-google-apis',
+    ]) {
       await mesh.apply(fixture(`${name}.yaml`));
     }
     assert.equal((await call({ port: 8080, path: '/productpage' })).status, 200);
@@ -71,7 +88,10 @@ describe('the bookinfo example', () => {
     assert.deepEqual(await sample(40), { v1: 40 });
     await mesh.apply(fixture('virtual-service-reviews-v3.yaml'));
     assert.deepEqual(await sample(40), { v3: 40 });
-    for (const [name, jason, others] of [['virtual-service-reviews-test-v2', 'v2', 'v1'], ['virtual-service-reviews-jason-v2-v3', 'v2', 'v3']] as const) {
+    for (const [name, jason, others] of [
+      ['virtual-service-reviews-test-v2', 'v2', 'v1'],
+      ['virtual-service-reviews-jason-v2-v3', 'v2', 'v3'],
+    ] as const) {
       await mesh.apply(fixture(`${name}.yaml`));
       assert.equal((await reviews({ 'end-user': 'jason' })).body?.version, jason, name);
       assert.equal((await reviews({ 'end-user': 'jasonx' })).body?.version, others, name);
@@ -80,7 +100,12 @@ describe('the bookinfo example', () => {
   });
 
   it('splits 2,000 requests by weight within three standard deviations', { skip: fixturesMissing }, async () => {
-    for (const [name, first, firstShare, second] of [['90-10', 'v1', 0.9, 'v2'], ['50-v3', 'v1', 0.5, 'v3'], ['80-20', 'v1', 0.8, 'v2'], ['v2-v3', 'v2', 0.5, 'v3']] as const) {
+    for (const [name, first, firstShare, second] of [
+      ['90-10', 'v1', 0.9, 'v2'],
+      ['50-v3', 'v1', 0.5, 'v3'],
+      ['80-20', 'v1', 0.8, 'v2'],
+      ['v2-v3', 'v2', 0.5, 'v3'],
+    ] as const) {
       await mesh.apply(fixture(`virtual-service-reviews-${name}.yaml`));
       const counts = await sample(2_000);
       assert.deepEqual(Object.keys(counts).sort(), [first, second].sort(), name);
@@ -110,7 +135,12 @@ describe('the bookinfo example', () => {
 
   it('answers 503 for subsets that no workload is of', { skip: fixturesMissing }, async () => {
     await mesh.apply(fixture('destination-rule-all.yaml'));
-    for (const [name, ask] of [['virtual-service-details-v2', details], ['virtual-service-ratings-db', ratings], ['virtual-service-ratings-mysql', ratings], ['virtual-service-ratings-mysql-vm', ratings]] as const) {
+    for (const [name, ask] of [
+      ['virtual-service-details-v2', details],
+      ['virtual-service-ratings-db', ratings],
+      ['virtual-service-ratings-mysql', ratings],
+      ['virtual-service-ratings-mysql-vm', ratings],
+    ] as const) {
       await mesh.apply(fixture(`${name}.yaml`));
       const answer = await ask();
       assert.deepEqual([answer.status, answer.body], [503, 'no healthy upstream'], name);
@@ -121,7 +151,10 @@ describe('the bookinfo example', () => {
   it('answers the command line: get, status, proxy-config, logs, and teaches when asked wrongly', () => {
     assert.match(cli('get', 'virtualservices').stdout, /^NAME\s+GATEWAYS\s+HOSTS\s+AGE\n[\s\S]*reviews/);
     const status = JSON.parse(cli('status', '-o', 'json').stdout) as { proxies: { state: string }[] };
-    assert.deepEqual(status.proxies.map((proxy) => proxy.state), Array.from({ length: 7 }, () => 'synced'));
+    assert.deepEqual(
+      status.proxies.map((proxy) => proxy.state),
+      Array.from({ length: 7 }, () => 'synced'),
+    );
     assert.match(cli('proxy-config', 'routes', 'productpage-v1').stdout, /reviews\.default\.svc\.cluster\.local:9080/);
     assert.match(cli('proxy-config', 'clusters', 'productpage-v1').stdout, /outbound\|9080\|\|details/);
     assert.match(cli('proxy-config', 'endpoints', 'productpage-v1').stdout, /reviews-v3/);
@@ -129,7 +162,15 @@ describe('the bookinfo example', () => {
     assert.match(cli('proxy-config', 'secrets', 'productpage-v1').stdout, /spiffe:\/\/cluster\.local\/ns\/default\/sa\/bookinfo-productpage/);
     assert.match(cli('logs', 'ratings-v1').stdout, /ratings listens/);
     assert.ok(cli('logs', 'productpage-v1', '--proxy', '--tail', '100000').stdout.includes('sa/ingressgateway'));
-    const joined = cli('run', '--name', 'visitor', '--', 'sh', '-c', 'test "$(curl -s --noproxy "" -x $http_proxy http://details:9080/details/0 | head -c 1)" = "{" && exit 7');
+    const joined = cli(
+      'run',
+      '--name',
+      'visitor',
+      '--',
+      'sh',
+      '-c',
+      'test "$(curl -s --noproxy "" -x $http_proxy http://details:9080/details/0 | head -c 1)" = "{" && exit 7',
+    );
     assert.equal(joined.status, 7, joined.stderr);
     const wrong = cli('get', 'virtualservice');
     assert.equal(wrong.status, 0);
@@ -139,13 +180,23 @@ describe('the bookinfo example', () => {
   });
 
   it('gives one clear message for a broken file, and goes on', () => {
-    const apply = (yaml: string) => spawnSync(join(root, 'mizzen'), ['apply', '-f', '-'], { encoding: 'utf8', input: yaml, env: { ...process.env, MIZZEN_HOME: mesh.home } });
+    const apply = (yaml: string) =>
+      spawnSync(join(root, 'mizzen'), ['apply', '-f', '-'], { encoding: 'utf8', input: yaml, env: { ...process.env, MIZZEN_HOME: mesh.home } });
     const head = 'apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: x }\nspec:\n  hosts: [reviews]\n';
     assert.match(apply(`${head}  htp: []\n`).stderr, /standard input:6:3: spec\.htp: unknown field "htp": did you mean "http"\?[\s\S]*Nothing was changed/);
     assert.match(apply(`${head}  http: [\n`).stderr, /standard input:\d+:\d+: /);
-    assert.match(apply(head.replace('VirtualService', 'VirtualServise')).stderr, /standard input:2:7: kind: unknown kind "VirtualServise": did you mean VirtualService\?/);
-    assert.match(apply(`${head}  http:\n  - route: [{ destination: { host: reviws } }]\n`).stderr, /warning: standard input:7: VirtualService default\/x sends traffic to host "reviws".*did you mean "reviews"\?/);
-    assert.match(apply('apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: x }\nspec: {}\n').stderr, /not enforced by this version/);
+    assert.match(
+      apply(head.replace('VirtualService', 'VirtualServise')).stderr,
+      /standard input:2:7: kind: unknown kind "VirtualServise": did you mean VirtualService\?/,
+    );
+    assert.match(
+      apply(`${head}  http:\n  - route: [{ destination: { host: reviws } }]\n`).stderr,
+      /warning: standard input:7: VirtualService default\/x sends traffic to host "reviws".*did you mean "reviews"\?/,
+    );
+    assert.match(
+      apply('apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: x }\nspec: {}\n').stderr,
+      /not enforced by this version/,
+    );
     cli('delete', 'vs', 'x');
   });
 
@@ -153,12 +204,27 @@ describe('the bookinfo example', () => {
     const ports = ['productpage-v1-0', 'details-v1-0', 'ratings-v1-0', 'reviews-v1-0', 'reviews-v2-0', 'reviews-v3-0'].map((name) => mesh.outboundPort(name));
     const versionAt = async (port: number) => JSON.parse((await call({ port, path: '/reviews/0', headers: { host: 'reviews:9080' } })).body).version as string;
     const times: number[] = [];
-    for (const [file, version] of [['virtual-service-reviews-v3', 'v3'], ['virtual-service-all-v1', 'v1'], ['virtual-service-reviews-v3', 'v3']] as const) {
+    for (const [file, version] of [
+      ['virtual-service-reviews-v3', 'v3'],
+      ['virtual-service-all-v1', 'v1'],
+      ['virtual-service-reviews-v3', 'v3'],
+    ] as const) {
       const { decodeYaml } = await import('@mizzen/api');
       const { resource } = decodeYaml(fixture(`${file}.yaml`), 'f').resources.find((candidate) => candidate.resource.metadata.name === 'reviews')!;
-      await mesh.runner.api.call('PATCH', '/apis/networking.istio.io/v1/namespaces/default/virtualservices/reviews?fieldManager=test&force=true', { body: resource, contentType: 'application/apply-patch+yaml' });
+      await mesh.runner.api.call('PATCH', '/apis/networking.istio.io/v1/namespaces/default/virtualservices/reviews?fieldManager=test&force=true', {
+        body: resource,
+        contentType: 'application/apply-patch+yaml',
+      });
       const returnedAt = performance.now();
-      await Promise.all(ports.map((port) => until(`${version} at ${port}`, () => versionAt(port), (found) => found === version)));
+      await Promise.all(
+        ports.map((port) =>
+          until(
+            `${version} at ${port}`,
+            () => versionAt(port),
+            (found) => found === version,
+          ),
+        ),
+      );
       times.push(performance.now() - returnedAt);
     }
     assert.ok(Math.max(...times) < 300, times.map((time) => time.toFixed(0)).join(', '));
@@ -193,14 +259,26 @@ describe('the bookinfo example', () => {
     };
     // Through the gateway and productpage, and from every sidecar to every service.
     const names = ['productpage-v1-0', 'details-v1-0', 'ratings-v1-0', 'reviews-v1-0', 'reviews-v2-0', 'reviews-v3-0'];
-    const targets = [['details', '/details/0'], ['reviews', '/reviews/0'], ['ratings', '/ratings/0']] as const;
-    await Promise.all([load(() => call({ port: 8080, path: '/productpage' })), ...names.flatMap((name) => targets.map(([host, path]) => load(() => call({ port: mesh.outboundPort(name), path, headers: { host: `${host}:9080` } }))))]);
+    const targets = [
+      ['details', '/details/0'],
+      ['reviews', '/reviews/0'],
+      ['ratings', '/ratings/0'],
+    ] as const;
+    await Promise.all([
+      load(() => call({ port: 8080, path: '/productpage' })),
+      ...names.flatMap((name) => targets.map(([host, path]) => load(() => call({ port: mesh.outboundPort(name), path, headers: { host: `${host}:9080` } })))),
+    ]);
     assert.deepEqual(failures.slice(0, 3), []);
     assert.ok(requests > loadSeconds * 20, `${requests} requests`);
     isDown = false;
     clearInterval(hold);
     // The runner may be pausing after so many crashes; the five seconds count from when the control plane is back.
-    await until('the control plane', () => mesh.proxies(), () => true, 40_000);
+    await until(
+      'the control plane',
+      () => mesh.proxies(),
+      () => true,
+      40_000,
+    );
     const backAt = performance.now();
     await mesh.synced();
     assert.ok(performance.now() - backAt < 5_000);

@@ -90,7 +90,13 @@ describe('HTTP/1.1 through client and server sidecar', () => {
     for (const size of [0, 1, 1000, 16 * 1024, 70_000, 1_048_576, 5_000_000]) {
       for (const chunked of [false, true]) {
         const body = randomBytes(size);
-        const answer = await call({ port: client.outboundPort, method: 'POST', headers: { host: 'echo:9080', ...(chunked ? { 'transfer-encoding': 'chunked' } : { 'content-length': String(size) }) }, body, agent });
+        const answer = await call({
+          port: client.outboundPort,
+          method: 'POST',
+          headers: { host: 'echo:9080', ...(chunked ? { 'transfer-encoding': 'chunked' } : { 'content-length': String(size) }) },
+          body,
+          agent,
+        });
         assert.equal(answer.body, `POST ${size} ${createHash('sha256').update(body).digest('hex')}`);
       }
     }
@@ -119,18 +125,32 @@ describe('HTTP/1.1 through client and server sidecar', () => {
   });
 
   it('answers pipelined requests in their order, and says 100 Continue', async () => {
-    const answers = await raw(`GET /1 HTTP/1.1\r\n${host}\r\nPOST /2 HTTP/1.1\r\n${host}content-length: 3\r\n\r\nabcHEAD /3 HTTP/1.1\r\n${host}\r\nGET /4 HTTP/1.1\r\n${host}connection: close\r\n\r\n`);
-    assert.deepEqual([...answers.matchAll(/(GET|POST) \d+ /g)].map((match) => match[0]), ['GET 0 ', 'POST 3 ', 'GET 0 ']);
+    const answers = await raw(
+      `GET /1 HTTP/1.1\r\n${host}\r\nPOST /2 HTTP/1.1\r\n${host}content-length: 3\r\n\r\nabcHEAD /3 HTTP/1.1\r\n${host}\r\nGET /4 HTTP/1.1\r\n${host}connection: close\r\n\r\n`,
+    );
+    assert.deepEqual(
+      [...answers.matchAll(/(GET|POST) \d+ /g)].map((match) => match[0]),
+      ['GET 0 ', 'POST 3 ', 'GET 0 '],
+    );
     assert.equal([...answers.matchAll(/HTTP\/1\.1 200/g)].length, 4);
     assert.deepEqual(reached, ['GET /1', 'POST /2', 'HEAD /3', 'GET /4']);
-    assert.match(await raw(`POST / HTTP/1.1\r\n${host}expect: 100-continue\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok`), /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 OK/);
+    assert.match(
+      await raw(`POST / HTTP/1.1\r\n${host}expect: 100-continue\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok`),
+      /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 OK/,
+    );
   });
 
   it('serves HTTP/1.0, and plain HTTP inside CONNECT', async () => {
     const old = await raw(`GET / HTTP/1.0\r\n${host}\r\n`);
     assert.match(old, /connection: close/);
-    assert.match(await raw(`GET / HTTP/1.0\r\n${host}connection: keep-alive\r\n\r\nGET / HTTP/1.0\r\n${host}\r\n`), /keep-alive[\s\S]*HTTP\/1\.1 200[\s\S]*connection: close/);
-    assert.match(await raw(`CONNECT echo:9080 HTTP/1.1\r\nhost: echo:9080\r\n\r\nGET / HTTP/1.1\r\n${host}connection: close\r\n\r\n`), /^HTTP\/1\.1 200 Connection established\r\n\r\nHTTP\/1\.1 200 OK[\s\S]*GET 0/);
+    assert.match(
+      await raw(`GET / HTTP/1.0\r\n${host}connection: keep-alive\r\n\r\nGET / HTTP/1.0\r\n${host}\r\n`),
+      /keep-alive[\s\S]*HTTP\/1\.1 200[\s\S]*connection: close/,
+    );
+    assert.match(
+      await raw(`CONNECT echo:9080 HTTP/1.1\r\nhost: echo:9080\r\n\r\nGET / HTTP/1.1\r\n${host}connection: close\r\n\r\n`),
+      /^HTTP\/1\.1 200 Connection established\r\n\r\nHTTP\/1\.1 200 OK[\s\S]*GET 0/,
+    );
   });
 
   it('breaks off when the server does, and answers 503 or 502 when nothing has been said yet', async () => {
@@ -208,6 +228,7 @@ describe('HTTP/1.1 through client and server sidecar', () => {
 
   it('counts what it refused by reason', async () => {
     const { body } = await call({ port: client.adminPort, path: '/stats/prometheus' });
-    for (const reason of ['http1.repeated_content_length', 'http1.bad_chunk', 'http1.missing_host', 'http1.space_before_colon']) assert.match(body, new RegExp(`mizzen_http_violations_total\\{reason="${reason}"\\} [1-9]`));
+    for (const reason of ['http1.repeated_content_length', 'http1.bad_chunk', 'http1.missing_host', 'http1.space_before_colon'])
+      assert.match(body, new RegExp(`mizzen_http_violations_total\\{reason="${reason}"\\} [1-9]`));
   });
 });

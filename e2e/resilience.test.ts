@@ -29,15 +29,25 @@ describe('a mesh under faults', () => {
     const sidecars: RunningProxy[] = [];
     for (let i = 0; i < 10; i++) sidecars.push(await mesh.proxy(`caller-${i}`, { serviceAccount: 'caller' }));
     await Promise.all(sidecars.map(({ proxy }) => proxy.ready));
-    const rule = 'apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: { name: target }\nspec:\n  host: target\n  subsets: [{ name: v1, labels: { version: v1 } }, { name: v2, labels: { version: v2 } }]\n---\n';
-    const route = (subset: string) => `${rule}apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: target }\nspec:\n  hosts: [target]\n  http: [{ route: [{ destination: { host: target, subset: ${subset} } }] }]\n`;
+    const rule =
+      'apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: { name: target }\nspec:\n  host: target\n  subsets: [{ name: v1, labels: { version: v1 } }, { name: v2, labels: { version: v2 } }]\n---\n';
+    const route = (subset: string) =>
+      `${rule}apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: target }\nspec:\n  hosts: [target]\n  http: [{ route: [{ destination: { host: target, subset: ${subset} } }] }]\n`;
     const file = join(mesh.home, 'route.yaml');
     for (const subset of ['v1', 'v2', 'v1']) {
       writeFileSync(file, route(subset));
       const child = spawn(join(root, 'mizzen'), ['apply', '-f', file, '--home', mesh.home], { stdio: 'ignore' });
       assert.deepEqual(await once(child, 'exit'), [0, null]);
       const returnedAt = performance.now();
-      await Promise.all(sidecars.map(({ outboundPort }) => until('the new route', async () => JSON.parse((await call({ port: outboundPort, headers: { host: 'target:9080' } })).body).name as string, (name) => name === `target-${subset}`)));
+      await Promise.all(
+        sidecars.map(({ outboundPort }) =>
+          until(
+            'the new route',
+            async () => JSON.parse((await call({ port: outboundPort, headers: { host: 'target:9080' } })).body).name as string,
+            (name) => name === `target-${subset}`,
+          ),
+        ),
+      );
       assert.ok(performance.now() - returnedAt < 300, `${performance.now() - returnedAt} ms`);
     }
   });
@@ -50,7 +60,12 @@ describe('a mesh under faults', () => {
     await client.proxy.ready;
     await doomed.proxy.close();
     for (let i = 0; i < 50; i++) assert.equal((await call({ port: client.outboundPort, headers: { host: 'pair:9080' } })).status, 200);
-    await until('its deregistration', async () => (await mesh.plane.registry.store.list('networking.istio.io', 'WorkloadEntry')).items.map((item) => item.key.name), (names) => !names.includes('pair-b'), 5_000);
+    await until(
+      'its deregistration',
+      async () => (await mesh.plane.registry.store.list('networking.istio.io', 'WorkloadEntry')).items.map((item) => item.key.name),
+      (names) => !names.includes('pair-b'),
+      5_000,
+    );
   });
 
   it('starts without a control plane, says so, and joins when there is one', async () => {
@@ -63,10 +78,31 @@ describe('a mesh under faults', () => {
     writeFileSync(join(home, 'late.token'), token);
     const lines: string[] = [];
     const proxy = await startProxy(
-      { type: 'sidecar', name: 'late', namespace: 'default', workload: 'late', serviceAccount: 'late', labels: {}, trustDomain: 'cluster.local', address: '127.0.0.1', control: `127.0.0.1:${xdsPort}`, rootCertificateFile: homeFiles(home).rootCertificate, tokenFile: join(home, 'late.token'), adminPort: 0, outbound: `127.0.0.1:${await mesh.ports.next()}` },
+      {
+        type: 'sidecar',
+        name: 'late',
+        namespace: 'default',
+        workload: 'late',
+        serviceAccount: 'late',
+        labels: {},
+        trustDomain: 'cluster.local',
+        address: '127.0.0.1',
+        control: `127.0.0.1:${xdsPort}`,
+        rootCertificateFile: homeFiles(home).rootCertificate,
+        tokenFile: join(home, 'late.token'),
+        adminPort: 0,
+        outbound: `127.0.0.1:${await mesh.ports.next()}`,
+      },
       new Logger('late', 'warn', (line) => lines.push(line)),
     );
-    await until('the second attempt', async () => lines, (all) => all.filter((line) => /not connected to the control plane at 127\.0\.0\.1:\d+: nobody listens there\. Is the control plane running\?.*Trying again in [\d.]+ s/.test(line)).length >= 2);
+    await until(
+      'the second attempt',
+      async () => lines,
+      (all) =>
+        all.filter((line) =>
+          /not connected to the control plane at 127\.0\.0\.1:\d+: nobody listens there\. Is the control plane running\?.*Trying again in [\d.]+ s/.test(line),
+        ).length >= 2,
+    );
     assert.equal((await call({ port: proxy.adminPort!, path: '/ready' })).status, 503);
     const plane = await startControlPlane({ home, apiPort, xdsPort, logger: silentLogger });
     await proxy.ready;
@@ -81,14 +117,38 @@ describe('a mesh under faults', () => {
     await mesh.apply(service('site'));
     await mesh.workload('site');
     const certificate = (name: string) => {
-      const result = spawnSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2', '-subj', `/CN=${name}`, '-addext', `subjectAltName=DNS:${name}`, '-keyout', join(mesh.home, 'k.pem'), '-out', join(mesh.home, 'c.pem')]);
+      const result = spawnSync('openssl', [
+        'req',
+        '-x509',
+        '-newkey',
+        'ec',
+        '-pkeyopt',
+        'ec_paramgen_curve:P-256',
+        '-nodes',
+        '-days',
+        '2',
+        '-subj',
+        `/CN=${name}`,
+        '-addext',
+        `subjectAltName=DNS:${name}`,
+        '-keyout',
+        join(mesh.home, 'k.pem'),
+        '-out',
+        join(mesh.home, 'c.pem'),
+      ]);
       assert.equal(result.status, 0);
       const data = (file: string) => readFileSync(join(mesh.home, file)).toString('base64');
-      return { yaml: `apiVersion: v1\nkind: Secret\nmetadata: { name: ${name.replaceAll('.', '-')} }\ntype: kubernetes.io/tls\ndata: { tls.crt: ${data('c.pem')}, tls.key: ${data('k.pem')} }\n---\n`, pem: readFileSync(join(mesh.home, 'c.pem'), 'utf8') };
+      return {
+        yaml: `apiVersion: v1\nkind: Secret\nmetadata: { name: ${name.replaceAll('.', '-')} }\ntype: kubernetes.io/tls\ndata: { tls.crt: ${data('c.pem')}, tls.key: ${data('k.pem')} }\n---\n`,
+        pem: readFileSync(join(mesh.home, 'c.pem'), 'utf8'),
+      };
     };
     const [one, two] = [certificate('one.example'), certificate('two.example')];
-    const server = (name: string) => `  - port: { number: ${port}, name: https-${name}, protocol: HTTPS }\n    hosts: [${name}.example]\n    tls: { mode: SIMPLE, credentialName: ${name}-example }\n`;
-    await mesh.apply(`${one.yaml}${two.yaml}apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: { name: site }\nspec:\n  selector: { istio: edge }\n  servers:\n${server('one')}${server('two')}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: site }\nspec:\n  hosts: ["one.example", "two.example"]\n  gateways: [site]\n  http: [{ route: [{ destination: { host: site } }] }]\n`);
+    const server = (name: string) =>
+      `  - port: { number: ${port}, name: https-${name}, protocol: HTTPS }\n    hosts: [${name}.example]\n    tls: { mode: SIMPLE, credentialName: ${name}-example }\n`;
+    await mesh.apply(
+      `${one.yaml}${two.yaml}apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: { name: site }\nspec:\n  selector: { istio: edge }\n  servers:\n${server('one')}${server('two')}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: site }\nspec:\n  hosts: ["one.example", "two.example"]\n  gateways: [site]\n  http: [{ route: [{ destination: { host: site } }] }]\n`,
+    );
     const gateway = await mesh.proxy('edge', { type: 'gateway', labels: { istio: 'edge' } });
     await gateway.proxy.ready;
     const ask = (name: string, ca: string) => call({ port, headers: { host: name, 'x-forwarded-for': '6.6.6.6' }, tls: { servername: name, ca } });
@@ -108,7 +168,9 @@ describe('a mesh under faults', () => {
     await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
     const { port } = taken.address() as net.AddressInfo;
     const home = mkdtempSync(join(tmpdir(), 'mizzen-port-'));
-    const result = spawn(join(root, 'mizzen'), ['control', '--home', home, '--api-port', String(port), '--xds-port', '0'], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const result = spawn(join(root, 'mizzen'), ['control', '--home', home, '--api-port', String(port), '--xds-port', '0'], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
     let text = '';
     result.stderr.on('data', (chunk: Buffer) => (text += chunk));
     const [code] = (await once(result, 'exit')) as [number];
@@ -121,14 +183,38 @@ describe('a mesh under faults', () => {
   it('starts a workload that exits at once again, with pauses, and says why it ended', async () => {
     const { SupervisedProcess } = await import('../packages/cli/runner/supervised-process.ts');
     const notices: string[] = [];
-    const doomed = new SupervisedProcess({ name: 'doomed', command: ['sh', '-c', 'echo cannot find my config; exit 3'], env: { PATH: process.env['PATH']! }, workingDirectory: mesh.home, logFile: join(mesh.home, 'doomed.log'), onLine: () => {}, onNotice: (notice) => notices.push(notice) });
+    const doomed = new SupervisedProcess({
+      name: 'doomed',
+      command: ['sh', '-c', 'echo cannot find my config; exit 3'],
+      env: { PATH: process.env['PATH']! },
+      workingDirectory: mesh.home,
+      logFile: join(mesh.home, 'doomed.log'),
+      onLine: () => {},
+      onNotice: (notice) => notices.push(notice),
+    });
     doomed.start();
-    await until('two ends', async () => notices.length, (count) => count >= 2);
+    await until(
+      'two ends',
+      async () => notices.length,
+      (count) => count >= 2,
+    );
     assert.match(notices[0]!, /^it exited with code 3 after [\d.]+ s\. Starting it again in [\d.]+ s\. Its last words:\n {4}cannot find my config/);
     await doomed.stop(1_000);
-    const nameless = new SupervisedProcess({ name: 'nameless', command: ['no-such-program'], env: { PATH: process.env['PATH']! }, workingDirectory: mesh.home, logFile: join(mesh.home, 'nameless.log'), onLine: () => {}, onNotice: (notice) => notices.push(notice) });
+    const nameless = new SupervisedProcess({
+      name: 'nameless',
+      command: ['no-such-program'],
+      env: { PATH: process.env['PATH']! },
+      workingDirectory: mesh.home,
+      logFile: join(mesh.home, 'nameless.log'),
+      onLine: () => {},
+      onNotice: (notice) => notices.push(notice),
+    });
     nameless.start();
-    await until('the notice', async () => notices.at(-1), (notice) => /the program "no-such-program" was not found in PATH/.test(notice ?? ''));
+    await until(
+      'the notice',
+      async () => notices.at(-1),
+      (notice) => /the program "no-such-program" was not found in PATH/.test(notice ?? ''),
+    );
     await nameless.stop(1_000);
   });
 
@@ -136,8 +222,15 @@ describe('a mesh under faults', () => {
     const { DirectorySource } = await import('../packages/control/galley/directory-source.ts');
     const folder = mkdtempSync(join(tmpdir(), 'mizzen-folder-'));
     const problems: string[] = [];
-    const source = new DirectorySource({ directory: folder, registry: mesh.plane.registry, logger: silentLogger, settleMs: 10, onProblems: (found) => problems.push(...found) });
-    const names = async () => (await mesh.plane.registry.store.list('', 'ConfigMap')).items.map((item) => `${item.key.name}=${(item.resource['data'] as { a: string }).a}`);
+    const source = new DirectorySource({
+      directory: folder,
+      registry: mesh.plane.registry,
+      logger: silentLogger,
+      settleMs: 10,
+      onProblems: (found) => problems.push(...found),
+    });
+    const names = async () =>
+      (await mesh.plane.registry.store.list('', 'ConfigMap')).items.map((item) => `${item.key.name}=${(item.resource['data'] as { a: string }).a}`);
     const map = (name: string, value: string) => `apiVersion: v1\nkind: ConfigMap\nmetadata: { name: ${name} }\ndata: { a: "${value}" }\n---\n`;
     writeFileSync(join(folder, 'a.yaml'), map('one', '1') + map('two', '2'));
     await source.start();
@@ -145,7 +238,11 @@ describe('a mesh under faults', () => {
     writeFileSync(join(folder, 'a.yaml'), map('one', '1') + map('two', '3'));
     await until('the change', names, (found) => found.includes('two=3'));
     writeFileSync(join(folder, 'a.yaml'), `${map('one', '9')}kind: [\n`);
-    await until('the report', async () => problems, (found) => found.some((problem) => /a\.yaml:\d+:\d+: /.test(problem)));
+    await until(
+      'the report',
+      async () => problems,
+      (found) => found.some((problem) => /a\.yaml:\d+:\d+: /.test(problem)),
+    );
     assert.deepEqual(await names(), ['one=1', 'two=3']);
     writeFileSync(join(folder, 'a.yaml'), map('one', '1'));
     await until('the deletion', names, (found) => found.length === 1);

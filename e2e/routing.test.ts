@@ -23,8 +23,19 @@ describe('routing', () => {
   let mesh: TestMesh;
   let client: RunningProxy;
   const ask = async (path = '/', headers: Record<string, string> = {}, method = 'GET', body?: string) => {
-    const answer = await call({ port: client.outboundPort, path, method, headers: { host: 'reviews:9080', ...headers }, ...(body === undefined ? {} : { body }) });
-    return { ...answer, echo: answer.body.startsWith('{') ? (JSON.parse(answer.body) as { name: string; url: string; method: string; headers: Record<string, string>; body: string }) : undefined };
+    const answer = await call({
+      port: client.outboundPort,
+      path,
+      method,
+      headers: { host: 'reviews:9080', ...headers },
+      ...(body === undefined ? {} : { body }),
+    });
+    return {
+      ...answer,
+      echo: answer.body.startsWith('{')
+        ? (JSON.parse(answer.body) as { name: string; url: string; method: string; headers: Record<string, string>; body: string })
+        : undefined,
+    };
   };
   before(async () => {
     mesh = await TestMesh.start();
@@ -37,7 +48,14 @@ describe('routing', () => {
   after(() => mesh.close());
 
   it('finds a service by every form of its name, in absolute form too', async () => {
-    for (const host of ['reviews:9080', 'reviews', 'reviews.default:9080', 'reviews.default.svc', 'REVIEWS.default.svc.cluster.local:9080', 'reviews.default.svc.cluster.local.:9080']) {
+    for (const host of [
+      'reviews:9080',
+      'reviews',
+      'reviews.default:9080',
+      'reviews.default.svc',
+      'REVIEWS.default.svc.cluster.local:9080',
+      'reviews.default.svc.cluster.local.:9080',
+    ]) {
       assert.equal((await call({ port: client.outboundPort, headers: { host } })).status, 200, host);
     }
     const absolute = await call({ port: client.outboundPort, path: 'http://reviews:9080/x', headers: { host: 'reviews:9080' } });
@@ -75,8 +93,13 @@ describe('routing', () => {
   });
 
   it('cannot be told a path in a way that passes its match by', async () => {
-    await mesh.apply(virtualService('\n  - match: [{ uri: { prefix: /admin } }]\n    directResponse: { status: 403 }\n  - route: [{ destination: { host: reviews, subset: v1 } }]\n'));
-    for (const path of ['/admin', '/%61dmin', '/./admin', '/x/../admin', '/x/%2e%2e/admin', '/\\..\\admin', '/admin;a=b', '/admin?']) assert.equal((await ask(path)).status, 403, path);
+    await mesh.apply(
+      virtualService(
+        '\n  - match: [{ uri: { prefix: /admin } }]\n    directResponse: { status: 403 }\n  - route: [{ destination: { host: reviews, subset: v1 } }]\n',
+      ),
+    );
+    for (const path of ['/admin', '/%61dmin', '/./admin', '/x/../admin', '/x/%2e%2e/admin', '/\\..\\admin', '/admin;a=b', '/admin?'])
+      assert.equal((await ask(path)).status, 403, path);
     assert.equal((await ask('/%00admin')).status, 400);
     assert.equal((await ask('/../../admin')).status, 400);
   });
@@ -191,7 +214,10 @@ spec:
     await mesh.apply(virtualService('\n  - route: [{ destination: { host: reviews, subset: v9 } }]\n'), 'broken.yaml');
     assert.equal((await ask()).echo?.name, 'reviews-v2');
     const [finding] = mesh.plane.pilot.findings.filter((candidate) => candidate.level === 'error');
-    assert.match(finding?.message ?? '', /subset "v9" of host "reviews", but no DestinationRule defines it\. Defined: v1, v2\. The version before it stays in effect/);
+    assert.match(
+      finding?.message ?? '',
+      /subset "v9" of host "reviews", but no DestinationRule defines it\. Defined: v1, v2\. The version before it stays in effect/,
+    );
     assert.match(finding?.place ?? '', /^broken\.yaml:\d+$/);
   });
 });

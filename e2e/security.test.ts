@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
-import net from 'node:net';
+import type net from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import tls from 'node:tls';
@@ -14,14 +14,16 @@ import { TokenIssuer } from '../packages/control/citadel/token-issuer.ts';
 import { call, until } from './support/http.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
-const strict = 'apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: default, namespace: istio-system }\nspec: { mtls: { mode: STRICT } }\n';
+const strict =
+  'apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: default, namespace: istio-system }\nspec: { mtls: { mode: STRICT } }\n';
 const mode = (name: string) => strict.replace('STRICT', name);
 
 describe('identity and mutual TLS', () => {
   let mesh: TestMesh;
   let server: RunningProxy;
   let client: RunningProxy;
-  const throughMesh = (from: RunningProxy = client, headers: Record<string, string> = {}) => call({ port: from.outboundPort, headers: { host: 'web:9080', ...headers } });
+  const throughMesh = (from: RunningProxy = client, headers: Record<string, string> = {}) =>
+    call({ port: from.outboundPort, headers: { host: 'web:9080', ...headers } });
   before(async () => {
     mesh = await TestMesh.start();
     await mesh.apply(service('web'));
@@ -34,8 +36,18 @@ describe('identity and mutual TLS', () => {
   it('tells the application who called, and takes no word of a caller for it', async () => {
     const answer = await throughMesh(client, { 'x-forwarded-client-cert': 'By=spiffe://evil;URI=spiffe://evil' });
     const { headers } = JSON.parse(answer.body) as { headers: Record<string, string> };
-    assert.match(headers['x-forwarded-client-cert'] ?? '', /^By=spiffe:\/\/cluster\.local\/ns\/default\/sa\/web-account;Hash=[0-9a-f]{64};Subject="[^"]*";URI=spiffe:\/\/cluster\.local\/ns\/default\/sa\/client-account$/);
-    const plain = JSON.parse((await call({ port: server.inboundPort, headers: { host: 'web', 'x-forwarded-client-cert': 'URI=spiffe://evil', 'x-forwarded-for': '6.6.6.6', 'x-envoy-retry-on': '5xx' } })).body) as { headers: Record<string, string> };
+    assert.match(
+      headers['x-forwarded-client-cert'] ?? '',
+      /^By=spiffe:\/\/cluster\.local\/ns\/default\/sa\/web-account;Hash=[0-9a-f]{64};Subject="[^"]*";URI=spiffe:\/\/cluster\.local\/ns\/default\/sa\/client-account$/,
+    );
+    const plain = JSON.parse(
+      (
+        await call({
+          port: server.inboundPort,
+          headers: { host: 'web', 'x-forwarded-client-cert': 'URI=spiffe://evil', 'x-forwarded-for': '6.6.6.6', 'x-envoy-retry-on': '5xx' },
+        })
+      ).body,
+    ) as { headers: Record<string, string> };
     assert.equal(plain.headers['x-forwarded-client-cert'], undefined);
     assert.equal(plain.headers['x-forwarded-for'], '127.0.0.1');
     assert.equal(plain.headers['x-envoy-retry-on'], undefined);
@@ -46,8 +58,15 @@ describe('identity and mutual TLS', () => {
     await other.proxy.ready;
     assert.equal((await throughMesh(other)).status, 200);
     const metrics = await call({ port: server.adminPort, path: '/stats/prometheus' });
-    assert.match(metrics.body, /istio_requests_total\{reporter="destination",source_workload="other",[^}]*source_principal="spiffe:\/\/cluster\.local\/ns\/default\/sa\/other-account"[^}]*connection_security_policy="mutual_tls"\} 1/);
-    await until('the access log', async () => readFileSync(server.config.accessLogFile!, 'utf8'), (text) => text.includes('spiffe://cluster.local/ns/default/sa/other-account'));
+    assert.match(
+      metrics.body,
+      /istio_requests_total\{reporter="destination",source_workload="other",[^}]*source_principal="spiffe:\/\/cluster\.local\/ns\/default\/sa\/other-account"[^}]*connection_security_policy="mutual_tls"\} 1/,
+    );
+    await until(
+      'the access log',
+      async () => readFileSync(server.config.accessLogFile!, 'utf8'),
+      (text) => text.includes('spiffe://cluster.local/ns/default/sa/other-account'),
+    );
   });
 
   it('refuses plain text when STRICT, takes it when PERMISSIVE, takes only plain text when DISABLE', async () => {
@@ -90,12 +109,19 @@ describe('identity and mutual TLS', () => {
 
   it('does not talk to a server that proves another identity than the service has', async () => {
     // Somebody listens at the endpoint's address with a certificate of the mesh, but for another account.
-    const other = await mesh.plane.authority.issueServer({ dns: [], ip: [], identity: { trustDomain: 'cluster.local', namespace: 'default', serviceAccount: 'impostor' } }, 600);
+    const other = await mesh.plane.authority.issueServer(
+      { dns: [], ip: [], identity: { trustDomain: 'cluster.local', namespace: 'default', serviceAccount: 'impostor' } },
+      600,
+    );
     const received: string[] = [];
-    const impostor = tls.createServer({ cert: other.cert, key: other.key, ALPNProtocols: ['istio'] }, (socket) => socket.on('data', (data) => received.push(data.toString())));
+    const impostor = tls.createServer({ cert: other.cert, key: other.key, ALPNProtocols: ['istio'] }, (socket) =>
+      socket.on('data', (data) => received.push(data.toString())),
+    );
     await new Promise<void>((resolve) => impostor.listen(0, '127.0.0.1', resolve));
     const { port } = impostor.address() as net.AddressInfo;
-    await mesh.apply(`${service('victim')}apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: { name: victim }\nspec: { address: 127.0.0.1, ports: { http: ${port} }, serviceAccount: victim, labels: { app: victim, security.istio.io/tlsMode: istio } }\n`);
+    await mesh.apply(
+      `${service('victim')}apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: { name: victim }\nspec: { address: 127.0.0.1, ports: { http: ${port} }, serviceAccount: victim, labels: { app: victim, security.istio.io/tlsMode: istio } }\n`,
+    );
     const answer = await call({ port: client.outboundPort, headers: { host: 'victim:9080', authorization: 'secret' } });
     assert.equal(answer.status, 503);
     assert.match(answer.body, /impostor, but spiffe:\/\/cluster\.local\/ns\/default\/sa\/victim was expected/);
@@ -128,10 +154,16 @@ describe('identity and mutual TLS', () => {
 
   it('gives a certificate only for the identity that a token proves', async () => {
     const files = homeFiles(mesh.home);
-    const transport = createGrpcTransport({ baseUrl: `https://127.0.0.1:${mesh.plane.xdsPort}`, nodeOptions: { ca: readFileSync(files.rootCertificate), servername: 'mizzen-control' } });
+    const transport = createGrpcTransport({
+      baseUrl: `https://127.0.0.1:${mesh.plane.xdsPort}`,
+      nodeOptions: { ca: readFileSync(files.rootCertificate), servername: 'mizzen-control' },
+    });
     const authority = createClient(IstioCertificateService, transport);
     const refused = async (token: string | undefined, expected: RegExp) => {
-      await assert.rejects(authority.createCertificate({ csr: 'x' }, { headers: token === undefined ? {} : { authorization: `Bearer ${token}` } }), (error: unknown) => error instanceof ConnectError && error.code === Code.Unauthenticated && expected.test(error.rawMessage));
+      await assert.rejects(
+        authority.createCertificate({ csr: 'x' }, { headers: token === undefined ? {} : { authorization: `Bearer ${token}` } }),
+        (error: unknown) => error instanceof ConnectError && error.code === Code.Unauthenticated && expected.test(error.rawMessage),
+      );
     };
     await refused(undefined, /neither a client certificate/);
     await refused('nonsense', /not issued by this control plane/);
@@ -143,21 +175,30 @@ describe('identity and mutual TLS', () => {
     const none = `${Buffer.from('{"alg":"none"}').toString('base64url')}.${Buffer.from('{"sub":"system:serviceaccount:default:x","aud":"istio-ca","exp":99999999999}').toString('base64url')}.`;
     await refused(none, /not issued by this control plane/);
     const { token } = await mesh.plane.tokens.issue('default', 'web-account', [], 600);
-    await assert.rejects(authority.createCertificate({ csr: 'no csr' }, { headers: { authorization: `Bearer ${token}` } }), (error: unknown) => error instanceof ConnectError && error.code === Code.InvalidArgument);
+    await assert.rejects(
+      authority.createCertificate({ csr: 'no csr' }, { headers: { authorization: `Bearer ${token}` } }),
+      (error: unknown) => error instanceof ConnectError && error.code === Code.InvalidArgument,
+    );
   });
 
   it('lets no proxy be what its token does not say', async () => {
     const file = join(mesh.home, 'liar.token');
     writeFileSync(file, (await mesh.plane.tokens.issue('default', 'nobody', [], 600)).token);
     const liar = await mesh.proxy('liar', { serviceAccount: 'web-account', tokenFile: file });
-    await until('the refusal', async () => (await call({ port: liar.adminPort, path: '/stats/prometheus' })).body, (text) => /control_plane_connection_attempts_total [2-9]/.test(text));
+    await until(
+      'the refusal',
+      async () => (await call({ port: liar.adminPort, path: '/stats/prometheus' })).body,
+      (text) => /control_plane_connection_attempts_total [2-9]/.test(text),
+    );
     assert.ok(!mesh.plane.pilot.proxies().some((proxy) => proxy.name === 'liar'));
   });
 
   it('keeps keys in files that only their owner may read, and out of every dump', async () => {
     const { certificates, adminToken, store } = homeFiles(mesh.home);
-    for (const file of [join(certificates, 'root-key.pem'), join(certificates, 'ca-key.pem'), join(certificates, 'token-key.pem'), adminToken, store]) assert.equal(statSync(file).mode & 0o077, 0, file);
-    for (const path of ['/config_dump', '/certs', '/clusters', '/listeners', '/stats/prometheus']) assert.doesNotMatch((await call({ port: server.adminPort, path })).body, /PRIVATE KEY/);
+    for (const file of [join(certificates, 'root-key.pem'), join(certificates, 'ca-key.pem'), join(certificates, 'token-key.pem'), adminToken, store])
+      assert.equal(statSync(file).mode & 0o077, 0, file);
+    for (const path of ['/config_dump', '/certs', '/clusters', '/listeners', '/stats/prometheus'])
+      assert.doesNotMatch((await call({ port: server.adminPort, path })).body, /PRIVATE KEY/);
   });
 
   it('answers the admin server only to 127.0.0.1 by name, and never changes anything', async () => {

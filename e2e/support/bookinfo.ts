@@ -68,14 +68,22 @@ export class Bookinfo {
   }
 
   async synced(): Promise<void> {
-    await until('all proxies synced', () => this.proxies(), (proxies) => proxies.length === 7 && proxies.every((proxy) => proxy.state === 'synced'));
+    await until(
+      'all proxies synced',
+      () => this.proxies(),
+      (proxies) => proxies.length === 7 && proxies.every((proxy) => proxy.state === 'synced'),
+    );
   }
 
   /** Applies YAML through the API and waits until all sidecars have it. Returns the warnings. */
   async apply(yaml: string): Promise<string[]> {
     const warnings: string[] = [];
     for (const { resource, origin } of this.#decode(yaml)) {
-      const answer: ApiAnswer = await this.runner.api.call('PATCH', `${this.#path(resource)}?fieldManager=test&force=true`, { body: resource, contentType: 'application/apply-patch+yaml', origin });
+      const answer: ApiAnswer = await this.runner.api.call('PATCH', `${this.#path(resource)}?fieldManager=test&force=true`, {
+        body: resource,
+        contentType: 'application/apply-patch+yaml',
+        origin,
+      });
       warnings.push(...answer.warnings);
     }
     await this.synced();

@@ -20,7 +20,14 @@ export interface Call {
 /** One request to a port of this machine, answered whole. */
 export function call(options: Call): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const common = { host: '127.0.0.1', port: options.port, path: options.path ?? '/', method: options.method ?? 'GET', headers: options.headers, ...(options.agent ? { agent: options.agent } : {}) };
+    const common = {
+      host: '127.0.0.1',
+      port: options.port,
+      path: options.path ?? '/',
+      method: options.method ?? 'GET',
+      headers: options.headers,
+      ...(options.agent ? { agent: options.agent } : {}),
+    };
     const onResponse = (response: http.IncomingMessage) => {
       const chunks: Buffer[] = [];
       response.on('data', (chunk: Buffer) => chunks.push(chunk));
@@ -45,7 +52,10 @@ export async function until<Value>(what: string, ask: () => Promise<Value>, isRi
     } catch (error) {
       last = error;
     }
-    if (Date.now() > deadline) throw new Error(`${what}: not within ${timeoutMs} ms; last: ${typeof last === 'object' && !(last instanceof Error) ? JSON.stringify(last).slice(0, 500) : String(last)}`);
+    if (Date.now() > deadline)
+      throw new Error(
+        `${what}: not within ${timeoutMs} ms; last: ${typeof last === 'object' && !(last instanceof Error) ? JSON.stringify(last).slice(0, 500) : String(last)}`,
+      );
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

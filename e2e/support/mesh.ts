@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { decodeYaml, describeProblem, findKind, groupOf } from '@mizzen/api';
 import { silentLogger } from '@mizzen/common';
 import { type ControlPlane, homeFiles, startControlPlane } from '@mizzen/control';
-import { type Proxy, type ProxyConfig, startProxy } from '@mizzen/proxy';
+import { type ProxyConfig, type StartedProxy, startProxy } from '@mizzen/proxy';
 import { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
 
 /** A mesh inside the test's own process: a real control plane and real proxies on real sockets, one event loop. */
@@ -24,7 +24,15 @@ export class TestMesh {
 
   static async start(options: { readonly trustDomain?: string } = {}): Promise<TestMesh> {
     const mesh = new TestMesh();
-    mesh.plane = await startControlPlane({ home: mesh.home, apiPort: 0, xdsPort: 0, xdsPlainPort: 0, logger: silentLogger, registrationGraceMs: 500, ...options });
+    mesh.plane = await startControlPlane({
+      home: mesh.home,
+      apiPort: 0,
+      xdsPort: 0,
+      xdsPlainPort: 0,
+      logger: silentLogger,
+      registrationGraceMs: 500,
+      ...options,
+    });
     return mesh;
   }
 
@@ -56,7 +64,13 @@ export class TestMesh {
         ((request, response) => {
           const chunks: Buffer[] = [];
           request.on('data', (chunk: Buffer) => chunks.push(chunk));
-          request.on('end', () => response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ name, method: request.method, url: request.url, headers: request.headers, body: Buffer.concat(chunks).toString('latin1') })));
+          request.on('end', () =>
+            response
+              .writeHead(200, { 'content-type': 'application/json' })
+              .end(
+                JSON.stringify({ name, method: request.method, url: request.url, headers: request.headers, body: Buffer.concat(chunks).toString('latin1') }),
+              ),
+          );
         }),
     );
     server.keepAliveTimeout = 60_000;
@@ -94,11 +108,25 @@ export class TestMesh {
     };
     const proxy = await startProxy(config, silentLogger);
     this.onClose(() => proxy.close());
-    return { proxy, config, outboundPort: Number(config.outbound?.split(':')[1] ?? 0), adminPort: proxy.adminPort ?? 0, inboundPort: Number(config.inbound?.[0]?.listen.split(':')[1] ?? 0) };
+    return {
+      proxy,
+      config,
+      outboundPort: Number(config.outbound?.split(':')[1] ?? 0),
+      adminPort: proxy.adminPort ?? 0,
+      inboundPort: Number(config.inbound?.[0]?.listen.split(':')[1] ?? 0),
+    };
   }
 
   /** A service with one replica behind a sidecar, listening on 9080. Resolves when callers can use it. */
-  async workload(name: string, options: { readonly labels?: Record<string, string>; readonly serviceAccount?: string; readonly answer?: http.RequestListener; readonly fields?: Partial<ProxyConfig> } = {}): Promise<RunningProxy> {
+  async workload(
+    name: string,
+    options: {
+      readonly labels?: Record<string, string>;
+      readonly serviceAccount?: string;
+      readonly answer?: http.RequestListener;
+      readonly fields?: Partial<ProxyConfig>;
+    } = {},
+  ): Promise<RunningProxy> {
     const app = await this.application(name, options.answer);
     const running = await this.proxy(name, {
       labels: { app: name, ...options.labels },
@@ -125,7 +153,7 @@ export class TestMesh {
 }
 
 export interface RunningProxy {
-  readonly proxy: Proxy;
+  readonly proxy: StartedProxy;
   readonly config: ProxyConfig;
   readonly outboundPort: number;
   readonly inboundPort: number;

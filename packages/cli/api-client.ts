@@ -115,7 +115,13 @@ export class ApiClient {
         // A kept connection may have been closed by the server just as it was taken from the pool: the request was not seen.
         if (request.reusedSocket && !isRepeat && error.code === 'ECONNRESET') return resolve(this.#send(method, path, options, true));
         const isRefused = error.code === 'ECONNREFUSED';
-        reject(new MizzenError('control-plane-unreachable', isRefused ? 'the control plane does not answer. Is the mesh running (`npm start` or `mizzen up DIR`)?' : messageOf(error), this.#access.api));
+        reject(
+          new MizzenError(
+            'control-plane-unreachable',
+            isRefused ? 'the control plane does not answer. Is the mesh running (`npm start` or `mizzen up DIR`)?' : messageOf(error),
+            this.#access.api,
+          ),
+        );
       });
       request.end(body);
     });

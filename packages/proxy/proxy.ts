@@ -13,7 +13,7 @@ import { nodeOf } from './xds/node.ts';
 import { ResourceState } from './xds/resource-state.ts';
 
 /** A running proxy: a sidecar or a gateway. */
-export interface Proxy {
+export interface StartedProxy {
   readonly adminPort: number | undefined;
   /** Resolves when all listeners take connections. */
   readonly ready: Promise<void>;
@@ -25,7 +25,7 @@ const sweepIntervalMs = 1_000;
 const defaultDrainMs = 5_000;
 
 /** Starts a proxy. It has no listeners until the control plane has told it of some. */
-export async function startProxy(config: ProxyConfig, logger: Logger): Promise<Proxy> {
+export async function startProxy(config: ProxyConfig, logger: Logger): Promise<StartedProxy> {
   const counters = new ProxyCounters();
   const metrics = new RequestMetricsTable();
   const secrets = new SecretStore();

@@ -84,9 +84,11 @@ export class ResourceRegistry {
     const merged = applyServerSide(live?.resource, { ...value, metadata }, context.manager, force, this.#time());
     const resource = this.#decode(kind, namespace, merged);
     if (live) {
-      const unchanged = isDeepStrictEqual(withoutBookkeeping(resource), withoutBookkeeping(live.resource));
-      if (unchanged && context.origin.source === 'api' ? true : unchanged && isDeepStrictEqual(context.origin, live.origin))
-        return { stored: live, created: false };
+      // Who owns what is part of an apply even when no value changes; where it came from matters when a file says so.
+      const unchanged =
+        isDeepStrictEqual(withoutBookkeeping(resource), withoutBookkeeping(live.resource)) && isDeepStrictEqual(ownersOf(resource), ownersOf(live.resource));
+      const sameOrigin = context.origin.source === 'api' || isDeepStrictEqual(context.origin, live.origin);
+      if (unchanged && sameOrigin) return { stored: live, created: false };
       return { stored: await this.#put(kind, this.#stamp(resource, live.resource), context, live.revision, () => conflict(kind, name)), created: false };
     }
     await this.#requireNamespace(kind, namespace);
@@ -199,6 +201,11 @@ function keepStatus(resource: Resource, live: Resource): Resource {
 function withoutBookkeeping(resource: Resource): unknown {
   const { resourceVersion: _, managedFields: __, generation: ___, uid: ____, creationTimestamp: _____, ...metadata } = resource.metadata;
   return { ...resource, metadata };
+}
+
+/** Which manager owns which fields, without when it said so. */
+function ownersOf(resource: Resource): unknown {
+  return (resource.metadata.managedFields ?? []).map(({ time: _, ...entry }) => entry);
 }
 
 /** What `metadata.generation` counts the changes of. */

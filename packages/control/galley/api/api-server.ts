@@ -155,7 +155,8 @@ export class ApiServer {
       });
     if (path[0] === 'openapi' && path[1] === 'v3') return this.#openApi(response, path.slice(2));
     // Older than v3, and only asked for when a kind is not found there: an empty document (of zero bytes, in protobuf) lets kubectl say so.
-    if (path[0] === 'openapi' && path[1] === 'v2') return void response.writeHead(200, { 'content-type': 'application/com.github.proto-openapi.spec.v2.v1.0+protobuf' }).end();
+    if (path[0] === 'openapi' && path[1] === 'v2')
+      return void response.writeHead(200, { 'content-type': 'application/com.github.proto-openapi.spec.v2.v1.0+protobuf' }).end();
     if (path[0] === 'mizzen' && path[1] === 'v1') {
       const state = await this.#options.meshState(path.slice(2));
       if (state !== undefined) return sendJson(response, 200, state);

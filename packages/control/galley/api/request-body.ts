@@ -27,7 +27,11 @@ export async function readBody(request: IncomingMessage): Promise<unknown> {
     throw badRequest(`the body is no valid ${type}: ${error instanceof Error ? error.message.split('\n')[0] : ''}`);
   }
   if (type === 'application/vnd.kubernetes.protobuf') {
-    throw new ApiError(415, 'UnsupportedMediaType', 'objects in protobuf form are not taken, and this kubectl command sends one: add --dry-run=client -o yaml and pipe it to `kubectl apply -f -` (for a token: `mizzen token`)');
+    throw new ApiError(
+      415,
+      'UnsupportedMediaType',
+      'objects in protobuf form are not taken, and this kubectl command sends one: add --dry-run=client -o yaml and pipe it to `kubectl apply -f -` (for a token: `mizzen token`)',
+    );
   }
   throw new ApiError(415, 'UnsupportedMediaType', `the body's content type ${type} is not supported: use application/json or application/yaml`);
 }

@@ -11,8 +11,8 @@ import {
   type RouteSchema,
   type VirtualHostSchema,
 } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
-import { PreviousHostsPredicateSchema } from '@mizzen/envoy-api/gen/envoy/extensions/retry/host/previous_hosts/v3/previous_hosts_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
+import { PreviousHostsPredicateSchema } from '@mizzen/envoy-api/gen/envoy/extensions/retry/host/previous_hosts/v3/previous_hosts_pb.js';
 import type { StringMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import { FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
@@ -250,7 +250,15 @@ export function retryPolicy(spec: HttpRouteSpec | undefined): Init<typeof RouteA
     ...(backoffMs ? { retryBackOff: { baseInterval: durationFromMs(backoffMs), maxInterval: durationFromMs(backoffMs * 10) } } : {}),
     ...(retries?.retryIgnorePreviousHosts === false
       ? {}
-      : { retryHostPredicate: [{ name: 'envoy.retry_host_predicates.previous_hosts', configType: { case: 'typedConfig' as const, value: packAny(PreviousHostsPredicateSchema, {}) } }], hostSelectionRetryMaxAttempts: 5n }),
+      : {
+          retryHostPredicate: [
+            {
+              name: 'envoy.retry_host_predicates.previous_hosts',
+              configType: { case: 'typedConfig' as const, value: packAny(PreviousHostsPredicateSchema, {}) },
+            },
+          ],
+          hostSelectionRetryMaxAttempts: 5n,
+        }),
   };
 }
 
