@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { findKind } from '@mizzen/api';
 import { silentLogger } from '@mizzen/common';
 import { homeFiles, startControlPlane } from '@mizzen/control';
+import { proxyCommand } from '../packages/cli/runner/program.ts';
 import { type Measurement, measure } from './measure.ts';
 import { writeEnvoy, writeHaproxy, writeNginx, writeOrigin } from './origins.ts';
 
@@ -20,6 +21,13 @@ const option = (name: string, otherwise: number) => {
   const at = process.argv.indexOf(`--${name}`);
   return at < 0 ? otherwise : Number(process.argv[at + 1]);
 };
+const words = (name: string) => {
+  const at = process.argv.indexOf(`--${name}`);
+  return at < 0 ? undefined : process.argv[at + 1]?.split(',');
+};
+/** `--case http1-1k` and `--proxies nginx,mizzen` narrow a run while working on one thing. */
+const onlyCases = words('case');
+const onlyProxies = words('proxies');
 const seconds = option('seconds', 5);
 const rounds = option('rounds', 3);
 const proxyCpu = 0;
@@ -148,20 +156,7 @@ async function startMesh(): Promise<{ plain: Candidate; pair: Candidate; close: 
     };
     const file = join(folder, `${name}.json`);
     writeFileSync(file, JSON.stringify(config));
-    return start(
-      proxyCpu,
-      [
-        process.execPath,
-        ...(process.env['MIZZEN_BENCH_NODE_FLAGS']?.split(' ') ?? []),
-        join(root, 'packages/cli/bin/mizzen'),
-        'proxy',
-        '--config',
-        file,
-        '--log-level',
-        'error',
-      ],
-      port,
-    );
+    return start(proxyCpu, [...proxyCommand, '--config', file, '--log-level', 'error'], port);
   };
   const server = await run(
     'web',
@@ -219,7 +214,9 @@ async function main(): Promise<void> {
     { name: 'http1-1m', path: '/1m', connections: 8, candidates: [...peers, mesh.plain], aims: {} as Record<string, number> },
     { name: 'mtls-pair-1k', path: '/1k', connections: 32, candidates: [mesh.pair], aims: {} as Record<string, number> },
   ];
-  for (const { name, path, connections, candidates, aims } of cases) {
+  for (const { name, path, connections, candidates: all, aims } of cases) {
+    if (onlyCases && !onlyCases.includes(name)) continue;
+    const candidates = all.filter((candidate) => !onlyProxies || candidate.name.startsWith('mizzen') || onlyProxies.includes(candidate.name));
     const results = new Map<string, Measurement[]>();
     // Rounds go around all candidates, so that a slow minute of the machine touches all of them.
     for (let round = 0; round < rounds; round++) {

@@ -1,6 +1,7 @@
 /** Few, small, named things that every other package may use. */
 export { Backoff } from './backoff.ts';
 export { closestName, editDistance } from './closest-name.ts';
+export { coarseNow } from './coarse-clock.ts';
 export { formatDurationMs, parseDurationMs } from './duration.ts';
 export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';

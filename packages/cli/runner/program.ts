@@ -5,6 +5,12 @@ import { fileURLToPath } from 'node:url';
 /** How this program starts itself for another role. */
 export const mizzenCommand: readonly string[] = [process.execPath, fileURLToPath(new URL('../bin/mizzen', import.meta.url))];
 
+/**
+ * How it starts a proxy. A proxy is one event loop, and many of them share a machine with applications: the collector's helper threads
+ * would cost more in switches than they save.
+ */
+export const proxyCommand: readonly string[] = [process.execPath, '--single-threaded-gc', ...mizzenCommand.slice(1), 'proxy'];
+
 /** PATH with the Node that runs this program first, so that a workload's `node` is one that runs TypeScript. */
 export function searchPath(): string {
   return `${dirname(process.execPath)}${delimiter}${process.env['PATH'] ?? ''}`;

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { WorkloadSpec } from '@mizzen/api';
 import type { ProxyConfig } from '@mizzen/proxy';
 import type { PortAllocator } from './port-allocator.ts';
-import { mizzenCommand, searchPath } from './program.ts';
+import { proxyCommand, searchPath } from './program.ts';
 import { SupervisedProcess } from './supervised-process.ts';
 
 /** One replica of a workload: its process and its sidecar, or a gateway proxy alone. */
@@ -144,7 +144,7 @@ export class Replica {
     writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
     this.#proxy = new SupervisedProcess({
       name: `${this.name} (sidecar)`,
-      command: [...mizzenCommand, 'proxy', '--config', configFile],
+      command: [...proxyCommand, '--config', configFile],
       env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
       workingDirectory: home,
       logFile: join(home, 'logs', `${this.name}.proxy.log`),

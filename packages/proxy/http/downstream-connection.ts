@@ -1,5 +1,6 @@
 import type net from 'node:net';
 import type { TLSSocket } from 'node:tls';
+import { coarseNow } from '@mizzen/common';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { HeadReader } from '../http1/head-reader.ts';
 import { RequestHead, readRequestHead } from '../http1/request-head.ts';
@@ -19,8 +20,10 @@ export class DownstreamConnection implements BodySink {
   readonly peer: PeerIdentity | undefined;
   readonly remoteAddress: string;
   readonly serverName: string;
-  /** performance.now() of the last bytes in either direction; the sweep ends connections on which nothing moves. */
+  /** When bytes last went in either direction (to a tenth of a second); the sweep ends connections on which nothing moves. */
   lastActivity: number;
+  /** performance.now() of the last bytes that were read: when the request that they begin has started. */
+  lastReadAt: number;
   /** The element of x-forwarded-client-cert that speaks for this peer; made at the first request. */
   forwardedCert: string | undefined;
   readonly #settings: () => ConnectionSettings;
@@ -39,7 +42,8 @@ export class DownstreamConnection implements BodySink {
     this.peer = peer;
     this.remoteAddress = socket.remoteAddress ?? '';
     this.serverName = typeof (socket as TLSSocket).servername === 'string' ? ((socket as TLSSocket).servername as string) : '';
-    this.lastActivity = performance.now();
+    this.lastActivity = coarseNow();
+    this.lastReadAt = this.lastActivity;
     this.forwardedCert = undefined;
     this.#settings = settings;
     this.#heads = new HeadReader(settings().headLimits);
@@ -88,7 +92,7 @@ export class DownstreamConnection implements BodySink {
   }
 
   write(data: string | Buffer): boolean {
-    this.lastActivity = performance.now();
+    this.lastActivity = coarseNow();
     return typeof data === 'string' ? this.socket.write(data, 'latin1') : this.socket.write(data);
   }
 
@@ -132,7 +136,8 @@ export class DownstreamConnection implements BodySink {
   }
 
   onData(chunk: Buffer): void {
-    this.lastActivity = performance.now();
+    this.lastReadAt = performance.now();
+    this.lastActivity = this.lastReadAt;
     let at = 0;
     while (at < chunk.length) {
       if (this.#isClosed || this.socket.writableEnded) return;

@@ -83,9 +83,9 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.bytesSent = 0;
     this.upstreamServiceTimeMs = -1;
     this.durationMs = 0;
-    this.startedAt = Date.now();
+    this.startedAt = performance.timeOrigin + connection.lastReadAt;
     this.originalPath = head.target;
-    this.#startedAt = connection.lastActivity;
+    this.#startedAt = connection.lastReadAt;
     this.#flags = '';
     this.#filterIndex = 0;
     this.#target = undefined;
@@ -264,7 +264,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.endpoint = endpoint;
     this.#upstream = upstream;
     this.#attempts++;
-    this.#attemptStartedAt = performance.now();
+    this.#attemptStartedAt = this.#attempts === 1 && this.#timer === undefined ? this.#startedAt : performance.now();
     cluster.activeRequests++;
     cluster.counters.upstreamRqTotal++;
     endpoint.activeRequests++;
@@ -346,9 +346,11 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.responseDetails = 'via_upstream';
     this.upstreamServiceTimeMs = Math.round(performance.now() - this.#attemptStartedAt);
     const { headers } = head;
-    headers.remove(peerMetadataHeader);
-    headers.remove(peerMetadataIdHeader);
-    headers.remove('x-envoy-upstream-service-time');
+    if (headers.hasInternalNames) {
+      headers.remove(peerMetadataHeader);
+      headers.remove(peerMetadataIdHeader);
+      headers.remove('x-envoy-upstream-service-time');
+    }
     this.route!.responseHeaders?.apply(headers);
     this.#target?.responseHeaders?.apply(headers);
     if (this.settings.setsRequestIdInResponse) headers.set('x-request-id', this.head.headers.get('x-request-id') ?? '');

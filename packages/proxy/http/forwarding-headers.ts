@@ -1,8 +1,8 @@
-import { randomUUID } from 'node:crypto';
 import type { RequestHead } from '../http1/request-head.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import type { DownstreamConnection } from './downstream-connection.ts';
+import { requestId } from './request-id.ts';
 
 const requestIdHeader = 'x-request-id';
 const forwardedForHeader = 'x-forwarded-for';
@@ -21,13 +21,14 @@ function isTrusted(connection: DownstreamConnection, settings: ConnectionSetting
 export function applyForwardingHeaders(head: RequestHead, connection: DownstreamConnection, settings: ConnectionSettings): PeerMetadata {
   const { headers } = head;
   const trusted = isTrusted(connection, settings);
-  if (!trusted) removeInternalHeaders(head);
+  if (!trusted && headers.hasInternalNames) removeInternalHeaders(head);
 
-  if (!settings.preservesRequestId || !headers.has(requestIdHeader)) headers.set(requestIdHeader, randomUUID());
+  if (!settings.preservesRequestId || !headers.has(requestIdHeader)) headers.set(requestIdHeader, requestId());
   if (settings.usesRemoteAddress || !trusted) headers.set(forwardedForHeader, connection.remoteAddress);
   if (!trusted || !headers.has(forwardedProtoHeader)) headers.set(forwardedProtoHeader, settings.isTls && settings.direction === 'gateway' ? 'https' : 'http');
   applyForwardedCert(head, connection, settings);
 
+  if (!headers.hasInternalNames) return unknownPeer;
   let peer = unknownPeer;
   if (settings.direction === 'inbound' && connection.peer !== undefined) peer = settings.context.peers.read(headers.get(peerMetadataHeader));
   headers.remove(peerMetadataHeader);

@@ -23,9 +23,7 @@ export class MirrorRequest implements ResponseReceiver {
     this.#upstream.begin(this);
     // The mirror can tell its requests by their host (Envoy appends -shadow).
     const host = head.authority.replace(/(:\d+)?$/, '-shadow$1');
-    const fields = head.headers.names
-      .map((name, i) => (name === 'host' ? `host: ${host}\r\n` : head.headers.lines[i] || `${name}: ${head.headers.values[i]}\r\n`))
-      .join('');
+    const fields = head.headers.names.map((name, i) => (name === 'host' ? `host: ${host}\r\n` : head.headers.lineAt(i))).join('');
     this.#upstream.write(`${head.method} ${head.target} HTTP/1.1\r\n${fields}${framing}`);
     if (!head.hasBody) this.#upstream.requestComplete();
   }

@@ -98,7 +98,8 @@ describe('the HTTP/1.1 codec', () => {
         const again = request(`GET / HTTP/1.1\r\n${head.headers.serialize()}`);
         assert.ok(again instanceof RequestHead);
         assert.deepEqual(again.headers.names, head.headers.names);
-        assert.deepEqual(again.headers.values, head.headers.values);
+        const values = (read: RequestHead) => read.headers.names.map((_, i) => read.headers.valueAt(i));
+        assert.deepEqual(values(again), values(head));
       }),
     );
     fc.assert(
@@ -145,9 +146,11 @@ describe('the HTTP/1.1 codec', () => {
 
   it('changes header fields in place and keeps the others as they came', () => {
     const headers = new HeaderList();
-    headers.addReceived('a', '1', 'A: 1\r\n');
-    headers.addReceived('b', '2', 'B: 2\r\n');
-    headers.addReceived('a', '3', 'a: 3\r\n');
+    headers.begin('A: 1\r\nB: 2\r\na: 3\r\n');
+    headers.addReceived('a', 3, 4, 0, 6);
+    headers.addReceived('b', 9, 10, 6, 12);
+    headers.addReceived('a', 15, 16, 12, 18);
+    assert.equal(headers.serialize(), 'A: 1\r\nB: 2\r\na: 3\r\n');
     assert.equal(headers.getJoined('a'), '1,3');
     headers.set('a', '4');
     headers.remove('c');

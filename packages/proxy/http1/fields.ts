@@ -20,6 +20,7 @@ const protectedNames = /^(?:host|authorization|content-length|content-type|trans
  * regular expression that every line is `token ":" field-value CRLF`.
  */
 export function readFields(text: string, start: number, headers: HeaderList, framing: Framing, limits: HeadLimits): Violation | undefined {
+  headers.begin(text);
   let connection: string | undefined;
   let hasTransferEncoding = false;
   let lengthText: string | undefined;
@@ -34,30 +35,26 @@ export function readFields(text: string, start: number, headers: HeaderList, fra
     let to = end;
     while (from < to && isSpace(text.charCodeAt(from))) from++;
     while (to > from && isSpace(text.charCodeAt(to - 1))) to--;
-    const value = text.substring(from, to);
     switch (name) {
       case 'host':
         framing.hostCount++;
-        headers.addReceived(name, value, text.substring(at, end + 2));
+        headers.addReceived(name, from, to, at, end + 2);
         break;
       case 'content-length':
         if (lengthText !== undefined) return violations.repeatedContentLength;
-        lengthText = value;
-        headers.addReceived(name, value, text.substring(at, end + 2));
+        lengthText = text.substring(from, to);
+        headers.addReceived(name, from, to, at, end + 2);
         break;
-      case 'transfer-encoding':
+      case 'transfer-encoding': {
         if (hasTransferEncoding) return violations.badTransferEncoding;
         hasTransferEncoding = true;
-        if (value.toLowerCase() !== 'chunked')
-          return /^(?:[!#$%&'*+\-.^_`|~0-9a-z]+(?:[ \t]*,[ \t]*)?)+$/i.test(value) &&
-            !/(?:^|,)\s*chunked\s*,/i.test(value) &&
-            !/^x?identity$|^xchunked$/i.test(value)
-            ? violations.unsupportedTransferEncoding
-            : violations.badTransferEncoding;
+        const value = text.substring(from, to);
+        if (value.toLowerCase() !== 'chunked') return explainTransferEncoding(value);
         framing.isChunked = true;
         break;
+      }
       case 'connection':
-        connection = connection === undefined ? value : `${connection},${value}`;
+        connection = connection === undefined ? text.substring(from, to) : `${connection},${text.substring(from, to)}`;
         break;
       case 'keep-alive':
       case 'proxy-connection':
@@ -67,10 +64,10 @@ export function readFields(text: string, start: number, headers: HeaderList, fra
         break;
       case 'te':
         // The only member that means something beyond one hop.
-        if (/(?:^|,)\s*trailers\s*(?:,|$)/i.test(value)) headers.add('te', 'trailers');
+        if (/(?:^|,)\s*trailers\s*(?:,|$)/i.test(text.substring(from, to))) headers.add('te', 'trailers');
         break;
       default:
-        headers.addReceived(name, value, text.substring(at, end + 2));
+        headers.addReceived(name, from, to, at, end + 2);
     }
     at = end + 2;
   }
@@ -83,6 +80,10 @@ export function readFields(text: string, start: number, headers: HeaderList, fra
 }
 
 function applyConnection(connection: string, headers: HeaderList, framing: Framing): Violation | undefined {
+  if (connection === 'keep-alive') {
+    framing.keepAlive = true;
+    return undefined;
+  }
   for (const part of connection.split(',')) {
     const option = part.trim().toLowerCase();
     if (option === 'close') framing.keepAlive = false;
@@ -97,6 +98,13 @@ function applyConnection(connection: string, headers: HeaderList, framing: Frami
 
 function isSpace(code: number): boolean {
   return code === 0x20 || code === 0x09;
+}
+
+/** A coding that exists and is not supported is told apart (501) from a list that makes no sense (400). */
+function explainTransferEncoding(value: string): Violation {
+  const isList = /^(?:[!#$%&'*+\-.^_`|~0-9a-z]+(?:[ \t]*,[ \t]*)?)+$/i.test(value);
+  const isNonsense = /(?:^|,)\s*chunked\s*,/i.test(value) || /^x?identity$|^xchunked$/i.test(value);
+  return isList && !isNonsense ? violations.unsupportedTransferEncoding : violations.badTransferEncoding;
 }
 
 /** Which rule a head broke that did not fit the grammar; only for heads that are refused, so it may be slow. */

@@ -1,6 +1,8 @@
 import type { HeadLimits } from './head-limits.ts';
 import { type Violation, violations } from './violation.ts';
 
+const emptyLine = Buffer.from('\r\n\r\n');
+
 /**
  * Finds the end of a message head in a stream of buffers. It keeps at most `maxHeadBytes` of a head that has not ended yet, and searches
  * only what is new. What the head says is ./request-head.ts's and ./response-head.ts's to read.
@@ -27,7 +29,7 @@ export class HeadReader {
   /** `true`: a head has ended, see `text` and `bodyStart`; `false`: more is needed; otherwise the peer's violation. */
   read(chunk: Buffer, start: number): boolean | Violation {
     if (this.#pending === undefined) {
-      const end = chunk.indexOf('\r\n\r\n', start, 'latin1');
+      const end = chunk.indexOf(emptyLine, start);
       if (end >= 0) {
         if (end - start > this.#limits.maxHeadBytes) return violations.headTooLarge;
         this.text = chunk.toString('latin1', start, end + 2);
@@ -39,7 +41,7 @@ export class HeadReader {
     // The empty line may lie across the border of two buffers: search again from three bytes before it.
     const before = this.#pending.length;
     const joined = Buffer.concat([this.#pending, start === 0 ? chunk : chunk.subarray(start)]);
-    const end = joined.indexOf('\r\n\r\n', Math.max(0, before - 3), 'latin1');
+    const end = joined.indexOf(emptyLine, Math.max(0, before - 3));
     if (end < 0) return this.#keep(joined);
     if (end > this.#limits.maxHeadBytes) return violations.headTooLarge;
     this.#pending = undefined;

@@ -1,29 +1,62 @@
 /**
- * The header fields of one message, in their order. Names are lower case; `lines` keeps each field as it was received, so that a field
- * that nobody touches is forwarded with its case and without being put together again. A line is '' once its field was changed.
+ * The header fields of one message, in their order. Received fields stay where they are, in the text of the head: a field is five
+ * numbers and its lower-case name, and only becomes a string when somebody reads or changes it. Fields that nobody touched are forwarded
+ * with their case, whole runs of them as one piece of the text.
  */
 export class HeaderList {
   readonly names: string[];
-  readonly values: string[];
-  readonly lines: string[];
+  /** Some name starts with `x-envoy-`: saves looking for those headers in the many messages that have none. */
+  hasInternalNames: boolean;
+  #text: string;
+  /** The value where it has been read or set; undefined while it is only in the text. */
+  readonly #values: (string | undefined)[];
+  readonly #valueStarts: number[];
+  readonly #valueEnds: number[];
+  /** Where the line starts in the text; -1 for a field that was added or changed. */
+  readonly #lineStarts: number[];
+  readonly #lineEnds: number[];
 
   constructor() {
     this.names = [];
-    this.values = [];
-    this.lines = [];
+    this.hasInternalNames = false;
+    this.#text = '';
+    this.#values = [];
+    this.#valueStarts = [];
+    this.#valueEnds = [];
+    this.#lineStarts = [];
+    this.#lineEnds = [];
   }
 
-  /** Adds a field as it was received: `line` is `Name: value` with its CRLF. */
-  addReceived(name: string, value: string, line: string): void {
+  /** The text that the numbers given to `addReceived` count in. */
+  begin(text: string): void {
+    this.#text = text;
+  }
+
+  /** Adds a field of the text: its value lies from `valueStart` to `valueEnd`, its line from `lineStart` to `lineEnd`, CRLF included. */
+  addReceived(name: string, valueStart: number, valueEnd: number, lineStart: number, lineEnd: number): void {
+    if (name.charCodeAt(0) === 0x78 && name.startsWith('x-envoy-')) this.hasInternalNames = true;
     this.names.push(name);
-    this.values.push(value);
-    this.lines.push(line);
+    this.#values.push(undefined);
+    this.#valueStarts.push(valueStart);
+    this.#valueEnds.push(valueEnd);
+    this.#lineStarts.push(lineStart);
+    this.#lineEnds.push(lineEnd);
+  }
+
+  valueAt(at: number): string {
+    return (this.#values[at] ??= this.#text.substring(this.#valueStarts[at]!, this.#valueEnds[at]!));
+  }
+
+  /** The line of one field with its CRLF. */
+  lineAt(at: number): string {
+    const start = this.#lineStarts[at]!;
+    return start >= 0 ? this.#text.substring(start, this.#lineEnds[at]!) : `${this.names[at]}: ${this.#values[at]}\r\n`;
   }
 
   /** The first value of a field, or undefined. */
   get(name: string): string | undefined {
     const at = this.names.indexOf(name);
-    return at < 0 ? undefined : this.values[at];
+    return at < 0 ? undefined : this.valueAt(at);
   }
 
   has(name: string): boolean {
@@ -34,23 +67,26 @@ export class HeaderList {
   getJoined(name: string): string | undefined {
     const first = this.names.indexOf(name);
     if (first < 0) return undefined;
-    let joined = this.values[first]!;
-    for (let at = this.names.indexOf(name, first + 1); at >= 0; at = this.names.indexOf(name, at + 1)) joined += `,${this.values[at]}`;
+    let joined = this.valueAt(first);
+    for (let at = this.names.indexOf(name, first + 1); at >= 0; at = this.names.indexOf(name, at + 1)) joined += `,${this.valueAt(at)}`;
     return joined;
   }
 
   add(name: string, value: string): void {
     this.names.push(name);
-    this.values.push(value);
-    this.lines.push('');
+    this.#values.push(value);
+    this.#valueStarts.push(0);
+    this.#valueEnds.push(0);
+    this.#lineStarts.push(-1);
+    this.#lineEnds.push(-1);
   }
 
   /** Makes a field have this one value. */
   set(name: string, value: string): void {
     const at = this.names.indexOf(name);
     if (at < 0) return this.add(name, value);
-    this.values[at] = value;
-    this.lines[at] = '';
+    this.#values[at] = value;
+    this.#lineStarts[at] = -1;
     for (let other = this.names.indexOf(name, at + 1); other >= 0; other = this.names.indexOf(name, other)) this.#removeAt(other);
   }
 
@@ -60,17 +96,34 @@ export class HeaderList {
 
   /** The fields as they go on the wire, each with its CRLF. */
   serialize(): string {
-    let text = '';
+    let out = '';
+    let runStart = -1;
+    let runEnd = -1;
     for (let i = 0; i < this.names.length; i++) {
-      const line = this.lines[i]!;
-      text += line !== '' ? line : `${this.names[i]}: ${this.values[i]}\r\n`;
+      const start = this.#lineStarts[i]!;
+      if (start === runEnd && start >= 0) {
+        runEnd = this.#lineEnds[i]!;
+        continue;
+      }
+      if (runStart >= 0) out += this.#text.substring(runStart, runEnd);
+      if (start >= 0) {
+        runStart = start;
+        runEnd = this.#lineEnds[i]!;
+      } else {
+        out += `${this.names[i]}: ${this.#values[i]}\r\n`;
+        runStart = -1;
+        runEnd = -1;
+      }
     }
-    return text;
+    return runStart >= 0 ? out + this.#text.substring(runStart, runEnd) : out;
   }
 
   #removeAt(at: number): void {
     this.names.splice(at, 1);
-    this.values.splice(at, 1);
-    this.lines.splice(at, 1);
+    this.#values.splice(at, 1);
+    this.#valueStarts.splice(at, 1);
+    this.#valueEnds.splice(at, 1);
+    this.#lineStarts.splice(at, 1);
+    this.#lineEnds.splice(at, 1);
   }
 }

@@ -155,50 +155,55 @@ function formatStartTime(ms: number): string {
   return `${cachedPrefix}${rest < 10 ? '00' : rest < 100 ? '0' : ''}${rest}Z`;
 }
 
-const flushBytes = 64 * 1024;
+const blockBytes = 64 * 1024;
 const flushIntervalMs = 1_000;
 /** When the log's reader falls this far behind, lines are dropped (and counted) rather than requests. */
-const maxPendingBytes = 8 * 1024 * 1024;
+const maxPendingBlocks = 128;
 
-/** Appends lines to a file or to standard output, many at a time and without ever blocking the event loop. */
+/**
+ * Appends lines to a file or to standard output, a block at a time and without ever blocking the event loop. Lines are copied into the
+ * block at once: kept as strings until the flush they would be a burden for the garbage collector.
+ */
 export class AccessLogFile {
   readonly #counters: ProxyCounters;
   #descriptor: number | undefined;
-  #text: string;
+  #block: Buffer;
+  #used: number;
+  /** Full blocks that wait to be written. */
+  readonly #pending: Buffer[];
   #isWriting: boolean;
   #timer: NodeJS.Timeout | undefined;
-  #isClosed: boolean;
   #idle: (() => void) | undefined;
 
   constructor(path: string, counters: ProxyCounters) {
     this.#counters = counters;
-    this.#text = '';
+    this.#block = Buffer.allocUnsafe(blockBytes);
+    this.#used = 0;
+    this.#pending = [];
     this.#isWriting = false;
     this.#timer = undefined;
-    this.#isClosed = false;
     this.#idle = undefined;
     this.#descriptor = path === '/dev/stdout' ? 1 : path === '/dev/stderr' ? 2 : undefined;
     if (this.#descriptor === undefined) {
       open(path, 'a', (error, descriptor) => {
         this.#descriptor = error ? 2 : descriptor;
-        this.#flush();
+        this.#writeNext();
       });
     }
   }
 
   append(line: string): void {
-    if (this.#text.length > maxPendingBytes) {
+    if (this.#used + line.length > blockBytes) this.#closeBlock();
+    if (this.#pending.length > maxPendingBlocks || line.length > blockBytes) {
       this.#counters.values.access_log_lines_dropped_total++;
       return;
     }
-    this.#text += line;
-    if (this.#text.length >= flushBytes) this.#flush();
-    else this.#timer ??= setTimeout(() => this.#flush(), flushIntervalMs).unref();
+    this.#used += this.#block.write(line, this.#used, 'latin1');
+    if (this.#timer === undefined) this.#timer = setTimeout(() => this.#flush(), flushIntervalMs).unref();
   }
 
   /** Writes what is left. */
   async close(): Promise<void> {
-    this.#isClosed = true;
     this.#flush();
     if (this.#isWriting) await new Promise<void>((resolve) => (this.#idle = resolve));
     if (this.#descriptor !== undefined && this.#descriptor > 2) close(this.#descriptor, () => {});
@@ -207,11 +212,23 @@ export class AccessLogFile {
   #flush(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    if (this.#isWriting || this.#text === '' || this.#descriptor === undefined) return;
-    const bytes = Buffer.from(this.#text, 'latin1');
-    this.#text = '';
+    this.#closeBlock();
+  }
+
+  #closeBlock(): void {
+    if (this.#used === 0) return;
+    this.#pending.push(this.#block.subarray(0, this.#used));
+    this.#block = Buffer.allocUnsafe(blockBytes);
+    this.#used = 0;
+    this.#writeNext();
+  }
+
+  #writeNext(): void {
+    if (this.#isWriting || this.#descriptor === undefined) return;
+    const block = this.#pending.shift();
+    if (block === undefined) return this.#idle?.();
     this.#isWriting = true;
-    this.#writeAll(bytes, 0);
+    this.#writeAll(block, 0);
   }
 
   #writeAll(bytes: Buffer, from: number): void {
@@ -219,9 +236,7 @@ export class AccessLogFile {
       if (error?.code === 'EAGAIN') return void setTimeout(() => this.#writeAll(bytes, from), 10);
       if (!error && from + written < bytes.length) return this.#writeAll(bytes, from + written);
       this.#isWriting = false;
-      if (this.#isClosed || this.#text.length >= flushBytes) this.#flush();
-      else if (this.#text !== '') this.#timer ??= setTimeout(() => this.#flush(), flushIntervalMs).unref();
-      if (!this.#isWriting) this.#idle?.();
+      this.#writeNext();
     });
   }
 }

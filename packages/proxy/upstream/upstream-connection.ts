@@ -1,4 +1,5 @@
 import type net from 'node:net';
+import { coarseNow } from '@mizzen/common';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { defaultHeadLimits, type HeadLimits } from '../http1/head-limits.ts';
 import { HeadReader } from '../http1/head-reader.ts';
@@ -38,7 +39,7 @@ type State = 'idle' | 'head' | 'body' | 'closed';
 export class UpstreamConnection implements BodySink {
   readonly endpoint: Endpoint;
   readonly socket: net.Socket;
-  /** When it was last used, in the milliseconds of performance.now(). */
+  /** When it was last used, in the milliseconds of performance.now(), to a tenth of a second. */
   idleSince: number;
   #state: State;
   #receiver: ResponseReceiver | undefined;
@@ -198,7 +199,7 @@ export class UpstreamConnection implements BodySink {
       !this.socket.destroyed;
     if (isReusable) {
       this.#state = 'idle';
-      this.idleSince = performance.now();
+      this.idleSince = coarseNow();
       if (this.socket.isPaused()) this.socket.resume();
       this.endpoint.idle.push(this);
       receiver.onResponseEnd(trailers);
