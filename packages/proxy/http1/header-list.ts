@@ -8,23 +8,17 @@ export class HeaderList {
   /** Some name starts with `x-envoy-`: saves looking for those headers in the many messages that have none. */
   hasInternalNames: boolean;
   #text: string;
-  /** The value where it has been read or set; undefined while it is only in the text. */
-  readonly #values: (string | undefined)[];
-  readonly #valueStarts: number[];
-  readonly #valueEnds: number[];
-  /** Where the line starts in the text; -1 for a field that was added or changed. */
-  readonly #lineStarts: number[];
-  readonly #lineEnds: number[];
+  /** Four numbers for each field: start and end of its value, start and end of its line. The line's start is -1 once it was changed. */
+  readonly #spans: number[];
+  /** Values that were set, by position; made when the first one is. */
+  #values: (string | undefined)[] | undefined;
 
   constructor() {
     this.names = [];
     this.hasInternalNames = false;
     this.#text = '';
-    this.#values = [];
-    this.#valueStarts = [];
-    this.#valueEnds = [];
-    this.#lineStarts = [];
-    this.#lineEnds = [];
+    this.#spans = [];
+    this.#values = undefined;
   }
 
   /** The text that the numbers given to `addReceived` count in. */
@@ -36,21 +30,18 @@ export class HeaderList {
   addReceived(name: string, valueStart: number, valueEnd: number, lineStart: number, lineEnd: number): void {
     if (name.charCodeAt(0) === 0x78 && name.startsWith('x-envoy-')) this.hasInternalNames = true;
     this.names.push(name);
-    this.#values.push(undefined);
-    this.#valueStarts.push(valueStart);
-    this.#valueEnds.push(valueEnd);
-    this.#lineStarts.push(lineStart);
-    this.#lineEnds.push(lineEnd);
+    this.#spans.push(valueStart, valueEnd, lineStart, lineEnd);
   }
 
   valueAt(at: number): string {
-    return (this.#values[at] ??= this.#text.substring(this.#valueStarts[at]!, this.#valueEnds[at]!));
+    const set = this.#values?.[at];
+    return set !== undefined ? set : this.#text.substring(this.#spans[at * 4]!, this.#spans[at * 4 + 1]!);
   }
 
   /** The line of one field with its CRLF. */
   lineAt(at: number): string {
-    const start = this.#lineStarts[at]!;
-    return start >= 0 ? this.#text.substring(start, this.#lineEnds[at]!) : `${this.names[at]}: ${this.#values[at]}\r\n`;
+    const start = this.#spans[at * 4 + 2]!;
+    return start >= 0 ? this.#text.substring(start, this.#spans[at * 4 + 3]!) : `${this.names[at]}: ${this.valueAt(at)}\r\n`;
   }
 
   /** The first value of a field, or undefined. */
@@ -73,20 +64,17 @@ export class HeaderList {
   }
 
   add(name: string, value: string): void {
+    (this.#values ??= [])[this.names.length] = value;
     this.names.push(name);
-    this.#values.push(value);
-    this.#valueStarts.push(0);
-    this.#valueEnds.push(0);
-    this.#lineStarts.push(-1);
-    this.#lineEnds.push(-1);
+    this.#spans.push(0, 0, -1, -1);
   }
 
   /** Makes a field have this one value. */
   set(name: string, value: string): void {
     const at = this.names.indexOf(name);
     if (at < 0) return this.add(name, value);
-    this.#values[at] = value;
-    this.#lineStarts[at] = -1;
+    (this.#values ??= [])[at] = value;
+    this.#spans[at * 4 + 2] = -1;
     for (let other = this.names.indexOf(name, at + 1); other >= 0; other = this.names.indexOf(name, other)) this.#removeAt(other);
   }
 
@@ -100,17 +88,17 @@ export class HeaderList {
     let runStart = -1;
     let runEnd = -1;
     for (let i = 0; i < this.names.length; i++) {
-      const start = this.#lineStarts[i]!;
+      const start = this.#spans[i * 4 + 2]!;
       if (start === runEnd && start >= 0) {
-        runEnd = this.#lineEnds[i]!;
+        runEnd = this.#spans[i * 4 + 3]!;
         continue;
       }
       if (runStart >= 0) out += this.#text.substring(runStart, runEnd);
       if (start >= 0) {
         runStart = start;
-        runEnd = this.#lineEnds[i]!;
+        runEnd = this.#spans[i * 4 + 3]!;
       } else {
-        out += `${this.names[i]}: ${this.#values[i]}\r\n`;
+        out += `${this.names[i]}: ${this.valueAt(i)}\r\n`;
         runStart = -1;
         runEnd = -1;
       }
@@ -120,10 +108,7 @@ export class HeaderList {
 
   #removeAt(at: number): void {
     this.names.splice(at, 1);
-    this.#values.splice(at, 1);
-    this.#valueStarts.splice(at, 1);
-    this.#valueEnds.splice(at, 1);
-    this.#lineStarts.splice(at, 1);
-    this.#lineEnds.splice(at, 1);
+    this.#spans.splice(at * 4, 4);
+    this.#values?.splice(at, 1);
   }
 }
