@@ -68,6 +68,7 @@ export function homeFiles(home: string) {
 }
 
 const serverCertificateSeconds = 30 * 86_400;
+const serverRenewMs = 7 * 86_400_000;
 
 export async function startControlPlane(options: ControlPlaneOptions): Promise<ControlPlane> {
   const { logger } = options;
@@ -141,8 +142,18 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     meshState: async (path) => meshState(pilot, path),
     warnings: async (resource) => [...notImplementedWarnings(resource), ...(await pendingFindings(pilot, resource))],
   });
+  const renewal = setInterval(() => {
+    authority.issueServer(names, serverCertificateSeconds).then(
+      (newer) => {
+        secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: authority.trustBundle, minVersion: 'TLSv1.2' });
+        api.renewCertificate(newer);
+      },
+      (error: unknown) => logger.error("the servers' own certificate could not be renewed; it will be tried again", { error: messageOf(error) }),
+    );
+  }, serverRenewMs).unref();
   let closing: Promise<void> | undefined;
   const close = async () => {
+    clearInterval(renewal);
     await api.close();
     await directory?.close();
     await pilot.close();

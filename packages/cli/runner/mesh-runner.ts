@@ -7,6 +7,7 @@ import { homeFiles, originFileAnnotation } from '@mizzen/control';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
 import { controlAccess } from '../home.ts';
 import { isFree, PortAllocator } from './port-allocator.ts';
+import { ProcessList } from './process-list.ts';
 import { isInPath, mizzenCommand, searchPath } from './program.ts';
 import { Replica, type ReplicaAddress } from './replica.ts';
 import { SupervisedProcess } from './supervised-process.ts';
@@ -41,6 +42,7 @@ interface RunningWorkload {
 export class MeshRunner {
   readonly #options: MeshRunnerOptions;
   readonly #ports: PortAllocator;
+  readonly #processes: ProcessList;
   readonly #workloads: Map<string, RunningWorkload>;
   readonly #tokens: Map<string, string>;
   /** Builds under way, so that replicas and versions that share one build it once. */
@@ -55,6 +57,7 @@ export class MeshRunner {
   constructor(options: MeshRunnerOptions) {
     this.#options = options;
     this.#ports = new PortAllocator();
+    this.#processes = new ProcessList(join(options.home, 'processes.json'));
     this.#workloads = new Map();
     this.#tokens = new Map();
     this.#builds = new Map();
@@ -78,6 +81,8 @@ export class MeshRunner {
   async start(): Promise<void> {
     const { home, onProgress } = this.#options;
     mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
+    const left = this.#processes.endLeftovers();
+    if (left > 0) onProgress(`ended ${left} ${left === 1 ? 'process' : 'processes'} that an earlier run had left`);
     await this.#startControl();
     onProgress('control plane is up');
     await this.#reconcile();
@@ -141,6 +146,7 @@ export class MeshRunner {
       },
       onNotice: (text) => onNotice('control', text),
     });
+    this.#control.on('started', (pid: number) => this.#processes.add(pid));
     this.#control.start();
     const deadline = Date.now() + 30_000;
     while (!existsSync(files.endpoints)) {
@@ -212,6 +218,7 @@ export class MeshRunner {
           rootCertificateFile: homeFiles(home).rootCertificate,
           tokenFile,
           ports: this.#ports,
+          onStarted: (pid) => this.#processes.add(pid),
           onLine: this.#options.onLine,
           onNotice: this.#options.onNotice,
         });

@@ -22,6 +22,7 @@ export interface ReplicaOptions {
   readonly rootCertificateFile: string;
   readonly tokenFile: string;
   readonly ports: PortAllocator;
+  readonly onStarted: (pid: number) => void;
   readonly onLine: (name: string, line: string) => void;
   readonly onNotice: (name: string, text: string) => void;
 }
@@ -155,6 +156,7 @@ export class Replica {
       },
       onNotice: (text) => this.#options.onNotice(spec.gateway ? this.name : `${this.name} sidecar`, text),
     });
+    this.#proxy.on('started', this.#options.onStarted);
     this.#proxy.start();
   }
 
@@ -193,6 +195,7 @@ export class Replica {
       onLine: (line) => this.#options.onLine(this.name, line),
       onNotice: (text) => this.#options.onNotice(this.name, text),
     });
+    this.#process.on('started', this.#options.onStarted);
     this.#process.start();
   }
 

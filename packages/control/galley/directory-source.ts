@@ -32,7 +32,7 @@ export class DirectorySource {
   /** What each file held when it was last good: path -> key text -> what was applied, as JSON. */
   readonly #applied: Map<string, Map<string, { key: ResourceKey; text: string }>>;
   readonly #reported: Map<string, string>;
-  #watchers: FSWatcher[];
+  readonly #watchers: Map<string, FSWatcher>;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void>;
   #isClosed: boolean;
@@ -41,7 +41,7 @@ export class DirectorySource {
     this.#options = options;
     this.#applied = new Map();
     this.#reported = new Map();
-    this.#watchers = [];
+    this.#watchers = new Map();
     this.#timer = undefined;
     this.#running = Promise.resolve();
     this.#isClosed = false;
@@ -64,21 +64,25 @@ export class DirectorySource {
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#timer);
-    for (const watcher of this.#watchers) watcher.close();
+    for (const watcher of this.#watchers.values()) watcher.close();
     await this.#running;
   }
 
+  /** Watches the folder and those below it; called after each pass, since there may be new ones. */
   async #follow(): Promise<void> {
     const trigger = () => {
       clearTimeout(this.#timer);
-      if (!this.#isClosed) this.#timer = setTimeout(() => void this.sync(), this.#options.settleMs ?? 60);
+      if (!this.#isClosed) this.#timer = setTimeout(() => void this.sync().then(() => this.#follow()), this.#options.settleMs ?? 60);
     };
-    const folders = [this.#options.directory, ...(await foldersBelow(this.#options.directory))];
-    for (const folder of folders) {
+    for (const folder of [this.#options.directory, ...(await foldersBelow(this.#options.directory))]) {
+      if (this.#isClosed || this.#watchers.has(folder)) continue;
       try {
         const watcher = watch(folder, trigger);
-        watcher.on('error', (error) => this.#options.logger.warn('a folder is no longer followed', { folder, error: messageOf(error) }));
-        this.#watchers.push(watcher);
+        this.#watchers.set(folder, watcher);
+        watcher.on('error', () => {
+          watcher.close();
+          this.#watchers.delete(folder);
+        });
       } catch (error) {
         this.#options.logger.warn('a folder cannot be followed: changes there need a restart', { folder, error: messageOf(error) });
       }

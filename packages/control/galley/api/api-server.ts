@@ -94,6 +94,11 @@ export class ApiServer {
     return (this.#server.address() as AddressInfo).port;
   }
 
+  /** Uses a newer certificate from the next handshake on. */
+  renewCertificate(certificate: { readonly cert: string; readonly key: string }): void {
+    this.#server.setSecureContext({ ...certificate, minVersion: 'TLSv1.2' });
+  }
+
   async close(): Promise<void> {
     if (!this.#server.listening) return;
     const closed = once(this.#server, 'close');

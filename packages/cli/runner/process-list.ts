@@ -1,0 +1,55 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+
+/**
+ * The processes that a runner has started, in a file, so that the next one can end what a killed runner left behind. A process is
+ * known by its pid and its start time: a pid that somebody else has by now is left alone. Linux only; elsewhere it does nothing.
+ */
+export class ProcessList {
+  readonly #path: string;
+  readonly #started: Map<number, string>;
+
+  constructor(path: string) {
+    this.#path = path;
+    this.#started = new Map();
+  }
+
+  add(pid: number): void {
+    const startTime = startTimeOf(pid);
+    if (startTime === undefined) return;
+    this.#started.set(pid, startTime);
+    // Those that have ended meanwhile are dropped here rather than watched for.
+    for (const [known, time] of this.#started) if (startTimeOf(known) !== time) this.#started.delete(known);
+    writeFileSync(this.#path, JSON.stringify([...this.#started]), { mode: 0o600 });
+  }
+
+  /** Ends what an earlier runner has left running. Returns how many processes that were. */
+  endLeftovers(): number {
+    let entries: [number, string][];
+    try {
+      entries = JSON.parse(readFileSync(this.#path, 'utf8')) as [number, string][];
+    } catch {
+      return 0; // there is no list, or it was cut short: then nothing is known to end
+    }
+    let ended = 0;
+    for (const [pid, time] of entries) {
+      if (startTimeOf(pid) !== time) continue;
+      try {
+        process.kill(-pid, 'SIGTERM');
+        ended++;
+      } catch {
+        // It has ended between the look and the signal.
+      }
+    }
+    return ended;
+  }
+}
+
+/** proc(5): field 22 of /proc/pid/stat, in clock ticks since the machine started. */
+function startTimeOf(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+  } catch {
+    return undefined;
+  }
+}
