@@ -155,7 +155,8 @@ describe('the bookinfo example', () => {
       status.proxies.map((proxy) => proxy.state),
       Array.from({ length: 7 }, () => 'synced'),
     );
-    assert.match(cli('proxy-config', 'routes', 'productpage-v1').stdout, /reviews\.default\.svc\.cluster\.local:9080/);
+    const routes = cli('proxy-config', 'routes', 'productpage-v1');
+    assert.match(routes.stdout + routes.stderr, /reviews\.default\.svc\.cluster\.local:9080/);
     assert.match(cli('proxy-config', 'clusters', 'productpage-v1').stdout, /outbound\|9080\|\|details/);
     assert.match(cli('proxy-config', 'endpoints', 'productpage-v1').stdout, /reviews-v3/);
     assert.match(cli('proxy-config', 'listeners', 'ingressgateway').stdout, /127\.0\.0\.1:8080/);

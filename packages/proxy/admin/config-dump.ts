@@ -1,5 +1,6 @@
 import { createRegistry, toJson } from '@bufbuild/protobuf';
-import { AnySchema } from '@bufbuild/protobuf/wkt';
+import { type Any, AnySchema } from '@bufbuild/protobuf/wkt';
+import { messageOf } from '@mizzen/common';
 import { resourceTypes } from '@mizzen/envoy-api';
 import { file_envoy_config_cluster_v3_cluster } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { file_envoy_config_endpoint_v3_endpoint } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
@@ -11,6 +12,7 @@ import { file_envoy_extensions_filters_http_router_v3_router } from '@mizzen/env
 import { file_envoy_extensions_filters_listener_tls_inspector_v3_tls_inspector } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector_pb.js';
 import { file_envoy_extensions_filters_network_http_connection_manager_v3_http_connection_manager } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { file_envoy_extensions_filters_network_tcp_proxy_v3_tcp_proxy } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
+import { file_envoy_extensions_retry_host_previous_hosts_v3_previous_hosts } from '@mizzen/envoy-api/gen/envoy/extensions/retry/host/previous_hosts/v3/previous_hosts_pb.js';
 import { file_envoy_extensions_transport_sockets_raw_buffer_v3_raw_buffer } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer_pb.js';
 import { file_envoy_extensions_transport_sockets_tls_v3_tls } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ResourceState } from '../xds/resource-state.ts';
@@ -26,6 +28,7 @@ const registry = createRegistry(
   file_envoy_extensions_filters_listener_tls_inspector_v3_tls_inspector,
   file_envoy_extensions_filters_network_http_connection_manager_v3_http_connection_manager,
   file_envoy_extensions_filters_network_tcp_proxy_v3_tcp_proxy,
+  file_envoy_extensions_retry_host_previous_hosts_v3_previous_hosts,
   file_envoy_extensions_transport_sockets_raw_buffer_v3_raw_buffer,
   file_envoy_extensions_transport_sockets_tls_v3_tls,
 );
@@ -35,10 +38,16 @@ export function configDump(state: ResourceState, versions: Readonly<Record<strin
   const configs: Record<string, unknown> = {};
   for (const type of resourceTypes) {
     if (type === 'secret') continue;
-    configs[`${type}s`] = {
-      version_info: versions[type] ?? '',
-      resources: state.dump(type).map((any) => toJson(AnySchema, any, { registry, useProtoFieldName: true })),
-    };
+    configs[`${type}s`] = { version_info: versions[type] ?? '', resources: state.dump(type).map(describe) };
   }
   return { configs };
+}
+
+/** A resource with a part of a type that is not known here is still shown, packed, rather than keeping the others from being shown. */
+function describe(any: Any): unknown {
+  try {
+    return toJson(AnySchema, any, { registry, useProtoFieldName: true });
+  } catch (error) {
+    return { '@type': any.typeUrl, value: Buffer.from(any.value).toString('base64'), not_shown_because: messageOf(error) };
+  }
 }
