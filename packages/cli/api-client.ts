@@ -99,7 +99,7 @@ export class ApiClient {
         `${this.#access.api}${path}`,
         {
           method,
-          agent: this.#agent,
+          agent: isRepeat ? false : this.#agent,
           ca: this.#access.rootCertificate,
           headers: {
             authorization: `Bearer ${this.#access.token}`,
