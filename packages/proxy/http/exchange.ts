@@ -223,7 +223,8 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
       head.headers.set('host', action.hostRewrite);
     }
     head.headers.remove('expect');
-    this.#headText = `${head.method} ${head.target} HTTP/1.1\r\n${head.headers.serialize()}`;
+    const line = head.line !== '' && head.target === this.originalPath ? head.line : `${head.method} ${head.target} HTTP/1.1\r\n`;
+    this.#headText = line + head.headers.serialize();
     if (action.timeoutMs > 0) this.#timeoutTimer = setTimeout(() => this.#timedOut(), action.timeoutMs);
     for (const mirror of action.mirrors) {
       const cluster = mirror.share >= 1 || random() < mirror.share ? settings.context.findCluster(mirror.cluster) : undefined;
@@ -333,7 +334,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   onInformational(head: ResponseHead): void {
     // 100 Continue was answered when the request arrived; other interim responses go on to clients that know them.
     if (head.status !== 100 && !this.head.isHttp10 && !this.#headSent)
-      this.connection.write(`${statusLine(head.status, head.reason)}${head.headers.serialize()}\r\n`);
+      this.connection.write(`${head.line !== '' ? head.line : statusLine(head.status, head.reason)}${head.headers.serialize()}\r\n`);
   }
 
   onResponseHead(head: ResponseHead, hasBody: boolean): void {
@@ -358,8 +359,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#responseIsChunked = hasBody && !hasLength && !this.head.isHttp10;
     if (hasBody && !hasLength && this.head.isHttp10) this.#keepsConnection = false;
     if (!this.#requestEnded) this.#keepsConnection = false; // answered before the request was complete
-    let text = statusLine(head.status, head.reason) + headers.serialize();
-    text += `x-envoy-upstream-service-time: ${this.upstreamServiceTimeMs}\r\n`;
+    let text = (head.line !== '' ? head.line : statusLine(head.status, head.reason)) + headers.serialize() + serviceTimeLine(this.upstreamServiceTimeMs);
     if (!headers.has('server')) text += 'server: mizzen\r\n';
     if (this.#responseIsChunked || (head.isChunked && this.isHeadRequest && !this.head.isHttp10)) text += 'transfer-encoding: chunked\r\n';
     this.#toDownstream.text(text + this.#connectionText());
@@ -596,6 +596,12 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.settings.context.counters.values.downstream_requests_active--;
     recordRequest(this);
   }
+}
+
+const serviceTimeLines = Array.from({ length: 256 }, (_, ms) => `x-envoy-upstream-service-time: ${ms}\r\n`);
+
+function serviceTimeLine(ms: number): string {
+  return serviceTimeLines[ms] ?? `x-envoy-upstream-service-time: ${ms}\r\n`;
 }
 
 function statusIsRetriable(status: number, retry: RetryPolicy): boolean {

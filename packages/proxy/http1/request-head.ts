@@ -6,6 +6,8 @@ import { type Violation, violations } from './violation.ts';
 /** A request's head, checked: RFC 9112 sections 2 to 6, strictly. What is refused here never reaches a route. */
 export class RequestHead implements Framing {
   method: string;
+  /** The request line as it came, with its CRLF, where it can be sent on as it is; '' otherwise. */
+  line: string;
   /** Path and query, starting with `/`; `*` for OPTIONS. */
   target: string;
   /** The authority as the client wrote it: of the absolute-form target, else of Host. */
@@ -20,6 +22,7 @@ export class RequestHead implements Framing {
 
   constructor() {
     this.method = '';
+    this.line = '';
     this.target = '';
     this.authority = '';
     this.isHttp10 = false;
@@ -74,8 +77,10 @@ export function readRequestHead(text: string, limits: HeadLimits): RequestHead |
     head.target = '/';
     return head;
   }
-  if (target.charCodeAt(0) === 0x2f) head.target = target;
-  else if (target === '*' && head.method === 'OPTIONS') head.target = target;
+  if (target.charCodeAt(0) === 0x2f) {
+    head.target = target;
+    if (!head.isHttp10) head.line = text.substring(0, lineEnd + 2);
+  } else if (target === '*' && head.method === 'OPTIONS') head.target = target;
   else {
     const absolute = absoluteForm.exec(target);
     if (!absolute || !authorityPattern.test(absolute[1]!)) return violations.badTarget;

@@ -6,7 +6,9 @@ import type { Violation } from './violation.ts';
 /** A response's head, checked: RFC 9112 sections 4 to 6. */
 export class ResponseHead implements Framing {
   status: number;
-  /** The reason phrase; may be empty. */
+  /** The status line as it came, with its CRLF, when it is of HTTP/1.1; '' otherwise. */
+  line: string;
+  /** The reason phrase of a status line that cannot be sent on as it is; may be empty. */
   reason: string;
   isHttp10: boolean;
   readonly headers: HeaderList;
@@ -18,6 +20,7 @@ export class ResponseHead implements Framing {
   constructor() {
     this.status = 0;
     this.reason = '';
+    this.line = '';
     this.isHttp10 = false;
     this.headers = new HeaderList();
     this.contentLength = -1;
@@ -39,7 +42,8 @@ export function readResponseHead(text: string, limits: HeadLimits): ResponseHead
   const lineEnd = text.indexOf('\r\n');
   head.isHttp10 = text.charCodeAt(7) === 0x30;
   head.status = (text.charCodeAt(9) - 48) * 100 + (text.charCodeAt(10) - 48) * 10 + (text.charCodeAt(11) - 48);
-  head.reason = lineEnd > 13 ? text.substring(13, lineEnd) : '';
+  if (head.isHttp10) head.reason = lineEnd > 13 ? text.substring(13, lineEnd) : '';
+  else head.line = text.substring(0, lineEnd + 2);
   const problem = readFields(text, lineEnd + 2, head.headers, head, limits);
   return problem ?? head;
 }
