@@ -8,6 +8,7 @@ import { type Violation, violations } from '../http1/violation.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import { Exchange } from './exchange.ts';
+import { OutputBatch } from './output-batch.ts';
 import { statusLine } from './reason-phrases.ts';
 
 /**
@@ -20,6 +21,7 @@ export class DownstreamConnection implements BodySink {
   readonly peer: PeerIdentity | undefined;
   readonly remoteAddress: string;
   readonly serverName: string;
+  readonly output: OutputBatch;
   /** When bytes last went in either direction (to a tenth of a second); the sweep ends connections on which nothing moves. */
   lastActivity: number;
   /** performance.now() of the last bytes that were read: when the request that they begin has started. */
@@ -45,6 +47,7 @@ export class DownstreamConnection implements BodySink {
     this.lastActivity = coarseNow();
     this.lastReadAt = this.lastActivity;
     this.forwardedCert = undefined;
+    this.output = new OutputBatch(this);
     this.#settings = settings;
     this.#heads = new HeadReader(settings().headLimits);
     this.#body = new BodyReader();
@@ -80,7 +83,10 @@ export class DownstreamConnection implements BodySink {
   /** No more requests after the one under way. */
   drain(): void {
     this.#isDraining = true;
-    if (this.isIdle) this.close();
+    if (!this.isIdle) return;
+    // The last answer may still wait for the end of this turn.
+    this.output.flush();
+    this.socket.destroySoon();
   }
 
   get isDraining(): boolean {
@@ -101,6 +107,7 @@ export class DownstreamConnection implements BodySink {
     this.#exchange = undefined;
     if (this.#isClosed) return;
     if (!keepsConnection || this.#isDraining || !this.#body.isDone) {
+      this.output.flush();
       // Half-closing first lets the client read the answer before a reset for what it still sends could destroy it.
       this.socket.end();
       this.socket.resume();
@@ -167,7 +174,8 @@ export class DownstreamConnection implements BodySink {
         if (settings.direction !== 'outbound') return this.#refuse(violations.methodNotSupported);
         // Some HTTP clients tunnel plain HTTP through their proxy too. The tunnel ends right here: what comes through it are requests to
         // the same host, and they are routed like any others.
-        this.write('HTTP/1.1 200 Connection established\r\n\r\n');
+        this.output.text('HTTP/1.1 200 Connection established\r\n\r\n');
+        this.output.flush();
         continue;
       }
       if (head.isChunked) this.#body.startChunked();
@@ -190,6 +198,7 @@ export class DownstreamConnection implements BodySink {
     const { counters } = this.#settings().context;
     counters.countViolation(violation.reason);
     const body = `${violation.reason.replace(/^http1\./, '').replaceAll('_', ' ')}\n`;
+    this.output.flush();
     if (this.socket.writable)
       this.socket.end(
         `${statusLine(violation.status)}content-type: text/plain\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`,

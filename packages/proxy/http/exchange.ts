@@ -13,7 +13,7 @@ import type { ConnectionSettings } from './connection-settings.ts';
 import type { DownstreamConnection } from './downstream-connection.ts';
 import { applyForwardingHeaders } from './forwarding-headers.ts';
 import { MirrorRequest } from './mirror-request.ts';
-import { OutputBatch } from './output-batch.ts';
+import type { OutputBatch } from './output-batch.ts';
 import { statusLine } from './reason-phrases.ts';
 import { recordRequest } from './record-request.ts';
 
@@ -47,7 +47,8 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   #filterIndex: number;
   #target: Target | undefined;
   #upstream: UpstreamConnection | undefined;
-  readonly #toUpstream: OutputBatch;
+  /** The batch of the upstream connection in use. */
+  #toUpstream: OutputBatch | undefined;
   readonly #toDownstream: OutputBatch;
   #headText: string;
   /** Body slices that have arrived so far; undefined once they are no longer needed or no longer complete. */
@@ -90,9 +91,9 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#filterIndex = 0;
     this.#target = undefined;
     this.#upstream = undefined;
-    this.#toUpstream = new OutputBatch();
-    this.#toDownstream = new OutputBatch();
-    this.#toDownstream.attach(connection);
+    this.#toUpstream = undefined;
+    this.#toDownstream = connection.output;
+    this.#toDownstream.isWritable = true;
     this.#headText = '';
     this.#replay = undefined;
     this.#replayBytes = 0;
@@ -230,7 +231,10 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
       const cluster = mirror.share >= 1 || random() < mirror.share ? settings.context.findCluster(mirror.cluster) : undefined;
       if (cluster !== undefined) (this.#mirrors ??= []).push(new MirrorRequest(cluster, head, this.#framingText()));
     }
-    if (head.expectsContinue) this.connection.write('HTTP/1.1 100 Continue\r\n\r\n');
+    if (head.expectsContinue) {
+      this.#toDownstream.text('HTTP/1.1 100 Continue\r\n\r\n');
+      this.#toDownstream.flush();
+    }
     this.#attempt();
   }
 
@@ -271,29 +275,32 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     endpoint.activeRequests++;
     upstream.begin(this);
     this.#isForwarding = true;
-    this.#toUpstream.attach(upstream);
-    this.#toUpstream.text(this.#headText);
+    const output = upstream.output;
+    output.isWritable = true;
+    this.#toUpstream = output;
+    output.text(this.#headText);
     if (endpoint.transport.isMesh)
-      this.#toUpstream.text(`${peerMetadataHeader}: ${this.settings.context.selfHeader}\r\n${peerMetadataIdHeader}: ${this.settings.context.selfId}\r\n`);
-    this.#toUpstream.text(this.#framingText());
+      output.text(`${peerMetadataHeader}: ${this.settings.context.selfHeader}\r\n${peerMetadataIdHeader}: ${this.settings.context.selfId}\r\n`);
+    output.text(this.#framingText());
     if (this.#replay !== undefined) for (const slice of this.#replay) this.#sendBody(slice);
     if (this.#requestEnded) this.#endUpstreamRequest();
     else if (this.connection.socket.isPaused()) this.connection.socket.resume();
     const retry = (this.route!.action as ForwardAction).retry;
     if (retry !== undefined && retry.perTryTimeoutMs > 0) this.#perTryTimer = setTimeout(() => this.#perTryTimedOut(retry), retry.perTryTimeoutMs);
-    if (this.#requestEnded || this.#attempts > 1) this.#toUpstream.flush();
+    if (this.#requestEnded || this.#attempts > 1) output.flushSoon();
   }
 
   #sendBody(slice: Buffer): void {
-    if (this.head.isChunked) this.#toUpstream.chunk(slice);
-    else this.#toUpstream.bytes(slice);
-    if (!this.#toUpstream.isWritable) this.connection.socket.pause();
+    const output = this.#toUpstream!;
+    if (this.head.isChunked) output.chunk(slice);
+    else output.bytes(slice);
+    if (!output.isWritable) this.connection.socket.pause();
   }
 
   #endUpstreamRequest(): void {
-    if (this.head.isChunked) this.#toUpstream.text(`0\r\n${this.connection.bodyTrailers}\r\n`);
+    if (this.head.isChunked) this.#toUpstream!.text(`0\r\n${this.connection.bodyTrailers}\r\n`);
     this.#upstream!.requestComplete();
-    this.#toUpstream.flush();
+    this.#toUpstream!.flushSoon();
   }
 
   onRequestData(slice: Buffer): void {
@@ -315,7 +322,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   }
 
   onRequestFlush(): void {
-    if (this.#isForwarding && !this.#isFinished) this.#toUpstream.flush();
+    if (this.#isForwarding && !this.#isFinished) this.#toUpstream?.flushSoon();
   }
 
   onRequestViolation(violation: Violation): void {
@@ -334,7 +341,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   onInformational(head: ResponseHead): void {
     // 100 Continue was answered when the request arrived; other interim responses go on to clients that know them.
     if (head.status !== 100 && !this.head.isHttp10 && !this.#headSent)
-      this.connection.write(`${head.line !== '' ? head.line : statusLine(head.status, head.reason)}${head.headers.serialize()}\r\n`);
+      this.#toDownstream.text(`${head.line !== '' ? head.line : statusLine(head.status, head.reason)}${head.headers.serialize()}\r\n`);
   }
 
   onResponseHead(head: ResponseHead, hasBody: boolean): void {
@@ -377,14 +384,15 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   onResponseEnd(trailers: string): void {
     this.#leaveEndpoint();
     this.#upstream = undefined;
+    this.#toUpstream = undefined;
     if (this.#responseIsChunked) this.#toDownstream.text(`0\r\n${trailers}\r\n`);
-    this.#toDownstream.flush();
+    this.#toDownstream.flushSoon();
     this.#finish();
     this.connection.exchangeEnded(this.#keepsConnection);
   }
 
   onResponseFlush(): void {
-    if (!this.#isFinished) this.#toDownstream.flush();
+    if (!this.#isFinished) this.#toDownstream.flushSoon();
   }
 
   onDownstreamDrain(): void {
@@ -393,7 +401,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   }
 
   onUpstreamDrain(): void {
-    this.#toUpstream.isWritable = true;
+    if (this.#toUpstream !== undefined) this.#toUpstream.isWritable = true;
     this.connection.socket.resume();
   }
 
@@ -555,7 +563,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
       this.bytesSent += body.length;
     }
     this.#headSent = true;
-    this.#toDownstream.flush();
+    this.#toDownstream.flushSoon();
     this.#finish();
     this.connection.exchangeEnded(this.#keepsConnection);
   }
@@ -574,7 +582,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#leaveEndpoint();
     this.#upstream = undefined;
     this.#isForwarding = false;
-    this.#toUpstream.attach(undefined);
+    this.#toUpstream = undefined;
     upstream.abandon();
   }
 

@@ -6,26 +6,34 @@ export interface Writable {
 /** Bodies up to this size travel in one write with what stands before them. */
 const joinBytes = 16 * 1024;
 
+/** Batches with something to write, in the order in which they were asked to. */
+let waiting: OutputBatch[] = [];
+
 /**
- * Collects what one wake-up produces for one peer and writes it at once: head and small body as one latin1 string, large slices as they
- * are, without copying.
+ * Writes what the events of one turn of the event loop have produced, one peer after another. Each write wakes its peer; done at the end
+ * of the turn, the peers' processes are woken once for all of them instead of between two requests.
+ */
+function writeWaiting(): void {
+  const batches = waiting;
+  waiting = [];
+  for (let i = 0; i < batches.length; i++) batches[i]!.flush();
+}
+
+/**
+ * Collects what one turn produces for one connection and writes it at once: head and small body as one latin1 string, large slices as
+ * they are, without copying. One belongs to each connection, so that what is written to it cannot change places.
  */
 export class OutputBatch {
-  #target: Writable | undefined;
+  readonly #target: Writable;
   #text: string;
+  #isWaiting: boolean;
   /** The peer took everything without asking the writer to wait. */
   isWritable: boolean;
 
-  constructor() {
-    this.#target = undefined;
-    this.#text = '';
-    this.isWritable = true;
-  }
-
-  /** Sends to another peer from now on; what has been collected for the one before is dropped. */
-  attach(target: Writable | undefined): void {
+  constructor(target: Writable) {
     this.#target = target;
     this.#text = '';
+    this.#isWaiting = false;
     this.isWritable = true;
   }
 
@@ -39,7 +47,7 @@ export class OutputBatch {
       return;
     }
     this.flush();
-    if (this.#target !== undefined && !this.#target.write(slice)) this.isWritable = false;
+    if (!this.#target.write(slice)) this.isWritable = false;
   }
 
   /** A body slice in chunked coding (RFC 9112 section 7.1). */
@@ -50,8 +58,18 @@ export class OutputBatch {
     this.#text += '\r\n';
   }
 
+  /** Writes at the end of this turn of the event loop. */
+  flushSoon(): void {
+    if (this.#isWaiting || this.#text === '') return;
+    this.#isWaiting = true;
+    if (waiting.length === 0) setImmediate(writeWaiting);
+    waiting.push(this);
+  }
+
+  /** Writes now. */
   flush(): void {
-    if (this.#text === '' || this.#target === undefined) return;
+    this.#isWaiting = false;
+    if (this.#text === '') return;
     const text = this.#text;
     this.#text = '';
     if (!this.#target.write(text)) this.isWritable = false;

@@ -1,5 +1,6 @@
 import type net from 'node:net';
 import { coarseNow } from '@mizzen/common';
+import { OutputBatch } from '../http/output-batch.ts';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { defaultHeadLimits, type HeadLimits } from '../http1/head-limits.ts';
 import { HeadReader } from '../http1/head-reader.ts';
@@ -39,6 +40,7 @@ type State = 'idle' | 'head' | 'body' | 'closed';
 export class UpstreamConnection implements BodySink {
   readonly endpoint: Endpoint;
   readonly socket: net.Socket;
+  readonly output: OutputBatch;
   /** When it was last used, in the milliseconds of performance.now(), to a tenth of a second. */
   idleSince: number;
   #state: State;
@@ -71,6 +73,7 @@ export class UpstreamConnection implements BodySink {
     this.#limits = limits;
     this.#heads = new HeadReader(limits);
     this.#body = new BodyReader();
+    this.output = new OutputBatch(this);
     this.#held = endpoint.transport.isTls ? [] : undefined;
     this.#heldBytes = 0;
     endpoint.connections++;
