@@ -21,6 +21,8 @@ spec:
 describe('kubectl against the stand-alone API', { skip: skipWithout('kubectl') }, () => {
   let mesh: TestMesh;
   let environment: NodeJS.ProcessEnv;
+  /** Debian 12's kubectl is 1.20: older than OpenAPI v3, by which newer ones explain kinds and learn that a server can try things dry. */
+  let readsOpenApiV3 = false;
   const run = (args: readonly string[], input = '') => {
     const result = spawnSync('kubectl', args, { encoding: 'utf8', input, env: environment });
     return { code: result.status, out: result.stdout, err: result.stderr };
@@ -44,6 +46,8 @@ describe('kubectl against the stand-alone API', { skip: skipWithout('kubectl') }
     writeFileSync(join(mesh.home, 'kubeconfig'), config.stdout);
     environment = { ...environment, KUBECONFIG: join(mesh.home, 'kubeconfig') };
     assert.equal(run(['config', 'current-context']).out.trim(), 'mizzen');
+    const { clientVersion } = JSON.parse(run(['version', '--client', '-o', 'json']).out) as { clientVersion: { minor: string } };
+    readsOpenApiV3 = Number.parseInt(clientVersion.minor, 10) >= 27;
   });
   after(() => mesh.close());
 
@@ -62,14 +66,16 @@ describe('kubectl against the stand-alone API', { skip: skipWithout('kubectl') }
     assert.match((await kubectl(['get', 'vs', '--field-selector', 'metadata.name=reviews'])).out, /reviews/);
     assert.match((await kubectl(['describe', 'vs', 'reviews'])).out, /Subset:\s+v2/);
     assert.match((await kubectl(['get', 'namespaces', '-o', 'name'])).out, /namespace\/default/);
-    assert.match((await kubectl(['explain', 'virtualservice.spec.http.retries.attempts'])).out, /Number of retries/);
+    if (readsOpenApiV3) assert.match((await kubectl(['explain', 'virtualservice.spec.http.retries.attempts'])).out, /Number of retries/);
     assert.match((await kubectl(['api-resources', '--api-group', 'mizzen.dev'])).out, /workloads\s+wl\s+mizzen\.dev\/v1alpha1/);
   });
 
   it('diffs, edits and patches', async () => {
-    const diff = await kubectl(['diff', '-f', '-'], route('v3'));
-    assert.equal(diff.code, 1);
-    assert.match(diff.out, /-\s+subset: v2\n\+\s+subset: v3/);
+    if (readsOpenApiV3) {
+      const diff = await kubectl(['diff', '-f', '-'], route('v3'));
+      assert.equal(diff.code, 1);
+      assert.match(diff.out, /-\s+subset: v2\n\+\s+subset: v3/);
+    }
     environment = { ...environment, EDITOR: "sed -i 's/subset: v2/subset: v4/'" };
     const edited = await kubectl(['edit', 'vs', 'reviews']);
     assert.match(edited.out, /edited/, edited.err);
@@ -96,7 +102,7 @@ describe('kubectl against the stand-alone API', { skip: skipWithout('kubectl') }
     assert.notEqual(conflict.code, 0);
     assert.match(conflict.err, /conflict with "one"/);
     assert.equal((await kubectl(['apply', '--server-side', '--field-manager=two', '--force-conflicts', '-f', '-'], withTimeout('2s'))).code, 0);
-    assert.match((await kubectl(['get', 'vs', 'owned', '-o', 'yaml', '--show-managed-fields'])).out, /manager: two/);
+    assert.match((await kubectl(['get', 'vs', 'owned', '-o', 'yaml', ...(readsOpenApiV3 ? ['--show-managed-fields'] : [])])).out, /manager: two/);
   });
 
   it('refuses what is wrong with the field and a suggestion, a stale write with a conflict, a wrong token at the door', async () => {
