@@ -3,12 +3,12 @@ import type { TLSSocket } from 'node:tls';
 import { coarseNow } from '@mizzen/common';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { HeadReader } from '../http1/head-reader.ts';
+import { OutputBatch } from '../http1/output-batch.ts';
 import { RequestHead, readRequestHead } from '../http1/request-head.ts';
 import { type Violation, violations } from '../http1/violation.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import { Exchange } from './exchange.ts';
-import { OutputBatch } from './output-batch.ts';
 import { statusLine } from './reason-phrases.ts';
 
 /**

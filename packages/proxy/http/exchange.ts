@@ -1,3 +1,4 @@
+import type { OutputBatch } from '../http1/output-batch.ts';
 import type { RequestHead } from '../http1/request-head.ts';
 import type { ResponseHead } from '../http1/response-head.ts';
 import type { Violation } from '../http1/violation.ts';
@@ -13,7 +14,6 @@ import type { ConnectionSettings } from './connection-settings.ts';
 import type { DownstreamConnection } from './downstream-connection.ts';
 import { applyForwardingHeaders } from './forwarding-headers.ts';
 import { MirrorRequest } from './mirror-request.ts';
-import type { OutputBatch } from './output-batch.ts';
 import { statusLine } from './reason-phrases.ts';
 import { recordRequest } from './record-request.ts';
 

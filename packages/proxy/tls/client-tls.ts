@@ -3,10 +3,11 @@ import { isIP } from 'node:net';
 import { type ConnectionOptions, createSecureContext, type PeerCertificate, type SecureContext } from 'node:tls';
 import { MizzenError } from '@mizzen/common';
 import { SubjectAltNameMatcher_SanType } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
-import type { CommonTlsContext, UpstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import type { UpstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { compileStringMatcher, type TextTest } from '../route/matchers.ts';
 import { alternativeNames } from './peer-identity.ts';
-import { readDataSource, type SecretStore } from './secret-store.ts';
+import type { KeyPair, SecretStore } from './secret-store.ts';
+import { TlsSources, validationOf } from './tls-sources.ts';
 import { protocolVersions } from './tls-versions.ts';
 
 /**
@@ -15,28 +16,20 @@ import { protocolVersions } from './tls-versions.ts';
  */
 export class ClientTls {
   readonly isMesh: boolean;
-  readonly #secrets: SecretStore;
-  readonly #keyPairName: string | undefined;
-  readonly #rootName: string | undefined;
-  readonly #staticKeyPair: { readonly cert: string; readonly key: string } | undefined;
-  readonly #staticRoots: string | undefined;
+  readonly #sources: TlsSources;
   readonly #names: readonly { readonly type: 'uri' | 'dns' | 'ip'; readonly test: TextTest; readonly text: string }[];
   readonly #alpn: string[];
   readonly #sni: string;
   readonly #versions: { readonly minVersion: 'TLSv1.2' | 'TLSv1.3'; readonly maxVersion: 'TLSv1.2' | 'TLSv1.3' };
+  /** The newest secure context, and what it was made of. */
   #context: SecureContext | undefined;
+  #contextPair: KeyPair | undefined;
+  #contextRoots: string | undefined;
 
   constructor(config: UpstreamTlsContext, secrets: SecretStore, place: string) {
-    const common = config.commonTlsContext;
-    if (!common) throw new MizzenError('invalid-tls', `${place}: common_tls_context is missing`);
-    this.#secrets = secrets;
-    this.#keyPairName = common.tlsCertificateSdsSecretConfigs[0]?.name;
-    const inline = common.tlsCertificates[0];
-    this.#staticKeyPair = inline ? { cert: readDataSource(inline.certificateChain, place), key: readDataSource(inline.privateKey, place) } : undefined;
-    const validation = validationOf(common);
-    this.#rootName = validation.rootName;
-    this.#staticRoots = validation.context?.trustedCa ? readDataSource(validation.context.trustedCa, place) : undefined;
-    this.#names = (validation.context?.matchTypedSubjectAltNames ?? []).map(({ sanType, matcher }) => {
+    this.#sources = new TlsSources(config.commonTlsContext, secrets, place);
+    const common = config.commonTlsContext!;
+    this.#names = (validationOf(common).context?.matchTypedSubjectAltNames ?? []).map(({ sanType, matcher }) => {
       if (!matcher) throw new MizzenError('invalid-tls', `${place}: a subject alternative name matcher is empty`);
       const type =
         sanType === SubjectAltNameMatcher_SanType.URI
@@ -49,29 +42,25 @@ export class ClientTls {
     this.#alpn = common.alpnProtocols.length > 0 ? [...common.alpnProtocols] : [];
     this.#sni = config.sni;
     this.#versions = protocolVersions(common.tlsParams);
-    this.isMesh = this.#keyPairName !== undefined && common.alpnProtocols.includes('istio');
+    this.isMesh = this.#sources.hasSdsKeyPair && common.alpnProtocols.includes('istio');
     this.#context = undefined;
-    // Lives as long as the proxy; clusters that go leave one small listener that finds nothing to do.
-    secrets.onChange((name) => {
-      if (name === this.#keyPairName || name === this.#rootName) this.#context = undefined;
-    });
+    this.#contextPair = undefined;
+    this.#contextRoots = undefined;
   }
 
   get notReadyReason(): string | undefined {
-    if (this.#keyPairName !== undefined && !this.#secrets.keyPair(this.#keyPairName)) return `the secret ${this.#keyPairName} has not arrived`;
-    if (this.#rootName !== undefined && !this.#secrets.roots(this.#rootName)) return `the secret ${this.#rootName} has not arrived`;
-    return undefined;
+    const [missing] = this.#sources.missing();
+    return missing === undefined ? undefined : `the secret ${missing} has not arrived`;
   }
 
   connectOptions(host: string, port: number): ConnectionOptions {
-    const verifies = this.#rootName !== undefined || this.#staticRoots !== undefined;
     return {
       host,
       port,
       secureContext: this.#secureContext(),
       ...(this.#sni !== '' && isIP(this.#sni) === 0 ? { servername: this.#sni } : {}),
       ...(this.#alpn.length > 0 ? { ALPNProtocols: this.#alpn } : {}),
-      rejectUnauthorized: verifies,
+      rejectUnauthorized: this.#sources.hasRoots,
       checkServerIdentity: (_host: string, certificate: PeerCertificate) => {
         const problem = this.#verifyPeer(certificate);
         return problem === undefined ? undefined : new MizzenError('wrong-server', problem, `${host}:${port}`);
@@ -99,25 +88,13 @@ export class ClientTls {
   }
 
   #secureContext(): SecureContext {
-    if (this.#context) return this.#context;
-    const pair = this.#keyPairName === undefined ? this.#staticKeyPair : this.#secrets.keyPair(this.#keyPairName);
-    const roots = this.#rootName === undefined ? this.#staticRoots : this.#secrets.roots(this.#rootName);
-    this.#context = createSecureContext({ ...(pair ? { cert: pair.cert, key: pair.key } : {}), ...(roots ? { ca: roots } : {}), ...this.#versions });
+    const pair = this.#sources.keyPair();
+    const roots = this.#sources.roots();
+    if (this.#context === undefined || this.#contextPair !== pair || this.#contextRoots !== roots) {
+      this.#context = createSecureContext({ ...(pair ? { cert: pair.cert, key: pair.key } : {}), ...(roots ? { ca: roots } : {}), ...this.#versions });
+      this.#contextPair = pair;
+      this.#contextRoots = roots;
+    }
     return this.#context;
-  }
-}
-
-/** The name of the SDS secret with the roots, and what is said of the peer's names. */
-export function validationOf(common: CommonTlsContext) {
-  const { validationContextType: type } = common;
-  switch (type.case) {
-    case 'combinedValidationContext':
-      return { rootName: type.value.validationContextSdsSecretConfig?.name, context: type.value.defaultValidationContext };
-    case 'validationContextSdsSecretConfig':
-      return { rootName: type.value.name, context: undefined };
-    case 'validationContext':
-      return { rootName: undefined, context: type.value };
-    default:
-      return { rootName: undefined, context: undefined };
   }
 }

@@ -1,9 +1,8 @@
 import type net from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
-import { MizzenError } from '@mizzen/common';
 import type { DownstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
-import { validationOf } from './client-tls.ts';
-import { type KeyPair, readDataSource, type SecretStore } from './secret-store.ts';
+import type { SecretStore } from './secret-store.ts';
+import { TlsSources } from './tls-sources.ts';
 import { protocolVersions } from './tls-versions.ts';
 
 /**
@@ -14,27 +13,16 @@ export class ServerTls {
   readonly requiresClient: boolean;
   /** Peers are mesh workloads: their identity must be a SPIFFE URI. */
   readonly isMesh: boolean;
-  readonly #secrets: SecretStore;
-  readonly #keyPairName: string | undefined;
-  readonly #rootName: string | undefined;
-  readonly #staticKeyPair: KeyPair | undefined;
-  readonly #staticRoots: string | undefined;
+  readonly #sources: TlsSources;
   readonly #options: tls.TlsOptions;
   readonly #stopListening: () => void;
   readonly #handlers: ServerTlsHandlers;
   #server: tls.Server | undefined;
 
   constructor(config: DownstreamTlsContext, secrets: SecretStore, handlers: ServerTlsHandlers, place: string) {
-    const common = config.commonTlsContext;
-    if (!common) throw new MizzenError('invalid-tls', `${place}: common_tls_context is missing`);
-    this.#secrets = secrets;
+    this.#sources = new TlsSources(config.commonTlsContext, secrets, place);
+    const common = config.commonTlsContext!;
     this.#handlers = handlers;
-    this.#keyPairName = common.tlsCertificateSdsSecretConfigs[0]?.name;
-    const inline = common.tlsCertificates[0];
-    this.#staticKeyPair = inline ? { cert: readDataSource(inline.certificateChain, place), key: readDataSource(inline.privateKey, place) } : undefined;
-    const validation = validationOf(common);
-    this.#rootName = validation.rootName;
-    this.#staticRoots = validation.context?.trustedCa ? readDataSource(validation.context.trustedCa, place) : undefined;
     this.requiresClient = config.requireClientCertificate ?? false;
     this.isMesh = this.requiresClient && common.alpnProtocols.includes('istio');
     const ciphers = common.tlsParams?.cipherSuites ?? [];
@@ -44,14 +32,12 @@ export class ServerTls {
         ? { ALPNCallback: ({ protocols }) => common.alpnProtocols.find((name) => protocols.includes(name)) ?? 'http/1.1' }
         : {}),
       ...(ciphers.length > 0 ? { ciphers: ciphers.join(':') } : {}),
-      requestCert: this.requiresClient || validation.rootName !== undefined || this.#staticRoots !== undefined,
+      requestCert: this.requiresClient || this.#sources.hasRoots,
       rejectUnauthorized: this.requiresClient,
       handshakeTimeout: handlers.handshakeTimeoutMs,
     };
     this.#server = undefined;
-    this.#stopListening = secrets.onChange((name) => {
-      if (name === this.#keyPairName || name === this.#rootName) this.#renew();
-    });
+    this.#stopListening = this.#sources.onChange(() => this.#renew());
     this.#renew();
   }
 
@@ -61,15 +47,12 @@ export class ServerTls {
 
   /** The secrets that it takes from SDS. */
   secretNames(): string[] {
-    return [this.#keyPairName, this.#rootName].filter((name) => name !== undefined);
+    return this.#sources.names();
   }
 
   /** The names of the secrets that have not arrived. */
   missingSecrets(): string[] {
-    const missing: string[] = [];
-    if (this.#keyPairName !== undefined && !this.#secrets.keyPair(this.#keyPairName)) missing.push(this.#keyPairName);
-    if (this.#rootName !== undefined && !this.#secrets.roots(this.#rootName)) missing.push(this.#rootName);
-    return missing;
+    return this.#sources.missing();
   }
 
   /** Starts the handshake on a socket whose first bytes may already be in its read buffer. */
@@ -84,8 +67,8 @@ export class ServerTls {
 
   #renew(): void {
     if (this.missingSecrets().length > 0) return;
-    const pair = this.#keyPairName === undefined ? this.#staticKeyPair : this.#secrets.keyPair(this.#keyPairName);
-    const roots = this.#rootName === undefined ? this.#staticRoots : this.#secrets.roots(this.#rootName);
+    const pair = this.#sources.keyPair();
+    const roots = this.#sources.roots();
     if (!pair) return;
     const context = { cert: pair.cert, key: pair.key, ...(roots ? { ca: roots } : {}) };
     if (this.#server) return this.#server.setSecureContext({ ...this.#options, ...context });

@@ -1,9 +1,9 @@
 import type net from 'node:net';
 import { coarseNow } from '@mizzen/common';
-import { OutputBatch } from '../http/output-batch.ts';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { defaultHeadLimits, type HeadLimits } from '../http1/head-limits.ts';
 import { HeadReader } from '../http1/head-reader.ts';
+import { OutputBatch } from '../http1/output-batch.ts';
 import { ResponseHead, readResponseHead } from '../http1/response-head.ts';
 import type { Violation } from '../http1/violation.ts';
 import type { Endpoint } from './endpoint.ts';
