@@ -52,7 +52,9 @@ program
 program
   .command('proxy')
   .description('run one sidecar or gateway')
-  .requiredOption('--config <file>', 'JSON file: who this proxy is, where its control plane is, where it listens')
+  .requiredOption('--config <file>', 'who this proxy is, where its control plane is, where it listens; or an Envoy bootstrap with static_resources')
+  .option('--concurrency <n>', 'event loops, each a process of its own; 0: as many as there are cores (default: 1)')
+  .option('--drain-time <seconds>', 'how long connections may take to end when it stops (default: 5)')
   .option('--log-level <level>', 'debug, info, warn or error', 'info')
   .action(async (options) => (await import('./commands/proxy.ts')).proxy(options));
 

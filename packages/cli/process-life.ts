@@ -23,9 +23,15 @@ export function exitWithParent(close: () => void): void {
   if (process.env['MIZZEN_RUNNER_PID'] === undefined) return;
   const runner = Number(process.env['MIZZEN_RUNNER_PID']);
   const timer = setInterval(() => {
-    if (process.ppid === runner) return;
+    // A process that has taken over from another is the child of that one.
+    if (process.ppid === runner || (process.env['MIZZEN_HOT_RESTART_EPOCH'] !== undefined && process.ppid !== 1)) return;
     clearInterval(timer);
     close();
   }, parentCheckMs);
   timer.unref();
+}
+
+/** Somebody watches this very process: the runner, or, for the first process of a container, whoever runs that. */
+export function isSupervised(): boolean {
+  return process.pid === 1 || process.env['MIZZEN_RUNNER_PID'] !== undefined;
 }

@@ -37,8 +37,10 @@ export interface ProxyConfig {
   readonly certificateSeconds?: number;
   /** Where access log lines go that configuration sends to standard output; absent: there. */
   readonly accessLogFile?: string;
-  /** How long connections may take to end when the proxy stops, in milliseconds. */
+  /** How long connections may take to end when the proxy stops, in milliseconds; 5000. */
   readonly drainMs?: number;
+  /** Event loops, each a process of its own; 1 (the default) serves in this process, 0 takes as many as there are cores. */
+  readonly concurrency?: number;
 }
 
 const required = ['type', 'name', 'namespace', 'workload', 'serviceAccount', 'trustDomain', 'address', 'control', 'rootCertificateFile', 'tokenFile'] as const;
@@ -50,5 +52,8 @@ export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
   for (const name of required)
     if (typeof config[name] !== 'string' || config[name] === '') throw new MizzenError('invalid-proxy-config', `"${name}" is missing or no string`, place);
   if (config['type'] !== 'sidecar' && config['type'] !== 'gateway') throw new MizzenError('invalid-proxy-config', '"type" must be sidecar or gateway', place);
+  const { concurrency } = config;
+  if (concurrency !== undefined && !(Number.isInteger(concurrency) && (concurrency as number) >= 0 && (concurrency as number) <= 256))
+    throw new MizzenError('invalid-proxy-config', '"concurrency" must be a whole number from 0 (all cores) to 256', place);
   return { ...config, labels: (config['labels'] ?? {}) as Record<string, string> } as unknown as ProxyConfig;
 }

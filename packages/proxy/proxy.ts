@@ -1,117 +1,291 @@
-import { EventEmitter, once } from 'node:events';
-import type { Logger } from '@mizzen/common';
+import type net from 'node:net';
+import { availableParallelism } from 'node:os';
+import type { Any } from '@bufbuild/protobuf/wkt';
+import { type Logger, type LogLevel, messageOf } from '@mizzen/common';
+import type { ResourceType } from '@mizzen/envoy-api';
 import { AdminServer } from './admin/admin-server.ts';
+import type { StaticConfig } from './bootstrap.ts';
+import { Engine } from './engine.ts';
+import { defaultOverloadSettings } from './overload/overload-manager.ts';
 import type { ProxyConfig } from './proxy-config.ts';
-import { encodePeerMetadata, type PeerMetadata, PeerMetadataReader } from './telemetry/peer-metadata.ts';
-import { ProxyCounters } from './telemetry/proxy-counters.ts';
-import { RequestMetricsTable } from './telemetry/request-metrics.ts';
-import { SecretStore } from './tls/secret-store.ts';
+import { type PeerMetadata, unknownPeer } from './telemetry/peer-metadata.ts';
+import type { StatsSnapshot } from './telemetry/stats-snapshot.ts';
+import { type Predecessor, startSuccessor } from './workers/successor.ts';
+import { WorkerPool } from './workers/worker-pool.ts';
 import { AdsClient } from './xds/ads-client.ts';
 import { HealthProber } from './xds/health-prober.ts';
 import { IdentityAgent } from './xds/identity-agent.ts';
 import { nodeOf } from './xds/node.ts';
-import { ResourceState } from './xds/resource-state.ts';
 
 /** A running proxy: a sidecar or a gateway. */
 export interface StartedProxy {
   readonly adminPort: number | undefined;
   /** Resolves when all listeners take connections. */
   readonly ready: Promise<void>;
+  /** Process ids of its workers; none when it serves in its own process. */
+  workerPids(): readonly number[];
+  /**
+   * Starts the same command again, gives it the listening sockets, and closes. Throws, and goes on, when the new process cannot take over.
+   * Resolves with the new process.
+   */
+  hotRestart(): Promise<{ readonly pid: number; readonly exited: Promise<number> }>;
   /** Stops taking connections, lets requests under way end, and closes. Idempotent. */
   close(): Promise<void>;
 }
 
-const sweepIntervalMs = 1_000;
-const defaultDrainMs = 5_000;
+export interface StartOptions {
+  readonly logLevel?: LogLevel;
+  /** The process whose sockets this one takes over. */
+  readonly predecessor?: Predecessor | undefined;
+}
 
-/** Starts a proxy. It has no listeners until the control plane has told it of some. */
-export async function startProxy(config: ProxyConfig, logger: Logger): Promise<StartedProxy> {
-  const counters = new ProxyCounters();
-  const metrics = new RequestMetricsTable();
-  const secrets = new SecretStore();
-  const self = selfMetadata(config);
-  const events = new EventEmitter();
-  const configured = once(events, 'ready').then(() => undefined);
-  const state = new ResourceState({
-    secrets,
-    counters,
-    logger,
-    context: {
-      self,
-      selfHeader: encodePeerMetadata(self),
+const defaultDrainMs = 5_000;
+/** While a proxy drains it still takes connections: those who do not know yet that it is going must not be turned away. */
+const acceptWhileDrainingMs = 200;
+
+/** Starts a proxy of a mesh. It has no listeners until the control plane has told it of some. */
+export async function startProxy(config: ProxyConfig, logger: Logger, options: StartOptions = {}): Promise<StartedProxy> {
+  const plane = new DataPlane(
+    {
+      self: selfMetadata(config),
       selfId: `${config.type === 'gateway' ? 'router' : 'sidecar'}~${config.address}~${config.name}.${config.namespace}~${config.namespace}.svc.cluster.local`,
-      peers: new PeerMetadataReader(),
-      metrics,
-      counters,
-      random: Math.random,
+      accessLogFile: config.accessLogFile,
+      overload: defaultOverloadSettings,
+      drainMs: config.drainMs ?? defaultDrainMs,
+      concurrency: config.concurrency ?? 1,
     },
-    accessLogFile: config.accessLogFile,
-    onReady: () => events.emit('ready'),
-  });
-  const identity = new IdentityAgent(config, secrets, counters, logger);
+    logger,
+    options,
+  );
+  const { engine } = plane;
+  const identity = new IdentityAgent(config, engine.secrets, engine.counters, logger);
   let ads: AdsClient | undefined;
   let prober: HealthProber | undefined;
   let isHealthy = config.probe === undefined;
-  let isClosing = false;
-  let admin: AdminServer | undefined;
-  let adminPort: number | undefined;
-  if (config.adminPort !== undefined) {
-    admin = new AdminServer({
-      port: config.adminPort,
-      state,
-      secrets,
-      counters,
-      metrics,
-      logger,
-      versions: () => ads?.versions() ?? {},
-      isReady: () => {
-        if (isClosing) return { ready: false, reason: 'draining' };
-        if (!secrets.keyPair('default')) return { ready: false, reason: 'no certificate yet' };
-        return { ready: state.isReady, reason: 'the first configuration has not arrived' };
-      },
-    });
-    adminPort = await admin.listen();
-  }
-  const node = nodeOf(config, adminPort);
-  const client = new AdsClient({ control: config.control, node, state, identity, counters, logger });
+  await plane.startAdmin(config.adminPort, {
+    versions: () => ads?.versions() ?? {},
+    notReadyReason: () => (engine.secrets.keyPair('default') ? undefined : 'no certificate yet'),
+  });
+  const client = new AdsClient({
+    control: config.control,
+    node: nodeOf(config, plane.adminPort),
+    state: { wanted: (type) => engine.state.wanted(type), accept: (type, resources) => plane.accept(type, resources) },
+    identity,
+    counters: engine.counters,
+    logger,
+  });
   ads = client;
-  if (!isHealthy) client.reportHealth('the application has not been asked yet');
+  // Who takes over from another process takes over its good health too.
+  if (!isHealthy && options.predecessor === undefined) client.reportHealth('the application has not been asked yet');
   // The stream needs no certificate: it starts with the token, so that configuration and certificate arrive together.
   const starting = identity.start();
   client.start();
   if (config.probe) {
     prober = new HealthProber(config.probe, (reason) => {
       isHealthy = reason === undefined;
-      if (!isClosing) client.reportHealth(reason);
+      if (!plane.isClosing) client.reportHealth(reason);
       logger.info(isHealthy ? 'the application is healthy' : 'the application is not healthy', reason === undefined ? {} : { reason });
     });
     prober.start();
   }
-  const ready = Promise.all([configured, starting]).then(() => {
-    if (!isClosing) logger.info('ready', { listeners: state.openListeners().length, clusters: state.clusters().length });
+  return plane.started(starting, {
+    async beforeDrain(isReplaced) {
+      prober?.close();
+      // First nobody is sent here any more, then nobody is let in, then those inside may finish.
+      if (config.registers && !isReplaced) client.reportHealth('shutting down');
+    },
+    async afterDrain() {
+      identity.close();
+      await client.close();
+      await starting;
+    },
   });
-  const sweeper = setInterval(() => state.sweep(performance.now()), sweepIntervalMs);
+}
 
-  const close = async () => {
-    isClosing = true;
-    prober?.close();
-    // First nobody is sent here any more, then nobody is let in, then those inside may finish.
-    if (config.registers) {
-      client.reportHealth('shutting down');
-      await sleep(Math.min(200, config.drainMs ?? defaultDrainMs));
+/** Starts a proxy that is told everything by an Envoy bootstrap with static resources. */
+export async function startStaticProxy(
+  config: StaticConfig & { readonly concurrency?: number; readonly drainMs?: number },
+  logger: Logger,
+  options: StartOptions = {},
+): Promise<StartedProxy> {
+  const plane = new DataPlane(
+    {
+      self: { ...unknownPeer, workload: config.name },
+      selfId: `sidecar~127.0.0.1~${config.name}~`,
+      accessLogFile: undefined,
+      overload: config.overload,
+      drainMs: config.drainMs ?? defaultDrainMs,
+      concurrency: config.concurrency ?? 1,
+    },
+    logger,
+    options,
+  );
+  await plane.startAdmin(config.adminPort, { versions: () => ({}), notReadyReason: () => undefined });
+  try {
+    for (const [type, resources] of config.resources) plane.accept(type, resources);
+  } catch (error) {
+    await plane.close(false);
+    throw error;
+  }
+  return plane.started(Promise.resolve(), {});
+}
+
+interface DataPlaneOptions {
+  readonly self: PeerMetadata;
+  readonly selfId: string;
+  readonly accessLogFile: string | undefined;
+  readonly overload: ConstructorParameters<typeof Engine>[0]['overload'];
+  readonly drainMs: number;
+  readonly concurrency: number;
+}
+
+interface Hooks {
+  /** `isReplaced`: another process goes on in this one's place. */
+  beforeDrain?(isReplaced: boolean): Promise<void>;
+  afterDrain?(): Promise<void>;
+}
+
+/** The parts of a proxy that do not depend on where its configuration comes from: one engine or several workers, admin, life cycle. */
+class DataPlane {
+  readonly engine: Engine;
+  adminPort: number | undefined;
+  isClosing: boolean;
+  readonly #pool: WorkerPool | undefined;
+  readonly #options: DataPlaneOptions;
+  readonly #logger: Logger;
+  readonly #predecessor: Predecessor | undefined;
+  #admin: AdminServer | undefined;
+  #hooks: Hooks;
+  #isReady: boolean;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: DataPlaneOptions, logger: Logger, { logLevel = 'info', predecessor }: StartOptions) {
+    const count = options.concurrency === 0 ? availableParallelism() : options.concurrency;
+    const hasWorkers = count > 1;
+    this.#options = options;
+    this.#logger = logger;
+    this.#predecessor = predecessor;
+    this.#admin = undefined;
+    this.#hooks = {};
+    this.#isReady = false;
+    this.#closing = undefined;
+    this.adminPort = undefined;
+    this.isClosing = false;
+    const expectsSockets = predecessor !== undefined;
+    this.engine = new Engine({ ...options, opensListeners: !hasWorkers, reusesPort: hasWorkers, expectsSockets, logger });
+    this.#pool = hasWorkers ? new WorkerPool({ ...options, count, engine: this.engine, logger, logLevel, expectsSockets }) : undefined;
+    this.#pool?.start();
+  }
+
+  /** Puts an update into effect, here and in the workers. Throws MizzenError, with nothing changed, when it cannot be used. */
+  accept(type: ResourceType, resources: readonly Any[]): void {
+    this.engine.accept(type, resources);
+    this.#pool?.broadcast(type, resources);
+  }
+
+  async startAdmin(
+    port: number | undefined,
+    about: { readonly versions: () => Readonly<Record<string, string>>; readonly notReadyReason: () => string | undefined },
+  ): Promise<void> {
+    if (port === undefined) return;
+    this.#admin = new AdminServer({
+      port,
+      state: this.engine.state,
+      secrets: this.engine.secrets,
+      stats: () => this.#stats(),
+      logger: this.#logger,
+      versions: about.versions,
+      isReady: () => {
+        if (this.isClosing) return { ready: false, reason: 'draining' };
+        const reason = about.notReadyReason();
+        if (reason !== undefined) return { ready: false, reason };
+        if (this.#pool !== undefined && this.engine.state.isReady && !this.#pool.isReady) return { ready: false, reason: 'not all workers take connections' };
+        return { ready: this.#isReady, reason: this.engine.state.notReadyReason };
+      },
+    });
+    if (this.#predecessor === undefined || port === 0) {
+      this.adminPort = await this.#admin.listen();
+      return;
     }
-    state.drain();
-    const deadline = performance.now() + (config.drainMs ?? defaultDrainMs);
-    while (state.activeConnections() > 0 && performance.now() < deadline) await sleep(20);
-    clearInterval(sweeper);
-    identity.close();
-    await client.close();
-    await state.close();
-    await admin?.close();
-    await starting;
-  };
-  let closing: Promise<void> | undefined;
-  return { adminPort, ready, close: () => (closing ??= close()) };
+    // The process that this one replaces gives its port up when it drains.
+    this.adminPort = port;
+    void this.#listenWhenFree(this.#admin);
+  }
+
+  async #listenWhenFree(admin: AdminServer): Promise<void> {
+    while (!this.isClosing) {
+      try {
+        await admin.listen();
+        return;
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+    }
+  }
+
+  started(identity: Promise<void>, hooks: Hooks): StartedProxy {
+    this.#hooks = hooks;
+    const ready = this.#becomeReady(identity);
+    return {
+      adminPort: this.adminPort,
+      ready,
+      workerPids: () => this.#pool?.pids ?? [],
+      hotRestart: () => this.#hotRestart(),
+      close: () => this.close(false),
+    };
+  }
+
+  close(isReplaced: boolean): Promise<void> {
+    return (this.#closing ??= this.#close(isReplaced));
+  }
+
+  async #becomeReady(identity: Promise<void>): Promise<void> {
+    if (this.#predecessor !== undefined) {
+      await Promise.all([this.engine.prepared, this.#pool?.prepared(), identity]);
+      await this.#predecessor.takeOver((server) => this.engine.handOver(server));
+      if (this.#pool === undefined) this.engine.noMoreSockets();
+      else await this.#pool.distribute();
+    }
+    await Promise.all([this.engine.ready, this.#pool?.ready(), identity]);
+    this.#isReady = true;
+    this.#predecessor?.done();
+    if (!this.isClosing)
+      this.#logger.info('ready', {
+        listeners: this.engine.state.listenerCount,
+        clusters: this.engine.state.clusters().length,
+        workers: this.#pool?.pids.length,
+      });
+  }
+
+  async #hotRestart(): Promise<{ readonly pid: number; readonly exited: Promise<number> }> {
+    // The port of the admin server passes on as soon as the new process asks for it.
+    const successor = await startSuccessor(async () => {
+      await this.#pool?.collect();
+      return this.engine.state.servers() as readonly net.Server[];
+    }, this.#logger).catch((error: unknown) => {
+      if (this.#pool !== undefined) this.engine.state.passOn();
+      throw error;
+    });
+    this.#logger.info('hot restart: the new process serves; this one drains', { pid: successor.pid });
+    this.close(true).catch((error: unknown) => this.#logger.error(`while draining: ${messageOf(error)}`));
+    return successor;
+  }
+
+  async #close(isReplaced: boolean): Promise<void> {
+    const { drainMs } = this.#options;
+    this.isClosing = true;
+    if (isReplaced) await this.#admin?.close();
+    await this.#hooks.beforeDrain?.(isReplaced);
+    // A successor has the sockets: this process has nothing more to take.
+    const acceptMs = isReplaced ? 0 : Math.min(acceptWhileDrainingMs, drainMs);
+    await Promise.all([this.engine.close(drainMs, acceptMs), this.#pool?.close(drainMs, acceptMs)]);
+    await this.#hooks.afterDrain?.();
+    await this.#admin?.close();
+  }
+
+  async #stats(): Promise<StatsSnapshot> {
+    return this.#pool === undefined ? this.engine.stats() : this.#pool.stats();
+  }
 }
 
 function selfMetadata(config: ProxyConfig): PeerMetadata {
@@ -127,8 +301,4 @@ function selfMetadata(config: ProxyConfig): PeerMetadata {
     cluster: 'Kubernetes',
     principal: `spiffe://${config.trustDomain}/ns/${config.namespace}/sa/${config.serviceAccount}`,
   };
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -1,23 +1,71 @@
 import { readFileSync } from 'node:fs';
 import { Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
-import { checkProxyConfig, startProxy } from '@mizzen/proxy';
-import { exitWithParent, onStopSignal } from '../process-life.ts';
+import { checkProxyConfig, compileBootstrap, isBootstrap, predecessor, type StartedProxy, startProxy, startStaticProxy } from '@mizzen/proxy';
+import { parse } from 'yaml';
+import { exitWithParent, isSupervised, onStopSignal } from '../process-life.ts';
 
 export interface ProxyOptions {
   readonly config: string;
   readonly logLevel: LogLevel;
+  readonly concurrency?: string;
+  readonly drainTime?: string;
 }
 
 /** `mizzen proxy`: one sidecar or gateway. */
 export async function proxy(options: ProxyOptions): Promise<void> {
+  const logger = new Logger('proxy', options.logLevel);
+  const running = await start(options, logger);
+  exitWithParent(() => void running.close().then(() => process.exit(0)));
+  onStopSignal(() => running.close());
+  restartOnSignal(running, logger);
+}
+
+async function start(options: ProxyOptions, logger: Logger): Promise<StartedProxy> {
   let value: unknown;
   try {
-    value = JSON.parse(readFileSync(options.config, 'utf8'));
+    // JSON is YAML too.
+    value = parse(readFileSync(options.config, 'utf8'), { maxAliasCount: 100 });
   } catch (error) {
     throw new MizzenError('unreadable-config', `the proxy configuration cannot be read: ${messageOf(error)}`, options.config);
   }
-  const config = checkProxyConfig(value, options.config);
-  const running = await startProxy(config, new Logger('proxy', options.logLevel));
-  exitWithParent(() => void running.close().then(() => process.exit(0)));
-  onStopSignal(() => running.close());
+  const start = { logLevel: options.logLevel, predecessor: predecessor() };
+  const given = {
+    ...(options.concurrency === undefined ? {} : { concurrency: wholeNumber(options.concurrency, '--concurrency') }),
+    ...(options.drainTime === undefined ? {} : { drainMs: 1000 * wholeNumber(options.drainTime, '--drain-time') }),
+  };
+  if (isBootstrap(value)) return startStaticProxy({ ...compileBootstrap(value, options.config), ...given }, logger, start);
+  return startProxy({ ...checkProxyConfig(value, options.config), ...given }, logger, start);
+}
+
+function wholeNumber(text: string, option: string): number {
+  if (!/^\d{1,5}$/.test(text)) throw new MizzenError('invalid-option', `${option} takes a whole number, not ${JSON.stringify(text)}`);
+  return Number(text);
+}
+
+/** SIGUSR2: hot restart, as nginx has it. */
+function restartOnSignal(running: StartedProxy, logger: Logger): void {
+  let successor: number | undefined;
+  let isRestarting = false;
+  process.on('SIGUSR2', () => {
+    // This process only stands in for the one that serves, where whoever started it knows no other.
+    if (successor !== undefined) return void process.kill(successor, 'SIGUSR2');
+    if (isRestarting) return;
+    isRestarting = true;
+    running.hotRestart().then(
+      async ({ pid, exited }) => {
+        successor = pid;
+        for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+          process.removeAllListeners(signal);
+          process.on(signal, () => process.kill(pid, signal));
+        }
+        await running.close();
+        if (!isSupervised()) process.exit(0);
+        process.exit(await exited);
+      },
+      (error: unknown) => {
+        isRestarting = false;
+        logger.error(messageOf(error));
+      },
+    );
+  });
 }

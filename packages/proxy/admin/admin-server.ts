@@ -3,8 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { renderPrometheus } from '../telemetry/prometheus.ts';
-import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
-import type { RequestMetricsTable } from '../telemetry/request-metrics.ts';
+import type { StatsSnapshot } from '../telemetry/stats-snapshot.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
 import type { ResourceState } from '../xds/resource-state.ts';
 import { describeCertificates } from './describe-certificates.ts';
@@ -14,8 +13,8 @@ export interface AdminServerOptions {
   readonly port: number;
   readonly state: ResourceState;
   readonly secrets: SecretStore;
-  readonly counters: ProxyCounters;
-  readonly metrics: RequestMetricsTable;
+  /** What all event loops of this proxy have counted. */
+  readonly stats: () => Promise<StatsSnapshot>;
   readonly versions: () => Readonly<Record<string, string>>;
   readonly isReady: () => { readonly ready: boolean; readonly reason: string };
   readonly logger: Logger;
@@ -61,7 +60,7 @@ export class AdminServer {
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { state, secrets, counters, metrics } = this.#options;
+    const { state, secrets, stats } = this.#options;
     // A web page that has made its name point to 127.0.0.1 is told apart by the Host that the browser sends.
     if (!/^(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?$/.test(request.headers.host ?? ''))
       return send(response, 403, 'text/plain', 'the admin server is for 127.0.0.1 only\n');
@@ -73,7 +72,7 @@ export class AdminServer {
         return send(response, ready ? 200 : 503, 'text/plain', ready ? 'LIVE\n' : `PRE_INITIALIZING: ${reason}\n`);
       }
       case '/stats/prometheus':
-        return send(response, 200, 'text/plain; version=0.0.4', renderPrometheus(metrics, counters, state.clusters()));
+        return send(response, 200, 'text/plain; version=0.0.4', renderPrometheus(await stats()));
       case '/config_dump': {
         // The registry of all message types is only loaded by those who look.
         const { configDump } = await import('./config-dump.ts');
@@ -81,17 +80,18 @@ export class AdminServer {
       }
       case '/clusters':
         return sendJson(response, {
-          clusters: state.clusters().map((cluster) => ({
+          clusters: (await stats()).clusters.map((cluster) => ({
             name: cluster.name,
             counters: cluster.counters,
             active_requests: cluster.activeRequests,
+            pending_requests: cluster.pendingRequests,
             endpoints: cluster.endpoints.map((endpoint) => ({
-              address: endpoint.text,
-              healthy: endpoint.isHealthy,
+              address: endpoint.address,
+              healthy: endpoint.healthy,
               weight: endpoint.weight,
-              workload: endpoint.peer.workload,
-              version: endpoint.peer.version,
-              mutual_tls: endpoint.transport.isMesh,
+              workload: endpoint.workload,
+              version: endpoint.version,
+              mutual_tls: endpoint.mutualTls,
               connections: endpoint.connections,
               active_requests: endpoint.activeRequests,
             })),
@@ -99,12 +99,13 @@ export class AdminServer {
         });
       case '/listeners':
         return sendJson(response, {
-          listeners: state.openListeners().map((listener) => ({
-            name: listener.config.name,
-            address: `${listener.address}:${listener.port}`,
-            listening: listener.isListening,
-            connections: listener.activeConnections(),
-            filter_chains: listener.config.chains.map((chain) => ({
+          listeners: (await stats()).listeners.map((listener) => ({
+            name: listener.name,
+            address: listener.address,
+            protocol: listener.protocol,
+            listening: listener.listening,
+            connections: listener.connections,
+            filter_chains: listener.filterChains.map((chain) => ({
               name: chain.name,
               transport_protocol: chain.transportProtocol,
               server_names: chain.serverNames,

@@ -8,7 +8,7 @@ export function describeCertificates(secrets: SecretStore): unknown {
     certificates: keyPairs.map((name) => ({
       name,
       cert_chain: pemBlocks(secrets.keyPair(name)!.cert).map(describe),
-      ca_cert: roots.flatMap((root) => pemBlocks(secrets.roots(root)!).slice(0, 10).map(describe)),
+      ca_cert: roots.flatMap((root) => pemBlocks(secrets.roots(root)!.pem).slice(0, 10).map(describe)),
     })),
   };
 }

@@ -1,10 +1,13 @@
 import type { HttpFilter } from '../filters/filter.ts';
 import type { HeadLimits } from '../http1/head-limits.ts';
+import type { HeaderCase } from '../http1/header-case.ts';
+import type { OverloadState } from '../overload/overload-state.ts';
 import type { RouteTable } from '../route/route-table.ts';
-import type { AccessLogFile, LoggedRequest } from '../telemetry/access-log.ts';
+import type { AccessLog } from '../telemetry/access-log.ts';
 import type { PeerMetadata, PeerMetadataReader } from '../telemetry/peer-metadata.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import type { RequestMetricsTable } from '../telemetry/request-metrics.ts';
+import type { TcpMetricsTable } from '../telemetry/tcp-metrics.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 
 /** What the HTTP connections of all listeners share. One per proxy. */
@@ -14,6 +17,8 @@ export interface ProxyContext {
   readonly selfId: string;
   readonly peers: PeerMetadataReader;
   readonly metrics: RequestMetricsTable;
+  readonly tcpMetrics: TcpMetricsTable;
+  readonly overload: OverloadState;
   readonly counters: ProxyCounters;
   readonly random: () => number;
   findCluster(name: string): Cluster | undefined;
@@ -31,16 +36,36 @@ export interface ConnectionSettings {
   /** Now, whatever table is in effect; undefined while none has arrived. */
   readonly routeTable: () => RouteTable | undefined;
   readonly filters: readonly HttpFilter[];
-  readonly accessLogs: readonly { readonly file: AccessLogFile; readonly format: (request: LoggedRequest) => string }[];
+  readonly accessLogs: readonly AccessLog[];
   readonly forwardClientCert: 'sanitize' | 'sanitizeSet' | 'appendForward' | 'forwardOnly';
   readonly usesRemoteAddress: boolean;
   readonly preservesRequestId: boolean;
   readonly setsRequestIdInResponse: boolean;
   readonly headLimits: HeadLimits;
-  /** A request's head must have arrived by then, counted from its first byte; 0: no limit. */
+  /** How the names of response headers are written. */
+  readonly headerCase: HeaderCase;
+  /** Protocols that a request may switch to, in lower case; `connect` for CONNECT (`upgrade_configs`). */
+  readonly upgrades: ReadonlySet<string>;
+  /** `Expect: 100-continue` goes to the server instead of being answered here (`proxy_100_continue`). */
+  readonly passesContinue: boolean;
+  /** Requests that a connection may carry (`max_requests_per_connection`); 0: no limit. */
+  readonly maxRequestsPerConnection: number;
+
+  // Times, by the names and with the defaults of envoy http_connection_manager.proto unless it says otherwise; 0: no limit. They are
+  // looked at four times a second.
+
+  /** A request's head must have arrived by then, counted from its first byte (60 s; Envoy has no limit here). */
   readonly requestHeadersTimeoutMs: number;
-  /** A connection without a request ends then. */
+  /** The whole request must have arrived by then (none). */
+  readonly requestTimeoutMs: number;
+  /** A connection without a request ends then (1 h). */
   readonly idleTimeoutMs: number;
-  /** A request on which nothing moves ends then. */
+  /** A request or tunnel on which nothing moves ends then (5 min). */
   readonly streamIdleTimeoutMs: number;
+  /** A request with its answer has to end by then (none). */
+  readonly maxStreamDurationMs: number;
+  /** A connection takes no request after this age (none). */
+  readonly maxConnectionDurationMs: number;
+  /** How long a connection that is ending still takes bytes, so that its peer can read the last answer (1 s). */
+  readonly delayedCloseTimeoutMs: number;
 }

@@ -1,15 +1,18 @@
 import type net from 'node:net';
-import type { TLSSocket } from 'node:tls';
 import { coarseNow } from '@mizzen/common';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { HeadReader } from '../http1/head-reader.ts';
 import { OutputBatch } from '../http1/output-batch.ts';
 import { RequestHead, readRequestHead } from '../http1/request-head.ts';
 import { type Violation, violations } from '../http1/violation.ts';
+import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import { Exchange } from './exchange.ts';
 import { statusLine } from './reason-phrases.ts';
+
+/** First byte of a TLS record that holds a handshake (RFC 8446 section 5.1). */
+const tlsHandshake = 0x16;
 
 /**
  * One HTTP/1.1 connection of a client. It reads requests one after another; pipelined ones wait, unread, until the one before has been
@@ -19,8 +22,7 @@ export class DownstreamConnection implements BodySink {
   readonly socket: net.Socket;
   /** The verified identity of the peer; undefined on plain connections and where no client certificate is asked for. */
   readonly peer: PeerIdentity | undefined;
-  readonly remoteAddress: string;
-  readonly serverName: string;
+  readonly info: ConnectionInfo;
   readonly output: OutputBatch;
   /** When bytes last went in either direction (to a tenth of a second); the sweep ends connections on which nothing moves. */
   lastActivity: number;
@@ -28,32 +30,52 @@ export class DownstreamConnection implements BodySink {
   lastReadAt: number;
   /** The element of x-forwarded-client-cert that speaks for this peer; made at the first request. */
   forwardedCert: string | undefined;
+  /** A CONNECT has been answered before it was known what would come through it. */
+  saidConnected: boolean;
   readonly #settings: () => ConnectionSettings;
   readonly #heads: HeadReader;
   readonly #body: BodyReader;
+  readonly #openedAt: number;
+  #requests: number;
   #exchange: Exchange | undefined;
   /** Bytes of requests that have to wait for the one before. */
   #waiting: Buffer | undefined;
+  /** A CONNECT whose content has not been seen yet. */
+  #connectHead: RequestHead | undefined;
   #headStartedAt: number;
+  /** When it was closed from our side, while the peer may still read; 0: it was not. */
+  #closingSince: number;
+  #isTunnel: boolean;
   #isClosed: boolean;
   #isDraining: boolean;
   readonly #onClose: (connection: DownstreamConnection) => void;
 
-  constructor(socket: net.Socket, peer: PeerIdentity | undefined, settings: () => ConnectionSettings, onClose: (connection: DownstreamConnection) => void) {
+  constructor(
+    socket: net.Socket,
+    info: ConnectionInfo,
+    peer: PeerIdentity | undefined,
+    settings: () => ConnectionSettings,
+    onClose: (connection: DownstreamConnection) => void,
+  ) {
     this.socket = socket;
     this.peer = peer;
-    this.remoteAddress = socket.remoteAddress ?? '';
-    this.serverName = typeof (socket as TLSSocket).servername === 'string' ? ((socket as TLSSocket).servername as string) : '';
+    this.info = info;
     this.lastActivity = coarseNow();
     this.lastReadAt = this.lastActivity;
     this.forwardedCert = undefined;
+    this.saidConnected = false;
     this.output = new OutputBatch(this);
     this.#settings = settings;
     this.#heads = new HeadReader(settings().headLimits);
     this.#body = new BodyReader();
+    this.#openedAt = this.lastActivity;
+    this.#requests = 0;
     this.#exchange = undefined;
     this.#waiting = undefined;
+    this.#connectHead = undefined;
     this.#headStartedAt = 0;
+    this.#closingSince = 0;
+    this.#isTunnel = false;
     this.#isClosed = false;
     this.#isDraining = false;
     this.#onClose = onClose;
@@ -68,7 +90,7 @@ export class DownstreamConnection implements BodySink {
   }
 
   get isIdle(): boolean {
-    return this.#exchange === undefined && !this.#heads.hasPartialHead;
+    return this.#exchange === undefined && !this.#heads.hasPartialHead && this.#waiting === undefined;
   }
 
   /** The request's body has been read to its end. */
@@ -80,17 +102,26 @@ export class DownstreamConnection implements BodySink {
     return this.#body.trailers;
   }
 
+  get pendingBytes(): number {
+    return this.socket.writableLength;
+  }
+
   /** No more requests after the one under way. */
   drain(): void {
     this.#isDraining = true;
-    if (!this.isIdle) return;
+    if (!this.isIdle || this.#closingSince > 0) return;
     // The last answer may still wait for the end of this turn.
-    this.output.flush();
-    this.socket.destroySoon();
+    this.#closeAfterOutput();
   }
 
-  get isDraining(): boolean {
-    return this.#isDraining;
+  /** Whether the request that has just been read is the connection's last. */
+  get isLastRequest(): boolean {
+    if (this.#isDraining) return true;
+    const { maxRequestsPerConnection, maxConnectionDurationMs } = this.#settings();
+    return (
+      (maxRequestsPerConnection > 0 && this.#requests >= maxRequestsPerConnection) ||
+      (maxConnectionDurationMs > 0 && this.lastActivity - this.#openedAt > maxConnectionDurationMs)
+    );
   }
 
   close(): void {
@@ -102,17 +133,23 @@ export class DownstreamConnection implements BodySink {
     return typeof data === 'string' ? this.socket.write(data, 'latin1') : this.socket.write(data);
   }
 
+  /** What comes from now on is no message: it goes to the exchange as it is, until one side ends. */
+  beginTunnel(): void {
+    this.#isTunnel = true;
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    if (waiting !== undefined) {
+      this.#exchange?.onRequestData(waiting);
+      this.#exchange?.onRequestFlush();
+    }
+    if (this.socket.isPaused()) this.socket.resume();
+  }
+
   /** Called by the exchange when the last byte of its response has been handed to the socket. */
   exchangeEnded(keepsConnection: boolean): void {
     this.#exchange = undefined;
     if (this.#isClosed) return;
-    if (!keepsConnection || this.#isDraining || !this.#body.isDone) {
-      this.output.flush();
-      // Half-closing first lets the client read the answer before a reset for what it still sends could destroy it.
-      this.socket.end();
-      this.socket.resume();
-      return;
-    }
+    if (!keepsConnection || this.#isDraining || !this.#body.isDone) return this.#closeAfterOutput();
     const waiting = this.#waiting;
     if (waiting !== undefined) {
       // Not from within the end of the request before: a long pipeline would deepen the stack with each. Until then nothing more is read.
@@ -132,14 +169,29 @@ export class DownstreamConnection implements BodySink {
   /** `now` in the milliseconds of performance.now(). */
   sweep(now: number): void {
     const settings = this.#settings();
-    if (this.#exchange !== undefined) {
-      if (settings.streamIdleTimeoutMs > 0 && now - this.lastActivity > settings.streamIdleTimeoutMs) this.#exchange.onStreamIdle();
+    const exchange = this.#exchange;
+    if (this.#closingSince > 0) {
+      if (now - this.#closingSince > settings.delayedCloseTimeoutMs) this.close();
+    } else if (exchange !== undefined) {
+      const { streamIdleTimeoutMs, requestTimeoutMs, maxStreamDurationMs } = settings;
+      if (streamIdleTimeoutMs > 0 && now - this.lastActivity > streamIdleTimeoutMs) exchange.onStreamIdle();
+      else if (exchange.isTunnel) return;
+      else if (requestTimeoutMs > 0 && !exchange.isRequestComplete && now - exchange.beganAt > requestTimeoutMs) exchange.onRequestTimeout();
+      else if (maxStreamDurationMs > 0 && now - exchange.beganAt > maxStreamDurationMs) exchange.onMaxDuration();
     } else if (this.#heads.hasPartialHead) {
-      if (settings.requestHeadersTimeoutMs > 0 && now - this.#headStartedAt > settings.requestHeadersTimeoutMs) {
+      const { requestHeadersTimeoutMs, requestTimeoutMs } = settings;
+      const limit =
+        requestHeadersTimeoutMs === 0
+          ? requestTimeoutMs
+          : requestTimeoutMs === 0
+            ? requestHeadersTimeoutMs
+            : Math.min(requestHeadersTimeoutMs, requestTimeoutMs);
+      if (limit > 0 && now - this.#headStartedAt > limit) {
         settings.context.counters.values.timeouts_total++;
         this.#refuse({ reason: 'request_headers_timeout', status: 408 });
       }
     } else if (settings.idleTimeoutMs > 0 && now - this.lastActivity > settings.idleTimeoutMs) this.close();
+    else if (settings.maxConnectionDurationMs > 0 && now - this.#openedAt > settings.maxConnectionDurationMs) this.drain();
   }
 
   onData(chunk: Buffer): void {
@@ -147,14 +199,24 @@ export class DownstreamConnection implements BodySink {
     this.lastActivity = this.lastReadAt;
     let at = 0;
     while (at < chunk.length) {
-      if (this.#isClosed || this.socket.writableEnded) return;
+      if (this.#isClosed || this.#closingSince > 0) return;
       const exchange = this.#exchange;
       if (exchange !== undefined) {
+        if (this.#isTunnel) {
+          exchange.onRequestData(at === 0 ? chunk : chunk.subarray(at));
+          return exchange.onRequestFlush();
+        }
         if (this.#body.isDone) return this.#wait(at === 0 ? chunk : chunk.subarray(at));
         const next = this.#body.read(chunk, at, this);
         if (typeof next !== 'number') return exchange.onRequestViolation(next);
         at = next;
         if (this.#body.isDone && this.#exchange === exchange) exchange.onRequestEnd();
+        continue;
+      }
+      if (this.#connectHead !== undefined && chunk[at] === tlsHandshake) {
+        const head = this.#connectHead;
+        this.#connectHead = undefined;
+        this.#begin(head);
         continue;
       }
       if (!this.#heads.hasPartialHead) {
@@ -170,22 +232,31 @@ export class DownstreamConnection implements BodySink {
       at = this.#heads.bodyStart;
       const head = readRequestHead(this.#heads.text, settings.headLimits);
       if (!(head instanceof RequestHead)) return this.#refuse(head);
-      if (head.method === 'CONNECT') {
+      this.#connectHead = undefined;
+      if (head.method === 'CONNECT' && !settings.upgrades.has('connect')) {
         if (settings.direction !== 'outbound') return this.#refuse(violations.methodNotSupported);
-        // Some HTTP clients tunnel plain HTTP through their proxy too. The tunnel ends right here: what comes through it are requests to
-        // the same host, and they are routed like any others.
+        // An application that uses its sidecar as an HTTP proxy. Some clients tunnel plain HTTP through a proxy too: what comes through
+        // the tunnel decides. Requests are routed like any others, a TLS handshake makes it a tunnel to the service that was named.
         this.output.text('HTTP/1.1 200 Connection established\r\n\r\n');
         this.output.flush();
+        head.target = '/';
+        this.#connectHead = head;
+        this.saidConnected = true;
         continue;
       }
-      if (head.isChunked) this.#body.startChunked();
-      else if (head.contentLength > 0) this.#body.startLength(head.contentLength);
-      else this.#body.startNone();
-      const next = new Exchange(this, settings, head);
-      this.#exchange = next;
-      next.start();
+      this.#begin(head);
     }
     this.#exchange?.onRequestFlush();
+  }
+
+  #begin(head: RequestHead): void {
+    if (head.isChunked) this.#body.startChunked();
+    else if (head.contentLength > 0) this.#body.startLength(head.contentLength);
+    else this.#body.startNone();
+    this.#requests++;
+    const next = new Exchange(this, this.#settings(), head);
+    this.#exchange = next;
+    next.start();
   }
 
   #wait(bytes: Buffer): void {
@@ -193,25 +264,34 @@ export class DownstreamConnection implements BodySink {
     this.socket.pause();
   }
 
+  /**
+   * Ends the connection when its peer has had the chance to read what was written: half-closing first, since a reset, as an answer to
+   * what the peer still sends, could destroy the last answer on its way (Envoy's delayed close; RFC 9112 section 9.6).
+   */
+  #closeAfterOutput(): void {
+    this.output.flush();
+    if (this.#settings().delayedCloseTimeoutMs === 0) return this.socket.destroySoon();
+    this.#closingSince = coarseNow();
+    this.socket.end();
+    this.socket.resume();
+  }
+
   /** Answers what is no request, and ends the connection: after a violation nothing on it can be trusted. */
   #refuse(violation: Violation): void {
     const { counters } = this.#settings().context;
     counters.countViolation(violation.reason);
     const body = `${violation.reason.replace(/^http1\./, '').replaceAll('_', ' ')}\n`;
-    this.output.flush();
-    if (this.socket.writable)
-      this.socket.end(
-        `${statusLine(violation.status)}content-type: text/plain\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`,
-        'latin1',
-      );
-    this.#isClosed = true;
-    this.socket.resume();
-    this.socket.setTimeout(1_000, () => this.socket.destroy());
+    this.output.text(`${statusLine(violation.status)}content-type: text/plain\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`);
+    this.#closeAfterOutput();
   }
 
-  /** A client that closes its side has gone, as far as HTTP/1.1 proxies are concerned (Envoy and nginx read it so too). */
+  /**
+   * A client that closes its side has gone, as far as HTTP/1.1 proxies are concerned (Envoy and nginx read it so too); in a tunnel it
+   * has said all that it had to say.
+   */
   #onEnd(): void {
-    this.socket.destroy();
+    if (this.#isTunnel && this.#exchange !== undefined) this.#exchange.onTunnelEnd();
+    else this.socket.destroy();
   }
 
   #closed(): void {

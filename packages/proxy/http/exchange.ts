@@ -2,13 +2,14 @@ import type { OutputBatch } from '../http1/output-batch.ts';
 import type { RequestHead } from '../http1/request-head.ts';
 import type { ResponseHead } from '../http1/response-head.ts';
 import type { Violation } from '../http1/violation.ts';
+import { violations } from '../http1/violation.ts';
 import { normalizeTarget } from '../route/normalize-path.ts';
 import type { ForwardAction, RedirectAction, RetryPolicy, Route, Target } from '../route/route.ts';
 import type { VirtualHost } from '../route/route-table.ts';
-import type { LoggedRequest } from '../telemetry/access-log.ts';
+import type { LoggedStream } from '../telemetry/access-log.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { Cluster } from '../upstream/cluster.ts';
-import type { Endpoint } from '../upstream/endpoint.ts';
+import type { ConnectionWaiter, Endpoint } from '../upstream/endpoint.ts';
 import type { ResponseReceiver, UpstreamConnection, UpstreamFailure } from '../upstream/upstream-connection.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import type { DownstreamConnection } from './downstream-connection.ts';
@@ -16,6 +17,7 @@ import { applyForwardingHeaders } from './forwarding-headers.ts';
 import { MirrorRequest } from './mirror-request.ts';
 import { statusLine } from './reason-phrases.ts';
 import { recordRequest } from './record-request.ts';
+import { redirectLocation, rewriteTarget } from './rewrite-path.ts';
 
 /** Request bodies up to this size are kept until the response begins, so that the request can be sent again. */
 const replayLimitBytes = 64 * 1024;
@@ -24,7 +26,7 @@ const replayLimitBytes = 64 * 1024;
  * One request and its response: filters, route, cluster, endpoint, and back. It is the receiver of the upstream connection's events and
  * of the downstream connection's body. Longer than other files, since a request's life is one state machine that reads best in one place.
  */
-export class Exchange implements ResponseReceiver, LoggedRequest {
+export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStream {
   readonly connection: DownstreamConnection;
   readonly settings: ConnectionSettings;
   readonly head: RequestHead;
@@ -45,6 +47,14 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   readonly #startedAt: number;
   #flags: string;
   #filterIndex: number;
+  /** What the request asks for besides an answer. */
+  #tunnel: 'no' | 'upgrade' | 'connect';
+  /** Bytes go through as they are, in both directions. */
+  #isTunnel: boolean;
+  /** The endpoint in whose queue this request stands. */
+  #queuedAt: Endpoint | undefined;
+  /** The last failure was of a connection that had served others: the next one must be new. */
+  #needsFreshConnection: boolean;
   #target: Target | undefined;
   #upstream: UpstreamConnection | undefined;
   /** The batch of the upstream connection in use. */
@@ -89,6 +99,10 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#startedAt = connection.lastReadAt;
     this.#flags = '';
     this.#filterIndex = 0;
+    this.#tunnel = 'no';
+    this.#isTunnel = false;
+    this.#queuedAt = undefined;
+    this.#needsFreshConnection = false;
     this.#target = undefined;
     this.#upstream = undefined;
     this.#toUpstream = undefined;
@@ -103,7 +117,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#responseIsChunked = false;
     this.#headSent = false;
     this.#isFinished = false;
-    this.#keepsConnection = head.isPersistent && !connection.isDraining;
+    this.#keepsConnection = head.isPersistent && !connection.isLastRequest && !settings.context.overload.disablesKeepAlive;
     this.#attempts = 0;
     this.#attemptStartedAt = 0;
     this.#failedEndpoints = undefined;
@@ -146,7 +160,19 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     return this.connection.peer?.uri ?? '';
   }
   get remoteAddress(): string {
-    return this.connection.remoteAddress;
+    return this.connection.info.remoteAddress;
+  }
+  get remotePort(): number {
+    return this.connection.info.remotePort;
+  }
+  get localAddress(): string {
+    return this.connection.info.localAddress;
+  }
+  get localPort(): number {
+    return this.connection.info.localPort;
+  }
+  get serverName(): string {
+    return this.connection.info.serverName;
   }
   requestHeader(name: string): string | undefined {
     return this.head.headers.get(name);
@@ -161,19 +187,38 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     return this.head.method === 'HEAD';
   }
 
+  get isTunnelRequest(): 'no' | 'upgrade' | 'connect' {
+    return this.#tunnel;
+  }
+
+  /** Bytes are carried as they are: no request of this connection will follow. */
+  get isTunnel(): boolean {
+    return this.#isTunnel;
+  }
+
+  get isRequestComplete(): boolean {
+    return this.#requestEnded;
+  }
+
+  /** In the milliseconds of performance.now(). */
+  get beganAt(): number {
+    return this.#startedAt;
+  }
+
   start(): void {
     const { head, settings } = this;
     if (!this.#requestEnded) this.#replay = [];
+    if (settings.context.overload.refusesRequests) return this.#refuseForOverload();
+    if (head.upgrade !== '' && !this.#acceptsUpgrade()) return;
     this.peerMetadata = applyForwardingHeaders(head, this.connection, settings);
-    const target = normalizeTarget(head.target);
+    const target = head.method === 'CONNECT' ? head.target : normalizeTarget(head.target);
     if (target === undefined) return this.#refuseRequest(400, 'the path leads out of the root or holds an encoded NUL', 'path_normalization_failed');
     head.target = target;
     if (head.authority === '') return this.#refuseRequest(400, 'the request names no host', 'missing_host');
     const table = settings.routeTable();
     this.virtualHost = table?.findHost(head.authority);
     if (this.virtualHost === undefined) return this.reply(404, '', 'NR', 'route_not_found');
-    if (this.virtualHost.requiresTls && !settings.isTls)
-      return this.#redirect({ kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, prefixRewrite: undefined });
+    if (this.virtualHost.requiresTls && !settings.isTls) return this.#redirect(toHttps);
     this.route = this.virtualHost.find(head);
     if (this.route === undefined) return this.reply(404, '', 'NR', 'route_not_found');
     this.resumeFilters();
@@ -216,40 +261,38 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#target = action.targets.pick(random);
     this.cluster = settings.context.findCluster(this.#target!.cluster);
     if (this.cluster === undefined) return this.reply(503, 'no cluster: the route points to a destination that is not known here', 'NC', 'cluster_not_found');
+    if (head.method === 'CONNECT') this.#tunnel = 'connect';
+    if (this.#tunnel !== 'no' && !this.#tunnelIsEnabled(action)) {
+      this.#tunnel = 'no';
+      return this.reply(403, '', 'NR', 'upgrade_failed');
+    }
     this.route!.requestHeaders?.apply(head.headers);
     this.#target!.requestHeaders?.apply(head.headers);
-    if (action.rewrite !== undefined) this.#rewritePath(action);
+    if (action.rewrite !== undefined) {
+      head.target = rewriteTarget(head.target, action.rewrite);
+      head.headers.set('x-envoy-original-path', this.originalPath);
+    }
     if (action.hostRewrite !== undefined) {
       head.authority = action.hostRewrite;
       head.headers.set('host', action.hostRewrite);
     }
-    head.headers.remove('expect');
-    const line = head.line !== '' && head.target === this.originalPath ? head.line : `${head.method} ${head.target} HTTP/1.1\r\n`;
-    this.#headText = line + head.headers.serialize();
+    if (head.expectsContinue && !settings.passesContinue) head.headers.remove('expect');
+    const line =
+      head.line !== '' && head.target === this.originalPath
+        ? head.line
+        : `${head.method} ${head.method === 'CONNECT' ? head.authority : head.target} HTTP/1.1\r\n`;
+    this.#headText = line + head.headers.serialize(this.cluster.settings.headerCase);
+    if (this.#tunnel === 'upgrade') this.#headText += `connection: upgrade\r\nupgrade: ${head.upgrade}\r\n`;
     if (action.timeoutMs > 0) this.#timeoutTimer = setTimeout(() => this.#timedOut(), action.timeoutMs);
     for (const mirror of action.mirrors) {
       const cluster = mirror.share >= 1 || random() < mirror.share ? settings.context.findCluster(mirror.cluster) : undefined;
-      if (cluster !== undefined) (this.#mirrors ??= []).push(new MirrorRequest(cluster, head, this.#framingText()));
+      if (cluster !== undefined) (this.#mirrors ??= []).push(new MirrorRequest(cluster, head, this.#framingText(), this.connection.info));
     }
-    if (head.expectsContinue) {
+    if (head.expectsContinue && !settings.passesContinue) {
       this.#toDownstream.text('HTTP/1.1 100 Continue\r\n\r\n');
       this.#toDownstream.flush();
     }
     this.#attempt();
-  }
-
-  #rewritePath(action: ForwardAction): void {
-    const { head } = this;
-    const rewrite = action.rewrite!;
-    const query = head.target.indexOf('?');
-    const path = query < 0 ? head.target : head.target.slice(0, query);
-    const rest = query < 0 ? '' : head.target.slice(query);
-    const changed =
-      rewrite.kind === 'prefix'
-        ? rewrite.text + path.slice(rewrite.length)
-        : rewrite.pattern.matcher(path).replaceAll(rewrite.substitution.replaceAll('$', '\\$').replace(/\\(\d)/g, '$$$1'));
-    head.target = `${changed.startsWith('/') ? changed : `/${changed}`}${rest}`;
-    head.headers.set('x-envoy-original-path', this.originalPath);
   }
 
   #framingText(): string {
@@ -264,17 +307,22 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     if (endpoint === undefined) return this.reply(503, 'no healthy upstream', 'UH', 'no_healthy_upstream');
     const notReady = endpoint.transport.notReadyReason;
     if (notReady !== undefined) return this.reply(503, `upstream connect error: ${notReady}`, 'UF', 'upstream_tls_not_ready');
-    const upstream = cluster.connect(endpoint);
-    if (upstream === undefined) return this.reply(503, 'the limit of connections to this destination is reached', 'UO', 'overflow');
     this.endpoint = endpoint;
-    this.#upstream = upstream;
-    this.#attempts++;
-    this.#attemptStartedAt = this.#attempts === 1 && this.#timer === undefined ? this.#startedAt : performance.now();
-    cluster.activeRequests++;
-    cluster.counters.upstreamRqTotal++;
-    endpoint.activeRequests++;
+    if (this.#tunnel === 'connect' && (this.connection.saidConnected || (this.route!.action as ForwardAction).terminatesConnect))
+      return this.#openTunnel(endpoint);
+    const acquired = cluster.acquire(endpoint, this, this.connection.info, this.#needsFreshConnection);
+    if (acquired === 'overflow')
+      return this.reply(503, 'the limit of connections to this destination, and of requests that wait for one, is reached', 'UO', 'overflow');
+    if (acquired === 'queued') this.#queuedAt = endpoint;
+    else this.onConnection(acquired);
+  }
+
+  /** A connection that this request stood in the queue for, or did not have to. */
+  onConnection(upstream: UpstreamConnection): void {
+    const endpoint = this.endpoint!;
+    this.#queuedAt = undefined;
+    this.#beginOn(upstream);
     upstream.begin(this);
-    this.#isForwarding = true;
     const output = upstream.output;
     output.isWritable = true;
     this.#toUpstream = output;
@@ -290,9 +338,27 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     if (this.#requestEnded || this.#attempts > 1) output.flushSoon();
   }
 
+  onEndpointRemoved(): void {
+    this.cluster!.pendingRequests--;
+    this.#queuedAt = undefined;
+    if (!this.#isFinished) this.#attempt();
+  }
+
+  /** The connection counts, and so does the time, from now on. */
+  #beginOn(upstream: UpstreamConnection): void {
+    const cluster = this.cluster!;
+    this.#upstream = upstream;
+    this.#attempts++;
+    this.#attemptStartedAt = this.#attempts === 1 && this.#timer === undefined ? this.#startedAt : performance.now();
+    cluster.activeRequests++;
+    cluster.counters.upstreamRqTotal++;
+    this.endpoint!.activeRequests++;
+    this.#isForwarding = true;
+  }
+
   #sendBody(slice: Buffer): void {
     const output = this.#toUpstream!;
-    if (this.head.isChunked) output.chunk(slice);
+    if (this.head.isChunked && !this.#isTunnel) output.chunk(slice);
     else output.bytes(slice);
     if (!output.isWritable) this.connection.socket.pause();
   }
@@ -339,9 +405,9 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   // ---- the way back ----
 
   onInformational(head: ResponseHead): void {
-    // 100 Continue was answered when the request arrived; other interim responses go on to clients that know them.
-    if (head.status !== 100 && !this.head.isHttp10 && !this.#headSent)
-      this.#toDownstream.text(`${head.line !== '' ? head.line : statusLine(head.status, head.reason)}${head.headers.serialize()}\r\n`);
+    // Unless it is passed on, 100 Continue was answered when the request arrived; other interim responses go on to clients that know them.
+    if ((head.status !== 100 || this.settings.passesContinue) && !this.head.isHttp10 && !this.#headSent)
+      this.#toDownstream.text(`${head.line !== '' ? head.line : statusLine(head.status, head.reason)}${head.headers.serialize(this.settings.headerCase)}\r\n`);
   }
 
   onResponseHead(head: ResponseHead, hasBody: boolean): void {
@@ -366,7 +432,10 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#responseIsChunked = hasBody && !hasLength && !this.head.isHttp10;
     if (hasBody && !hasLength && this.head.isHttp10) this.#keepsConnection = false;
     if (!this.#requestEnded) this.#keepsConnection = false; // answered before the request was complete
-    let text = (head.line !== '' ? head.line : statusLine(head.status, head.reason)) + headers.serialize() + serviceTimeLine(this.upstreamServiceTimeMs);
+    let text =
+      (head.line !== '' ? head.line : statusLine(head.status, head.reason)) +
+      headers.serialize(this.settings.headerCase) +
+      serviceTimeLine(this.upstreamServiceTimeMs);
     if (!headers.has('server')) text += 'server: mizzen\r\n';
     if (this.#responseIsChunked || (head.isChunked && this.isHeadRequest && !this.head.isHttp10)) text += 'transfer-encoding: chunked\r\n';
     this.#toDownstream.text(text + this.#connectionText());
@@ -382,6 +451,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
   }
 
   onResponseEnd(trailers: string): void {
+    if (this.#isTunnel) return this.#tunnelEnded();
     this.#leaveEndpoint();
     this.#upstream = undefined;
     this.#toUpstream = undefined;
@@ -409,6 +479,10 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#leaveEndpoint();
     this.#upstream = undefined;
     if (this.#isFinished) return;
+    if (this.#isTunnel) {
+      this.#requestEnded = true;
+      return this.#tunnelEnded();
+    }
     const isConnect = failure.kind === 'connect' || failure.kind === 'connectTimeout';
     if (isConnect) this.cluster!.counters.upstreamCxConnectFail++;
     if (this.#headSent) {
@@ -420,7 +494,11 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
       return this.connection.close();
     }
     // A pooled connection may have been closed by its peer before it saw this request: send it again where that is safe.
-    if (failure.wasReused && failure.beforeResponse && !isConnect && this.#mayRepeat() && this.#attempts < 4) return this.#again();
+    if (failure.wasReused && failure.beforeResponse && !isConnect && !this.#needsFreshConnection && this.#mayRepeat()) {
+      this.#needsFreshConnection = true;
+      this.#isForwarding = false;
+      return this.#attempt();
+    }
     const retry = this.#retryPolicy();
     const isRetriable =
       retry !== undefined &&
@@ -443,6 +521,20 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.#finish();
   }
 
+  /** The whole request has not come within the request timeout. */
+  onRequestTimeout(): void {
+    this.settings.context.counters.values.timeouts_total++;
+    this.#keepsConnection = false;
+    this.#giveUp(408, 'request timeout', 'DT', 'request_overall_timeout');
+  }
+
+  /** The exchange as a whole has taken too long. */
+  onMaxDuration(): void {
+    this.settings.context.counters.values.timeouts_total++;
+    this.#keepsConnection = false;
+    this.#giveUp(this.#requestEnded ? 504 : 408, 'downstream duration timeout', 'DT', 'max_duration_timeout');
+  }
+
   onStreamIdle(): void {
     this.settings.context.counters.values.timeouts_total++;
     if (this.#headSent) {
@@ -452,6 +544,79 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     }
     this.#keepsConnection = false;
     this.reply(408, 'stream timeout', 'SI', 'stream_idle_timeout');
+  }
+
+  // ---- tunnels ----
+
+  /** Whether a request that asks for another protocol goes on; it has been answered when it does not. */
+  #acceptsUpgrade(): boolean {
+    const { head } = this;
+    const wanted = head.upgrade.toLowerCase();
+    // RFC 9110 section 7.8: a server may overlook an Upgrade. HTTP/2 is agreed on by ALPN or not at all (RFC 9113 section 3.1).
+    if (wanted.startsWith('h2c') || wanted.startsWith('tls/') || wanted.startsWith('http/')) {
+      head.upgrade = '';
+      return true;
+    }
+    if (head.hasBody) {
+      // Two parties could disagree on whether the body or the new protocol begins behind the head.
+      this.#refuseRequest(violations.upgradeWithBody.status, violations.upgradeWithBody.reason, violations.upgradeWithBody.reason);
+      return false;
+    }
+    this.#tunnel = 'upgrade';
+    return true;
+  }
+
+  #tunnelIsEnabled(action: ForwardAction): boolean {
+    const name = this.#tunnel === 'connect' ? 'connect' : this.head.upgrade.toLowerCase();
+    return action.upgrades.get(name) ?? (this.settings.upgrades.has(name) || this.connection.saidConnected);
+  }
+
+  /** CONNECT ends here: what the client sends from now on goes to the endpoint as it is. */
+  #openTunnel(endpoint: Endpoint): void {
+    const upstream = this.cluster!.openTunnel(endpoint, this.connection.info);
+    if (upstream === undefined) return this.reply(503, 'the limit of connections to this destination is reached', 'UO', 'overflow');
+    this.#beginOn(upstream);
+    this.#toUpstream = upstream.output;
+    upstream.beginTunnel(this);
+  }
+
+  onTunnel(head: ResponseHead | undefined): void {
+    clearTimeout(this.#timeoutTimer);
+    clearTimeout(this.#perTryTimer);
+    this.#replay = undefined;
+    this.#responseHead = head;
+    this.responseCode = head?.status ?? 200;
+    this.responseDetails = 'via_upstream';
+    this.#headSent = true;
+    this.#isTunnel = true;
+    this.#keepsConnection = false;
+    this.#requestEnded = false;
+    this.settings.context.counters.values.tunnels_total++;
+    if (this.#tunnel === 'upgrade') {
+      const line = head!.line !== '' ? head!.line : statusLine(101);
+      this.#toDownstream.text(
+        `${line}${head!.headers.serialize(this.settings.headerCase)}connection: upgrade\r\nupgrade: ${head!.upgrade || this.head.upgrade}\r\n\r\n`,
+      );
+    } else if (!this.connection.saidConnected) this.#toDownstream.text('HTTP/1.1 200 OK\r\n\r\n');
+    this.#toDownstream.flushSoon();
+    this.connection.beginTunnel();
+  }
+
+  /** The client has closed its side of the tunnel. */
+  onTunnelEnd(): void {
+    this.#requestEnded = true;
+    this.#toUpstream?.flush();
+    this.#upstream?.socket.end();
+  }
+
+  #tunnelEnded(): void {
+    this.#toDownstream.flush();
+    const { socket } = this.connection;
+    socket.end();
+    if (this.#requestEnded) {
+      this.#finish();
+      this.connection.exchangeEnded(false);
+    }
   }
 
   // ---- retries and timeouts ----
@@ -495,11 +660,6 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     return true;
   }
 
-  #again(): void {
-    this.#isForwarding = false;
-    this.#attempt();
-  }
-
   #timedOut(): void {
     this.cluster!.counters.upstreamRqTimeout++;
     this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_response_timeout');
@@ -534,16 +694,14 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
 
   #redirect(action: RedirectAction): void {
     const { head } = this;
-    const query = head.target.indexOf('?');
-    const path = query < 0 ? head.target : head.target.slice(0, query);
-    const rest = query < 0 ? '' : head.target.slice(query);
-    const scheme = action.scheme || (head.headers.get('x-forwarded-proto') === 'https' ? 'https' : 'http');
-    const currentHost = head.authority.replace(/:\d+$/, '');
-    const currentPort = /:(\d+)$/.exec(head.authority)?.[1];
-    const port = action.port !== 0 ? `:${action.port}` : action.scheme || action.host || currentPort === undefined ? '' : `:${currentPort}`;
-    const newPath = action.path ?? (action.prefixRewrite === undefined ? path : action.prefixRewrite.text + path.slice(action.prefixRewrite.length));
-    const location = `${scheme}://${action.host || currentHost}${port}${newPath}${newPath.includes('?') ? '' : rest}`;
+    const location = redirectLocation(action, head.target, head.authority, head.headers.get('x-forwarded-proto') === 'https');
     this.#replyWith(action.status, Buffer.alloc(0), '', '', 'direct_response', `location: ${location}\r\n`);
+  }
+
+  #refuseForOverload(): void {
+    this.settings.context.counters.values.downstream_requests_overload_rejected_total++;
+    this.#keepsConnection = false;
+    this.#replyWith(503, Buffer.from('envoy overloaded'), 'text/plain', 'OM', 'overload', 'x-envoy-overloaded: true\r\n');
   }
 
   #replyWith(status: number, body: Buffer, contentType: string, flag: string, details: string, extraHeaders: string): void {
@@ -554,6 +712,11 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     this.responseDetails = details;
     if (!this.#requestEnded) this.#keepsConnection = this.#keepsConnection && this.connection.isBodyRead;
     const hasBody = body.length > 0 && status !== 204 && status !== 304;
+    if (this.head.method === 'CONNECT' && this.connection.saidConnected) {
+      // Too late to say it: the client takes whatever comes for the server's own bytes.
+      this.#finish();
+      return this.connection.close();
+    }
     let text = `${statusLine(status)}${extraHeaders}content-length: ${hasBody || status !== 204 ? body.length : 0}\r\n`;
     if (body.length > 0 && contentType !== '') text += `content-type: ${contentType}\r\n`;
     if (this.settings.setsRequestIdInResponse) text += `x-request-id: ${this.head.headers.get('x-request-id') ?? ''}\r\n`;
@@ -598,6 +761,7 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     if (this.#timer !== undefined) clearTimeout(this.#timer);
     if (this.#timeoutTimer !== undefined) clearTimeout(this.#timeoutTimer);
     if (this.#perTryTimer !== undefined) clearTimeout(this.#perTryTimer);
+    if (this.#queuedAt !== undefined) this.cluster!.stopWaiting(this.#queuedAt, this);
     if (this.#upstream !== undefined) this.#dropUpstream();
     this.#replay = undefined;
     this.durationMs = performance.now() - this.#startedAt;
@@ -605,6 +769,8 @@ export class Exchange implements ResponseReceiver, LoggedRequest {
     recordRequest(this);
   }
 }
+
+const toHttps: RedirectAction = { kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, prefixRewrite: undefined };
 
 const serviceTimeLines = Array.from({ length: 256 }, (_, ms) => `x-envoy-upstream-service-time: ${ms}\r\n`);
 

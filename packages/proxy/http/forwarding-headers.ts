@@ -24,7 +24,7 @@ export function applyForwardingHeaders(head: RequestHead, connection: Downstream
   if (!trusted && headers.hasInternalNames) removeInternalHeaders(head);
 
   if (!settings.preservesRequestId || !headers.has(requestIdHeader)) headers.set(requestIdHeader, requestId());
-  if (settings.usesRemoteAddress || !trusted) headers.set(forwardedForHeader, connection.remoteAddress);
+  if (settings.usesRemoteAddress || !trusted) headers.set(forwardedForHeader, connection.info.remoteAddress);
   if (!trusted || !headers.has(forwardedProtoHeader)) headers.set(forwardedProtoHeader, settings.isTls && settings.direction === 'gateway' ? 'https' : 'http');
   applyForwardedCert(head, connection, settings);
 

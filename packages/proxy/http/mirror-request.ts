@@ -1,4 +1,5 @@
 import type { RequestHead } from '../http1/request-head.ts';
+import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { ResponseReceiver, UpstreamConnection } from '../upstream/upstream-connection.ts';
 
@@ -8,16 +9,17 @@ const bufferLimitBytes = 1024 * 1024;
 /** A copy of a request, sent beside it; whatever it comes to is ignored (envoy route_components.proto `RequestMirrorPolicy`). */
 export class MirrorRequest implements ResponseReceiver {
   readonly isHeadRequest: boolean;
+  readonly isTunnelRequest = 'no';
   readonly #cluster: Cluster;
   readonly #isChunked: boolean;
   #upstream: UpstreamConnection | undefined;
 
-  constructor(cluster: Cluster, head: RequestHead, framing: string) {
+  constructor(cluster: Cluster, head: RequestHead, framing: string, client: ConnectionInfo) {
     this.isHeadRequest = head.method === 'HEAD';
     this.#cluster = cluster;
     this.#isChunked = head.isChunked;
     const endpoint = cluster.pick(undefined);
-    this.#upstream = endpoint === undefined || endpoint.transport.notReadyReason !== undefined ? undefined : cluster.connect(endpoint);
+    this.#upstream = endpoint === undefined || endpoint.transport.notReadyReason !== undefined ? undefined : cluster.connectAside(endpoint, client);
     if (this.#upstream === undefined) return;
     cluster.counters.upstreamRqTotal++;
     this.#upstream.begin(this);
@@ -43,6 +45,7 @@ export class MirrorRequest implements ResponseReceiver {
   }
 
   onInformational(): void {}
+  onTunnel(): void {}
   onResponseHead(): void {}
   onResponseData(): void {}
   onResponseFlush(): void {}

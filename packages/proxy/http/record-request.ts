@@ -1,3 +1,4 @@
+import { writeAccessLogs } from '../telemetry/access-log.ts';
 import { unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { RequestLabels, RequestMetrics } from '../telemetry/request-metrics.ts';
 import type { Exchange } from './exchange.ts';
@@ -6,7 +7,7 @@ import type { Exchange } from './exchange.ts';
 export function recordRequest(exchange: Exchange): void {
   const { settings } = exchange;
   metricsOf(exchange).record(exchange.durationMs, exchange.bytesReceived, exchange.bytesSent);
-  for (const { file, format } of settings.accessLogs) file.append(format(exchange));
+  writeAccessLogs(settings.accessLogs, exchange);
 }
 
 /** Found with one look-up for a request like one before: by endpoint, response code, flags, and the peer's identity and name. */

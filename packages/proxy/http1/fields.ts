@@ -10,6 +10,8 @@ export interface Framing {
   /** What the Connection field says: undefined when it says nothing. */
   keepAlive: boolean | undefined;
   hostCount: number;
+  /** What the Upgrade field asks for or agrees to, once Connection names it too; '' when there is none (RFC 9110 section 7.8). */
+  upgrade: string;
 }
 
 /** Headers that a Connection field must not be able to take away: the next hop relies on them. */
@@ -30,6 +32,11 @@ export function readFields(text: string, start: number, headers: HeaderList, fra
     const colon = text.indexOf(':', at);
     if (++count > limits.maxHeaderCount) return violations.tooManyHeaders;
     const name = text.substring(at, colon).toLowerCase();
+    if (limits.underscores !== 'allow' && name.includes('_')) {
+      if (limits.underscores === 'reject') return violations.underscoreInName;
+      at = end + 2;
+      continue;
+    }
     // OWS around the value is not part of it (RFC 9112 section 5.1).
     let from = colon + 1;
     let to = end;
@@ -58,9 +65,11 @@ export function readFields(text: string, start: number, headers: HeaderList, fra
         break;
       case 'keep-alive':
       case 'proxy-connection':
-      case 'upgrade':
       case 'proxy-authenticate':
       case 'proxy-authorization':
+        break;
+      case 'upgrade':
+        framing.upgrade = framing.upgrade === '' ? text.substring(from, to) : `${framing.upgrade},${text.substring(from, to)}`;
         break;
       case 'te':
         // The only member that means something beyond one hop.
@@ -76,23 +85,31 @@ export function readFields(text: string, start: number, headers: HeaderList, fra
     if (!/^\d{1,15}$/.test(lengthText)) return violations.badContentLength;
     framing.contentLength = Number(lengthText);
   }
-  return connection === undefined ? undefined : applyConnection(connection, headers, framing);
+  if (connection === undefined) {
+    framing.upgrade = '';
+    return undefined;
+  }
+  return applyConnection(connection, headers, framing);
 }
 
 function applyConnection(connection: string, headers: HeaderList, framing: Framing): Violation | undefined {
   if (connection === 'keep-alive') {
     framing.keepAlive = true;
+    framing.upgrade = '';
     return undefined;
   }
+  let namesUpgrade = false;
   for (const part of connection.split(',')) {
     const option = part.trim().toLowerCase();
     if (option === 'close') framing.keepAlive = false;
     else if (option === 'keep-alive') framing.keepAlive ??= true;
-    else if (option !== '' && option !== 'upgrade' && option !== 'te' && option !== 'http2-settings') {
+    else if (option === 'upgrade') namesUpgrade = true;
+    else if (option !== '' && option !== 'te' && option !== 'http2-settings') {
       if (protectedNames.test(option)) return violations.protectedConnectionOption;
       headers.remove(option);
     }
   }
+  if (!namesUpgrade) framing.upgrade = '';
   return undefined;
 }
 

@@ -3,6 +3,8 @@ export interface HeadLimits {
   readonly maxHeadBytes: number;
   readonly maxHeaderCount: number;
   readonly maxTargetBytes: number;
+  /** Field names with `_`, which some servers take for `-` (protocol.proto `headers_with_underscores_action`). */
+  readonly underscores: 'allow' | 'drop' | 'reject';
 }
 
-export const defaultHeadLimits: HeadLimits = { maxHeadBytes: 60 * 1024, maxHeaderCount: 100, maxTargetBytes: 16 * 1024 };
+export const defaultHeadLimits: HeadLimits = { maxHeadBytes: 60 * 1024, maxHeaderCount: 100, maxTargetBytes: 16 * 1024, underscores: 'allow' };

@@ -54,7 +54,7 @@ export class HeadReader {
     if (bytes.length > this.#limits.maxHeadBytes) return violations.headTooLarge;
     // A line break that is not CRLF will never become a head: say so now rather than wait for a timeout.
     if (/(?:^|[^\r])\n/.test(bytes.toString('latin1', 0, Math.min(bytes.length, 4096)))) return violations.bareLineBreak;
-    this.#pending = bytes;
+    this.#pending = Buffer.from(bytes); // the buffer itself will be read into again
     return false;
   }
 }

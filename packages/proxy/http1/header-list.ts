@@ -1,3 +1,5 @@
+import { type HeaderCase, writeName } from './header-case.ts';
+
 /**
  * The header fields of one message, in their order. Received fields stay where they are, in the text of the head: a field is five
  * numbers and its lower-case name, and only becomes a string when somebody reads or changes it. Fields that nobody touched are forwarded
@@ -83,8 +85,12 @@ export class HeaderList {
   }
 
   /** The fields as they go on the wire, each with its CRLF. */
-  serialize(): string {
+  serialize(headerCase: HeaderCase = 'preserve'): string {
     let out = '';
+    if (headerCase !== 'preserve') {
+      for (let i = 0; i < this.names.length; i++) out += `${writeName(this.names[i]!, headerCase)}: ${this.valueAt(i)}\r\n`;
+      return out;
+    }
     let runStart = -1;
     let runEnd = -1;
     for (let i = 0; i < this.names.length; i++) {

@@ -1,6 +1,10 @@
+import { keepReadBuffer } from '../net/read-buffers.ts';
+
 /** Where a batch goes: a socket, or an upstream connection that may not be ready yet. */
 export interface Writable {
   write(data: string | Buffer): boolean;
+  /** What was written and is still needed, since the kernel has not taken it yet. */
+  readonly pendingBytes: number;
 }
 
 /** Bodies up to this size travel in one write with what stands before them. */
@@ -42,12 +46,13 @@ export class OutputBatch {
   }
 
   bytes(slice: Buffer): void {
-    if (this.#text.length + slice.length <= joinBytes) {
+    if (this.#text.length + slice.length > joinBytes) this.flush();
+    if (slice.length <= joinBytes) {
       this.#text += slice.toString('latin1');
       return;
     }
-    this.flush();
     if (!this.#target.write(slice)) this.isWritable = false;
+    if (this.#target.pendingBytes > 0) keepReadBuffer();
   }
 
   /** A body slice in chunked coding (RFC 9112 section 7.1). */

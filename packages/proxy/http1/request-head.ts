@@ -18,6 +18,7 @@ export class RequestHead implements Framing {
   isChunked: boolean;
   keepAlive: boolean | undefined;
   hostCount: number;
+  upgrade: string;
   expectsContinue: boolean;
 
   constructor() {
@@ -31,6 +32,7 @@ export class RequestHead implements Framing {
     this.isChunked = false;
     this.keepAlive = undefined;
     this.hostCount = 0;
+    this.upgrade = '';
     this.expectsContinue = false;
   }
 
@@ -74,7 +76,7 @@ export function readRequestHead(text: string, limits: HeadLimits): RequestHead |
     // authority-form, and nothing else, belongs to CONNECT (RFC 9112 section 3.2.3). Whether a tunnel is opened is the connection's affair.
     if (!authorityPattern.test(target) || !/:\d+$/.test(target) || head.hasBody) return violations.badTarget;
     head.authority = target;
-    head.target = '/';
+    head.target = '';
     return head;
   }
   if (target.charCodeAt(0) === 0x2f) {

@@ -16,6 +16,7 @@ export class ResponseHead implements Framing {
   isChunked: boolean;
   keepAlive: boolean | undefined;
   hostCount: number;
+  upgrade: string;
 
   constructor() {
     this.status = 0;
@@ -27,6 +28,7 @@ export class ResponseHead implements Framing {
     this.isChunked = false;
     this.keepAlive = undefined;
     this.hostCount = 0;
+    this.upgrade = '';
   }
 
   get isPersistent(): boolean {

@@ -39,5 +39,8 @@ export const violations = {
   chunkExtensionTooLong: violation('http1.chunk_extension_too_long'),
   badTrailer: violation('http1.bad_trailer'),
   trailersTooLarge: violation('http1.trailers_too_large', 431),
+  underscoreInName: violation('http1.underscore_in_header_name'),
+  upgradeWithBody: violation('http1.upgrade_with_body'),
+  bodyTooLarge: violation('http1.body_too_large', 413),
   unexpectedExpectation: violation('http1.unknown_expectation', 417),
 } as const;

@@ -86,6 +86,8 @@ function compilePath(spec: NonNullable<RouteMessage['match']>['pathSpecifier'], 
       return { kind: 'exact', text: fold(spec.value), ignoresCase, regex: undefined };
     case 'pathSeparatedPrefix':
       return { kind: 'segmentPrefix', text: fold(spec.value), ignoresCase, regex: undefined };
+    case 'connectMatcher':
+      return { kind: 'connect', text: '', ignoresCase, regex: undefined };
     case 'safeRegex':
       return { kind: 'regex', text: spec.value.regex, ignoresCase, regex: regexTest(ignoresCase ? `(?i)${spec.value.regex}` : spec.value.regex) };
     default:
@@ -171,6 +173,8 @@ function compileForward(action: RouteActionMessage, path: PathCondition, place: 
     retry: compileRetry(action.retryPolicy),
     rewrite,
     hostRewrite: action.hostRewriteSpecifier.case === 'hostRewriteLiteral' ? action.hostRewriteSpecifier.value : undefined,
+    upgrades: new Map(action.upgradeConfigs.map((upgrade) => [upgrade.upgradeType.toLowerCase(), upgrade.enabled ?? true])),
+    terminatesConnect: action.upgradeConfigs.some((upgrade) => upgrade.upgradeType.toUpperCase() === 'CONNECT' && upgrade.connectConfig !== undefined),
     mirrors: action.requestMirrorPolicies.map((policy) => ({
       cluster: policy.cluster,
       share: policy.runtimeFraction?.defaultValue ? shareOf(policy.runtimeFraction.defaultValue) : 1,

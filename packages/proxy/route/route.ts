@@ -28,14 +28,15 @@ export class Route {
 
   /** `path` is the target without its query. */
   matches(head: RequestHead, path: string): boolean {
-    if (!matchesPath(this.path, path)) return false;
+    if (this.path.kind === 'connect' ? head.method !== 'CONNECT' : !matchesPath(this.path, path)) return false;
     for (let i = 0; i < this.conditions.length; i++) if (!this.conditions[i]!.matches(head)) return false;
     return true;
   }
 }
 
 export interface PathCondition {
-  readonly kind: 'prefix' | 'exact' | 'regex' | 'segmentPrefix';
+  /** `connect`: CONNECT requests and nothing else, whatever they name (route_components.proto `connect_matcher`). */
+  readonly kind: 'prefix' | 'exact' | 'regex' | 'segmentPrefix' | 'connect';
   readonly text: string;
   readonly ignoresCase: boolean;
   readonly regex: TextTest | undefined;
@@ -60,6 +61,10 @@ export interface ForwardAction {
   readonly rewrite: PathRewrite | undefined;
   readonly hostRewrite: string | undefined;
   readonly mirrors: readonly Mirror[];
+  /** Upgrades that this route switches on or off, by name in lower case (`upgrade_configs`). */
+  readonly upgrades: ReadonlyMap<string, boolean>;
+  /** A CONNECT ends here and its bytes go to the destination as they are (`connect_config`), instead of being sent on. */
+  readonly terminatesConnect: boolean;
 }
 
 export interface Target {

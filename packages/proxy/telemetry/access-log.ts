@@ -2,8 +2,8 @@ import { close, open, write } from 'node:fs';
 import { MizzenError } from '@mizzen/common';
 import type { ProxyCounters } from './proxy-counters.ts';
 
-/** What an access log line can say of a finished request. The http layer fills it. */
-export interface LoggedRequest {
+/** What an access log line can say of a finished request or TCP connection; what the latter has not is '' or 0. */
+export interface LoggedStream {
   readonly method: string;
   readonly path: string;
   readonly originalPath: string;
@@ -21,12 +21,17 @@ export interface LoggedRequest {
   readonly routeName: string;
   readonly peerUri: string;
   readonly remoteAddress: string;
+  readonly remotePort: number;
+  readonly localAddress: string;
+  readonly localPort: number;
+  /** The server name that the client asked for in its TLS handshake. */
+  readonly serverName: string;
   readonly startedAt: number;
   requestHeader(name: string): string | undefined;
   responseHeader(name: string): string | undefined;
 }
 
-type Segment = string | ((request: LoggedRequest) => string);
+type Segment = string | ((request: LoggedStream) => string);
 
 /** Envoy's default line (Envoy docs, "Access logging: Default format string"). */
 export const defaultAccessLogFormat =
@@ -43,7 +48,7 @@ const safe = (text: string | undefined) =>
       : text;
 
 /** Compiles a format string into the function that makes the line. Unknown operators are refused. */
-export function compileAccessLogFormat(format: string): (request: LoggedRequest) => string {
+export function compileAccessLogFormat(format: string): (request: LoggedStream) => string {
   const segments: Segment[] = [];
   let literal = '';
   for (let at = 0; at < format.length; ) {
@@ -74,7 +79,7 @@ export function compileAccessLogFormat(format: string): (request: LoggedRequest)
   };
 }
 
-function compileOperator(text: string): (request: LoggedRequest) => string {
+function compileOperator(text: string): (request: LoggedStream) => string {
   const match = /^([A-Z_0-9]+)(?:\(([^)]*)\))?(?::(\d+))?$/.exec(text);
   if (!match) throw new MizzenError('invalid-access-log', `access log format: %${text}% is no operator`);
   const [, name, argument = '', length] = match;
@@ -82,7 +87,7 @@ function compileOperator(text: string): (request: LoggedRequest) => string {
   return length === undefined ? read : (request) => read(request).slice(0, Number(length));
 }
 
-function operator(name: string, argument: string): (request: LoggedRequest) => string {
+function operator(name: string, argument: string): (request: LoggedStream) => string {
   switch (name) {
     case 'START_TIME':
       return (request) => formatStartTime(request.startedAt);
@@ -110,7 +115,15 @@ function operator(name: string, argument: string): (request: LoggedRequest) => s
     case 'DOWNSTREAM_PEER_URI_SAN':
       return (request) => dash(request.peerUri);
     case 'DOWNSTREAM_REMOTE_ADDRESS':
+      return (request) => addressText(request.remoteAddress, request.remotePort);
+    case 'DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT':
       return (request) => dash(request.remoteAddress);
+    case 'DOWNSTREAM_LOCAL_ADDRESS':
+      return (request) => addressText(request.localAddress, request.localPort);
+    case 'REQUESTED_SERVER_NAME':
+      return (request) => safe(request.serverName);
+    case 'CONNECTION_TERMINATION_DETAILS':
+      return (request) => dash(request.responseDetails);
     case 'REQ': {
       const [first, second] = argument.toLowerCase().split('?');
       const readers = [first, second].filter((header) => header !== undefined).map(requestHeaderReader);
@@ -126,7 +139,7 @@ function operator(name: string, argument: string): (request: LoggedRequest) => s
   }
 }
 
-function requestHeaderReader(name: string): (request: LoggedRequest) => string | undefined {
+function requestHeaderReader(name: string): (request: LoggedStream) => string | undefined {
   switch (name) {
     case ':method':
       return (request) => request.method;
@@ -139,6 +152,20 @@ function requestHeaderReader(name: string): (request: LoggedRequest) => string |
     default:
       return (request) => request.requestHeader(name);
   }
+}
+
+function addressText(address: string, port: number): string {
+  return address === '' ? '-' : address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
+}
+
+/** One compiled access logger. */
+export interface AccessLog {
+  readonly file: AccessLogFile;
+  readonly format: (stream: LoggedStream) => string;
+}
+
+export function writeAccessLogs(logs: readonly AccessLog[], stream: LoggedStream): void {
+  for (let i = 0; i < logs.length; i++) logs[i]!.file.append(logs[i]!.format(stream));
 }
 
 let cachedSecond = -1;

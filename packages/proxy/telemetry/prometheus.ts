@@ -1,57 +1,68 @@
-import type { Cluster } from '../upstream/cluster.ts';
-import type { Histogram } from './histogram.ts';
-import type { ProxyCounters } from './proxy-counters.ts';
-import { escapeLabel, type RequestMetrics, type RequestMetricsTable } from './request-metrics.ts';
+import { escapeLabel } from './request-metrics.ts';
+import type { ClusterStats, HistogramValues, RequestSeries, StatsSnapshot, TcpSeries } from './stats-snapshot.ts';
 
-/** Everything this proxy counts, in Prometheus' text format (version 0.0.4). */
-export function renderPrometheus(requests: RequestMetricsTable, counters: ProxyCounters, clusters: Iterable<Cluster>): string {
+/** Everything that a proxy counts, in Prometheus' text format (version 0.0.4). */
+export function renderPrometheus(stats: StatsSnapshot): string {
   const lines: string[] = [];
-  const series = [...requests];
   lines.push('# TYPE istio_requests_total counter');
-  for (const metrics of series) lines.push(`istio_requests_total{${metrics.labels}} ${metrics.requests}`);
-  histogram(lines, 'istio_request_duration_milliseconds', series, (metrics) => metrics.durationMs);
-  histogram(lines, 'istio_request_bytes', series, (metrics) => metrics.requestBytes);
-  histogram(lines, 'istio_response_bytes', series, (metrics) => metrics.responseBytes);
+  for (const series of stats.requests) lines.push(`istio_requests_total{${series.labels}} ${series.requests}`);
+  histogram(lines, 'istio_request_duration_milliseconds', stats.requests, (series) => series.durationMs);
+  histogram(lines, 'istio_request_bytes', stats.requests, (series) => series.requestBytes);
+  histogram(lines, 'istio_response_bytes', stats.requests, (series) => series.responseBytes);
+  const tcp = (name: string, read: (series: TcpSeries) => number) => {
+    lines.push(`# TYPE ${name} counter`);
+    for (const series of stats.tcp) lines.push(`${name}{${series.labels}} ${read(series)}`);
+  };
+  tcp('istio_tcp_connections_opened_total', (series) => series.opened);
+  tcp('istio_tcp_connections_closed_total', (series) => series.closed);
+  tcp('istio_tcp_received_bytes_total', (series) => series.receivedBytes);
+  tcp('istio_tcp_sent_bytes_total', (series) => series.sentBytes);
 
-  for (const [name, value] of Object.entries(counters.values))
+  for (const [name, value] of Object.entries(stats.counters))
     lines.push(`# TYPE mizzen_${name} ${name.endsWith('_total') ? 'counter' : 'gauge'}`, `mizzen_${name} ${value}`);
   lines.push('# TYPE mizzen_http_violations_total counter');
-  for (const [reason, count] of counters.violations) lines.push(`mizzen_http_violations_total{reason="${escapeLabel(reason)}"} ${count}`);
+  for (const [reason, count] of Object.entries(stats.violations)) lines.push(`mizzen_http_violations_total{reason="${escapeLabel(reason)}"} ${count}`);
 
-  const all = [...clusters];
-  const perCluster = (name: string, type: 'counter' | 'gauge', read: (cluster: Cluster) => number) => {
+  const perCluster = (name: string, type: 'counter' | 'gauge', read: (cluster: ClusterStats) => number) => {
     lines.push(`# TYPE ${name} ${type}`);
-    for (const cluster of all) lines.push(`${name}{cluster_name="${escapeLabel(cluster.name)}"} ${read(cluster)}`);
+    for (const cluster of stats.clusters) lines.push(`${name}{cluster_name="${escapeLabel(cluster.name)}"} ${read(cluster)}`);
   };
-  perCluster('envoy_cluster_upstream_rq_total', 'counter', (cluster) => cluster.counters.upstreamRqTotal);
-  perCluster('envoy_cluster_upstream_rq_retry', 'counter', (cluster) => cluster.counters.upstreamRqRetry);
-  perCluster('envoy_cluster_upstream_rq_timeout', 'counter', (cluster) => cluster.counters.upstreamRqTimeout);
-  perCluster('envoy_cluster_upstream_rq_pending_overflow', 'counter', (cluster) => cluster.counters.upstreamRqPendingOverflow);
-  perCluster('envoy_cluster_upstream_cx_total', 'counter', (cluster) => cluster.counters.upstreamCxTotal);
-  perCluster('envoy_cluster_upstream_cx_connect_fail', 'counter', (cluster) => cluster.counters.upstreamCxConnectFail);
+  for (const [field, name] of Object.entries(clusterCounters)) perCluster(`envoy_cluster_${name}`, 'counter', (cluster) => cluster.counters[field] ?? 0);
   perCluster('envoy_cluster_upstream_rq_active', 'gauge', (cluster) => cluster.activeRequests);
+  perCluster('envoy_cluster_upstream_rq_pending_active', 'gauge', (cluster) => cluster.pendingRequests);
+  perCluster('envoy_cluster_upstream_cx_active', 'gauge', (cluster) => cluster.endpoints.reduce((total, endpoint) => total + endpoint.connections, 0));
   perCluster('envoy_cluster_membership_total', 'gauge', (cluster) => cluster.endpoints.length);
-  perCluster('envoy_cluster_membership_healthy', 'gauge', (cluster) => cluster.healthyCount);
-  const memory = process.memoryUsage();
-  lines.push('# TYPE process_resident_memory_bytes gauge', `process_resident_memory_bytes ${memory.rss}`);
-  const cpu = process.cpuUsage();
-  lines.push('# TYPE process_cpu_seconds_total counter', `process_cpu_seconds_total ${(cpu.user + cpu.system) / 1e6}`);
+  perCluster('envoy_cluster_membership_healthy', 'gauge', (cluster) => cluster.healthy);
+  lines.push('# TYPE mizzen_workers gauge', `mizzen_workers ${stats.workers}`);
+  lines.push('# TYPE process_resident_memory_bytes gauge', `process_resident_memory_bytes ${stats.residentBytes}`);
+  lines.push('# TYPE process_cpu_seconds_total counter', `process_cpu_seconds_total ${stats.cpuSeconds}`);
   return `${lines.join('\n')}\n`;
 }
 
-function histogram(lines: string[], name: string, series: readonly RequestMetrics[], read: (metrics: RequestMetrics) => Histogram): void {
+const clusterCounters = {
+  upstreamRqTotal: 'upstream_rq_total',
+  upstreamRqRetry: 'upstream_rq_retry',
+  upstreamRqTimeout: 'upstream_rq_timeout',
+  upstreamRqPendingTotal: 'upstream_rq_pending_total',
+  upstreamRqPendingOverflow: 'upstream_rq_pending_overflow',
+  upstreamCxTotal: 'upstream_cx_total',
+  upstreamCxOverflow: 'upstream_cx_overflow',
+  upstreamCxConnectFail: 'upstream_cx_connect_fail',
+} as const;
+
+function histogram(lines: string[], name: string, all: readonly RequestSeries[], read: (series: RequestSeries) => HistogramValues): void {
   lines.push(`# TYPE ${name} histogram`);
-  for (const metrics of series) {
-    const values = read(metrics);
+  for (const series of all) {
+    const values = read(series);
     let cumulative = 0;
     for (const [i, bound] of values.bounds.entries()) {
       cumulative += values.counts[i]!;
-      lines.push(`${name}_bucket{${metrics.labels},le="${bound}"} ${cumulative}`);
+      lines.push(`${name}_bucket{${series.labels},le="${bound}"} ${cumulative}`);
     }
     lines.push(
-      `${name}_bucket{${metrics.labels},le="+Inf"} ${values.count}`,
-      `${name}_sum{${metrics.labels}} ${values.sum}`,
-      `${name}_count{${metrics.labels}} ${values.count}`,
+      `${name}_bucket{${series.labels},le="+Inf"} ${values.count}`,
+      `${name}_sum{${series.labels}} ${values.sum}`,
+      `${name}_count{${series.labels}} ${values.count}`,
     );
   }
 }

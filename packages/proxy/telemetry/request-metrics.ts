@@ -26,7 +26,10 @@ export class RequestMetrics {
   }
 }
 
-export interface RequestLabels {
+export type ServiceLabel = ServiceName;
+
+/** What the metrics of requests and of TCP connections have in common. */
+export interface CommonLabels {
   readonly reporter: 'source' | 'destination';
   readonly source: PeerMetadata;
   readonly destination: PeerMetadata;
@@ -35,9 +38,12 @@ export interface RequestLabels {
   readonly service: ServiceName | undefined;
   /** The host that was asked for, when no service is known. */
   readonly requestedHost: string;
+  readonly securityPolicy: 'mutual_tls' | 'none' | 'unknown';
+}
+
+export interface RequestLabels extends CommonLabels {
   readonly responseCode: number;
   readonly responseFlags: string;
-  readonly securityPolicy: 'mutual_tls' | 'none' | 'unknown';
 }
 
 /** More label sets than this are counted together, so that a peer's inventions cannot fill memory. */
@@ -54,7 +60,15 @@ export class RequestMetricsTable {
   }
 
   get(labels: RequestLabels): RequestMetrics {
-    const text = labelText(labels);
+    const text = labelText(
+      labels,
+      [
+        ['request_protocol', 'http'],
+        ['response_code', String(labels.responseCode)],
+        ['grpc_response_status', ''],
+      ],
+      [['response_flags', labels.responseFlags]],
+    );
     const found = this.#series.get(text);
     if (found !== undefined) return found;
     if (this.#series.size >= maxSeries) return this.#overflow;
@@ -69,10 +83,12 @@ export class RequestMetricsTable {
   }
 }
 
+type Pair = readonly [string, string];
+
 /** Istio's labels in Istio's order (istio.io "Istio Standard Metrics"). */
-function labelText(labels: RequestLabels): string {
+export function labelText(labels: CommonLabels, protocol: readonly Pair[], flags: readonly Pair[]): string {
   const { source, destination, service } = labels;
-  const pairs: readonly (readonly [string, string])[] = [
+  const pairs: readonly Pair[] = [
     ['reporter', labels.reporter],
     ['source_workload', source.workload],
     ['source_canonical_service', source.canonicalService],
@@ -93,10 +109,8 @@ function labelText(labels: RequestLabels): string {
     ['destination_service_name', service?.name ?? labels.requestedHost],
     ['destination_service_namespace', service?.namespace ?? 'unknown'],
     ['destination_cluster', destination.cluster],
-    ['request_protocol', 'http'],
-    ['response_code', String(labels.responseCode)],
-    ['grpc_response_status', ''],
-    ['response_flags', labels.responseFlags],
+    ...protocol,
+    ...flags,
     ['connection_security_policy', labels.securityPolicy],
   ];
   return pairs.map(([name, value]) => `${name}="${escapeLabel(value)}"`).join(',');

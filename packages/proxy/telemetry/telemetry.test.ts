@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { compileAccessLogFormat, defaultAccessLogFormat, type LoggedRequest } from './access-log.ts';
+import { compileAccessLogFormat, defaultAccessLogFormat, type LoggedStream } from './access-log.ts';
 import { durationBoundsMs, Histogram } from './histogram.ts';
 import { encodePeerMetadata, PeerMetadataReader, unknownPeer } from './peer-metadata.ts';
 import { RequestMetricsTable } from './request-metrics.ts';
 
-const logged: LoggedRequest = {
+const logged: LoggedStream = {
   method: 'GET',
   path: '/new',
   originalPath: '/old',
@@ -23,6 +23,10 @@ const logged: LoggedRequest = {
   routeName: '',
   peerUri: 'spiffe://x',
   remoteAddress: '1.2.3.4',
+  remotePort: 5,
+  localAddress: '::1',
+  localPort: 80,
+  serverName: 'a',
   startedAt: Date.UTC(2026, 0, 2, 3, 4, 5, 6),
   requestHeader: (name) => ({ 'user-agent': 'cu"rl\n', 'x-request-id': 'id' })[name],
   responseHeader: () => undefined,

@@ -1,50 +1,49 @@
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
-import { type ConnectionOptions, createSecureContext, type PeerCertificate, type SecureContext } from 'node:tls';
+import { type ConnectionOptions, createSecureContext, type PeerCertificate, type SecureContext, type TLSSocket } from 'node:tls';
 import { MizzenError } from '@mizzen/common';
-import { SubjectAltNameMatcher_SanType } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { UpstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
-import { compileStringMatcher, type TextTest } from '../route/matchers.ts';
 import { alternativeNames } from './peer-identity.ts';
-import type { KeyPair, SecretStore } from './secret-store.ts';
+import { PeerRequirements } from './peer-requirements.ts';
+import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
+import { contextOptions } from './secure-context.ts';
 import { TlsSources, validationOf } from './tls-sources.ts';
-import { protocolVersions } from './tls-versions.ts';
+
+/** Sessions kept for resumption, one per address. */
+const maxSessions = 1024;
 
 /**
  * The client side of a cluster's TLS. The secure context is made when a secret arrives or changes; a connection uses the newest. A
- * server is taken only if the roots verify it and one of the expected names is in its certificate.
+ * server is taken only if the roots verify it and one of the expected names is in its certificate. A session that was verified so may be
+ * resumed for as long as neither secrets nor expectations change.
  */
 export class ClientTls {
   readonly isMesh: boolean;
   readonly #sources: TlsSources;
-  readonly #names: readonly { readonly type: 'uri' | 'dns' | 'ip'; readonly test: TextTest; readonly text: string }[];
+  readonly #requirements: PeerRequirements;
   readonly #alpn: string[];
   readonly #sni: string;
-  readonly #versions: { readonly minVersion: 'TLSv1.2' | 'TLSv1.3'; readonly maxVersion: 'TLSv1.2' | 'TLSv1.3' };
+  readonly #config: UpstreamTlsContext;
+  readonly #resumes: boolean;
+  readonly #sessions: Map<string, Buffer>;
   /** The newest secure context, and what it was made of. */
   #context: SecureContext | undefined;
-  #contextPair: KeyPair | undefined;
-  #contextRoots: string | undefined;
+  #contextPairs: readonly KeyPair[];
+  #contextRoots: TrustedRoots | undefined;
 
   constructor(config: UpstreamTlsContext, secrets: SecretStore, place: string) {
     this.#sources = new TlsSources(config.commonTlsContext, secrets, place);
     const common = config.commonTlsContext!;
-    this.#names = (validationOf(common).context?.matchTypedSubjectAltNames ?? []).map(({ sanType, matcher }) => {
-      if (!matcher) throw new MizzenError('invalid-tls', `${place}: a subject alternative name matcher is empty`);
-      const type =
-        sanType === SubjectAltNameMatcher_SanType.URI
-          ? ('uri' as const)
-          : sanType === SubjectAltNameMatcher_SanType.IP_ADDRESS
-            ? ('ip' as const)
-            : ('dns' as const);
-      return { type, test: compileStringMatcher(matcher), text: String(matcher.matchPattern.value) };
-    });
-    this.#alpn = common.alpnProtocols.length > 0 ? [...common.alpnProtocols] : [];
+    this.#config = config;
+    this.#requirements = new PeerRequirements(validationOf(common).context, place);
+    this.#alpn = [...common.alpnProtocols];
     this.#sni = config.sni;
-    this.#versions = protocolVersions(common.tlsParams);
     this.isMesh = this.#sources.hasSdsKeyPair && common.alpnProtocols.includes('istio');
+    // upstream tls.proto `max_session_keys`: 1 unless it says otherwise, 0 switches resumption off.
+    this.#resumes = (config.maxSessionKeys ?? 1) > 0;
+    this.#sessions = new Map();
     this.#context = undefined;
-    this.#contextPair = undefined;
+    this.#contextPairs = [];
     this.#contextRoots = undefined;
   }
 
@@ -54,10 +53,13 @@ export class ClientTls {
   }
 
   connectOptions(host: string, port: number): ConnectionOptions {
+    const secureContext = this.#secureContext();
+    const session = this.#sessions.get(`${host}|${port}`);
     return {
       host,
       port,
-      secureContext: this.#secureContext(),
+      secureContext,
+      ...(session === undefined ? {} : { session }),
       ...(this.#sni !== '' && isIP(this.#sni) === 0 ? { servername: this.#sni } : {}),
       ...(this.#alpn.length > 0 ? { ALPNProtocols: this.#alpn } : {}),
       rejectUnauthorized: this.#sources.hasRoots,
@@ -68,32 +70,43 @@ export class ClientTls {
     };
   }
 
+  /** Keeps the sessions that a server offers, once it has been verified. */
+  remember(socket: TLSSocket, host: string, port: number): void {
+    if (!this.#resumes) return;
+    const context = this.#context;
+    const key = `${host}|${port}`;
+    socket.on('session', (session) => {
+      if (context !== this.#context || (this.#sources.hasRoots && !socket.authorized)) return;
+      this.#sessions.delete(key);
+      if (this.#sessions.size >= maxSessions) this.#sessions.delete(this.#sessions.keys().next().value!);
+      this.#sessions.set(key, session);
+    });
+    socket.once('error', () => this.#sessions.delete(key));
+  }
+
   /** Whether the server, whose chain the roots have verified, is one of those expected. Returns the problem, or undefined. */
   #verifyPeer(peer: PeerCertificate): string | undefined {
-    if (this.#names.length === 0) return this.isMesh ? 'no identity is expected of this cluster, so none can be verified' : undefined;
+    if (this.isMesh && !this.#requirements.hasNames) return 'no identity is expected of this cluster, so none can be verified';
+    if (this.#requirements.isEmpty) return undefined;
     if (!peer.raw) return 'the server sent no certificate';
     const certificate = new X509Certificate(peer.raw);
-    const found = alternativeNames(certificate);
-    if ('problem' in found) return found.problem;
-    if (this.isMesh && found.uris.length !== 1) return "the server's certificate does not name exactly one identity";
-    const given = { uri: found.uris, dns: found.dns, ip: found.ips };
-    for (const { type, test, text } of this.#names) {
-      for (const name of given[type]) {
-        if (test(name)) return undefined;
-        if (type === 'dns' && name.startsWith('*.') && text.indexOf('.') > 0 && text.slice(text.indexOf('.')).toLowerCase() === name.slice(1).toLowerCase())
-          return undefined;
-      }
+    if (this.isMesh) {
+      const found = alternativeNames(certificate);
+      if ('problem' in found) return found.problem;
+      if (found.uris.length !== 1) return "the server's certificate does not name exactly one identity";
     }
-    return `the server is ${[...found.uris, ...found.dns].join(', ') || 'nameless'}, but ${this.#names.map((name) => name.text).join(' or ')} was expected`;
+    return this.#requirements.problemOf(certificate, 'the server');
   }
 
   #secureContext(): SecureContext {
-    const pair = this.#sources.keyPair();
+    const pairs = this.#sources.keyPairs();
     const roots = this.#sources.roots();
-    if (this.#context === undefined || this.#contextPair !== pair || this.#contextRoots !== roots) {
-      this.#context = createSecureContext({ ...(pair ? { cert: pair.cert, key: pair.key } : {}), ...(roots ? { ca: roots } : {}), ...this.#versions });
-      this.#contextPair = pair;
+    const isCurrent = this.#contextRoots === roots && pairs.length === this.#contextPairs.length && pairs.every((pair, i) => pair === this.#contextPairs[i]);
+    if (this.#context === undefined || !isCurrent) {
+      this.#context = createSecureContext(contextOptions(pairs, roots, this.#config.commonTlsContext?.tlsParams));
+      this.#contextPairs = pairs;
       this.#contextRoots = roots;
+      this.#sessions.clear();
     }
     return this.#context;
   }

@@ -1,36 +1,51 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { rootCertificates } from 'node:tls';
-import { MizzenError, messageOf } from '@mizzen/common';
+import { createSecureContext, rootCertificates } from 'node:tls';
+import { type Logger, MizzenError, messageOf, silentLogger } from '@mizzen/common';
 import type { DataSource } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import type { CertificateValidationContext, TlsCertificate } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { Secret } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
+import { WatchedFiles } from './watched-files.ts';
 
-/** A certificate chain with its key, or roots to trust; PEM. Never printed: admin shows only what ./describe-certificates.ts makes of it. */
+/** A certificate chain with its key, PEM. Never printed: admin shows only what ./describe-certificates.ts makes of it. */
 export interface KeyPair {
   readonly cert: string;
   readonly key: string;
+  readonly passphrase?: string;
+  /** An OCSP response to staple (RFC 6066 section 8), DER. */
+  readonly ocspStaple?: Buffer;
+}
+
+/** Roots to trust and certificates that were revoked; PEM. */
+export interface TrustedRoots {
+  readonly pem: string;
+  readonly crl?: string;
 }
 
 /**
- * The secrets of this proxy by name, from SDS and from its own identity. Those who use one are told when it changes, and take it for
- * new connections; connections that exist are not touched.
+ * The secrets of this proxy by name: from SDS, from files, and its own identity. Those who use one are told when it changes, and take
+ * it for new connections; connections that exist are not touched.
  */
 export class SecretStore {
   readonly #keyPairs: Map<string, KeyPair>;
-  readonly #roots: Map<string, string>;
+  readonly #roots: Map<string, TrustedRoots>;
   readonly #listeners: Set<(name: string) => void>;
+  readonly #files: WatchedFiles;
+  readonly #logger: Logger;
 
-  constructor() {
+  constructor(logger: Logger = silentLogger) {
     this.#keyPairs = new Map();
     this.#roots = new Map();
     this.#listeners = new Set();
+    this.#files = new WatchedFiles();
+    this.#logger = logger;
   }
 
   keyPair(name: string): KeyPair | undefined {
     return this.#keyPairs.get(name);
   }
 
-  roots(name: string): string | undefined {
+  roots(name: string): TrustedRoots | undefined {
     return this.#roots.get(name);
   }
 
@@ -40,61 +55,128 @@ export class SecretStore {
 
   setKeyPair(name: string, pair: KeyPair): void {
     const current = this.#keyPairs.get(name);
-    if (current?.cert === pair.cert && current.key === pair.key) return;
+    if (current?.cert === pair.cert && current.key === pair.key && sameBytes(current.ocspStaple, pair.ocspStaple)) return;
     this.#keyPairs.set(name, pair);
-    for (const listener of [...this.#listeners]) listener(name);
+    this.#changed(name);
   }
 
-  setRoots(name: string, pem: string): void {
-    if (this.#roots.get(name) === pem) return;
-    this.#roots.set(name, pem);
-    for (const listener of [...this.#listeners]) listener(name);
+  setRoots(name: string, roots: TrustedRoots): void {
+    const current = this.#roots.get(name);
+    if (current?.pem === roots.pem && current.crl === roots.crl) return;
+    this.#roots.set(name, roots);
+    this.#changed(name);
   }
 
   /** Takes a secret from SDS. Throws MizzenError when it cannot be used; the one before then stays. */
   accept(secret: Secret): void {
+    const place = `secret ${secret.name}`;
     switch (secret.type.case) {
-      case 'tlsCertificate': {
-        const { certificateChain, privateKey } = secret.type.value;
-        const pair = { cert: readDataSource(certificateChain, `secret ${secret.name}`), key: readDataSource(privateKey, `secret ${secret.name}`) };
-        checkKeyPair(pair, secret.name);
-        return this.setKeyPair(secret.name, pair);
-      }
-      case 'validationContext': {
-        const pem = readDataSource(secret.type.value.trustedCa, `secret ${secret.name}`);
-        if (!/-----BEGIN CERTIFICATE-----/.test(pem)) throw new MizzenError('invalid-secret', `secret ${secret.name}: trusted_ca holds no certificate`);
-        return this.setRoots(secret.name, pem);
-      }
+      case 'tlsCertificate':
+        return this.useKeyPair(secret.name, secret.type.value, place);
+      case 'validationContext':
+        return this.useRoots(secret.name, secret.type.value, place);
       default:
-        throw new MizzenError('invalid-secret', `secret ${secret.name}: type ${secret.type.case ?? '(none)'} is not supported`);
+        throw new MizzenError('invalid-secret', `${place}: type ${secret.type.case ?? '(none)'} is not supported`);
     }
+  }
+
+  /** Keeps a key pair under a name, and follows the files that it comes from. Throws MizzenError when it cannot be used now. */
+  useKeyPair(name: string, certificate: TlsCertificate, place: string): void {
+    if (certificate.pkcs12 || certificate.privateKeyProvider)
+      throw new MizzenError('unsupported-certificate', `${place}: pkcs12 and private_key_provider are not supported; give certificate_chain and private_key`);
+    const { certificateChain, privateKey, password, ocspStaple } = certificate;
+    const read = (): KeyPair => {
+      const pair = {
+        cert: readDataSource(certificateChain, place),
+        key: readDataSource(privateKey, place),
+        ...(password ? { passphrase: readDataSource(password, place) } : {}),
+        ...(ocspStaple ? { ocspStaple: readBytes(ocspStaple, place) } : {}),
+      };
+      checkKeyPair(pair, place);
+      return pair;
+    };
+    this.setKeyPair(name, read());
+    this.#follow([certificateChain, privateKey, ocspStaple], certificate.watchedDirectory?.path, place, () => this.setKeyPair(name, read()));
+  }
+
+  /** The same for roots. */
+  useRoots(name: string, context: CertificateValidationContext, place: string): void {
+    const { trustedCa, crl } = context;
+    const read = (): TrustedRoots => {
+      const pem = readDataSource(trustedCa, place);
+      if (!/-----BEGIN CERTIFICATE-----/.test(pem)) throw new MizzenError('invalid-secret', `${place}: trusted_ca holds no certificate`);
+      return { pem, ...(crl ? { crl: readDataSource(crl, place) } : {}) };
+    };
+    this.setRoots(name, read());
+    this.#follow([trustedCa, crl], context.watchedDirectory?.path, place, () => this.setRoots(name, read()));
+  }
+
+  /** Calls `changed` when a file that holds SDS secrets has changed; what it throws is logged, and the last good secret stays. */
+  followFile(path: string, directory: string | undefined, changed: () => void): void {
+    this.#files.watch([path], directory, () => this.#try(path, changed));
   }
 
   onChange(listener: (name: string) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
+
+  close(): void {
+    this.#files.close();
+  }
+
+  #follow(sources: readonly (DataSource | undefined)[], directory: string | undefined, place: string, renew: () => void): void {
+    const paths = sources.flatMap((source) => (source?.specifier.case === 'filename' && source.specifier.value !== 'system' ? [source.specifier.value] : []));
+    if (paths.length > 0) this.#files.watch(paths, directory || undefined, () => this.#try(place, renew));
+  }
+
+  #try(place: string, renew: () => void): void {
+    try {
+      renew();
+      this.#logger.info('has read changed secrets', { of: place });
+    } catch (error) {
+      this.#logger.error(`a changed secret cannot be used; the one before stays in effect: ${messageOf(error)}`, { of: place });
+    }
+  }
+
+  #changed(name: string): void {
+    for (const listener of [...this.#listeners]) listener(name);
+  }
 }
 
-function checkKeyPair(pair: KeyPair, name: string): void {
+function sameBytes(a: Buffer | undefined, b: Buffer | undefined): boolean {
+  return a === b || (a !== undefined && b !== undefined && a.equals(b));
+}
+
+function checkKeyPair(pair: KeyPair, place: string): void {
   try {
     const certificate = new X509Certificate(pair.cert);
     if (Date.parse(certificate.validTo) < Date.now()) throw new Error(`the certificate expired on ${certificate.validTo}`);
+    // OpenSSL says here whether the key is one, and whether it belongs to the certificate.
+    createSecureContext({ cert: pair.cert, key: pair.key, ...(pair.passphrase === undefined ? {} : { passphrase: pair.passphrase }) });
   } catch (error) {
-    throw new MizzenError('invalid-secret', `secret ${name}: ${messageOf(error)}`);
+    throw new MizzenError(
+      'invalid-secret',
+      `${place}: ${/key values mismatch/i.test(messageOf(error)) ? 'the key does not belong to the certificate' : messageOf(error)}`,
+    );
   }
 }
 
 export function readDataSource(source: DataSource | undefined, place: string): string {
+  if (source?.specifier.case === 'inlineString') return source.specifier.value;
+  if (source?.specifier.case === 'filename' && source.specifier.value === 'system') return rootCertificates.join('\n');
+  return readBytes(source, place).toString('utf8');
+}
+
+function readBytes(source: DataSource | undefined, place: string): Buffer {
   switch (source?.specifier.case) {
     case 'inlineBytes':
-      return Buffer.from(source.specifier.value).toString('utf8');
+      return Buffer.from(source.specifier.value);
     case 'inlineString':
-      return source.specifier.value;
+      return Buffer.from(source.specifier.value);
     case 'filename':
-      if (source.specifier.value === 'system') return rootCertificates.join('\n');
       try {
-        return readFileSync(source.specifier.value, 'utf8');
+        return readFileSync(source.specifier.value);
       } catch (error) {
         throw new MizzenError('unreadable-file', `${place}: ${messageOf(error)}`, source.specifier.value);
       }

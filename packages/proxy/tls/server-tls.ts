@@ -1,9 +1,14 @@
+import { constants, createHash } from 'node:crypto';
 import type net from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
+import { MizzenError } from '@mizzen/common';
+import { CertificateValidationContext_TrustChainVerification as TrustChainVerification } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { DownstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
-import type { SecretStore } from './secret-store.ts';
-import { TlsSources } from './tls-sources.ts';
-import { protocolVersions } from './tls-versions.ts';
+import type { ConnectionInfo } from '../net/connection-info.ts';
+import { PeerRequirements } from './peer-requirements.ts';
+import { readDataSource, type SecretStore, type TrustedRoots } from './secret-store.ts';
+import { contextOptions } from './secure-context.ts';
+import { TlsSources, validationOf } from './tls-sources.ts';
 
 /**
  * TLS termination for one filter chain. Sockets are handed in by the listener; each comes out as a TLSSocket when its handshake is done.
@@ -14,27 +19,39 @@ export class ServerTls {
   /** Peers are mesh workloads: their identity must be a SPIFFE URI. */
   readonly isMesh: boolean;
   readonly #sources: TlsSources;
+  readonly #config: DownstreamTlsContext;
   readonly #options: tls.TlsOptions;
+  readonly #requirements: PeerRequirements;
   readonly #stopListening: () => void;
   readonly #handlers: ServerTlsHandlers;
+  /** What is known of sockets in their handshake, by their peer's address and port. */
+  readonly #handshakes: Map<string, ConnectionInfo>;
   #server: tls.Server | undefined;
 
   constructor(config: DownstreamTlsContext, secrets: SecretStore, handlers: ServerTlsHandlers, place: string) {
     this.#sources = new TlsSources(config.commonTlsContext, secrets, place);
     const common = config.commonTlsContext!;
+    const { context } = validationOf(common);
+    this.#config = config;
     this.#handlers = handlers;
+    this.#handshakes = new Map();
+    this.#requirements = new PeerRequirements(context, place);
     this.requiresClient = config.requireClientCertificate ?? false;
     this.isMesh = this.requiresClient && common.alpnProtocols.includes('istio');
-    const ciphers = common.tlsParams?.cipherSuites ?? [];
+    if (this.requiresClient && !this.#sources.hasRoots && this.#requirements.isEmpty)
+      throw new MizzenError('invalid-tls', `${place}: client certificates are required, but nothing says which are trusted (validation_context)`);
+    const acceptsUntrusted = context?.trustChainVerification === TrustChainVerification.ACCEPT_UNTRUSTED || !this.#sources.hasRoots;
     this.#options = {
-      ...protocolVersions(common.tlsParams),
-      ...(common.alpnProtocols.length > 0
-        ? { ALPNCallback: ({ protocols }) => common.alpnProtocols.find((name) => protocols.includes(name)) ?? 'http/1.1' }
-        : {}),
-      ...(ciphers.length > 0 ? { ciphers: ciphers.join(':') } : {}),
+      ...(common.alpnProtocols.length > 0 ? { ALPNCallback: ({ protocols }) => common.alpnProtocols.find((name) => protocols.includes(name)) } : {}),
       requestCert: this.requiresClient || this.#sources.hasRoots,
-      rejectUnauthorized: this.requiresClient,
+      // A certificate that is given must be good, also where none has to be.
+      rejectUnauthorized: this.requiresClient && !acceptsUntrusted,
       handshakeTimeout: handlers.handshakeTimeoutMs,
+      ticketKeys: ticketKeysOf(config, place) ?? handlers.sessionTicketKeys,
+      ...(config.sessionTimeout ? { sessionTimeout: Number(config.sessionTimeout.seconds) } : {}),
+      ...(config.sessionTicketKeysType.case === 'disableStatelessSessionResumption' && config.sessionTicketKeysType.value
+        ? { secureOptions: constants.SSL_OP_NO_TICKET }
+        : {}),
     };
     this.#server = undefined;
     this.#stopListening = this.#sources.onChange(() => this.#renew());
@@ -46,7 +63,7 @@ export class ServerTls {
   }
 
   /** The secrets that it takes from SDS. */
-  secretNames(): string[] {
+  secretNames(): readonly string[] {
     return this.#sources.names();
   }
 
@@ -55,10 +72,23 @@ export class ServerTls {
     return this.#sources.missing();
   }
 
-  /** Starts the handshake on a socket whose first bytes may already be in its read buffer. */
-  accept(socket: net.Socket): void {
-    if (this.#server) this.#server.emit('connection', socket);
-    else socket.destroy();
+  /** Starts the handshake on a socket of which `first` may have been read already. */
+  accept(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void {
+    if (!this.#server) return void socket.destroy();
+    const key = keyOf(socket);
+    this.#handshakes.set(key, info);
+    socket.once('close', () => this.#handshakes.delete(key));
+    if (first !== undefined) socket.unshift(first);
+    this.#server.emit('connection', socket);
+  }
+
+  /** What is wrong with the certificate of a client whose handshake has succeeded, or undefined. */
+  verifyPeer(socket: TLSSocket): string | undefined {
+    const certificate = socket.getPeerX509Certificate();
+    if (certificate === undefined) return this.requiresClient ? 'it sent no certificate' : undefined;
+    // Without `rejectUnauthorized` OpenSSL only notes that a chain leads nowhere.
+    if (!this.requiresClient && this.#sources.hasRoots && !socket.authorized) return `its certificate is not trusted (${socket.authorizationError})`;
+    return this.#requirements.isEmpty ? undefined : this.#requirements.problemOf(certificate, 'it');
   }
 
   close(): void {
@@ -67,25 +97,71 @@ export class ServerTls {
 
   #renew(): void {
     if (this.missingSecrets().length > 0) return;
-    const pair = this.#sources.keyPair();
+    const pairs = this.#sources.keyPairs();
+    if (pairs.length === 0) return;
     const roots = this.#sources.roots();
-    if (!pair) return;
-    const context = { cert: pair.cert, key: pair.key, ...(roots ? { ca: roots } : {}) };
-    if (this.#server) return this.#server.setSecureContext({ ...this.#options, ...context });
-    const server = tls.createServer({ ...this.#options, ...context });
-    server.on('secureConnection', (socket) => this.#handlers.onSecure(socket));
+    const options: tls.TlsOptions = {
+      ...this.#options,
+      ...contextOptions(pairs, roots, this.#config.commonTlsContext?.tlsParams),
+      // A session is only resumed by a listener that would have asked the same of its client.
+      sessionIdContext: sessionContext(this.#config, roots),
+    };
+    if (this.#server) {
+      this.#server.setSecureContext(options);
+      return;
+    }
+    const server = tls.createServer(options);
+    server.on('secureConnection', (socket) => {
+      const key = keyOf(socket);
+      const info = this.#handshakes.get(key);
+      this.#handshakes.delete(key);
+      // The handshake has taken a moment; the client may be gone.
+      if (info === undefined) return void socket.destroy();
+      socket.setNoDelay(true);
+      this.#handlers.onSecure(socket, info);
+    });
     server.on('tlsClientError', (error, socket) => {
       this.#handlers.onError(error, socket);
       socket.destroy();
     });
+    if (pairs.some((pair) => pair.ocspStaple !== undefined))
+      server.on('OCSPRequest', (certificate: Buffer, _issuer: Buffer, callback: (error: Error | null, response: Buffer | null) => void) =>
+        callback(null, this.#stapleFor(certificate)),
+      );
     this.#server = server;
     this.#handlers.onReady();
+  }
+
+  #stapleFor(_certificate: Buffer): Buffer | null {
+    return this.#sources.keyPairs().find((pair) => pair.ocspStaple !== undefined)?.ocspStaple ?? null;
   }
 }
 
 export interface ServerTlsHandlers {
   readonly handshakeTimeoutMs: number;
-  readonly onSecure: (socket: TLSSocket) => void;
+  readonly sessionTicketKeys: Buffer;
+  readonly onSecure: (socket: TLSSocket, info: ConnectionInfo) => void;
   readonly onError: (error: Error, socket: TLSSocket) => void;
   readonly onReady: () => void;
+}
+
+function keyOf(socket: net.Socket): string {
+  return `${socket.remoteAddress}|${socket.remotePort}`;
+}
+
+function sessionContext(config: DownstreamTlsContext, roots: TrustedRoots | undefined): string {
+  const { context } = config.commonTlsContext ? validationOf(config.commonTlsContext) : { context: undefined };
+  const names = (context?.matchTypedSubjectAltNames ?? []).map(({ matcher }) => `${matcher?.matchPattern.case} ${matcher?.matchPattern.value}`);
+  return createHash('sha256')
+    .update(JSON.stringify([config.requireClientCertificate, roots?.pem, roots?.crl, names, context?.verifyCertificateHash, context?.verifyCertificateSpki]))
+    .digest('hex')
+    .slice(0, 32);
+}
+
+/** Keys of any length become the 48 bytes that OpenSSL needs; the first key is the one that signs. */
+function ticketKeysOf(config: DownstreamTlsContext, place: string): Buffer | undefined {
+  const { sessionTicketKeysType: type } = config;
+  if (type.case === 'sessionTicketKeysSdsSecretConfig') throw new MizzenError('unsupported-tls', `${place}: session ticket keys by SDS are not supported`);
+  const [first] = type.case === 'sessionTicketKeys' ? type.value.keys : [];
+  return first && createHash('sha384').update(readDataSource(first, place)).digest();
 }

@@ -1,51 +1,65 @@
-import { MizzenError } from '@mizzen/common';
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { toBinary } from '@bufbuild/protobuf';
+import { MizzenError, messageOf } from '@mizzen/common';
+import {
+  type CertificateValidationContext,
+  CertificateValidationContextSchema,
+  type TlsCertificate,
+  TlsCertificateSchema,
+} from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
+import type { SdsSecretConfig } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import type { CommonTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
-import { type KeyPair, readDataSource, type SecretStore } from './secret-store.ts';
+import { readSecretFile } from './secret-file.ts';
+import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
 
-/** Where one side of TLS takes its certificate and its roots from: SDS secrets by name, or what the configuration holds itself. */
+/** Where one side of TLS takes its certificates and its roots from: SDS secrets by name, files, or what the configuration holds itself. */
 export class TlsSources {
   readonly #secrets: SecretStore;
-  readonly #keyPairName: string | undefined;
+  readonly #keyPairNames: readonly string[];
   readonly #rootName: string | undefined;
-  readonly #staticKeyPair: KeyPair | undefined;
-  readonly #staticRoots: string | undefined;
+  /** Names of secrets that come over the control plane's stream. */
+  readonly #sdsNames: readonly string[];
 
   constructor(common: CommonTlsContext | undefined, secrets: SecretStore, place: string) {
     if (!common) throw new MizzenError('invalid-tls', `${place}: common_tls_context is missing`);
     this.#secrets = secrets;
-    this.#keyPairName = common.tlsCertificateSdsSecretConfigs[0]?.name;
-    const inline = common.tlsCertificates[0];
-    this.#staticKeyPair = inline ? { cert: readDataSource(inline.certificateChain, place), key: readDataSource(inline.privateKey, place) } : undefined;
-    const { rootName, context } = validationOf(common);
-    this.#rootName = rootName;
-    this.#staticRoots = context?.trustedCa ? readDataSource(context.trustedCa, place) : undefined;
+    const { rootConfig, context } = validationOf(common);
+    const keyPairConfigs = common.tlsCertificateSdsSecretConfigs;
+    this.#keyPairNames =
+      keyPairConfigs.length > 0
+        ? keyPairConfigs.map((config) => config.name)
+        : common.tlsCertificates.map((certificate) => useCertificate(certificate, secrets, place));
+    this.#rootName = rootConfig?.name ?? (context?.trustedCa ? useContext(context, secrets, place) : undefined);
+    const sds: string[] = [];
+    for (const config of rootConfig ? [...keyPairConfigs, rootConfig] : keyPairConfigs) if (!followSecretFile(config, secrets, place)) sds.push(config.name);
+    this.#sdsNames = sds;
   }
 
   get hasSdsKeyPair(): boolean {
-    return this.#keyPairName !== undefined;
+    return this.#keyPairNames.some((name) => this.#sdsNames.includes(name));
   }
 
   get hasRoots(): boolean {
-    return this.#rootName !== undefined || this.#staticRoots !== undefined;
+    return this.#rootName !== undefined;
   }
 
-  keyPair(): KeyPair | undefined {
-    return this.#keyPairName === undefined ? this.#staticKeyPair : this.#secrets.keyPair(this.#keyPairName);
+  keyPairs(): readonly KeyPair[] {
+    return this.#keyPairNames.map((name) => this.#secrets.keyPair(name)).filter((pair) => pair !== undefined);
   }
 
-  roots(): string | undefined {
-    return this.#rootName === undefined ? this.#staticRoots : this.#secrets.roots(this.#rootName);
+  roots(): TrustedRoots | undefined {
+    return this.#rootName === undefined ? undefined : this.#secrets.roots(this.#rootName);
   }
 
   /** The secrets that come from SDS. */
-  names(): string[] {
-    return [this.#keyPairName, this.#rootName].filter((name) => name !== undefined);
+  names(): readonly string[] {
+    return this.#sdsNames;
   }
 
   /** The names of the secrets that have not arrived. */
   missing(): string[] {
-    const missing: string[] = [];
-    if (this.#keyPairName !== undefined && !this.#secrets.keyPair(this.#keyPairName)) missing.push(this.#keyPairName);
+    const missing = this.#keyPairNames.filter((name) => !this.#secrets.keyPair(name));
     if (this.#rootName !== undefined && !this.#secrets.roots(this.#rootName)) missing.push(this.#rootName);
     return missing;
   }
@@ -53,22 +67,62 @@ export class TlsSources {
   /** Calls back when one of these secrets has changed; returns the function that ends it. */
   onChange(listener: () => void): () => void {
     return this.#secrets.onChange((name) => {
-      if (name === this.#keyPairName || name === this.#rootName) listener();
+      if (name === this.#rootName || this.#keyPairNames.includes(name)) listener();
     });
   }
 }
 
-/** The name of the SDS secret with the roots, and what is said of the peer's names. */
-export function validationOf(common: CommonTlsContext) {
+/** Certificates of the configuration itself are kept under a name made of their content, the same for the same. */
+function useCertificate(certificate: TlsCertificate, secrets: SecretStore, place: string): string {
+  const name = `inline:${createHash('sha256').update(toBinary(TlsCertificateSchema, certificate)).digest('hex').slice(0, 16)}`;
+  if (!secrets.keyPair(name)) secrets.useKeyPair(name, certificate, place);
+  return name;
+}
+
+function useContext(context: CertificateValidationContext, secrets: SecretStore, place: string): string {
+  const name = `inline:${createHash('sha256').update(toBinary(CertificateValidationContextSchema, context)).digest('hex').slice(0, 16)}`;
+  if (!secrets.roots(name)) secrets.useRoots(name, context, place);
+  return name;
+}
+
+/** SDS from a file (config_source.proto `PathConfigSource`). Returns false when the secret comes from elsewhere. */
+function followSecretFile(config: SdsSecretConfig, secrets: SecretStore, place: string): boolean {
+  const source = config.sdsConfig?.configSourceSpecifier;
+  const path = source?.case === 'pathConfigSource' ? source.value.path : source?.case === 'path' ? source.value : undefined;
+  if (path === undefined) return false;
+  const directory = source?.case === 'pathConfigSource' ? source.value.watchedDirectory?.path : undefined;
+  const read = () => {
+    let text: string;
+    try {
+      text = readFileSync(path, 'utf8');
+    } catch (error) {
+      throw new MizzenError('unreadable-file', `${place}: ${messageOf(error)}`, path);
+    }
+    const found = readSecretFile(text, path).filter((secret) => secret.name === config.name);
+    if (found.length === 0) throw new MizzenError('invalid-secret', `${place}: the file holds no secret ${config.name}`, path);
+    for (const secret of found) secrets.accept(secret);
+  };
+  read();
+  secrets.followFile(path, directory, read);
+  return true;
+}
+
+/** Where the roots come from by SDS, and what is said of the peer's certificate. */
+export function validationOf(common: CommonTlsContext): {
+  readonly rootConfig: SdsSecretConfig | undefined;
+  readonly context: CertificateValidationContext | undefined;
+} {
   const { validationContextType: type } = common;
   switch (type.case) {
     case 'combinedValidationContext':
-      return { rootName: type.value.validationContextSdsSecretConfig?.name, context: type.value.defaultValidationContext };
+      return { rootConfig: type.value.validationContextSdsSecretConfig, context: type.value.defaultValidationContext };
     case 'validationContextSdsSecretConfig':
-      return { rootName: type.value.name, context: undefined };
+      return { rootConfig: type.value, context: undefined };
     case 'validationContext':
-      return { rootName: undefined, context: type.value };
+      return { rootConfig: undefined, context: type.value };
+    case undefined:
+      return { rootConfig: undefined, context: undefined };
     default:
-      return { rootName: undefined, context: undefined };
+      throw new MizzenError('unsupported-tls', `a validation context of type ${type.case} is not supported`);
   }
 }

@@ -1,5 +1,8 @@
+import { coarseNow } from '@mizzen/common';
+import type { HeaderCase } from '../http1/header-case.ts';
+import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { ServiceName } from '../route/route-table.ts';
-import type { Endpoint } from './endpoint.ts';
+import type { ConnectionWaiter, Endpoint } from './endpoint.ts';
 import type { Picker } from './load-balancer.ts';
 import { UpstreamConnection } from './upstream-connection.ts';
 
@@ -8,15 +11,32 @@ export interface ClusterSettings {
   readonly name: string;
   readonly connectTimeoutMs: number;
   readonly picker: Picker;
+  /** Circuit breakers (envoy circuit_breaker.proto `Thresholds`). */
   readonly maxConnections: number;
   readonly maxRequests: number;
   readonly maxPendingRequests: number;
   readonly maxRetries: number;
+  /** 0: no limit. */
   readonly maxRequestsPerConnection: number;
+  /** Connections that nobody has used for this long end (protocol.proto `idle_timeout`); 0: never. */
+  readonly idleTimeoutMs: number;
+  /** A connection takes no request after this age (`max_connection_duration`); 0: no limit. */
+  readonly maxConnectionDurationMs: number;
+  /** Connections per request under way that are kept open (`per_upstream_preconnect_ratio`); 1: none ahead of need. */
+  readonly preconnectRatio: number;
+  readonly maxResponseHeadBytes: number;
+  readonly maxHeaderCount: number;
+  /** How the names of request headers are written. */
+  readonly headerCase: HeaderCase;
   readonly service: ServiceName | undefined;
   /** Makes an endpoint of the host that a request names (Envoy's ORIGINAL_DST, for a caller that names its target). */
   readonly endpointForAuthority: ((authority: string) => Endpoint | undefined) | undefined;
+  /** The endpoints follow from the host's addresses and are looked up (STRICT_DNS, LOGICAL_DNS); or are fixed. */
+  readonly isOriginalDestination: boolean;
 }
+
+/** A connection, a place in the queue for one, or the reason why there is neither. */
+export type Acquired = UpstreamConnection | 'queued' | 'overflow';
 
 export class Cluster {
   readonly settings: ClusterSettings;
@@ -25,12 +45,18 @@ export class Cluster {
   endpoints: readonly Endpoint[];
   activeRequests: number;
   activeRetries: number;
+  /** Requests that wait for a connection. */
+  pendingRequests: number;
+  /** Connections of TCP sessions and tunnels, which are not pooled. */
+  tcpConnections: number;
   /** Counters, by Envoy's names. */
   readonly counters: {
     upstreamRqTotal: number;
     upstreamRqRetry: number;
     upstreamCxTotal: number;
     upstreamCxConnectFail: number;
+    upstreamCxOverflow: number;
+    upstreamRqPendingTotal: number;
     upstreamRqPendingOverflow: number;
     upstreamRqTimeout: number;
   };
@@ -44,11 +70,15 @@ export class Cluster {
     this.#healthy = [];
     this.activeRequests = 0;
     this.activeRetries = 0;
+    this.pendingRequests = 0;
+    this.tcpConnections = 0;
     this.counters = {
       upstreamRqTotal: 0,
       upstreamRqRetry: 0,
       upstreamCxTotal: 0,
       upstreamCxConnectFail: 0,
+      upstreamCxOverflow: 0,
+      upstreamRqPendingTotal: 0,
       upstreamRqPendingOverflow: 0,
       upstreamRqTimeout: 0,
     };
@@ -60,9 +90,11 @@ export class Cluster {
 
   setEndpoints(endpoints: readonly Endpoint[]): void {
     const kept = new Set(endpoints);
-    for (const endpoint of this.endpoints) if (!kept.has(endpoint)) endpoint.remove();
+    const gone = this.endpoints.filter((endpoint) => !kept.has(endpoint));
     this.endpoints = endpoints;
     this.#healthy = endpoints.filter((endpoint) => endpoint.isHealthy);
+    // Only now: those who wait for an endpoint that is gone choose again among the new ones.
+    for (const endpoint of gone) endpoint.remove();
   }
 
   /** An endpoint for the next request; `avoid` are those that have just failed it, taken only when there is no other. */
@@ -77,22 +109,90 @@ export class Cluster {
     return this.settings.picker(healthy);
   }
 
-  /** An idle connection or a new one; undefined when the cluster may open no more. */
-  connect(endpoint: Endpoint): UpstreamConnection | undefined {
-    const idle = endpoint.idle.pop();
-    if (idle !== undefined) return idle;
-    if (this.settings.maxConnections < unlimited && this.#connections() >= this.settings.maxConnections) {
-      this.counters.upstreamRqPendingOverflow++;
-      return undefined;
-    }
-    this.counters.upstreamCxTotal++;
-    return new UpstreamConnection(endpoint, this.settings.connectTimeoutMs, this.settings.maxRequestsPerConnection);
+  /** Where a TCP connection was going before it came to us; undefined for clusters with endpoints of their own. */
+  endpointForConnection(info: ConnectionInfo): Endpoint | undefined {
+    if (!this.settings.isOriginalDestination) return undefined;
+    const { localAddress, localPort } = info;
+    return this.settings.endpointForAuthority?.(localAddress.includes(':') ? `[${localAddress}]:${localPort}` : `${localAddress}:${localPort}`);
   }
 
-  /** Closes connections that nobody has used for `idleTimeoutMs`. */
-  sweep(now: number, idleTimeoutMs: number): void {
+  /**
+   * An idle connection, a new one, or a place in the endpoint's queue (`waiter` is called later). `fresh`: no connection that has served
+   * somebody before, since such a one has just failed.
+   */
+  acquire(endpoint: Endpoint, waiter: ConnectionWaiter, client: ConnectionInfo, fresh = false): Acquired {
+    const { settings } = this;
+    if (!endpoint.transport.isPerClient && !fresh) {
+      for (let idle = endpoint.idle.pop(); idle !== undefined; idle = endpoint.idle.pop()) {
+        if (settings.maxConnectionDurationMs === 0 || coarseNow() - idle.openedAt < settings.maxConnectionDurationMs) {
+          if (settings.preconnectRatio > 1) this.#preconnect(endpoint);
+          return idle;
+        }
+        idle.close();
+      }
+    }
+    if (this.#mayConnect(endpoint)) {
+      const connection = this.#open(endpoint, client);
+      if (settings.preconnectRatio > 1) this.#preconnect(endpoint);
+      return connection;
+    }
+    this.counters.upstreamCxOverflow++;
+    if (this.pendingRequests >= settings.maxPendingRequests) {
+      this.counters.upstreamRqPendingOverflow++;
+      return 'overflow';
+    }
+    this.counters.upstreamRqPendingTotal++;
+    this.pendingRequests++;
+    endpoint.waiting.push(waiter);
+    return 'queued';
+  }
+
+  /** For a request that nobody waits for (a mirror): a connection if one is free or may be opened, never a place in the queue. */
+  connectAside(endpoint: Endpoint, client: ConnectionInfo): UpstreamConnection | undefined {
+    return (endpoint.transport.isPerClient ? undefined : endpoint.idle.pop()) ?? this.openTunnel(endpoint, client);
+  }
+
+  /** A connection for bytes that are no messages; undefined when the limit is reached. */
+  openTunnel(endpoint: Endpoint, client: ConnectionInfo): UpstreamConnection | undefined {
+    if (this.#mayConnect(endpoint)) return this.#open(endpoint, client);
+    this.counters.upstreamCxOverflow++;
+    return undefined;
+  }
+
+  /** Takes a waiter out of the queue. */
+  stopWaiting(endpoint: Endpoint, waiter: ConnectionWaiter): void {
+    const at = endpoint.waiting.indexOf(waiter);
+    if (at >= 0) endpoint.waiting.splice(at, 1);
+    this.pendingRequests--;
+  }
+
+  /** A connection has become free: it goes to whoever waits, or to the idle ones. */
+  release(connection: UpstreamConnection): void {
+    const { endpoint } = connection;
+    const waiter = endpoint.waiting.shift();
+    if (waiter === undefined) return void endpoint.idle.push(connection);
+    this.pendingRequests--;
+    waiter.onConnection(connection);
+  }
+
+  /** A connection has ended: its place may let somebody else connect. */
+  connectionClosed(endpoint: Endpoint): void {
+    if (endpoint.waiting.length === 0 || endpoint.isRemoved || !this.#mayConnect(endpoint)) return;
+    const waiter = endpoint.waiting.shift()!;
+    this.pendingRequests--;
+    waiter.onConnection(this.#open(endpoint, undefined));
+  }
+
+  /** Closes connections that nobody has used for the idle timeout. */
+  sweep(now: number): void {
+    const { idleTimeoutMs, maxConnectionDurationMs } = this.settings;
     for (const endpoint of this.endpoints) {
-      const expired = endpoint.idle.filter((connection) => now - connection.idleSince > idleTimeoutMs);
+      if (endpoint.idle.length === 0) continue;
+      const expired = endpoint.idle.filter(
+        (connection) =>
+          (idleTimeoutMs > 0 && now - connection.idleSince > idleTimeoutMs) ||
+          (maxConnectionDurationMs > 0 && now - connection.openedAt > maxConnectionDurationMs),
+      );
       for (const connection of expired) connection.close();
     }
   }
@@ -101,8 +201,24 @@ export class Cluster {
     for (const endpoint of this.endpoints) endpoint.remove();
   }
 
+  /** The limit is the cluster's, but no endpoint is without any connection because of the others (as in Envoy). */
+  #mayConnect(endpoint: Endpoint): boolean {
+    return this.settings.maxConnections >= unlimited || endpoint.connections === 0 || this.#connections() < this.settings.maxConnections;
+  }
+
+  #open(endpoint: Endpoint, client: ConnectionInfo | undefined): UpstreamConnection {
+    this.counters.upstreamCxTotal++;
+    return new UpstreamConnection(this, endpoint, client);
+  }
+
+  #preconnect(endpoint: Endpoint): void {
+    if (endpoint.transport.isPerClient) return;
+    const wanted = Math.ceil((endpoint.activeRequests + 1) * this.settings.preconnectRatio);
+    while (endpoint.connections < wanted && this.#mayConnect(endpoint)) endpoint.idle.unshift(this.#open(endpoint, undefined));
+  }
+
   #connections(): number {
-    let sum = 0;
+    let sum = this.tcpConnections;
     for (const endpoint of this.endpoints) sum += endpoint.connections;
     return sum;
   }

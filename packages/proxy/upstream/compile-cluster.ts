@@ -3,9 +3,15 @@ import { durationToMs, unpackAny } from '@mizzen/envoy-api';
 import { Cluster_DiscoveryType, Cluster_LbPolicy, type Cluster as ClusterMessage } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import type { Metadata, TransportSocket } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
+import { ProxyProtocolConfig_Version } from '@mizzen/envoy-api/gen/envoy/config/core/v3/proxy_protocol_pb.js';
 import type { LbEndpoint } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_components_pb.js';
 import type { ClusterLoadAssignment } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
+import { ProxyProtocolUpstreamTransportSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/proxy_protocol/v3/upstream_proxy_protocol_pb.js';
 import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
+import { defaultHeadLimits } from '../http1/head-limits.ts';
+import type { HeaderCase } from '../http1/header-case.ts';
+import { compileHeaderCase } from '../net/compile-connection-manager.ts';
 import { serviceNameOf } from '../route/compile-routes.ts';
 import { type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';
 import { ClientTls } from '../tls/client-tls.ts';
@@ -13,7 +19,7 @@ import type { SecretStore } from '../tls/secret-store.ts';
 import { Cluster } from './cluster.ts';
 import { Endpoint } from './endpoint.ts';
 import { leastRequest, type Picker, randomChoice, roundRobin } from './load-balancer.ts';
-import { plainTransport, type Transport, tlsTransport } from './transport.ts';
+import { plainTransport, proxyProtocolTransport, type Transport, tlsTransport } from './transport.ts';
 
 /** A cluster as compiled from xDS, with what is needed to turn its endpoints' messages into endpoints. */
 export interface CompiledCluster {
@@ -22,6 +28,8 @@ export interface CompiledCluster {
   /** The EDS resource that its endpoints come from; undefined when it holds them itself. */
   readonly edsName: string | undefined;
   applyAssignment(assignment: ClusterLoadAssignment): void;
+  /** What it needs before it can take traffic: endpoints by EDS, secrets. */
+  missing(): string[];
 }
 
 const maxDynamicEndpoints = 256;
@@ -51,7 +59,9 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
     maxPendingRequests: thresholds?.maxPendingRequests ?? 1024,
     maxRequests: thresholds?.maxRequests ?? 1024,
     maxRetries: thresholds?.maxRetries ?? 3,
-    maxRequestsPerConnection: message.maxRequestsPerConnection ?? 0,
+    ...compileHttpOptions(message, place),
+    preconnectRatio: message.preconnectPolicy?.perUpstreamPreconnectRatio ?? 1,
+    isOriginalDestination: type === Cluster_DiscoveryType.ORIGINAL_DST,
     service: serviceNameOf(message.metadata),
     endpointForAuthority:
       type === Cluster_DiscoveryType.ORIGINAL_DST
@@ -87,7 +97,21 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   };
   if (message.loadAssignment) applyAssignment(message.loadAssignment);
   const edsName = type === Cluster_DiscoveryType.EDS ? message.edsClusterConfig?.serviceName || message.name : undefined;
-  return { cluster, message, edsName, applyAssignment };
+  let hasEndpoints = edsName === undefined;
+  const transports = [base, ...matches.map(({ transport }) => transport)];
+  return {
+    cluster,
+    message,
+    edsName,
+    applyAssignment(assignment) {
+      applyAssignment(assignment);
+      hasEndpoints = true;
+    },
+    missing: () => [
+      ...(hasEndpoints ? [] : ['its endpoints']),
+      ...transports.map((transport) => transport.notReadyReason).filter((reason) => reason !== undefined),
+    ],
+  };
 }
 
 function endpointKey(endpoint: Endpoint): string {
@@ -127,11 +151,42 @@ function peerOf(metadata: Metadata | undefined): PeerMetadata {
   };
 }
 
+/** Idle upstream connections end before most servers would end them (Envoy: after an hour). */
+const defaultIdleTimeoutMs = 60_000;
+
+/** `typed_extension_protocol_options` of HTTP, and the older fields of the cluster itself. */
+function compileHttpOptions(message: ClusterMessage, place: string) {
+  const options = unpackAny(HttpProtocolOptionsSchema, message.typedExtensionProtocolOptions['envoy.extensions.upstreams.http.v3.HttpProtocolOptions']);
+  const protocol = options?.upstreamProtocolOptions;
+  const explicit = protocol?.case === 'explicitHttpConfig' ? protocol.value.protocolConfig : undefined;
+  if (explicit?.case === 'http2ProtocolOptions' || explicit?.case === 'http3ProtocolOptions' || protocol?.case === 'autoConfig')
+    throw new MizzenError('unsupported-cluster', `${place}: only HTTP/1.1 is spoken to clusters yet`);
+  const common = options?.commonHttpProtocolOptions ?? message.commonHttpProtocolOptions;
+  const http1 = explicit?.case === 'httpProtocolOptions' ? explicit.value : message.httpProtocolOptions;
+  const headerCase: HeaderCase = compileHeaderCase(http1?.headerKeyFormat, place);
+  return {
+    maxRequestsPerConnection: common?.maxRequestsPerConnection ?? message.maxRequestsPerConnection ?? 0,
+    idleTimeoutMs: durationToMs(common?.idleTimeout) ?? defaultIdleTimeoutMs,
+    maxConnectionDurationMs: durationToMs(common?.maxConnectionDuration) ?? 0,
+    maxHeaderCount: common?.maxHeadersCount ?? defaultHeadLimits.maxHeaderCount,
+    maxResponseHeadBytes: defaultHeadLimits.maxHeadBytes,
+    headerCase,
+  };
+}
+
 function compileTransport(socket: TransportSocket | undefined, secrets: SecretStore, place: string): Transport {
   if (socket === undefined) return plainTransport;
   const any = socket.configType.case === 'typedConfig' ? socket.configType.value : undefined;
   const tls = unpackAny(UpstreamTlsContextSchema, any);
   if (tls) return tlsTransport(new ClientTls(tls, secrets, place));
+  const proxied = unpackAny(ProxyProtocolUpstreamTransportSchema, any);
+  if (proxied) {
+    const inner = proxied.transportSocket?.configType.case === 'typedConfig' ? proxied.transportSocket.configType.value : undefined;
+    const innerTls = unpackAny(UpstreamTlsContextSchema, inner);
+    if (inner && !innerTls && !inner.typeUrl.endsWith('.RawBuffer'))
+      throw new MizzenError('unsupported-transport', `${place}: inside the PROXY protocol only TLS and raw_buffer are supported`);
+    return proxyProtocolTransport(proxied.config?.version === ProxyProtocolConfig_Version.V2 ? 2 : 1, innerTls && new ClientTls(innerTls, secrets, place));
+  }
   if (socket.name === 'envoy.transport_sockets.raw_buffer' || any?.typeUrl.endsWith('.RawBuffer')) return plainTransport;
   throw new MizzenError('unsupported-transport', `${place}: the transport socket ${socket.name} is not supported`);
 }

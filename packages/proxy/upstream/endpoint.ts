@@ -3,6 +3,14 @@ import type { RequestMetrics } from '../telemetry/request-metrics.ts';
 import type { Transport } from './transport.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
 
+/** Somebody who waits for a connection to an endpoint. */
+export interface ConnectionWaiter {
+  /** Called once; the waiter begins its request on it before it returns. */
+  onConnection(connection: UpstreamConnection): void;
+  /** The endpoint is no longer part of the configuration: wait elsewhere. */
+  onEndpointRemoved(): void;
+}
+
 /** One address of a cluster, with its idle connections and what is under way to it. Lives as long as configuration names it. */
 export class Endpoint {
   readonly address: string;
@@ -14,12 +22,14 @@ export class Endpoint {
   readonly text: string;
   /** Who answers there, as EDS told; for metrics. */
   readonly peer: PeerMetadata;
-  /** Requests under way. */
+  /** Requests under way, and TCP sessions. */
   activeRequests: number;
-  /** Open connections, idle ones included. */
+  /** Open connections of its pool, idle ones included. */
   connections: number;
   /** Connections without a request, the one used last at the end. */
   readonly idle: UpstreamConnection[];
+  /** Requests that wait for one of the connections, the longest waiting first. */
+  readonly waiting: ConnectionWaiter[];
   /** Metric series of this endpoint by response, so that a request finds its counters with one look-up. */
   readonly metrics: Map<string, RequestMetrics>;
   /** State of weighted round robin. */
@@ -44,6 +54,7 @@ export class Endpoint {
     this.activeRequests = 0;
     this.connections = 0;
     this.idle = [];
+    this.waiting = [];
     this.metrics = new Map();
     this.currentWeight = 0;
     this.isRemoved = false;
@@ -51,8 +62,10 @@ export class Endpoint {
 
   /** No longer named by configuration: idle connections end now, the others with their requests. */
   remove(): void {
+    if (this.isRemoved) return;
     this.isRemoved = true;
     this.closeIdle();
+    for (const waiter of this.waiting.splice(0)) waiter.onEndpointRemoved();
   }
 
   closeIdle(): void {

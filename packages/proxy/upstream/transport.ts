@@ -1,39 +1,88 @@
 import net from 'node:net';
 import tls from 'node:tls';
+import type { ConnectionInfo } from '../net/connection-info.ts';
+import { writeProxyHeader } from '../net/proxy-protocol.ts';
 import type { ClientTls } from '../tls/client-tls.ts';
+
+/** Where a connection goes. */
+export interface Destination {
+  readonly address: string;
+  readonly port: number;
+}
+
+export type OnRead = NonNullable<net.SocketConstructorOpts['onread']>;
 
 /** How connections to an endpoint are made: plain, or with TLS. */
 export interface Transport {
   readonly isTls: boolean;
   /** Mutual TLS inside the mesh: the peer's identity is known and verified. */
   readonly isMesh: boolean;
+  /** A connection speaks for one client (it begins with that client's PROXY header) and may serve nobody else. */
+  readonly isPerClient: boolean;
   /** Why no connection can be made now, or undefined. */
   readonly notReadyReason: string | undefined;
-  connect(address: string, port: number): net.Socket;
+  /** `client` is whom the connection is for, where one is known. */
+  connect(to: Destination, client?: ConnectionInfo, onread?: OnRead): net.Socket;
   /** The event that says the connection can be written to. */
   readonly readyEvent: 'connect' | 'secureConnect';
 }
 
+const withOnRead = (onread: OnRead | undefined) => (onread === undefined ? {} : { onread });
+
 export const plainTransport: Transport = {
   isTls: false,
   isMesh: false,
+  isPerClient: false,
   notReadyReason: undefined,
   readyEvent: 'connect',
-  connect: (address, port) => net.connect({ host: address, port, noDelay: true }),
+  connect: ({ address, port }, _client, onread) => net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...withOnRead(onread) }),
 };
 
 export function tlsTransport(client: ClientTls): Transport {
   return {
     isTls: true,
     isMesh: client.isMesh,
+    isPerClient: false,
     get notReadyReason() {
       return client.notReadyReason;
     },
     readyEvent: 'secureConnect',
-    connect: (address, port) => {
-      const socket = tls.connect(client.connectOptions(address, port));
+    connect: ({ address, port }, _client, onread) => {
+      const options = { ...client.connectOptions(address, port), allowHalfOpen: true, ...withOnRead(onread) };
+      const socket = tls.connect(options);
+      client.remember(socket, address, port);
       socket.setNoDelay(true);
       return socket;
+    },
+  };
+}
+
+/** PROXY protocol before everything else that a connection says (envoy upstream_proxy_protocol.proto), plain or before the TLS handshake. */
+export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undefined): Transport {
+  const inner = client === undefined ? plainTransport : tlsTransport(client);
+  return {
+    isTls: inner.isTls,
+    isMesh: inner.isMesh,
+    isPerClient: true,
+    get notReadyReason() {
+      return inner.notReadyReason;
+    },
+    readyEvent: inner.readyEvent,
+    connect: (to, info, onread) => {
+      const raw = client === undefined ? plainTransport.connect(to, info, onread) : plainTransport.connect(to, info);
+      const own = { sourceAddress: '', sourcePort: 0, destinationAddress: '', destinationPort: 0 };
+      raw.write(
+        writeProxyHeader(
+          version,
+          info === undefined
+            ? own
+            : { sourceAddress: info.remoteAddress, sourcePort: info.remotePort, destinationAddress: info.localAddress, destinationPort: info.localPort },
+        ),
+      );
+      if (client === undefined) return raw;
+      const { host: _host, port: _port, ...options } = client.connectOptions(to.address, to.port);
+      const withSocket = { ...options, socket: raw, ...withOnRead(onread) };
+      return tls.connect(withSocket);
     },
   };
 }

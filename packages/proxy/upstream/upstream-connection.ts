@@ -1,20 +1,27 @@
 import type net from 'node:net';
 import { coarseNow } from '@mizzen/common';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
-import { defaultHeadLimits, type HeadLimits } from '../http1/head-limits.ts';
+import type { HeadLimits } from '../http1/head-limits.ts';
 import { HeadReader } from '../http1/head-reader.ts';
 import { OutputBatch } from '../http1/output-batch.ts';
 import { ResponseHead, readResponseHead } from '../http1/response-head.ts';
 import type { Violation } from '../http1/violation.ts';
+import type { ConnectionInfo } from '../net/connection-info.ts';
+import { ReadBuffers } from '../net/read-buffers.ts';
+import type { Cluster } from './cluster.ts';
 import type { Endpoint } from './endpoint.ts';
 
 /** Who sent a request on an upstream connection and receives what comes back. */
 export interface ResponseReceiver {
   /** HEAD: the answer has no body whatever its head says. */
   readonly isHeadRequest: boolean;
+  /** The request asked for a tunnel (Upgrade, CONNECT): an answer that agrees is followed by bytes that are nobody's message. */
+  readonly isTunnelRequest: 'no' | 'upgrade' | 'connect';
   onInformational(head: ResponseHead): void;
   onResponseHead(head: ResponseHead, hasBody: boolean): void;
   onResponseData(slice: Buffer): void;
+  /** The answer agreed to a tunnel; what follows comes by `onResponseData`, and `onResponseEnd` says that the peer has closed its side. */
+  onTunnel(head: ResponseHead | undefined): void;
   /** `trailers` are field lines with their CRLFs, usually ''. The connection may already serve somebody else when this returns. */
   onResponseEnd(trailers: string): void;
   /** Everything that one read of the socket brought has been handed over. */
@@ -33,16 +40,21 @@ export interface UpstreamFailure {
 }
 
 const heldLimitBytes = 64 * 1024;
+/** Bodies of at least this length are read into a buffer of the connection's own; smaller ones travel as text. */
+const longBodyBytes = 16 * 1024;
 
-type State = 'idle' | 'head' | 'body' | 'closed';
+type State = 'idle' | 'head' | 'body' | 'tunnel' | 'closed';
 
 /** One HTTP/1.1 connection to an endpoint: one request at a time, reused while both sides keep to the rules. */
 export class UpstreamConnection implements BodySink {
   readonly endpoint: Endpoint;
   readonly socket: net.Socket;
   readonly output: OutputBatch;
-  /** When it was last used, in the milliseconds of performance.now(), to a tenth of a second. */
+  /** In the milliseconds of performance.now(), to a tenth of a second. */
+  readonly openedAt: number;
+  /** When it was last used, likewise. */
   idleSince: number;
+  readonly #cluster: Cluster;
   #state: State;
   #receiver: ResponseReceiver | undefined;
   #requests: number;
@@ -50,46 +62,60 @@ export class UpstreamConnection implements BodySink {
   #isPersistent: boolean;
   #requestIsComplete: boolean;
   #sawBytes: boolean;
-  readonly #maxRequests: number;
+  #announcesTunnel: boolean;
   readonly #limits: HeadLimits;
   readonly #heads: HeadReader;
   readonly #body: BodyReader;
+  readonly #buffers: ReadBuffers;
   #connectTimer: NodeJS.Timeout | undefined;
   /** What was written before a TLS peer was verified. It must not leave before. */
   #held: (string | Buffer)[] | undefined;
   #heldBytes: number;
 
-  constructor(endpoint: Endpoint, connectTimeoutMs: number, maxRequests: number, limits: HeadLimits = defaultHeadLimits) {
+  constructor(cluster: Cluster, endpoint: Endpoint, client: ConnectionInfo | undefined) {
+    const { settings } = cluster;
     this.endpoint = endpoint;
-    this.idleSince = 0;
+    this.openedAt = coarseNow();
+    this.idleSince = this.openedAt;
+    this.#cluster = cluster;
     this.#state = 'idle';
     this.#receiver = undefined;
     this.#requests = 0;
     this.#isReady = false;
-    this.#isPersistent = true;
+    this.#isPersistent = !endpoint.transport.isPerClient;
     this.#requestIsComplete = false;
     this.#sawBytes = false;
-    this.#maxRequests = maxRequests;
-    this.#limits = limits;
-    this.#heads = new HeadReader(limits);
+    this.#announcesTunnel = false;
+    this.#limits = { maxHeadBytes: settings.maxResponseHeadBytes, maxHeaderCount: settings.maxHeaderCount, maxTargetBytes: 0, underscores: 'allow' };
+    this.#heads = new HeadReader(this.#limits);
     this.#body = new BodyReader();
+    this.#buffers = new ReadBuffers();
     this.output = new OutputBatch(this);
     this.#held = endpoint.transport.isTls ? [] : undefined;
     this.#heldBytes = 0;
     endpoint.connections++;
-    this.socket = endpoint.transport.connect(endpoint.address, endpoint.port);
-    this.#connectTimer = setTimeout(() => this.#fail('connectTimeout', `no connection within ${connectTimeoutMs} ms`), connectTimeoutMs);
+    this.socket = endpoint.transport.connect(endpoint, client, {
+      buffer: () => this.#buffers.next(),
+      callback: (bytes, buffer) => this.#onRead(bytes, buffer as Buffer),
+    });
+    const timeoutMs = settings.connectTimeoutMs;
+    this.#connectTimer = setTimeout(() => this.#fail('connectTimeout', `no connection within ${timeoutMs} ms`), timeoutMs);
     this.socket.once(endpoint.transport.readyEvent, () => {
       this.#isReady = true;
       clearTimeout(this.#connectTimer);
       this.#connectTimer = undefined;
+      if (this.#announcesTunnel) this.#receiver?.onTunnel(undefined);
       this.#release();
     });
-    this.socket.on('data', (chunk: Buffer) => this.#onData(chunk));
     this.socket.on('drain', () => this.#receiver?.onUpstreamDrain());
     this.socket.on('end', () => this.#onEnd());
     this.socket.on('error', (error) => this.#fail(this.#isReady ? 'reset' : 'connect', error.message || ((error as NodeJS.ErrnoException).code ?? 'failed')));
     this.socket.on('close', () => this.#fail(this.#isReady ? 'reset' : 'connect', 'the connection was closed'));
+  }
+
+  /** Bytes that were written and that the kernel has not taken yet. */
+  get pendingBytes(): number {
+    return this.#held === undefined ? this.socket.writableLength : this.#heldBytes + 1;
   }
 
   /** Gives the connection to a request. Its bytes are then written to `socket`; nothing waits for the connection to be ready. */
@@ -99,6 +125,15 @@ export class UpstreamConnection implements BodySink {
     this.#requests++;
     this.#requestIsComplete = false;
     this.#sawBytes = false;
+  }
+
+  /** Gives the connection to a tunnel: no message is sent or expected; the receiver is told when bytes can go through. */
+  beginTunnel(receiver: ResponseReceiver): void {
+    this.#receiver = receiver;
+    this.#state = 'tunnel';
+    this.#isPersistent = false;
+    this.#buffers.beginLongBody();
+    this.#announcesTunnel = true;
   }
 
   /** Writes a latin1 text or a buffer. Returns false when the writer should wait for `onUpstreamDrain`. */
@@ -142,7 +177,14 @@ export class UpstreamConnection implements BodySink {
     if (this.#heldBytes >= heldLimitBytes && !this.socket.writableNeedDrain) this.#receiver?.onUpstreamDrain();
   }
 
-  #onData(chunk: Buffer): void {
+  #onRead(bytes: number, buffer: Buffer): boolean {
+    this.#buffers.begin();
+    this.#onData(bytes === buffer.length ? buffer : buffer.subarray(0, bytes), this.#buffers.isOwn(buffer));
+    return true;
+  }
+
+  /** `mayBeKept`: whoever needs a slice of the chunk for longer may keep it, instead of copying. */
+  #onData(chunk: Buffer, mayBeKept: boolean): void {
     let at = 0;
     const receiver = this.#receiver;
     while (at < chunk.length) {
@@ -155,6 +197,10 @@ export class UpstreamConnection implements BodySink {
         at = this.#heads.bodyStart;
         const head = readResponseHead(this.#heads.text, this.#limits);
         if (!(head instanceof ResponseHead)) return this.#violate(head);
+        if (this.#switchesProtocol(head, receiver!)) {
+          if (this.#receiver !== receiver) return;
+          continue;
+        }
         if (head.status < 200) {
           if (head.status === 101 || head.status < 100) return this.#violate({ reason: 'http1.unexpected_switch', status: 502 });
           receiver!.onInformational(head);
@@ -163,15 +209,31 @@ export class UpstreamConnection implements BodySink {
         this.#startBody(head, receiver!);
         // The receiver may have given up on this response (a retry, a client that is gone).
         if (this.#receiver !== receiver) return;
+      } else if (this.#state === 'tunnel') {
+        receiver!.onResponseData(borrowed(chunk.subarray(at), mayBeKept));
+        at = chunk.length;
       } else {
-        const next = this.#body.read(chunk, at, this);
+        // A long slice would be kept by a slow peer's socket; what cannot be kept is copied.
+        const next = this.#body.read(mayBeKept || chunk.length - at < longBodyBytes ? chunk : Buffer.from(chunk), at, this);
         if (this.#receiver !== receiver) return;
         if (typeof next !== 'number') return this.#violate(next);
         at = next;
       }
-      if (this.#state === 'body' && this.#body.isDone) this.#finish();
+      if (this.#state === 'body' && this.#body.isDone) this.#finish(at < chunk.length);
     }
     receiver?.onResponseFlush();
+  }
+
+  /** An answer that agrees to a tunnel (RFC 9110 sections 7.8 and 9.3.6). */
+  #switchesProtocol(head: ResponseHead, receiver: ResponseReceiver): boolean {
+    const wanted = receiver.isTunnelRequest;
+    if (wanted === 'no') return false;
+    if (wanted === 'upgrade' ? head.status !== 101 : head.status < 200 || head.status > 299) return false;
+    this.#state = 'tunnel';
+    this.#isPersistent = false;
+    this.#buffers.beginLongBody();
+    receiver.onTunnel(head);
+    return true;
   }
 
   #startBody(head: ResponseHead, receiver: ResponseReceiver): void {
@@ -186,37 +248,43 @@ export class UpstreamConnection implements BodySink {
       this.#body.startUntilClose();
       head.keepAlive = false;
     }
+    if (!this.#body.isDone && (head.contentLength < 0 || head.contentLength >= longBodyBytes)) this.#buffers.beginLongBody();
     if (!head.isPersistent) this.#isPersistent = false;
     receiver.onResponseHead(head, !this.#body.isDone);
   }
 
-  #finish(): void {
+  /** `hasMoreBytes`: the peer has sent something that nobody has asked for. */
+  #finish(hasMoreBytes: boolean): void {
     const receiver = this.#receiver!;
     const { trailers } = this.#body;
+    const { maxRequestsPerConnection } = this.#cluster.settings;
     this.#receiver = undefined;
+    this.#buffers.endLongBody();
     const isReusable =
       this.#isPersistent &&
       this.#requestIsComplete &&
+      !hasMoreBytes &&
       !this.endpoint.isRemoved &&
-      (this.#maxRequests === 0 || this.#requests < this.#maxRequests) &&
+      (maxRequestsPerConnection === 0 || this.#requests < maxRequestsPerConnection) &&
       !this.socket.destroyed;
     if (isReusable) {
       this.#state = 'idle';
       this.idleSince = coarseNow();
       if (this.socket.isPaused()) this.socket.resume();
-      this.endpoint.idle.push(this);
       receiver.onResponseEnd(trailers);
+      this.#cluster.release(this);
     } else {
       receiver.onResponseEnd(trailers);
       this.close();
     }
   }
 
-  /** The peer has closed its side: the end of a body that lasts until then, otherwise a failure. */
+  /** The peer has closed its side: the end of a body that lasts until then, or of a tunnel's one direction; otherwise a failure. */
   #onEnd(): void {
+    if (this.#state === 'tunnel') return this.#receiver?.onResponseEnd('');
     if (this.#state === 'body' && this.#body.end()) {
       const receiver = this.#receiver;
-      this.#finish();
+      this.#finish(false);
       receiver?.onResponseFlush();
     } else this.#fail('reset', 'the peer closed the connection');
   }
@@ -237,8 +305,14 @@ export class UpstreamConnection implements BodySink {
   #leave(): void {
     this.#state = 'closed';
     clearTimeout(this.#connectTimer);
+    this.#buffers.endLongBody();
     this.endpoint.connections--;
     const at = this.endpoint.idle.indexOf(this);
     if (at >= 0) this.endpoint.idle.splice(at, 1);
+    this.#cluster.connectionClosed(this.endpoint);
   }
+}
+
+function borrowed(slice: Buffer, mayBeKept: boolean): Buffer {
+  return mayBeKept ? slice : Buffer.from(slice);
 }

@@ -1,4 +1,5 @@
 import { create } from '@bufbuild/protobuf';
+import type { Any } from '@bufbuild/protobuf/wkt';
 import { createClient } from '@connectrpc/connect';
 import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
 import { Backoff, type Logger, messageOf, PushQueue } from '@mizzen/common';
@@ -9,7 +10,12 @@ import { type DiscoveryRequest, DiscoveryRequestSchema, type DiscoveryResponse }
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { explain, type IdentityAgent } from './identity-agent.ts';
 
-import type { ResourceState } from './resource-state.ts';
+/** Where updates go, and what they are asked for by. */
+export interface ResourceSink {
+  wanted(type: ResourceType): string[];
+  /** Throws when the update cannot be used: it becomes a NACK. */
+  accept(type: ResourceType, resources: readonly Any[]): void;
+}
 
 /**
  * The client of the control plane's ADS (state of the world). It keeps what it has when the control plane goes away, and comes back with
@@ -19,7 +25,7 @@ export interface AdsClientOptions {
   /** `host:port`. */
   readonly control: string;
   readonly node: Node;
-  readonly state: ResourceState;
+  readonly state: ResourceSink;
   readonly identity: IdentityAgent;
   readonly counters: ProxyCounters;
   readonly logger: Logger;

@@ -1,3 +1,4 @@
+import type net from 'node:net';
 import { fromBinary } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
 import { type Logger, MizzenError, messageOf } from '@mizzen/common';
@@ -10,6 +11,7 @@ import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_s
 import type { ProxyContext } from '../http/connection-settings.ts';
 import { type CompiledListener, compileListener } from '../net/compile-listener.ts';
 import { Listener } from '../net/listener.ts';
+import { UdpListener } from '../net/udp-listener.ts';
 import { compileRouteTable } from '../route/compile-routes.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import { AccessLogFile } from '../telemetry/access-log.ts';
@@ -26,50 +28,83 @@ interface Accepted<Compiled> {
   readonly compiled: Compiled;
 }
 
+/** A cluster that has been accepted and waits for its endpoints or secrets; the one of its name before serves until then. */
+interface Warming extends Accepted<CompiledCluster> {
+  readonly since: number;
+}
+
+export type OpenListener = Listener | UdpListener;
+
+export interface ResourceStateOptions {
+  readonly secrets: SecretStore;
+  readonly counters: ProxyCounters;
+  readonly logger: Logger;
+  readonly context: Omit<ProxyContext, 'findCluster'>;
+  readonly onReady: () => void;
+  /** Everything is there but the sockets. */
+  readonly onPrepared: () => void;
+  /** Stands in for /dev/stdout. */
+  readonly accessLogFile?: string | undefined;
+  /** false: resources are compiled and kept, but connections are only taken on sockets that were handed over. */
+  readonly opensListeners: boolean;
+  /** Sockets will be handed over: none is opened before `noMoreSockets`. */
+  readonly expectsSockets: boolean;
+  /** Other processes listen on the same ports. */
+  readonly reusesPort: boolean;
+  readonly sessionTicketKeys: Buffer;
+  /** How long connections of listeners that have gone may take to end. */
+  readonly drainMs: number;
+}
+
+/** Without an answer by then a cluster goes without endpoints (config_source.proto `initial_fetch_timeout`). */
+const initialFetchTimeoutMs = 15_000;
+
 /**
  * The configuration in effect: every resource compiled, the last good version of each kept until a better one has come. An update is
- * compiled as a whole before any of it takes effect; if one resource cannot be compiled, all of the update is refused.
+ * compiled as a whole before any of it takes effect; if one resource cannot be compiled, all of the update is refused. What is new
+ * takes traffic only when it has all that it needs ("warming").
  */
 export class ResourceState {
-  readonly #secrets: SecretStore;
-  readonly #counters: ProxyCounters;
-  readonly #logger: Logger;
+  readonly #options: ResourceStateOptions;
   readonly #context: ProxyContext;
   readonly #clusters: Map<string, Accepted<CompiledCluster>>;
+  readonly #warming: Map<string, Warming>;
   readonly #listeners: Map<string, Accepted<CompiledListener>>;
   readonly #routes: Map<string, Accepted<RouteTable>>;
   readonly #assignments: Map<string, Accepted<ClusterLoadAssignment>>;
-  readonly #open: Map<string, Listener>;
+  readonly #open: Map<string, OpenListener>;
+  /** What each open listener was last given. */
+  readonly #applied: Map<string, CompiledListener>;
+  /** Listeners whose connections are ending, with the time by which they have to. */
+  readonly #draining: Map<Listener, number>;
   readonly #accessLogs: Map<string, AccessLogFile>;
   readonly #received: Set<ResourceType>;
-  readonly #onReady: () => void;
-  readonly #accessLogFile: string | undefined;
+  #handedOver: net.Server[];
+  #mayOpen: boolean;
+  #isPrepared: boolean;
   #isReady: boolean;
+  #isClosing: boolean;
 
-  constructor(options: {
-    readonly secrets: SecretStore;
-    readonly counters: ProxyCounters;
-    readonly logger: Logger;
-    readonly context: Omit<ProxyContext, 'findCluster'>;
-    readonly onReady: () => void;
-    /** Stands in for /dev/stdout. */
-    readonly accessLogFile?: string | undefined;
-  }) {
-    this.#secrets = options.secrets;
-    this.#counters = options.counters;
-    this.#logger = options.logger;
+  constructor(options: ResourceStateOptions) {
+    this.#options = options;
     this.#clusters = new Map();
+    this.#warming = new Map();
     this.#listeners = new Map();
     this.#routes = new Map();
     this.#assignments = new Map();
     this.#open = new Map();
+    this.#applied = new Map();
+    this.#draining = new Map();
     this.#accessLogs = new Map();
     this.#received = new Set();
-    this.#onReady = options.onReady;
-    this.#accessLogFile = options.accessLogFile;
+    this.#handedOver = [];
+    this.#mayOpen = !options.expectsSockets;
+    this.#isPrepared = false;
     this.#isReady = false;
+    this.#isClosing = false;
     const clusters = this.#clusters;
     this.#context = { ...options.context, findCluster: (name) => clusters.get(name)?.compiled.cluster };
+    options.secrets.onChange(() => this.#warmUp());
   }
 
   /** All listeners take connections, with everything that they need. */
@@ -77,18 +112,46 @@ export class ResourceState {
     return this.#isReady;
   }
 
+  /** What is still waited for, for people. */
+  get notReadyReason(): string {
+    if (!this.#received.has('cluster') || !this.#received.has('listener')) return 'the first configuration has not arrived';
+    const [warming] = this.#warming.values();
+    if (warming !== undefined) return `cluster ${warming.compiled.message.name} waits for ${warming.compiled.missing().join(', ')}`;
+    for (const [name, { compiled }] of this.#listeners) {
+      const [missing] = compiled.missing();
+      if (missing !== undefined) return `listener ${name} waits for ${missing}`;
+      if (this.#options.opensListeners && !this.#open.get(name)?.isListening) return `listener ${name} does not listen yet`;
+    }
+    return 'starting';
+  }
+
+  get listenerCount(): number {
+    return this.#listeners.size;
+  }
+
   clusters(): Cluster[] {
     return [...this.#clusters.values()].map((accepted) => accepted.compiled.cluster);
   }
 
-  openListeners(): Listener[] {
+  openListeners(): OpenListener[] {
     return [...this.#open.values()];
   }
 
-  /** The resources in effect, packed, for the admin server. */
+  hasReceived(type: ResourceType): boolean {
+    return this.#received.has(type);
+  }
+
+  /** The listening sockets, those included that are held for another process. */
+  servers(): net.Server[] {
+    return [...this.#open.values(), ...this.#draining.keys()].flatMap((listener) =>
+      listener instanceof Listener && listener.isListening ? [listener.server] : [],
+    );
+  }
+
+  /** The resources in effect, packed, for the admin server and for workers. */
   dump(type: ResourceType): Any[] {
     const table: Readonly<Record<ResourceType, Map<string, Accepted<unknown>> | undefined>> = {
-      cluster: this.#clusters,
+      cluster: new Map([...this.#clusters, ...this.#warming]),
       listener: this.#listeners,
       route: this.#routes,
       endpoint: this.#assignments,
@@ -101,8 +164,7 @@ export class ResourceState {
   wanted(type: ResourceType): string[] {
     switch (type) {
       case 'endpoint':
-        return [...this.#clusters.values()]
-          .map((accepted) => accepted.compiled.edsName)
+        return [...new Set([...this.#clusters.values(), ...this.#warming.values()].map((accepted) => accepted.compiled.edsName))]
           .filter((name) => name !== undefined)
           .sort();
       case 'route':
@@ -118,7 +180,8 @@ export class ResourceState {
 
   /** Puts an update into effect. Throws MizzenError, with nothing changed, when it cannot be used. */
   accept(type: ResourceType, resources: readonly Any[]): void {
-    this.#counters.values.config_updates_total++;
+    const { counters, secrets } = this.#options;
+    counters.values.config_updates_total++;
     try {
       switch (type) {
         case 'cluster':
@@ -134,56 +197,93 @@ export class ResourceState {
           this.#acceptRoutes(resources);
           break;
         case 'secret':
-          for (const any of resources) this.#secrets.accept(fromBinary(SecretSchema, any.value));
+          for (const any of resources) secrets.accept(fromBinary(SecretSchema, any.value));
           break;
       }
     } catch (error) {
-      this.#counters.values.config_rejected_total++;
+      counters.values.config_rejected_total++;
       throw error instanceof MizzenError ? error : new MizzenError('invalid-resource', `a ${type} resource cannot be read: ${messageOf(error)}`);
     }
     this.#received.add(type);
+    this.#warmUp();
+  }
+
+  /** A socket that another process has listened on until now; connections that wait in its queue are served as soon as possible. */
+  handOver(server: net.Server): void {
+    this.#handedOver.push(server);
+    this.#adoptHandedOver();
+  }
+
+  /** All sockets that there were have been handed over: what is still missing is opened. */
+  noMoreSockets(): void {
+    this.#mayOpen = true;
     this.#openListenersThatCan();
+  }
+
+  /** Stops using sockets that are held for other processes, which have them now. */
+  passOn(): void {
+    for (const [listener] of this.#draining) listener.stopListening();
   }
 
   sweep(now: number): void {
     for (const listener of this.#open.values()) listener.sweep(now);
-    for (const { compiled } of this.#clusters.values()) compiled.cluster.sweep(now, upstreamIdleTimeoutMs);
+    for (const [listener, deadline] of this.#draining) {
+      listener.sweep(now);
+      if (listener.isListening || (listener.activeConnections() > 0 && now < deadline)) continue;
+      this.#draining.delete(listener);
+      void listener.close();
+    }
+    for (const { compiled } of this.#clusters.values()) compiled.cluster.sweep(now);
+    if (this.#warming.size > 0) this.#warmUp();
   }
 
+  /** Connections end with the requests that they are serving; new ones are still taken. */
   drain(): void {
-    for (const listener of this.#open.values()) listener.drain();
+    this.#isClosing = true;
+    for (const listener of [...this.#open.values(), ...this.#draining.keys()]) if (listener instanceof Listener) listener.drain();
+  }
+
+  stopListening(): void {
+    this.#isClosing = true;
+    for (const listener of [...this.#open.values(), ...this.#draining.keys()]) if (listener instanceof Listener) listener.stopListening();
   }
 
   activeConnections(): number {
     let sum = 0;
-    for (const listener of this.#open.values()) sum += listener.activeConnections();
+    for (const listener of [...this.#open.values(), ...this.#draining.keys()]) if (listener instanceof Listener) sum += listener.activeConnections();
     return sum;
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#open.values()].map((listener) => listener.close()));
-    for (const { compiled } of this.#clusters.values()) compiled.cluster.close();
+    this.#isClosing = true;
+    await Promise.all([...this.#open.values(), ...this.#draining.keys()].map((listener) => listener.close()));
+    for (const { compiled } of [...this.#clusters.values(), ...this.#warming.values()]) compiled.cluster.close();
     await Promise.all([...this.#accessLogs.values()].map((file) => file.close()));
   }
 
+  // ---- clusters and endpoints ----
+
   #acceptClusters(resources: readonly Any[]): void {
-    const next = new Map<string, Accepted<CompiledCluster>>();
+    const next: Warming[] = [];
+    const kept = new Set<string>();
     for (const any of resources) {
       const message = fromBinary(ClusterSchema, any.value);
       const key = keyOf(any);
-      const current = this.#clusters.get(message.name);
-      if (current?.key === key) {
-        next.set(message.name, current);
-        continue;
-      }
-      const compiled = compileCluster(message, this.#secrets, this.#context.random);
+      kept.add(message.name);
+      if ((this.#warming.get(message.name) ?? this.#clusters.get(message.name))?.key === key) continue;
+      const compiled = compileCluster(message, this.#options.secrets, this.#context.random);
       // A cluster that has changed starts with the endpoints it had: it is never empty between CDS and EDS.
       const assignment = compiled.edsName === undefined ? undefined : this.#assignments.get(compiled.edsName)?.compiled;
       if (assignment) compiled.applyAssignment(assignment);
-      next.set(message.name, { any, key, compiled });
+      next.push({ any, key, compiled, since: performance.now() });
     }
-    for (const [name, accepted] of this.#clusters) if (next.get(name) !== accepted) accepted.compiled.cluster.close();
-    replace(this.#clusters, next);
+    for (const [name, { compiled }] of this.#warming) if (!kept.has(name) && this.#warming.delete(name)) compiled.cluster.close();
+    for (const [name, { compiled }] of this.#clusters) if (!kept.has(name) && this.#clusters.delete(name)) compiled.cluster.close();
+    for (const warming of next) {
+      const { name } = warming.compiled.message;
+      this.#warming.get(name)?.compiled.cluster.close();
+      this.#warming.set(name, warming);
+    }
   }
 
   #acceptEndpoints(resources: readonly Any[]): void {
@@ -191,12 +291,28 @@ export class ResourceState {
     for (const accepted of next) {
       const { clusterName } = accepted.compiled;
       if (this.#assignments.get(clusterName)?.key === accepted.key) continue;
-      for (const { compiled } of this.#clusters.values()) if (compiled.edsName === clusterName) compiled.applyAssignment(accepted.compiled);
+      for (const { compiled } of [...this.#clusters.values(), ...this.#warming.values()])
+        if (compiled.edsName === clusterName) compiled.applyAssignment(accepted.compiled);
       this.#assignments.set(clusterName, accepted);
     }
     const used = new Set(this.wanted('endpoint'));
     for (const name of this.#assignments.keys()) if (!used.has(name)) this.#assignments.delete(name);
   }
+
+  /** What has all that it needs takes its place. */
+  #warmUp(): void {
+    const now = performance.now();
+    for (const [name, warming] of this.#warming) {
+      if (warming.compiled.missing().length > 0 && now - warming.since < initialFetchTimeoutMs) continue;
+      const before = this.#clusters.get(name);
+      this.#clusters.set(name, warming);
+      this.#warming.delete(name);
+      before?.compiled.cluster.close();
+    }
+    this.#openListenersThatCan();
+  }
+
+  // ---- routes and listeners ----
 
   #acceptRoutes(resources: readonly Any[]): void {
     const next = new Map<string, Accepted<RouteTable>>();
@@ -207,16 +323,18 @@ export class ResourceState {
       next.set(message.name, current?.key === key ? current : { any, key, compiled: compileRouteTable(message) });
     }
     for (const [name, accepted] of next) this.#routes.set(name, accepted);
-    const used = new Set(this.wanted('route'));
+    const used = new Set([...this.wanted('route'), ...[...this.#applied.values()].flatMap((compiled) => compiled.routeNames)]);
     for (const name of this.#routes.keys()) if (!used.has(name)) this.#routes.delete(name);
   }
 
   #acceptListeners(resources: readonly Any[]): void {
     const next = new Map<string, Accepted<CompiledListener>>();
+    const { secrets, logger, sessionTicketKeys } = this.#options;
     const environment = {
       context: this.#context,
-      secrets: this.#secrets,
-      logger: this.#logger,
+      secrets,
+      logger,
+      sessionTicketKeys,
       routeTable: (name: string) => this.#routes.get(name)?.compiled,
       accessLog: (path: string) => this.#accessLog(path),
       onSecretReady: () => setImmediate(() => this.#openListenersThatCan()),
@@ -227,65 +345,110 @@ export class ResourceState {
       const current = this.#listeners.get(message.name);
       next.set(message.name, current?.key === key ? current : { any, key, compiled: compileListener(message, environment) });
     }
-    for (const [name, accepted] of this.#listeners) {
-      const open = this.#open.get(name);
-      const replacement = next.get(name);
-      if (replacement === accepted) continue;
-      if (open && replacement && replacement.compiled.config.address === open.address && replacement.compiled.config.port === open.port)
-        open.update(replacement.compiled.config);
-      else if (open) {
-        this.#open.delete(name);
-        void open.close();
-      }
+    for (const [name, open] of this.#open) {
+      const replacement = next.get(name)?.compiled;
+      const isSame = replacement !== undefined && replacement.config.address === open.address && replacement.config.port === open.port;
+      if (isSame && (replacement.kind === 'tcp') === open instanceof Listener) continue;
+      this.#open.delete(name);
+      this.#applied.delete(name);
+      this.#retire(open);
     }
-    replace(this.#listeners, next);
+    this.#listeners.clear();
+    for (const [name, accepted] of next) this.#listeners.set(name, accepted);
+  }
+
+  /** New connections are no longer taken; those that exist have the drain time to end. */
+  #retire(open: OpenListener): void {
+    if (open instanceof UdpListener) return void open.close();
+    open.drain();
+    open.stopListening();
+    this.#draining.set(open, performance.now() + this.#options.drainMs);
   }
 
   #openListenersThatCan(): void {
+    if (this.#isClosing) return;
+    this.#adoptHandedOver();
     for (const [name, { compiled }] of this.#listeners) {
-      if (this.#open.has(name) || compiled.missing().length > 0) continue;
-      const listener = new Listener(compiled.config, this.#counters, this.#logger);
-      this.#open.set(name, listener);
-      listener.listen().then(
-        () => this.#checkReady(),
-        (error: unknown) => {
-          if (this.#open.get(name) === listener) this.#open.delete(name);
-          this.#logger.error(messageOf(error));
-          setTimeout(() => this.#openListenersThatCan(), 1_000).unref();
-        },
-      );
+      if (compiled.missing().length > 0) continue;
+      const open = this.#open.get(name);
+      if (open !== undefined) {
+        if (this.#applied.get(name) === compiled) continue;
+        this.#applied.set(name, compiled);
+        if (open instanceof Listener && compiled.kind === 'tcp') open.update(compiled.config);
+        else if (open instanceof UdpListener && compiled.kind === 'udp') open.update(compiled.config);
+      } else if (this.#options.opensListeners && this.#mayOpen) this.#openListener(name, compiled);
     }
     this.#checkReady();
   }
 
+  #openListener(name: string, compiled: CompiledListener): void {
+    const { counters, logger, reusesPort } = this.#options;
+    const listener =
+      compiled.kind === 'udp'
+        ? new UdpListener(compiled.config, logger, reusesPort)
+        : new Listener(compiled.config, { counters, logger, overload: this.#context.overload, reusesPort });
+    this.#open.set(name, listener);
+    this.#applied.set(name, compiled);
+    listener.listen().then(
+      () => this.#checkReady(),
+      (error: unknown) => {
+        if (this.#open.get(name) === listener) this.#open.delete(name);
+        this.#applied.delete(name);
+        logger.error(messageOf(error));
+        setTimeout(() => this.#openListenersThatCan(), 1_000).unref();
+      },
+    );
+  }
+
+  #adoptHandedOver(): void {
+    const { counters, logger, reusesPort, opensListeners } = this.#options;
+    this.#handedOver = this.#handedOver.filter((server) => {
+      const bound = server.address();
+      if (bound === null || typeof bound === 'string') return false;
+      const found = [...this.#listeners].find(([, { compiled }]) => compiled.kind === 'tcp' && isBoundTo(compiled.config, bound));
+      if (found === undefined || found[1].compiled.missing().length > 0) return true;
+      const [name, { compiled }] = found;
+      if (compiled.kind !== 'tcp') return true;
+      const listener = new Listener(compiled.config, { counters, logger, overload: this.#context.overload, reusesPort });
+      if (opensListeners && !this.#open.has(name)) {
+        this.#open.set(name, listener);
+        this.#applied.set(name, compiled);
+      } else this.#draining.set(listener, performance.now() + this.#options.drainMs);
+      listener.adopt(server).then(
+        () => this.#checkReady(),
+        (error: unknown) => logger.error(`a socket that was handed over cannot be used: ${messageOf(error)}`, { listener: name }),
+      );
+      return false;
+    });
+  }
+
   #checkReady(): void {
-    if (this.#isReady || !this.#received.has('cluster') || !this.#received.has('listener')) return;
-    const allOpen = [...this.#listeners.keys()].every((name) => this.#open.get(name)?.isListening);
-    const endpointsCame = this.wanted('endpoint').length === 0 || this.#received.has('endpoint');
-    if (!allOpen || !endpointsCame) return;
+    if (this.#isReady || !this.#received.has('cluster') || !this.#received.has('listener') || this.#warming.size > 0) return;
+    if ([...this.#listeners.values()].some(({ compiled }) => compiled.missing().length > 0)) return;
+    if (!this.#isPrepared) {
+      this.#isPrepared = true;
+      this.#options.onPrepared();
+    }
+    if (this.#options.opensListeners && [...this.#listeners.keys()].some((name) => this.#open.get(name)?.isListening !== true)) return;
     this.#isReady = true;
-    this.#onReady();
+    this.#options.onReady();
   }
 
   #accessLog(configured: string): AccessLogFile {
-    const path = configured === '/dev/stdout' ? (this.#accessLogFile ?? configured) : configured;
+    const path = configured === '/dev/stdout' ? (this.#options.accessLogFile ?? configured) : configured;
     let file = this.#accessLogs.get(path);
     if (!file) {
-      file = new AccessLogFile(path, this.#counters);
+      file = new AccessLogFile(path, this.#options.counters);
       this.#accessLogs.set(path, file);
     }
     return file;
   }
 }
 
-/** Idle upstream connections are closed well before most servers would. */
-const upstreamIdleTimeoutMs = 60_000;
+function isBoundTo(config: { readonly address: string; readonly port: number }, bound: net.AddressInfo): boolean {
+  return config.port === bound.port && config.address === bound.address;
+}
 
 function keyOf(any: Any): string {
   return Buffer.from(any.value).toString('latin1');
-}
-
-function replace<Value>(map: Map<string, Value>, next: Map<string, Value>): void {
-  map.clear();
-  for (const [name, value] of next) map.set(name, value);
 }

@@ -1,0 +1,157 @@
+import { randomBytes } from 'node:crypto';
+import { EventEmitter, once } from 'node:events';
+import type net from 'node:net';
+import type { Any } from '@bufbuild/protobuf/wkt';
+import type { Logger } from '@mizzen/common';
+import type { ResourceType } from '@mizzen/envoy-api';
+import { Listener } from './net/listener.ts';
+import { OverloadManager, type OverloadSettings } from './overload/overload-manager.ts';
+import { OverloadState } from './overload/overload-state.ts';
+import { encodePeerMetadata, type PeerMetadata, PeerMetadataReader } from './telemetry/peer-metadata.ts';
+import { ProxyCounters } from './telemetry/proxy-counters.ts';
+import { RequestMetricsTable } from './telemetry/request-metrics.ts';
+import { type ListenerStats, type StatsSnapshot, takeSnapshot } from './telemetry/stats-snapshot.ts';
+import { TcpMetricsTable } from './telemetry/tcp-metrics.ts';
+import { SecretStore } from './tls/secret-store.ts';
+import { ResourceState } from './xds/resource-state.ts';
+
+export interface EngineOptions {
+  readonly self: PeerMetadata;
+  /** `sidecar~10.0.0.1~name.namespace~...`: how it is called by other proxies. */
+  readonly selfId: string;
+  readonly accessLogFile?: string | undefined;
+  readonly overload: OverloadSettings;
+  readonly opensListeners: boolean;
+  readonly reusesPort: boolean;
+  /** Sockets come from a proxy that this one replaces: none is opened before `noMoreSockets`. */
+  readonly expectsSockets: boolean;
+  /** 48 bytes; made when there are none. */
+  readonly sessionTicketKeys?: Buffer | undefined;
+  readonly drainMs: number;
+  readonly logger: Logger;
+}
+
+/** Timeouts of connections and idle limits are looked at this often. */
+const sweepIntervalMs = 250;
+
+/**
+ * The data plane of one event loop: it is given xDS resources and secrets, and serves. Where they come from (a control plane, a file, the
+ * main process of a worker) is not its affair.
+ */
+export class Engine {
+  readonly counters: ProxyCounters;
+  readonly secrets: SecretStore;
+  readonly sessionTicketKeys: Buffer;
+  readonly state: ResourceState;
+  /** Resolves when all listeners take connections, with everything that they need. */
+  readonly ready: Promise<void>;
+  /** Resolves when everything is there but the sockets. */
+  readonly prepared: Promise<void>;
+  readonly #metrics: RequestMetricsTable;
+  readonly #tcpMetrics: TcpMetricsTable;
+  readonly #overload: OverloadManager;
+  readonly #sweeper: NodeJS.Timeout;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: EngineOptions) {
+    const { self, logger } = options;
+    this.counters = new ProxyCounters();
+    this.secrets = new SecretStore(logger);
+    this.sessionTicketKeys = options.sessionTicketKeys ?? randomBytes(48);
+    this.#metrics = new RequestMetricsTable();
+    this.#tcpMetrics = new TcpMetricsTable();
+    const overload = new OverloadState(Number.POSITIVE_INFINITY);
+    this.#overload = new OverloadManager(options.overload, overload, logger);
+    const events = new EventEmitter();
+    this.ready = once(events, 'ready').then(() => undefined);
+    this.prepared = once(events, 'prepared').then(() => undefined);
+    this.state = new ResourceState({
+      secrets: this.secrets,
+      counters: this.counters,
+      logger,
+      context: {
+        self,
+        selfHeader: encodePeerMetadata(self),
+        selfId: options.selfId,
+        peers: new PeerMetadataReader(),
+        metrics: this.#metrics,
+        tcpMetrics: this.#tcpMetrics,
+        overload,
+        counters: this.counters,
+        random: Math.random,
+      },
+      accessLogFile: options.accessLogFile,
+      onReady: () => events.emit('ready'),
+      onPrepared: () => events.emit('prepared'),
+      expectsSockets: options.expectsSockets,
+      opensListeners: options.opensListeners,
+      reusesPort: options.reusesPort,
+      sessionTicketKeys: this.sessionTicketKeys,
+      drainMs: options.drainMs,
+    });
+    this.#overload.start();
+    this.#sweeper = setInterval(() => this.state.sweep(performance.now()), sweepIntervalMs);
+    this.#closing = undefined;
+  }
+
+  /** Puts an update into effect. Throws MizzenError, with nothing changed, when it cannot be used. */
+  accept(type: ResourceType, resources: readonly Any[]): void {
+    this.state.accept(type, resources);
+  }
+
+  handOver(server: net.Server): void {
+    this.state.handOver(server);
+  }
+
+  noMoreSockets(): void {
+    this.state.noMoreSockets();
+  }
+
+  stats(): StatsSnapshot {
+    return takeSnapshot({
+      counters: this.counters,
+      requests: this.#metrics,
+      tcp: this.#tcpMetrics,
+      clusters: this.state.clusters(),
+      listeners: this.state.openListeners().map(describeListener),
+    });
+  }
+
+  /**
+   * Ends in order: connections are told to end with their request and new ones still taken for `acceptMs`, then nobody is let in, and
+   * those inside may finish until `drainMs` have passed. Idempotent.
+   */
+  close(drainMs: number, acceptMs: number): Promise<void> {
+    return (this.#closing ??= this.#close(drainMs, acceptMs));
+  }
+
+  async #close(drainMs: number, acceptMs: number): Promise<void> {
+    const deadline = performance.now() + drainMs;
+    this.state.drain();
+    if (acceptMs > 0) await sleep(acceptMs);
+    this.state.stopListening();
+    while (this.state.activeConnections() > 0 && performance.now() < deadline) await sleep(20);
+    clearInterval(this.#sweeper);
+    this.#overload.close();
+    await this.state.close();
+    this.secrets.close();
+  }
+}
+
+function describeListener(listener: ReturnType<ResourceState['openListeners']>[number]): ListenerStats {
+  const isTcp = listener instanceof Listener;
+  return {
+    name: listener.config.name,
+    address: `${listener.address}:${listener.port}`,
+    protocol: isTcp ? 'tcp' : 'udp',
+    listening: listener.isListening,
+    connections: listener.activeConnections(),
+    filterChains: isTcp
+      ? listener.config.chains.map(({ name, match }) => ({ name, transportProtocol: match.transportProtocol, serverNames: match.serverNames }))
+      : [],
+  };
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

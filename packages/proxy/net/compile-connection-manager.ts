@@ -1,0 +1,143 @@
+import { MizzenError } from '@mizzen/common';
+import { durationToMs, unpackAny } from '@mizzen/envoy-api';
+import type { AccessLog as AccessLogMessage } from '@mizzen/envoy-api/gen/envoy/config/accesslog/v3/accesslog_pb.js';
+import { TrafficDirection } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import {
+  type Http1ProtocolOptions_HeaderKeyFormat,
+  HttpProtocolOptions_HeadersWithUnderscoresAction as UnderscoresAction,
+} from '@mizzen/envoy-api/gen/envoy/config/core/v3/protocol_pb.js';
+import type { Listener as ListenerMessage } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
+import {
+  HttpConnectionManager_ForwardClientCertDetails as CertDetails,
+  type HttpConnectionManager,
+} from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import { faultFilter } from '../filters/fault.ts';
+import type { HttpFilter } from '../filters/filter.ts';
+import type { ConnectionSettings } from '../http/connection-settings.ts';
+import { defaultHeadLimits } from '../http1/head-limits.ts';
+import type { HeaderCase } from '../http1/header-case.ts';
+import { compileRouteTable } from '../route/compile-routes.ts';
+import type { RouteTable } from '../route/route-table.ts';
+import { type AccessLog, compileAccessLogFormat, defaultAccessLogFormat } from '../telemetry/access-log.ts';
+import type { ListenerEnvironment } from './compile-listener.ts';
+
+const minuteMs = 60_000;
+
+/** Compiles an HTTP connection manager; adds the names of the route tables that it takes by RDS to `routeNames`. */
+export function compileConnectionManager(
+  manager: HttpConnectionManager,
+  listener: ListenerMessage,
+  isTls: boolean,
+  place: string,
+  environment: ListenerEnvironment,
+  routeNames: string[],
+): ConnectionSettings {
+  const inbound = listener.trafficDirection === TrafficDirection.INBOUND;
+  const certDetails = {
+    [CertDetails.SANITIZE]: 'sanitize',
+    [CertDetails.FORWARD_ONLY]: 'forwardOnly',
+    [CertDetails.ALWAYS_FORWARD_ONLY]: 'forwardOnly',
+    [CertDetails.APPEND_FORWARD]: 'appendForward',
+    [CertDetails.SANITIZE_SET]: 'sanitizeSet',
+  } as const;
+  const common = manager.commonHttpProtocolOptions;
+  const upgrades = manager.upgradeConfigs.filter((upgrade) => upgrade.enabled ?? true);
+  for (const upgrade of upgrades)
+    if (upgrade.filters.length > 0) throw new MizzenError('unsupported-upgrade', `${place}: filters of an upgrade_config are not supported`);
+  return {
+    context: environment.context,
+    direction: inbound ? 'inbound' : manager.useRemoteAddress === true ? 'gateway' : 'outbound',
+    isTls,
+    routeTable: compileRoutes(manager, place, environment, routeNames),
+    filters: compileFilters(manager, place, environment),
+    accessLogs: compileAccessLogs(manager.accessLog, place, environment),
+    forwardClientCert: certDetails[manager.forwardClientCertDetails] ?? 'sanitize',
+    usesRemoteAddress: manager.useRemoteAddress ?? false,
+    preservesRequestId: manager.preserveExternalRequestId,
+    setsRequestIdInResponse: manager.alwaysSetRequestIdInResponse,
+    headLimits: {
+      ...defaultHeadLimits,
+      ...(manager.maxRequestHeadersKb ? { maxHeadBytes: manager.maxRequestHeadersKb * 1024 } : {}),
+      ...(common?.maxHeadersCount ? { maxHeaderCount: common.maxHeadersCount } : {}),
+      underscores:
+        common?.headersWithUnderscoresAction === UnderscoresAction.REJECT_REQUEST
+          ? 'reject'
+          : common?.headersWithUnderscoresAction === UnderscoresAction.DROP_HEADER
+            ? 'drop'
+            : 'allow',
+    },
+    headerCase: compileHeaderCase(manager.httpProtocolOptions?.headerKeyFormat, place),
+    upgrades: new Set(upgrades.map((upgrade) => upgrade.upgradeType.toLowerCase())),
+    passesContinue: manager.proxy100Continue,
+    maxRequestsPerConnection: common?.maxRequestsPerConnection ?? 0,
+    requestHeadersTimeoutMs: durationToMs(manager.requestHeadersTimeout) ?? minuteMs,
+    requestTimeoutMs: durationToMs(manager.requestTimeout) ?? 0,
+    idleTimeoutMs: durationToMs(common?.idleTimeout) ?? 60 * minuteMs,
+    streamIdleTimeoutMs: durationToMs(manager.streamIdleTimeout) ?? 5 * minuteMs,
+    maxStreamDurationMs: durationToMs(common?.maxStreamDuration) ?? 0,
+    maxConnectionDurationMs: durationToMs(common?.maxConnectionDuration) ?? 0,
+    delayedCloseTimeoutMs: durationToMs(manager.delayedCloseTimeout) ?? 1_000,
+  };
+}
+
+/** Names are sent on as they came unless a format is asked for (Envoy's own default is lower case). */
+export function compileHeaderCase(format: Http1ProtocolOptions_HeaderKeyFormat | undefined, place: string): HeaderCase {
+  switch (format?.headerFormat.case) {
+    case undefined:
+      return 'preserve';
+    case 'properCaseWords':
+      return 'proper';
+    case 'statefulFormatter': {
+      const { name } = format.headerFormat.value;
+      if (name === 'preserve_case' || name === 'envoy.http.stateful_header_formatters.preserve_case') return 'preserve';
+      if (name === 'mizzen.header_formatters.lower_case') return 'lower';
+      throw new MizzenError(
+        'unsupported-header-format',
+        `${place}: the header formatter ${name} is not known: preserve_case or mizzen.header_formatters.lower_case`,
+      );
+    }
+  }
+}
+
+function compileRoutes(manager: HttpConnectionManager, place: string, environment: ListenerEnvironment, routeNames: string[]): () => RouteTable | undefined {
+  switch (manager.routeSpecifier.case) {
+    case 'routeConfig': {
+      const table = compileRouteTable(manager.routeSpecifier.value);
+      return () => table;
+    }
+    case 'rds': {
+      const name = manager.routeSpecifier.value.routeConfigName;
+      routeNames.push(name);
+      return () => environment.routeTable(name);
+    }
+    default:
+      throw new MizzenError('unsupported-routes', `${place}: routes must come inline or by RDS`);
+  }
+}
+
+export function compileAccessLogs(logs: readonly AccessLogMessage[], place: string, environment: ListenerEnvironment): AccessLog[] {
+  return logs.map((log) => {
+    const file = unpackAny(FileAccessLogSchema, log.configType.case === 'typedConfig' ? log.configType.value : undefined);
+    if (!file) throw new MizzenError('unsupported-access-log', `${place}: the access logger ${log.name} is not supported`);
+    const source =
+      file.accessLogFormat.case === 'logFormat' && file.accessLogFormat.value.format.case === 'textFormatSource'
+        ? file.accessLogFormat.value.format.value.specifier
+        : undefined;
+    const text = file.accessLogFormat.case === 'format' ? file.accessLogFormat.value : source?.case === 'inlineString' ? source.value : defaultAccessLogFormat;
+    return { file: environment.accessLog(file.path), format: compileAccessLogFormat(text) };
+  });
+}
+
+function compileFilters(manager: HttpConnectionManager, place: string, environment: ListenerEnvironment): HttpFilter[] {
+  const filters: HttpFilter[] = [];
+  for (const [i, filter] of manager.httpFilters.entries()) {
+    const isLast = i === manager.httpFilters.length - 1;
+    if (filter.name === 'envoy.filters.http.router') {
+      if (!isLast) throw new MizzenError('invalid-filters', `${place}: the router must be the last HTTP filter`);
+    } else if (isLast) throw new MizzenError('invalid-filters', `${place}: the last HTTP filter must be the router`);
+    else if (filter.name === 'envoy.filters.http.fault') filters.push(faultFilter(environment.context.random));
+    else if (!filter.isOptional) throw new MizzenError('unsupported-filter', `${place}: the HTTP filter ${filter.name} is not supported`);
+  }
+  return filters;
+}

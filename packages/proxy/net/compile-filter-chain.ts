@@ -1,0 +1,206 @@
+import { createHash } from 'node:crypto';
+import type net from 'node:net';
+import type { TLSSocket } from 'node:tls';
+import { create, toBinary } from '@bufbuild/protobuf';
+import { MizzenError } from '@mizzen/common';
+import { durationToMs, unpackAny } from '@mizzen/envoy-api';
+import type { CidrRange } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
+import { TrafficDirection } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import {
+  type FilterChain as FilterChainMessage,
+  FilterChainSchema,
+  type FilterChainMatch as MatchMessage,
+} from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
+import type { Listener as ListenerMessage } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import { type TcpProxy, TcpProxySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
+import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import type { ConnectionSettings } from '../http/connection-settings.ts';
+import { DownstreamConnection } from '../http/downstream-connection.ts';
+import { WeightedTargets } from '../route/route.ts';
+import { explainTlsError } from '../tls/explain-tls-error.ts';
+import { type PeerIdentity, peerIdentityOf } from '../tls/peer-identity.ts';
+import { ServerTls } from '../tls/server-tls.ts';
+import { compileAccessLogs, compileConnectionManager } from './compile-connection-manager.ts';
+import type { ListenerEnvironment } from './compile-listener.ts';
+import type { ConnectionInfo } from './connection-info.ts';
+import { AddressRanges, type FilterChain, type FilterChainMatch } from './filter-chain.ts';
+import { type TcpProxySettings, TcpSession } from './tcp-session.ts';
+
+/** Handshakes must have ended by then (`transport_socket_connect_timeout`; Envoy has no limit of its own). */
+const defaultHandshakeTimeoutMs = 15_000;
+
+/** What a chain does with a connection, HTTP or bytes. */
+type Serving = { readonly kind: 'http'; readonly settings: ConnectionSettings } | { readonly kind: 'tcp'; readonly settings: TcpProxySettings };
+
+export function compileFilterChain(
+  message: FilterChainMessage,
+  listener: ListenerMessage,
+  place: string,
+  environment: ListenerEnvironment,
+  routeNames: string[],
+): FilterChain {
+  const tlsConfig = unpackAny(
+    DownstreamTlsContextSchema,
+    message.transportSocket?.configType.case === 'typedConfig' ? message.transportSocket.configType.value : undefined,
+  );
+  if (message.transportSocket && !tlsConfig && message.transportSocket.name !== 'envoy.transport_sockets.raw_buffer')
+    throw new MizzenError('unsupported-transport', `${place}: the transport socket ${message.transportSocket.name} is not supported`);
+  let serving = compileServing(message, listener, tlsConfig !== undefined, place, environment, routeNames);
+  const isHttp = serving.kind === 'http';
+  const connections = new Set<DownstreamConnection>();
+  const sessions = new Set<TcpSession>();
+  const handshakes = new Set<net.Socket>();
+  let isDraining = false;
+  const { counters } = environment.context;
+  const currentSettings = () => serving.settings as ConnectionSettings;
+  const connectionEnded = (connection: DownstreamConnection) => connections.delete(connection);
+  const sessionEnded = (session: TcpSession) => sessions.delete(session);
+
+  const serve = (socket: net.Socket, info: ConnectionInfo, peer: PeerIdentity | undefined, first: Buffer | undefined) => {
+    if (serving.kind === 'tcp') return void sessions.add(new TcpSession(socket, info, peer, first, serving.settings, sessionEnded));
+    const connection = new DownstreamConnection(socket, info, peer, currentSettings, connectionEnded);
+    connections.add(connection);
+    if (isDraining) connection.drain();
+    if (first !== undefined) connection.onData(first);
+    if (socket.isPaused()) socket.resume();
+  };
+
+  const tls = tlsConfig
+    ? new ServerTls(
+        tlsConfig,
+        environment.secrets,
+        {
+          handshakeTimeoutMs: durationToMs(message.transportSocketConnectTimeout) ?? defaultHandshakeTimeoutMs,
+          sessionTicketKeys: environment.sessionTicketKeys,
+          onReady: environment.onSecretReady,
+          onSecure(socket: TLSSocket, info: ConnectionInfo) {
+            counters.values.tls_handshakes_total++;
+            if (socket.isSessionReused()) counters.values.tls_sessions_resumed_total++;
+            const problem = tls!.verifyPeer(socket);
+            if (problem !== undefined) return refusePeer(socket, problem);
+            if (!tls!.requiresClient) return serve(socket, info, undefined, undefined);
+            const peer = peerIdentityOf(socket);
+            if (tls!.isMesh && 'problem' in peer) return refusePeer(socket, peer.problem);
+            serve(socket, info, 'problem' in peer ? undefined : peer, undefined);
+          },
+          onError(error, socket) {
+            counters.values.tls_handshake_failures_total++;
+            environment.logger.warn('a TLS handshake failed', { listener: listener.name, from: socket.remoteAddress, reason: explainTlsError(error) });
+          },
+        },
+        place,
+      )
+    : undefined;
+  const refusePeer = (socket: TLSSocket, reason: string) => {
+    counters.values.identity_refused_total++;
+    environment.logger.warn('refused a peer', { listener: listener.name, from: socket.remoteAddress, reason });
+    socket.destroy();
+  };
+
+  return {
+    name: message.name,
+    signature: createHash('sha256')
+      .update(
+        toBinary(
+          FilterChainSchema,
+          create(FilterChainSchema, { name: message.name, filterChainMatch: message.filterChainMatch!, transportSocket: message.transportSocket! }),
+        ),
+      )
+      .update(isHttp ? 'http' : toBinary(FilterChainSchema, message))
+      .digest('hex'),
+    get settings() {
+      return isHttp ? currentSettings() : undefined;
+    },
+    adopt(newer) {
+      if (newer.settings !== undefined) serving = { kind: 'http', settings: newer.settings };
+    },
+    match: compileMatch(message.filterChainMatch, place),
+    tls,
+    accept(socket, info, first) {
+      if (tls === undefined) return serve(socket, info, undefined, first);
+      handshakes.add(socket);
+      socket.once('close', () => handshakes.delete(socket));
+      tls.accept(socket, info, first);
+    },
+    drain() {
+      isDraining = true;
+      for (const connection of connections) connection.drain();
+    },
+    closeAll() {
+      for (const connection of connections) connection.close();
+      for (const session of sessions) session.close('', 'proxy_closing');
+      for (const socket of handshakes) socket.destroy();
+    },
+    activeConnections: () => connections.size + sessions.size,
+    sweep(now) {
+      for (const connection of connections) connection.sweep(now);
+      for (const session of sessions) session.sweep(now);
+    },
+    close: () => tls?.close(),
+  };
+}
+
+function compileServing(
+  message: FilterChainMessage,
+  listener: ListenerMessage,
+  isTls: boolean,
+  place: string,
+  environment: ListenerEnvironment,
+  routeNames: string[],
+): Serving {
+  const filter = message.filters.at(-1);
+  const any = filter?.configType.case === 'typedConfig' ? filter.configType.value : undefined;
+  if (message.filters.length !== 1 || !any)
+    throw new MizzenError('unsupported-filter', `${place}: exactly one network filter is supported (http_connection_manager or tcp_proxy)`);
+  const manager = unpackAny(HttpConnectionManagerSchema, any);
+  if (manager) return { kind: 'http', settings: compileConnectionManager(manager, listener, isTls, place, environment, routeNames) };
+  const tcp = unpackAny(TcpProxySchema, any);
+  if (tcp) return { kind: 'tcp', settings: compileTcpProxy(tcp, listener, isTls, place, environment) };
+  throw new MizzenError('unsupported-filter', `${place}: the network filter ${filter!.name} is not supported`);
+}
+
+const hourMs = 3_600_000;
+
+function compileTcpProxy(tcp: TcpProxy, listener: ListenerMessage, isTls: boolean, place: string, environment: ListenerEnvironment): TcpProxySettings {
+  if (tcp.tunnelingConfig) throw new MizzenError('unsupported-tcp-proxy', `${place}: tunneling_config is not supported`);
+  const { clusterSpecifier: to } = tcp;
+  const plain = { requestHeaders: undefined, responseHeaders: undefined };
+  const targets =
+    to.case === 'cluster'
+      ? [{ cluster: to.value, weight: 1, ...plain }]
+      : (to.value?.clusters ?? []).map((cluster) => ({ cluster: cluster.name, weight: cluster.weight, ...plain }));
+  if (targets.length === 0) throw new MizzenError('invalid-tcp-proxy', `${place}: the TCP proxy names no cluster`);
+  return {
+    context: environment.context,
+    isInbound: listener.trafficDirection === TrafficDirection.INBOUND,
+    isTls,
+    targets: new WeightedTargets(targets),
+    idleTimeoutMs: durationToMs(tcp.idleTimeout) ?? hourMs,
+    maxDurationMs: durationToMs(tcp.maxDownstreamConnectionDuration) ?? 0,
+    maxConnectAttempts: tcp.maxConnectAttempts ?? 1,
+    accessLogs: compileAccessLogs(tcp.accessLog, place, environment),
+  };
+}
+
+function compileMatch(match: MatchMessage | undefined, place: string): FilterChainMatch {
+  if (match && (match.directSourcePrefixRanges.length > 0 || match.sourceType !== 0))
+    throw new MizzenError('unsupported-filter-chain-match', `${place}: direct_source_prefix_ranges and source_type cannot be matched on`);
+  const protocol = match?.transportProtocol ?? '';
+  if (protocol !== '' && protocol !== 'tls' && protocol !== 'raw_buffer')
+    throw new MizzenError('unsupported-filter-chain-match', `${place}: the transport protocol ${JSON.stringify(protocol)} is not known: tls or raw_buffer`);
+  return {
+    destinationPort: match?.destinationPort,
+    destinations: compileRanges(match?.prefixRanges ?? []),
+    serverNames: (match?.serverNames ?? []).map((name) => name.toLowerCase()),
+    transportProtocol: protocol,
+    applicationProtocols: match?.applicationProtocols ?? [],
+    sources: compileRanges(match?.sourcePrefixRanges ?? []),
+    sourcePorts: match?.sourcePorts ?? [],
+  };
+}
+
+function compileRanges(ranges: readonly CidrRange[]): AddressRanges | undefined {
+  if (ranges.length === 0) return undefined;
+  return new AddressRanges(ranges.map((range) => ({ address: range.addressPrefix, prefixLength: range.prefixLen ?? 0 })));
+}

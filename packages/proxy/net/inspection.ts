@@ -1,0 +1,149 @@
+import type net from 'node:net';
+import { maxClientHelloBytes, readClientHello } from './client-hello.ts';
+import { type ConnectionInfo, connectionInfoOf } from './connection-info.ts';
+import { sniffHttp } from './http-prelude.ts';
+import { readProxyHeader } from './proxy-protocol.ts';
+
+/** The listener filters of one listener, in the order in which they run. */
+export interface ListenerFilters {
+  readonly proxyProtocol: ProxyProtocolSettings | undefined;
+  readonly tls: boolean;
+  readonly http: boolean;
+  /** Bytes that decide the filter chain must have come by then (listener.proto `listener_filters_timeout`, 15 s); 0: no limit. */
+  readonly timeoutMs: number;
+  /** After the timeout the connection goes on with what is known instead of ending: for protocols in which the server speaks first. */
+  readonly continuesOnTimeout: boolean;
+}
+
+export interface ProxyProtocolSettings {
+  /** Connections without a header are served too (`allow_requests_without_proxy_protocol`). */
+  readonly isOptional: boolean;
+  readonly versions: readonly (1 | 2)[];
+}
+
+export type InspectionFailure = 'proxy_protocol' | 'timeout' | 'closed';
+
+/** Who waits for the outcome; called once, with the bytes that were read and belong to the connection. */
+export interface InspectionResult {
+  onInspected(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void;
+  onFailure(socket: net.Socket, failure: InspectionFailure): void;
+}
+
+/**
+ * Reads the first bytes of a connection until all listener filters know what they need, without taking them from whoever comes next.
+ * Holds at most the longest header that one of them accepts.
+ */
+export class Inspection {
+  readonly #socket: net.Socket;
+  readonly #filters: ListenerFilters;
+  readonly #result: InspectionResult;
+  readonly #timer: NodeJS.Timeout | undefined;
+  #info: ConnectionInfo;
+  #seen: Buffer | undefined;
+  #isHeaderRead: boolean;
+  #isTlsKnown: boolean;
+  #isHttpKnown: boolean;
+  #isDone: boolean;
+  readonly #onData = (chunk: Buffer) => this.#read(chunk);
+  readonly #onGone = () => this.#fail('closed');
+
+  constructor(socket: net.Socket, filters: ListenerFilters, result: InspectionResult) {
+    this.#socket = socket;
+    this.#filters = filters;
+    this.#result = result;
+    this.#info = connectionInfoOf(socket);
+    this.#seen = undefined;
+    this.#isHeaderRead = filters.proxyProtocol === undefined;
+    this.#isTlsKnown = !filters.tls;
+    this.#isHttpKnown = !filters.http;
+    this.#isDone = false;
+    this.#timer = filters.timeoutMs > 0 ? setTimeout(() => this.#timedOut(), filters.timeoutMs) : undefined;
+    socket.on('data', this.#onData);
+    socket.on('end', this.#onGone);
+    socket.on('close', this.#onGone);
+    socket.on('error', this.#onGone);
+  }
+
+  /** Ends the connection with its inspection. */
+  close(): void {
+    this.#fail('closed');
+  }
+
+  #read(chunk: Buffer): void {
+    this.#seen = this.#seen === undefined ? chunk : Buffer.concat([this.#seen, chunk]);
+    if (!this.#isHeaderRead && !this.#readProxyHeader()) return;
+    const seen = this.#seen;
+    if (seen === undefined) return; // the header took all that has come
+    if (!this.#isTlsKnown) {
+      const hello = readClientHello(seen);
+      if (hello === 'incomplete' && seen.length < maxClientHelloBytes) return;
+      this.#isTlsKnown = true;
+      if (hello !== 'plain') {
+        const { serverName, alpn } = typeof hello === 'object' ? hello : { serverName: '', alpn: [] };
+        this.#info = { ...this.#info, isTls: true, serverName, applicationProtocols: alpn };
+        this.#isHttpKnown = true; // what is inside TLS is known after the handshake only
+      }
+    }
+    if (!this.#isHttpKnown) {
+      const protocol = sniffHttp(seen);
+      if (protocol === 'incomplete') return;
+      this.#isHttpKnown = true;
+      if (protocol !== 'none') this.#info = { ...this.#info, applicationProtocols: [protocol] };
+    }
+    this.#finish();
+  }
+
+  /** Returns whether the other filters may go on. */
+  #readProxyHeader(): boolean {
+    const settings = this.#filters.proxyProtocol!;
+    const seen = this.#seen!;
+    const header = readProxyHeader(seen);
+    if (header === 'incomplete') return false;
+    if (header === 'none' ? !settings.isOptional : header === 'invalid' || !settings.versions.includes(header.version)) {
+      this.#fail('proxy_protocol');
+      return false;
+    }
+    this.#isHeaderRead = true;
+    if (typeof header === 'string') return true;
+    if (header.addresses !== undefined) {
+      const { sourceAddress, sourcePort, destinationAddress, destinationPort } = header.addresses;
+      this.#info = { ...this.#info, remoteAddress: sourceAddress, remotePort: sourcePort, localAddress: destinationAddress, localPort: destinationPort };
+    }
+    this.#seen = seen.length === header.length ? undefined : seen.subarray(header.length);
+    if (this.#isTlsKnown && this.#isHttpKnown) {
+      this.#finish();
+      return false;
+    }
+    return true;
+  }
+
+  #timedOut(): void {
+    // Without its PROXY header nobody knows whose connection this is.
+    if (!this.#filters.continuesOnTimeout || !this.#isHeaderRead) this.#fail('timeout');
+    else this.#finish();
+  }
+
+  #finish(): void {
+    if (!this.#stop()) return;
+    this.#result.onInspected(this.#socket, this.#info, this.#seen);
+  }
+
+  #fail(failure: InspectionFailure): void {
+    if (!this.#stop()) return;
+    this.#result.onFailure(this.#socket, failure);
+    this.#socket.destroy();
+  }
+
+  #stop(): boolean {
+    if (this.#isDone) return false;
+    this.#isDone = true;
+    clearTimeout(this.#timer);
+    this.#socket.off('data', this.#onData);
+    this.#socket.off('end', this.#onGone);
+    this.#socket.off('close', this.#onGone);
+    this.#socket.off('error', this.#onGone);
+    // Nothing may be read, and so nothing lost, before the next owner listens.
+    this.#socket.pause();
+    return true;
+  }
+}

@@ -1,0 +1,276 @@
+import type net from 'node:net';
+import { coarseNow } from '@mizzen/common';
+import type { ProxyContext } from '../http/connection-settings.ts';
+import type { WeightedTargets } from '../route/route.ts';
+import { type AccessLog, type LoggedStream, writeAccessLogs } from '../telemetry/access-log.ts';
+import { unknownPeer } from '../telemetry/peer-metadata.ts';
+import type { TcpLabels, TcpMetrics } from '../telemetry/tcp-metrics.ts';
+import type { PeerIdentity } from '../tls/peer-identity.ts';
+import type { Cluster } from '../upstream/cluster.ts';
+import type { Endpoint } from '../upstream/endpoint.ts';
+import type { ConnectionInfo } from './connection-info.ts';
+
+/** One compiled TCP proxy (envoy tcp_proxy.proto). */
+export interface TcpProxySettings {
+  readonly context: ProxyContext;
+  readonly isInbound: boolean;
+  readonly isTls: boolean;
+  readonly targets: WeightedTargets;
+  /** Nothing moved in either direction for this long: the session ends (`idle_timeout`, 1 h); 0: never. */
+  readonly idleTimeoutMs: number;
+  /** `max_downstream_connection_duration`; 0: no limit. */
+  readonly maxDurationMs: number;
+  /** `max_connect_attempts`. */
+  readonly maxConnectAttempts: number;
+  readonly accessLogs: readonly AccessLog[];
+}
+
+/** Carries bytes between a connection and an endpoint of a cluster, with backpressure and half-close in both directions. */
+export class TcpSession implements LoggedStream {
+  readonly settings: TcpProxySettings;
+  readonly info: ConnectionInfo;
+  readonly peer: PeerIdentity | undefined;
+  cluster: Cluster | undefined;
+  endpoint: Endpoint | undefined;
+  bytesReceived: number;
+  bytesSent: number;
+  durationMs: number;
+  readonly startedAt: number;
+  responseDetails: string;
+  readonly #downstream: net.Socket;
+  #upstream: net.Socket | undefined;
+  #connectTimer: NodeJS.Timeout | undefined;
+  #first: Buffer | undefined;
+  #flags: string;
+  #attempts: number;
+  #failed: Endpoint[];
+  readonly #startedAt: number;
+  #lastActivity: number;
+  #isJoined: boolean;
+  #isClosed: boolean;
+  #metrics: TcpMetrics | undefined;
+  readonly #onClose: (session: TcpSession) => void;
+
+  constructor(
+    downstream: net.Socket,
+    info: ConnectionInfo,
+    peer: PeerIdentity | undefined,
+    first: Buffer | undefined,
+    settings: TcpProxySettings,
+    onClose: (session: TcpSession) => void,
+  ) {
+    this.settings = settings;
+    this.info = info;
+    this.peer = peer;
+    this.cluster = undefined;
+    this.endpoint = undefined;
+    this.bytesReceived = 0;
+    this.bytesSent = 0;
+    this.durationMs = 0;
+    this.startedAt = Date.now();
+    this.responseDetails = '';
+    this.#downstream = downstream;
+    this.#upstream = undefined;
+    this.#connectTimer = undefined;
+    this.#first = first;
+    this.#flags = '';
+    this.#attempts = 0;
+    this.#failed = [];
+    this.#startedAt = performance.now();
+    this.#lastActivity = coarseNow();
+    this.#isJoined = false;
+    this.#isClosed = false;
+    this.#metrics = undefined;
+    this.#onClose = onClose;
+    const { values } = settings.context.counters;
+    values.tcp_sessions_total++;
+    values.tcp_sessions_active++;
+    downstream.pause();
+    downstream.on('error', () => this.close('DC', 'downstream_reset'));
+    downstream.on('close', () => this.#downstreamClosed());
+    this.#connect();
+  }
+
+  // ---- what an access log line says ----
+  readonly method = '';
+  readonly path = '';
+  readonly originalPath = '';
+  readonly protocol = '';
+  readonly authority = '';
+  readonly responseCode = 0;
+  readonly upstreamServiceTimeMs = -1;
+  readonly routeName = '';
+  get responseFlags(): string {
+    return this.#flags === '' ? '-' : this.#flags;
+  }
+  get upstreamHost(): string {
+    return this.endpoint?.text ?? '';
+  }
+  get upstreamCluster(): string {
+    return this.cluster?.name ?? '';
+  }
+  get peerUri(): string {
+    return this.peer?.uri ?? '';
+  }
+  get remoteAddress(): string {
+    return this.info.remoteAddress;
+  }
+  get remotePort(): number {
+    return this.info.remotePort;
+  }
+  get localAddress(): string {
+    return this.info.localAddress;
+  }
+  get localPort(): number {
+    return this.info.localPort;
+  }
+  get serverName(): string {
+    return this.info.serverName;
+  }
+  requestHeader(): undefined {}
+  responseHeader(): undefined {}
+
+  /** `now` in the milliseconds of performance.now(). */
+  sweep(now: number): void {
+    const { idleTimeoutMs, maxDurationMs, context } = this.settings;
+    if (idleTimeoutMs > 0 && now - this.#lastActivity > idleTimeoutMs) {
+      context.counters.values.timeouts_total++;
+      this.close('SI', 'idle_timeout');
+    } else if (maxDurationMs > 0 && now - this.#startedAt > maxDurationMs) {
+      context.counters.values.timeouts_total++;
+      this.close('DT', 'max_duration_timeout');
+    }
+  }
+
+  /** Ends both sides now. Idempotent. */
+  close(flag = '', details = ''): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    clearTimeout(this.#connectTimer);
+    if (flag !== '') this.#flags = flag;
+    if (details !== '') this.responseDetails = details;
+    this.#downstream.destroy();
+    this.#upstream?.destroy();
+    if (this.cluster !== undefined && this.#isJoined) this.cluster.tcpConnections--;
+    if (this.endpoint !== undefined && this.#isJoined) this.endpoint.activeRequests--;
+    this.durationMs = performance.now() - this.#startedAt;
+    this.settings.context.counters.values.tcp_sessions_active--;
+    this.#metrics?.close(this.bytesReceived, this.bytesSent);
+    writeAccessLogs(this.settings.accessLogs, this);
+    this.#onClose(this);
+  }
+
+  #connect(): void {
+    const { context, targets, maxConnectAttempts } = this.settings;
+    this.cluster ??= context.findCluster(targets.pick(context.random)?.cluster ?? '');
+    const { cluster } = this;
+    if (cluster === undefined) return this.close('NC', 'cluster_not_found');
+    if (this.#attempts >= maxConnectAttempts) return this.close('UF,URX', 'upstream_connect_failure');
+    if (cluster.tcpConnections >= cluster.settings.maxConnections) {
+      cluster.counters.upstreamCxOverflow++;
+      return this.close('UO', 'upstream_overflow');
+    }
+    const endpoint = cluster.endpointForConnection(this.info) ?? cluster.pick(this.#failed);
+    if (endpoint === undefined) return this.close('UH', 'no_healthy_upstream');
+    if (endpoint.transport.notReadyReason !== undefined) return this.close('UF', 'upstream_tls_not_ready');
+    this.endpoint = endpoint;
+    this.#attempts++;
+    cluster.counters.upstreamCxTotal++;
+    const upstream = endpoint.transport.connect(endpoint, this.info);
+    this.#upstream = upstream;
+    const failed = () => {
+      if (this.#upstream !== upstream || this.#isClosed) return;
+      if (this.#isJoined) return this.close('UC', 'upstream_reset');
+      clearTimeout(this.#connectTimer);
+      cluster.counters.upstreamCxConnectFail++;
+      this.#failed.push(endpoint);
+      this.#upstream = undefined;
+      upstream.destroy();
+      this.#connect();
+    };
+    this.#connectTimer = setTimeout(failed, cluster.settings.connectTimeoutMs);
+    upstream.once(endpoint.transport.readyEvent, () => this.#join(upstream));
+    upstream.on('error', failed);
+    upstream.on('close', (hadError: boolean) => {
+      if (this.#upstream !== upstream || this.#isClosed) return;
+      if (!this.#isJoined || hadError) return failed();
+      // Both directions have ended; what the client has not taken yet still goes out.
+      this.#downstream.end();
+      if (this.#downstream.writableFinished) this.close();
+      else this.#downstream.once('finish', () => this.close());
+    });
+  }
+
+  #join(upstream: net.Socket): void {
+    clearTimeout(this.#connectTimer);
+    const downstream = this.#downstream;
+    this.#isJoined = true;
+    this.cluster!.tcpConnections++;
+    this.endpoint!.activeRequests++;
+    this.#metrics = this.settings.context.tcpMetrics.open(this.#labels());
+    if (this.#first !== undefined) {
+      this.bytesReceived += this.#first.length;
+      upstream.write(this.#first);
+      this.#first = undefined;
+    }
+    downstream.on('data', (chunk: Buffer) => {
+      this.bytesReceived += chunk.length;
+      this.#lastActivity = coarseNow();
+      if (!upstream.write(chunk)) downstream.pause();
+    });
+    upstream.on('data', (chunk: Buffer) => {
+      this.bytesSent += chunk.length;
+      this.#lastActivity = coarseNow();
+      if (!downstream.write(chunk)) upstream.pause();
+    });
+    upstream.on('drain', () => {
+      this.#lastActivity = coarseNow();
+      downstream.resume();
+    });
+    downstream.on('drain', () => {
+      this.#lastActivity = coarseNow();
+      upstream.resume();
+    });
+    downstream.on('end', () => upstream.end());
+    upstream.on('end', () => downstream.end());
+    downstream.resume();
+  }
+
+  #downstreamClosed(): void {
+    if (this.#isClosed) return;
+    const upstream = this.#upstream;
+    if (upstream === undefined || !this.#isJoined || !this.#downstream.readableEnded) return this.close('DC', 'downstream_remote_disconnect');
+    // The client has said all it had to say and taken all it wanted: the server still gets what is on its way to it.
+    if (upstream.writableFinished) return this.close();
+    upstream.once('finish', () => this.close());
+    upstream.end();
+  }
+
+  #labels(): TcpLabels {
+    const { context, isInbound, isTls } = this.settings;
+    const { self } = context;
+    const { endpoint, cluster } = this;
+    if (isInbound)
+      return {
+        reporter: 'destination',
+        source: unknownPeer,
+        destination: self,
+        sourcePrincipal: this.peerUri || 'unknown',
+        destinationPrincipal: isTls ? self.principal : 'unknown',
+        service: cluster?.service,
+        requestedHost: 'unknown',
+        securityPolicy: isTls ? 'mutual_tls' : 'none',
+      };
+    const isMesh = endpoint?.transport.isMesh === true;
+    return {
+      reporter: 'source',
+      source: self,
+      destination: endpoint?.peer ?? unknownPeer,
+      sourcePrincipal: isMesh ? self.principal : 'unknown',
+      destinationPrincipal: isMesh ? endpoint.peer.principal : 'unknown',
+      service: cluster?.service,
+      requestedHost: cluster?.name ?? 'unknown',
+      securityPolicy: isMesh ? 'mutual_tls' : 'none',
+    };
+  }
+}

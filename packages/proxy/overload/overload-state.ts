@@ -1,0 +1,35 @@
+/**
+ * What the proxy does without because it has too little of something: memory, time, connections. Written by ./overload-manager.ts,
+ * read on the way of connections and requests. Actions have the names of Envoy's overload manager ("Overload manager", Envoy docs).
+ */
+export class OverloadState {
+  /** `envoy.overload_actions.disable_http_keepalive`: connections end with the request they are serving. */
+  disablesKeepAlive: boolean;
+  /** `envoy.overload_actions.stop_accepting_requests`: requests are answered with 503 and `x-envoy-overloaded`. */
+  refusesRequests: boolean;
+  /** `envoy.overload_actions.stop_accepting_connections`. */
+  refusesConnections: boolean;
+  /** `envoy.resource_monitors.global_downstream_max_connections`; Infinity: no limit. */
+  maxConnections: number;
+  connections: number;
+  /** For a socket's close event. */
+  readonly connectionClosed: () => void;
+
+  constructor(maxConnections: number) {
+    this.disablesKeepAlive = false;
+    this.refusesRequests = false;
+    this.refusesConnections = false;
+    this.maxConnections = maxConnections;
+    this.connections = 0;
+    this.connectionClosed = () => {
+      this.connections--;
+    };
+  }
+
+  /** Counts a connection and says whether it may stay; one that may not is not counted. */
+  acceptsConnection(): boolean {
+    if (this.refusesConnections || this.connections >= this.maxConnections) return false;
+    this.connections++;
+    return true;
+  }
+}

@@ -1,0 +1,74 @@
+import { createHash, type X509Certificate } from 'node:crypto';
+import { MizzenError } from '@mizzen/common';
+import { type CertificateValidationContext, SubjectAltNameMatcher_SanType } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
+import { compileStringMatcher, type TextTest } from '../route/matchers.ts';
+import { alternativeNames } from './peer-identity.ts';
+
+interface NameMatcher {
+  readonly type: 'uri' | 'dns' | 'ip';
+  readonly test: TextTest;
+  readonly text: string;
+}
+
+/** What is asked of a peer's certificate beyond a chain to a root (common.proto `CertificateValidationContext`). */
+export class PeerRequirements {
+  readonly #names: readonly NameMatcher[];
+  /** SHA-256 of the certificate, lower-case hex without colons. */
+  readonly #hashes: readonly string[];
+  /** SHA-256 of the public key (SubjectPublicKeyInfo), base64. */
+  readonly #keys: readonly string[];
+
+  constructor(context: CertificateValidationContext | undefined, place: string) {
+    if (context?.requireSignedCertificateTimestamp || context?.customValidatorConfig || context?.allowExpiredCertificate)
+      throw new MizzenError(
+        'unsupported-tls',
+        `${place}: require_signed_certificate_timestamp, custom_validator_config and allow_expired_certificate are not supported`,
+      );
+    this.#names = (context?.matchTypedSubjectAltNames ?? []).map(({ sanType, matcher }) => {
+      if (!matcher) throw new MizzenError('invalid-tls', `${place}: a subject alternative name matcher is empty`);
+      const type = typeNames[sanType];
+      if (type === undefined) throw new MizzenError('unsupported-tls', `${place}: alternative names can be matched by URI, DNS and IP_ADDRESS`);
+      return { type, test: compileStringMatcher(matcher), text: String(matcher.matchPattern.value) };
+    });
+    this.#hashes = (context?.verifyCertificateHash ?? []).map((hash) => hash.replaceAll(':', '').toLowerCase());
+    this.#keys = context?.verifyCertificateSpki ?? [];
+  }
+
+  get hasNames(): boolean {
+    return this.#names.length > 0;
+  }
+
+  get isEmpty(): boolean {
+    return this.#names.length === 0 && this.#hashes.length === 0 && this.#keys.length === 0;
+  }
+
+  /** Why a certificate is not good enough, or undefined. `who` begins the sentence: `the server`. */
+  problemOf(certificate: X509Certificate, who: string): string | undefined {
+    if (this.#hashes.length > 0 || this.#keys.length > 0) {
+      const hash = certificate.fingerprint256.replaceAll(':', '').toLowerCase();
+      const key = createHash('sha256')
+        .update(certificate.publicKey.export({ type: 'spki', format: 'der' }))
+        .digest('base64');
+      if (!this.#hashes.includes(hash) && !this.#keys.includes(key)) return `${who}'s certificate is none of those that are pinned`;
+    }
+    if (this.#names.length === 0) return undefined;
+    const found = alternativeNames(certificate);
+    if ('problem' in found) return found.problem;
+    const given = { uri: found.uris, dns: found.dns, ip: found.ips };
+    for (const matcher of this.#names) if (given[matcher.type].some((name) => nameMatches(matcher, name))) return undefined;
+    return `${who} is ${[...found.uris, ...found.dns].join(', ') || 'nameless'}, but ${this.#names.map((name) => name.text).join(' or ')} was expected`;
+  }
+}
+
+const typeNames: Readonly<Record<number, NameMatcher['type']>> = {
+  [SubjectAltNameMatcher_SanType.URI]: 'uri',
+  [SubjectAltNameMatcher_SanType.DNS]: 'dns',
+  [SubjectAltNameMatcher_SanType.IP_ADDRESS]: 'ip',
+};
+
+/** A wildcard in a certificate stands for exactly one label (RFC 6125 section 6.4.3). */
+function nameMatches({ type, test, text }: NameMatcher, name: string): boolean {
+  if (test(name)) return true;
+  const dot = text.indexOf('.');
+  return type === 'dns' && name.startsWith('*.') && dot > 0 && text.slice(dot).toLowerCase() === name.slice(1).toLowerCase();
+}

@@ -1,0 +1,51 @@
+import type { ResourceType } from '@mizzen/envoy-api';
+import type { OverloadSettings } from '../overload/overload-manager.ts';
+import type { PeerMetadata } from '../telemetry/peer-metadata.ts';
+import type { StatsSnapshot } from '../telemetry/stats-snapshot.ts';
+import type { KeyPair, TrustedRoots } from '../tls/secret-store.ts';
+
+/**
+ * What the main process of a proxy and its workers say to each other over Node's IPC channel. Sockets travel beside the messages named
+ * `socket`. A worker's channel belongs to its parent alone; what comes on it is trusted.
+ */
+export interface PackedResource {
+  readonly typeUrl: string;
+  readonly value: Uint8Array;
+}
+
+export type ToWorker =
+  | {
+      readonly kind: 'start';
+      readonly self: PeerMetadata;
+      readonly selfId: string;
+      readonly accessLogFile: string | undefined;
+      readonly overload: OverloadSettings;
+      readonly sessionTicketKeys: Uint8Array;
+      readonly drainMs: number;
+      readonly logLevel: 'debug' | 'info' | 'warn' | 'error';
+      readonly index: number;
+      /** Listening sockets will come from a proxy that this one replaces. */
+      readonly expectsSockets: boolean;
+    }
+  | { readonly kind: 'resources'; readonly type: ResourceType; readonly resources: readonly PackedResource[] }
+  | { readonly kind: 'key-pair'; readonly name: string; readonly pair: KeyPair }
+  | { readonly kind: 'roots'; readonly name: string; readonly roots: TrustedRoots }
+  /** Beside it comes a listening socket. */
+  | { readonly kind: 'socket' }
+  | { readonly kind: 'no-more-sockets' }
+  | { readonly kind: 'hand-over' }
+  | { readonly kind: 'stats'; readonly id: number }
+  | { readonly kind: 'close'; readonly drainMs: number; readonly acceptMs: number };
+
+export type FromWorker =
+  | { readonly kind: 'ready' }
+  /** All but its sockets is there. */
+  | { readonly kind: 'prepared' }
+  | { readonly kind: 'refused'; readonly type: ResourceType; readonly reason: string }
+  | { readonly kind: 'socket' }
+  | { readonly kind: 'handed-over' }
+  | { readonly kind: 'stats'; readonly id: number; readonly stats: StatsSnapshot };
+
+/** Between a proxy and the one that replaces it. The successor is a child of its predecessor, which is how sockets can reach it. */
+export type ToSuccessor = { readonly kind: 'socket' } | { readonly kind: 'all-sockets' };
+export type FromSuccessor = { readonly kind: 'take-over' } | { readonly kind: 'taken-over' } | { readonly kind: 'failed'; readonly reason: string };

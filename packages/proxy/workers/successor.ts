@@ -1,0 +1,90 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import type net from 'node:net';
+import { type Logger, MizzenError } from '@mizzen/common';
+import type { FromSuccessor, ToSuccessor } from './messages.ts';
+import { sendHandle } from './worker-pool.ts';
+
+/** Set for a process that is to take over the sockets of its parent: how many there were before it. */
+const epochVariable = 'MIZZEN_HOT_RESTART_EPOCH';
+const takeOverTimeoutMs = 60_000;
+
+/**
+ * Hot restart, the old process's side: starts the same command again (whatever program is installed now), gives the new process the
+ * listening sockets when it has all that it needs to serve, and returns when it serves. A listening socket is never closed on the way,
+ * so that no connection in its queue is lost. Throws, with nothing changed, when the new process does not get that far.
+ */
+export async function startSuccessor(
+  servers: () => Promise<readonly net.Server[]>,
+  logger: Logger,
+): Promise<{ readonly pid: number; readonly exited: Promise<number> }> {
+  const epoch = Number(process.env[epochVariable] ?? 0) + 1;
+  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
+    stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
+    env: { ...process.env, [epochVariable]: String(epoch) },
+    serialization: 'advanced',
+  });
+  logger.info('hot restart: a new process has been started', { pid: child.pid, epoch });
+  const exited = once(child, 'exit').then(([code]) => (code as number | null) ?? 1);
+  await new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(() => finish(`it has not taken over within ${takeOverTimeoutMs / 1000} s`), takeOverTimeoutMs);
+    const finish = (problem: string | undefined) => {
+      clearTimeout(timer);
+      child.removeAllListeners('message');
+      if (problem === undefined) return resolve();
+      child.kill('SIGKILL');
+      reject(new MizzenError('hot-restart-failed', `the new process cannot take over: ${problem}. This one goes on.`));
+    };
+    child.on('error', (error) => finish(error.message));
+    child.once('exit', (code, signal) => finish(`it has ended with ${signal ?? `code ${code}`}`));
+    child.on('message', (message: FromSuccessor) => {
+      if (message.kind === 'failed') finish(message.reason);
+      else if (message.kind === 'taken-over') finish(undefined);
+      else
+        servers()
+          .then((all) => Promise.all(all.map((server) => sendHandle(child, { kind: 'socket' } satisfies ToSuccessor, server))))
+          .then(
+            () => child.send({ kind: 'all-sockets' } satisfies ToSuccessor, () => {}),
+            (error: unknown) => finish(String(error)),
+          );
+    });
+  });
+  child.removeAllListeners('exit');
+  const pid = child.pid!;
+  const ended = child.exitCode !== null ? Promise.resolve(child.exitCode) : exited;
+  child.disconnect();
+  child.unref();
+  return { pid, exited: ended };
+}
+
+/** Hot restart, the new process's side. */
+export interface Predecessor {
+  /** Asks for the sockets; each is given to `take` the moment it arrives, since connections may come on it from then on. */
+  takeOver(take: (server: net.Server) => void): Promise<void>;
+  /** Tells the predecessor that it may go. */
+  done(): void;
+}
+
+/** The process whose sockets this one is to take over, if there is one. */
+export function predecessor(): Predecessor | undefined {
+  if (process.env[epochVariable] === undefined || process.send === undefined) return undefined;
+  const tell = (message: FromSuccessor) => process.connected && process.send?.(message);
+  return {
+    takeOver: (take) =>
+      new Promise((resolve, reject) => {
+        const onMessage = (message: ToSuccessor, handle: unknown) => {
+          if (message.kind === 'socket') return take(handle as net.Server);
+          process.off('message', onMessage);
+          process.off('disconnect', onDisconnect);
+          resolve();
+        };
+        const onDisconnect = () => reject(new MizzenError('hot-restart-failed', 'the process to take over from is gone'));
+        process.on('message', onMessage);
+        process.once('disconnect', onDisconnect);
+        tell({ kind: 'take-over' });
+      }),
+    done() {
+      tell({ kind: 'taken-over' });
+    },
+  };
+}

@@ -1,0 +1,92 @@
+import type net from 'node:net';
+import { create } from '@bufbuild/protobuf';
+import { AnySchema } from '@bufbuild/protobuf/wkt';
+import { Logger, messageOf } from '@mizzen/common';
+import { Engine } from '../engine.ts';
+import type { FromWorker, ToWorker } from './messages.ts';
+
+/**
+ * A worker: one event loop of a proxy with several, a process of its own, so that what ends one does not end the others. It is told
+ * everything by the main process and holds no connection to the control plane. When the main process is gone without a word it goes on
+ * with what it has, for as long as somebody uses it and no longer than `orphanMs`: whoever starts the proxy again needs the ports.
+ */
+const orphanMs = 60_000;
+
+let engine: Engine | undefined;
+let logger = new Logger('proxy/worker', 'info');
+let isClosing = false;
+
+const tell = (message: FromWorker, server?: net.Server) =>
+  new Promise<void>((resolve) => {
+    if (process.send === undefined || !process.connected) return resolve();
+    process.send(message, server, { keepOpen: true }, () => resolve());
+  });
+
+async function close(drainMs: number, acceptMs: number): Promise<void> {
+  if (isClosing) return;
+  isClosing = true;
+  await engine?.close(drainMs, acceptMs);
+  process.exit(0);
+}
+
+process.on('message', (message: ToWorker, handle: unknown) => {
+  if (message.kind === 'start') {
+    logger = new Logger(`proxy/worker-${message.index}`, message.logLevel);
+    engine = new Engine({
+      self: message.self,
+      selfId: message.selfId,
+      accessLogFile: message.accessLogFile,
+      overload: message.overload,
+      opensListeners: true,
+      reusesPort: true,
+      expectsSockets: message.expectsSockets,
+      sessionTicketKeys: Buffer.from(message.sessionTicketKeys),
+      drainMs: message.drainMs,
+      logger,
+    });
+    void engine.ready.then(() => tell({ kind: 'ready' }));
+    void engine.prepared.then(() => tell({ kind: 'prepared' }));
+    return;
+  }
+  if (engine === undefined) return;
+  switch (message.kind) {
+    case 'resources':
+      try {
+        engine.accept(
+          message.type,
+          message.resources.map(({ typeUrl, value }) => create(AnySchema, { typeUrl, value })),
+        );
+      } catch (error) {
+        // The main process has compiled the same before: this is something of this process, a file or a limit.
+        logger.error(`cannot use a ${message.type} update that the main process accepted: ${messageOf(error)}`);
+        void tell({ kind: 'refused', type: message.type, reason: messageOf(error) });
+      }
+      return;
+    case 'key-pair':
+      return engine.secrets.setKeyPair(message.name, message.pair);
+    case 'roots':
+      return engine.secrets.setRoots(message.name, message.roots);
+    case 'socket':
+      return engine.handOver(handle as net.Server);
+    case 'no-more-sockets':
+      return engine.noMoreSockets();
+    case 'hand-over': {
+      const servers = engine.state.servers();
+      void Promise.all(servers.map((server) => tell({ kind: 'socket' }, server))).then(() => tell({ kind: 'handed-over' }));
+      return;
+    }
+    case 'stats':
+      return void tell({ kind: 'stats', id: message.id, stats: engine.stats() });
+    case 'close':
+      return void close(message.drainMs, message.acceptMs);
+  }
+});
+
+process.on('disconnect', () => {
+  if (isClosing) return;
+  logger.warn('the main process is gone: serving on with the last good configuration', { forMs: orphanMs });
+  setTimeout(() => void close(5_000, 0), orphanMs);
+});
+// Signals of a terminal reach the whole group; when to end is the main process's to say.
+process.on('SIGINT', () => {});
+process.on('SIGTERM', () => {});
