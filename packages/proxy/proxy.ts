@@ -1,7 +1,7 @@
 import type net from 'node:net';
 import { availableParallelism } from 'node:os';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import { type Logger, type LogLevel, messageOf } from '@mizzen/common';
+import { compactHeap, type Logger, type LogLevel, messageOf } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
 import { AdminServer } from './admin/admin-server.ts';
 import type { StaticConfig } from './bootstrap.ts';
@@ -249,6 +249,7 @@ class DataPlane {
     await Promise.all([this.engine.ready, this.#pool?.ready(), identity]);
     this.#isReady = true;
     this.#predecessor?.done();
+    setImmediate(compactHeap);
     if (!this.isClosing)
       this.#logger.info('ready', {
         listeners: this.engine.state.listenerCount,

@@ -13,6 +13,8 @@ import { statusLine } from './reason-phrases.ts';
 
 /** First byte of a TLS record that holds a handshake (RFC 8446 section 5.1). */
 const tlsHandshake = 0x16;
+/** A connection without a request for this long has no request on its way. */
+const drainIdleMs = 500;
 
 /**
  * One HTTP/1.1 connection of a client. It reads requests one after another; pipelined ones wait, unread, until the one before has been
@@ -106,12 +108,19 @@ export class DownstreamConnection implements BodySink {
     return this.socket.writableLength;
   }
 
-  /** No more requests after the one under way. */
-  drain(): void {
+  /**
+   * No more requests after the one under way. An idle connection ends now; or `gently`, with the next request, or when none has come for
+   * a moment: a client that is just sending one does not know yet.
+   */
+  drain(gently: boolean): void {
     this.#isDraining = true;
-    if (!this.isIdle || this.#closingSince > 0) return;
+    if (gently || !this.isIdle || this.#closingSince > 0) return;
     // The last answer may still wait for the end of this turn.
     this.#closeAfterOutput();
+  }
+
+  get isDraining(): boolean {
+    return this.#isDraining;
   }
 
   /** Whether the request that has just been read is the connection's last. */
@@ -190,8 +199,9 @@ export class DownstreamConnection implements BodySink {
         settings.context.counters.values.timeouts_total++;
         this.#refuse({ reason: 'request_headers_timeout', status: 408 });
       }
-    } else if (settings.idleTimeoutMs > 0 && now - this.lastActivity > settings.idleTimeoutMs) this.close();
-    else if (settings.maxConnectionDurationMs > 0 && now - this.#openedAt > settings.maxConnectionDurationMs) this.drain();
+    } else if (this.#isDraining && now - this.lastActivity > drainIdleMs) this.#closeAfterOutput();
+    else if (settings.idleTimeoutMs > 0 && now - this.lastActivity > settings.idleTimeoutMs) this.close();
+    else if (settings.maxConnectionDurationMs > 0 && now - this.#openedAt > settings.maxConnectionDurationMs) this.drain(false);
   }
 
   onData(chunk: Buffer): void {

@@ -733,6 +733,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   /** The end of a response head: what becomes of the connection. */
   #connectionText(): string {
+    if (this.connection.isDraining) this.#keepsConnection = false;
     if (!this.#keepsConnection) return 'connection: close\r\n\r\n';
     return this.head.isHttp10 ? 'connection: keep-alive\r\n\r\n' : '\r\n';
   }

@@ -61,7 +61,7 @@ export function compileFilterChain(
     if (serving.kind === 'tcp') return void sessions.add(new TcpSession(socket, info, peer, first, serving.settings, sessionEnded));
     const connection = new DownstreamConnection(socket, info, peer, currentSettings, connectionEnded);
     connections.add(connection);
-    if (isDraining) connection.drain();
+    if (isDraining) connection.drain(true);
     if (first !== undefined) connection.onData(first);
     if (socket.isPaused()) socket.resume();
   };
@@ -123,9 +123,9 @@ export function compileFilterChain(
       socket.once('close', () => handshakes.delete(socket));
       tls.accept(socket, info, first);
     },
-    drain() {
+    drain(gently) {
       isDraining = true;
-      for (const connection of connections) connection.drain();
+      for (const connection of connections) connection.drain(gently);
     },
     closeAll() {
       for (const connection of connections) connection.close();

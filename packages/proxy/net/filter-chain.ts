@@ -16,8 +16,8 @@ export interface FilterChain {
   readonly tls: ServerTls | undefined;
   /** Takes a connection, TLS included; `first` are bytes that the listener filters have read already. */
   accept(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void;
-  /** Connections end with the request they are serving, idle ones now. */
-  drain(): void;
+  /** Connections end with the request they are serving, idle ones now, or `gently` with their next one. */
+  drain(gently: boolean): void;
   closeAll(): void;
   activeConnections(): number;
   sweep(now: number): void;

@@ -104,7 +104,8 @@ export class Listener implements InspectionResult {
     const chains = this.#allChains();
     for (const chain of old) {
       if (chains.includes(chain)) continue;
-      chain.drain();
+      // What is still served the old way ends as soon as it can: the change may be one of security.
+      chain.drain(false);
       chain.close();
       if (chain.activeConnections() > 0) this.#retired.push(chain);
     }
@@ -124,7 +125,7 @@ export class Listener implements InspectionResult {
 
   /** Connections end with the request they are serving; new ones are still taken until `stopListening`. */
   drain(): void {
-    for (const chain of this.#allChains()) chain.drain();
+    for (const chain of this.#allChains()) chain.drain(true);
   }
 
   stopListening(): void {
@@ -136,7 +137,7 @@ export class Listener implements InspectionResult {
     const closed = this.#server.listening ? once(this.#server, 'close') : Promise.resolve();
     this.stopListening();
     for (const chain of [...this.#allChains(), ...this.#retired]) {
-      chain.drain();
+      chain.drain(false);
       chain.closeAll();
       chain.close();
     }

@@ -1,7 +1,7 @@
 import type net from 'node:net';
 import { create } from '@bufbuild/protobuf';
 import { AnySchema } from '@bufbuild/protobuf/wkt';
-import { Logger, messageOf } from '@mizzen/common';
+import { compactHeap, Logger, messageOf } from '@mizzen/common';
 import { Engine } from '../engine.ts';
 import type { FromWorker, ToWorker } from './messages.ts';
 
@@ -44,7 +44,10 @@ process.on('message', (message: ToWorker, handle: unknown) => {
       drainMs: message.drainMs,
       logger,
     });
-    void engine.ready.then(() => tell({ kind: 'ready' }));
+    void engine.ready.then(() => {
+      void tell({ kind: 'ready' });
+      setImmediate(compactHeap);
+    });
     void engine.prepared.then(() => tell({ kind: 'prepared' }));
     return;
   }
