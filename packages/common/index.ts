@@ -2,7 +2,7 @@
 export { Backoff } from './backoff.ts';
 export { closestName, editDistance } from './closest-name.ts';
 export { coarseNow } from './coarse-clock.ts';
-export { compactHeap } from './compact-heap.ts';
+export { collectYoung, compactHeap } from './garbage.ts';
 export { formatDurationMs, parseDurationMs } from './duration.ts';
 export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';

@@ -6,6 +6,7 @@ import { OutputBatch } from '../http1/output-batch.ts';
 import { RequestHead, readRequestHead } from '../http1/request-head.ts';
 import { type Violation, violations } from '../http1/violation.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
+import { countAllocatedRead } from '../net/read-buffers.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import { Exchange } from './exchange.ts';
@@ -205,6 +206,7 @@ export class DownstreamConnection implements BodySink {
   }
 
   onData(chunk: Buffer): void {
+    countAllocatedRead(chunk.length);
     this.lastReadAt = performance.now();
     this.lastActivity = this.lastReadAt;
     let at = 0;

@@ -187,6 +187,10 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     return this.head.method === 'HEAD';
   }
 
+  get pendingResponseBytes(): number {
+    return this.connection.pendingBytes;
+  }
+
   get isTunnelRequest(): 'no' | 'upgrade' | 'connect' {
     return this.#tunnel;
   }

@@ -10,6 +10,7 @@ const bufferLimitBytes = 1024 * 1024;
 export class MirrorRequest implements ResponseReceiver {
   readonly isHeadRequest: boolean;
   readonly isTunnelRequest = 'no';
+  readonly pendingResponseBytes = 0;
   readonly #cluster: Cluster;
   readonly #isChunked: boolean;
   #upstream: UpstreamConnection | undefined;

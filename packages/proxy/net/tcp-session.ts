@@ -9,6 +9,7 @@ import type { PeerIdentity } from '../tls/peer-identity.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { Endpoint } from '../upstream/endpoint.ts';
 import type { ConnectionInfo } from './connection-info.ts';
+import { countAllocatedRead, keepReadBuffer, ReadBuffers } from './read-buffers.ts';
 
 /** One compiled TCP proxy (envoy tcp_proxy.proto). */
 export interface TcpProxySettings {
@@ -161,6 +162,7 @@ export class TcpSession implements LoggedStream {
   }
 
   #connect(): void {
+    const downstream = this.#downstream;
     const { context, targets, maxConnectAttempts } = this.settings;
     this.cluster ??= context.findCluster(targets.pick(context.random)?.cluster ?? '');
     const { cluster } = this;
@@ -176,7 +178,20 @@ export class TcpSession implements LoggedStream {
     this.endpoint = endpoint;
     this.#attempts++;
     cluster.counters.upstreamCxTotal++;
-    const upstream = endpoint.transport.connect(endpoint, this.info);
+    const buffers = new ReadBuffers();
+    buffers.beginLongBody();
+    const upstream = endpoint.transport.connect(endpoint, this.info, {
+      buffer: () => buffers.next(),
+      callback: (bytes, buffer) => {
+        if (buffers.hasKept && downstream.writableLength === 0) buffers.release();
+        buffers.begin();
+        this.bytesSent += bytes;
+        this.#lastActivity = coarseNow();
+        if (!downstream.write(buffer.subarray(0, bytes))) upstream.pause();
+        if (downstream.writableLength > 0) keepReadBuffer();
+        return true;
+      },
+    });
     this.#upstream = upstream;
     const failed = () => {
       if (this.#upstream !== upstream || this.#isClosed) return;
@@ -214,14 +229,10 @@ export class TcpSession implements LoggedStream {
       this.#first = undefined;
     }
     downstream.on('data', (chunk: Buffer) => {
+      countAllocatedRead(chunk.length);
       this.bytesReceived += chunk.length;
       this.#lastActivity = coarseNow();
       if (!upstream.write(chunk)) downstream.pause();
-    });
-    upstream.on('data', (chunk: Buffer) => {
-      this.bytesSent += chunk.length;
-      this.#lastActivity = coarseNow();
-      if (!downstream.write(chunk)) upstream.pause();
     });
     upstream.on('drain', () => {
       this.#lastActivity = coarseNow();

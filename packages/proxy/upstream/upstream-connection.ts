@@ -15,6 +15,8 @@ import type { Endpoint } from './endpoint.ts';
 export interface ResponseReceiver {
   /** HEAD: the answer has no body whatever its head says. */
   readonly isHeadRequest: boolean;
+  /** What it has been given by `onResponseData` and still needs. */
+  readonly pendingResponseBytes: number;
   /** The request asked for a tunnel (Upgrade, CONNECT): an answer that agrees is followed by bytes that are nobody's message. */
   readonly isTunnelRequest: 'no' | 'upgrade' | 'connect';
   onInformational(head: ResponseHead): void;
@@ -178,6 +180,7 @@ export class UpstreamConnection implements BodySink {
   }
 
   #onRead(bytes: number, buffer: Buffer): boolean {
+    if (this.#buffers.hasKept && this.#receiver?.pendingResponseBytes === 0) this.#buffers.release();
     this.#buffers.begin();
     this.#onData(bytes === buffer.length ? buffer : buffer.subarray(0, bytes), this.#buffers.isOwn(buffer));
     return true;
