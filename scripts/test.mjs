@@ -23,7 +23,7 @@ if (!existsSync(join(fixtures, 'bookinfo'))) console.log(`skipped: tests of Isti
 if (isCi && missing.length > 0) process.exit(1);
 
 const selected = process.argv.slice(2);
-const patterns = selected.length > 0 ? selected : ['packages/**/*.test.ts', 'conformance/**/*.test.ts', 'e2e/**/*.test.ts'];
+const patterns = selected.length > 0 ? selected : ['packages/**/*.test.ts', 'conformance/**/*.test.ts', 'fuzz/**/*.test.ts', 'e2e/**/*.test.ts'];
 const child = spawn(node, ['--test', '--test-timeout=240000', '--test-concurrency=1', ...(isCi ? ['--test-reporter=spec'] : []), ...patterns], {
   cwd: root,
   stdio: 'inherit',

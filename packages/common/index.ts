@@ -2,8 +2,8 @@
 export { Backoff } from './backoff.ts';
 export { closestName, editDistance } from './closest-name.ts';
 export { coarseNow } from './coarse-clock.ts';
-export { collectYoung, compactHeap } from './garbage.ts';
 export { formatDurationMs, parseDurationMs } from './duration.ts';
+export { collectYoung, compactHeap } from './garbage.ts';
 export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';
 export { describeOrigin, type Origin } from './origin.ts';

@@ -10,7 +10,12 @@ type State =
   | 'untilClose'
   | 'sizeFirst'
   | 'size'
-  | 'extension'
+  | 'extName'
+  | 'extValue'
+  | 'extToken'
+  | 'extQuoted'
+  | 'extEscaped'
+  | 'extEnd'
   | 'sizeLf'
   | 'data'
   | 'dataCr'
@@ -39,6 +44,8 @@ export class BodyReader {
   #remaining: number;
   #digits: number;
   #lineBytes: number;
+  /** A chunk extension's name is being read, not its value. */
+  #inName: boolean;
 
   constructor() {
     this.trailers = '';
@@ -46,6 +53,7 @@ export class BodyReader {
     this.#remaining = 0;
     this.#digits = 0;
     this.#lineBytes = 0;
+    this.#inName = false;
   }
 
   get isDone(): boolean {
@@ -120,17 +128,18 @@ export class BodyReader {
         if (this.#state === 'sizeFirst') return violations.badChunk;
         if (byte === 0x0d) this.#state = 'sizeLf';
         else if (byte === 0x3b) {
-          this.#state = 'extension';
+          this.#state = 'extName';
           this.#lineBytes = 0;
         } else return violations.badChunk;
         return undefined;
       }
-      case 'extension':
-        // Extensions are read over and dropped (RFC 9112 section 7.1.1).
-        if (byte === 0x0d) this.#state = 'sizeLf';
-        else if (byte === 0x0a || (byte < 0x20 && byte !== 0x09) || byte === 0x7f) return violations.badChunk;
-        else if (++this.#lineBytes > maxExtensionBytes) return violations.chunkExtensionTooLong;
-        return undefined;
+      case 'extName':
+      case 'extValue':
+      case 'extToken':
+      case 'extQuoted':
+      case 'extEscaped':
+      case 'extEnd':
+        return this.#readExtension(byte);
       case 'sizeLf':
         if (byte !== 0x0a) return violations.badChunk;
         this.#state = this.#remaining === 0 ? 'trailerStart' : 'data';
@@ -168,11 +177,56 @@ export class BodyReader {
     }
   }
 
+  /**
+   * Chunk extensions are read over and dropped, but only if they are what RFC 9112 section 7.1.1 says: `;name`, `;name=token` or
+   * `;name="quoted"`, without white space. Readers that disagree on where an extension ends disagree on where the chunk begins.
+   */
+  #readExtension(byte: number): Violation | undefined {
+    if (++this.#lineBytes > maxExtensionBytes) return violations.chunkExtensionTooLong;
+    switch (this.#state) {
+      case 'extQuoted':
+        if (byte === 0x22) this.#state = 'extEnd';
+        else if (byte === 0x5c) this.#state = 'extEscaped';
+        else if (byte < 0x20 ? byte !== 0x09 : byte === 0x7f) return violations.badChunk;
+        return undefined;
+      case 'extEscaped':
+        if (byte < 0x20 ? byte !== 0x09 : byte === 0x7f) return violations.badChunk;
+        this.#state = 'extQuoted';
+        return undefined;
+      case 'extName':
+        if (!isTokenByte(byte)) return violations.badChunk;
+        this.#state = 'extToken';
+        this.#inName = true;
+        return undefined;
+      case 'extValue':
+        if (byte === 0x22) this.#state = 'extQuoted';
+        else if (isTokenByte(byte)) this.#state = 'extToken';
+        else return violations.badChunk;
+        this.#inName = false;
+        return undefined;
+      default:
+        if (byte === 0x0d) this.#state = 'sizeLf';
+        else if (byte === 0x3b) this.#state = 'extName';
+        else if (this.#state === 'extEnd') return violations.badChunk;
+        else if (byte === 0x3d && this.#inName) this.#state = 'extValue';
+        else if (!isTokenByte(byte)) return violations.badChunk;
+        return undefined;
+    }
+  }
+
   #addTrailerByte(byte: number): Violation | undefined {
     if (this.trailers.length >= maxTrailerBytes) return violations.trailersTooLarge;
     this.trailers += String.fromCharCode(byte);
     return undefined;
   }
+}
+
+/** tchar of RFC 9110 section 5.6.2, by byte. */
+const tokenBytes = new Uint8Array(256);
+for (const character of "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") tokenBytes[character.charCodeAt(0)] = 1;
+
+function isTokenByte(byte: number): boolean {
+  return tokenBytes[byte] === 1;
 }
 
 function hexDigit(byte: number): number {

@@ -49,14 +49,15 @@ export function readFields(text: string, start: number, headers: HeaderList, fra
         break;
       case 'content-length':
         if (lengthText !== undefined) return violations.repeatedContentLength;
-        lengthText = text.substring(from, to);
+        lengthText = text.substring(colon, end).includes('\t') ? 'tab' : text.substring(from, to);
         headers.addReceived(name, from, to, at, end + 2);
         break;
       case 'transfer-encoding': {
         if (hasTransferEncoding) return violations.badTransferEncoding;
         hasTransferEncoding = true;
         const value = text.substring(from, to);
-        if (value.toLowerCase() !== 'chunked') return explainTransferEncoding(value);
+        // A tab around the value is white space too, but not to everybody: those who do not trim it would not see chunks.
+        if (value.toLowerCase() !== 'chunked' || text.substring(colon, end).includes('\t')) return explainTransferEncoding(value);
         framing.isChunked = true;
         break;
       }
@@ -121,7 +122,7 @@ function isSpace(code: number): boolean {
 function explainTransferEncoding(value: string): Violation {
   const isList = /^(?:[!#$%&'*+\-.^_`|~0-9a-z]+(?:[ \t]*,[ \t]*)?)+$/i.test(value);
   const isNonsense = /(?:^|,)\s*chunked\s*,/i.test(value) || /^x?identity$|^xchunked$/i.test(value);
-  return isList && !isNonsense ? violations.unsupportedTransferEncoding : violations.badTransferEncoding;
+  return isList && !isNonsense && value.toLowerCase() !== 'chunked' ? violations.unsupportedTransferEncoding : violations.badTransferEncoding;
 }
 
 /** Which rule a head broke that did not fit the grammar; only for heads that are refused, so it may be slow. */
