@@ -34,6 +34,8 @@ export function renderPrometheus(stats: StatsSnapshot): string {
   perCluster('envoy_cluster_membership_total', 'gauge', (cluster) => cluster.endpoints.length);
   perCluster('envoy_cluster_membership_healthy', 'gauge', (cluster) => cluster.healthy);
   lines.push('# TYPE mizzen_workers gauge', `mizzen_workers ${stats.workers}`);
+  lines.push('# TYPE nodejs_active_resources gauge');
+  for (const [type, count] of Object.entries(stats.activeResources)) lines.push(`nodejs_active_resources{type="${escapeLabel(type)}"} ${count}`);
   lines.push('# TYPE process_resident_memory_bytes gauge', `process_resident_memory_bytes ${stats.residentBytes}`);
   lines.push('# TYPE process_cpu_seconds_total counter', `process_cpu_seconds_total ${stats.cpuSeconds}`);
   return `${lines.join('\n')}\n`;

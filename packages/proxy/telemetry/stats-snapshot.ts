@@ -14,6 +14,8 @@ export interface StatsSnapshot {
   readonly listeners: readonly ListenerStats[];
   readonly residentBytes: number;
   readonly cpuSeconds: number;
+  /** What keeps the event loop busy, by Node's names (`Timeout`, `TCPSocketWrap`): a leak shows here first. */
+  readonly activeResources: Readonly<Record<string, number>>;
   /** Event loops that this speaks for. */
   readonly workers: number;
 }
@@ -111,8 +113,15 @@ export function takeSnapshot(from: {
     listeners: from.listeners,
     residentBytes: process.memoryUsage.rss(),
     cpuSeconds: (cpu.user + cpu.system) / 1e6,
+    activeResources: countBy(process.getActiveResourcesInfo()),
     workers: 1,
   };
+}
+
+function countBy(names: readonly string[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const name of names) counts[name] = (counts[name] ?? 0) + 1;
+  return counts;
 }
 
 /** Adds up what several event loops have counted. */
@@ -164,6 +173,7 @@ export function mergeSnapshots(snapshots: readonly StatsSnapshot[]): StatsSnapsh
     ),
     residentBytes: sum(snapshots.map((snapshot) => snapshot.residentBytes)),
     cpuSeconds: sum(snapshots.map((snapshot) => snapshot.cpuSeconds)),
+    activeResources: addNumbers(snapshots.map((snapshot) => snapshot.activeResources)),
     workers: sum(snapshots.map((snapshot) => snapshot.workers)),
   };
 }

@@ -272,6 +272,7 @@ function countsOnly(stats: StatsSnapshot): StatsSnapshot {
     clusters: stats.clusters.map((cluster) => ({ ...cluster, activeRequests: 0, pendingRequests: 0, endpoints: [] })),
     listeners: [],
     residentBytes: 0,
+    activeResources: {},
     workers: 0,
   };
 }

@@ -1,0 +1,11 @@
+import { soak } from '../e2e/support/soak.ts';
+
+/** `npm run soak [-- --minutes N]`: thirty minutes of all kinds of traffic on one proxy, and what is left of it. */
+const at = process.argv.indexOf('--minutes');
+const minutes = at < 0 ? 30 : Number(process.argv[at + 1]);
+console.log(`soaking for ${minutes} minutes`);
+const { requests, growthMib, before, after, memory } = await soak(minutes * 60, (text) => console.log(text));
+console.log(
+  `${requests} requests; memory ${memory[0]?.toFixed(0)} to ${memory.at(-1)?.toFixed(0)} MiB, second to last quarter ${growthMib >= 0 ? '+' : ''}${growthMib.toFixed(1)} MiB`,
+);
+for (const name of Object.keys(after)) console.log(`${name}: ${before[name]} before, ${after[name]} after`);
