@@ -245,7 +245,7 @@ export class DownstreamConnection implements BodySink {
       const head = readRequestHead(this.#heads.text, settings.headLimits);
       if (!(head instanceof RequestHead)) return this.#refuse(head);
       this.#connectHead = undefined;
-      if (head.method === 'CONNECT' && !settings.upgrades.has('connect')) {
+      if (head.method === 'CONNECT' && !settings.upgrades.has('connect') && !hasConnectRoute(settings, head)) {
         if (settings.direction !== 'outbound') return this.#refuse(violations.methodNotSupported);
         // An application that uses its sidecar as an HTTP proxy. Some clients tunnel plain HTTP through a proxy too: what comes through
         // the tunnel decides. Requests are routed like any others, a TLS handshake makes it a tunnel to the service that was named.
@@ -313,4 +313,9 @@ export class DownstreamConnection implements BodySink {
     this.#exchange = undefined;
     this.#onClose(this);
   }
+}
+
+/** A route says where CONNECT requests for this host go: nothing has to be guessed from what comes through them. */
+function hasConnectRoute(settings: ConnectionSettings, head: RequestHead): boolean {
+  return settings.routeTable()?.findHost(head.authority)?.find(head) !== undefined;
 }

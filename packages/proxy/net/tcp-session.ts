@@ -180,7 +180,7 @@ export class TcpSession implements LoggedStream {
     cluster.counters.upstreamCxTotal++;
     const buffers = new ReadBuffers();
     buffers.beginLongBody();
-    const upstream = endpoint.transport.connect(endpoint, this.info, {
+    const upstream = endpoint.transport.connect(endpoint, 'bytes', this.info, {
       buffer: () => buffers.next(),
       callback: (bytes, buffer) => {
         if (buffers.hasKept && downstream.writableLength === 0) buffers.release();

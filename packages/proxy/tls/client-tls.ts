@@ -22,6 +22,8 @@ export class ClientTls {
   readonly #sources: TlsSources;
   readonly #requirements: PeerRequirements;
   readonly #alpn: string[];
+  /** The same for connections that carry no HTTP. */
+  readonly #bytesAlpn: string[];
   readonly #sni: string;
   readonly #config: UpstreamTlsContext;
   readonly #resumes: boolean;
@@ -37,6 +39,7 @@ export class ClientTls {
     this.#config = config;
     this.#requirements = new PeerRequirements(validationOf(common).context, place);
     this.#alpn = [...common.alpnProtocols];
+    this.#bytesAlpn = this.#alpn.filter((name) => !name.startsWith('istio-http/'));
     this.#sni = config.sni;
     this.isMesh = this.#sources.hasSdsKeyPair && common.alpnProtocols.includes('istio');
     // upstream tls.proto `max_session_keys`: 1 unless it says otherwise, 0 switches resumption off.
@@ -52,7 +55,8 @@ export class ClientTls {
     return missing === undefined ? undefined : `the secret ${missing} has not arrived`;
   }
 
-  connectOptions(host: string, port: number): ConnectionOptions {
+  connectOptions(host: string, port: number, content: 'http' | 'bytes'): ConnectionOptions {
+    const alpn = content === 'http' ? this.#alpn : this.#bytesAlpn;
     const secureContext = this.#secureContext();
     const session = this.#sessions.get(`${host}|${port}`);
     return {
@@ -61,7 +65,7 @@ export class ClientTls {
       secureContext,
       ...(session === undefined ? {} : { session }),
       ...(this.#sni !== '' && isIP(this.#sni) === 0 ? { servername: this.#sni } : {}),
-      ...(this.#alpn.length > 0 ? { ALPNProtocols: this.#alpn } : {}),
+      ...(alpn.length > 0 ? { ALPNProtocols: alpn } : {}),
       rejectUnauthorized: this.#sources.hasRoots,
       checkServerIdentity: (_host: string, certificate: PeerCertificate) => {
         const problem = this.#verifyPeer(certificate);

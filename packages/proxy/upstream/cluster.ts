@@ -4,6 +4,7 @@ import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { ServiceName } from '../route/route-table.ts';
 import type { ConnectionWaiter, Endpoint } from './endpoint.ts';
 import type { Picker } from './load-balancer.ts';
+import type { Content } from './transport.ts';
 import { UpstreamConnection } from './upstream-connection.ts';
 
 /** A compiled cluster: its endpoints, how one is chosen, and how much may be under way. Built by ./compile-cluster.ts. */
@@ -149,14 +150,12 @@ export class Cluster {
 
   /** For a request that nobody waits for (a mirror): a connection if one is free or may be opened, never a place in the queue. */
   connectAside(endpoint: Endpoint, client: ConnectionInfo): UpstreamConnection | undefined {
-    return (endpoint.transport.isPerClient ? undefined : endpoint.idle.pop()) ?? this.openTunnel(endpoint, client);
+    return (endpoint.transport.isPerClient ? undefined : endpoint.idle.pop()) ?? this.#openIfAllowed(endpoint, 'http', client);
   }
 
   /** A connection for bytes that are no messages; undefined when the limit is reached. */
   openTunnel(endpoint: Endpoint, client: ConnectionInfo): UpstreamConnection | undefined {
-    if (this.#mayConnect(endpoint)) return this.#open(endpoint, client);
-    this.counters.upstreamCxOverflow++;
-    return undefined;
+    return this.#openIfAllowed(endpoint, 'bytes', client);
   }
 
   /** Takes a waiter out of the queue. */
@@ -206,9 +205,15 @@ export class Cluster {
     return this.settings.maxConnections >= unlimited || endpoint.connections === 0 || this.#connections() < this.settings.maxConnections;
   }
 
-  #open(endpoint: Endpoint, client: ConnectionInfo | undefined): UpstreamConnection {
+  #openIfAllowed(endpoint: Endpoint, content: Content, client: ConnectionInfo): UpstreamConnection | undefined {
+    if (this.#mayConnect(endpoint)) return this.#open(endpoint, client, content);
+    this.counters.upstreamCxOverflow++;
+    return undefined;
+  }
+
+  #open(endpoint: Endpoint, client: ConnectionInfo | undefined, content: Content = 'http'): UpstreamConnection {
     this.counters.upstreamCxTotal++;
-    return new UpstreamConnection(this, endpoint, client);
+    return new UpstreamConnection(this, endpoint, content, client);
   }
 
   #preconnect(endpoint: Endpoint): void {

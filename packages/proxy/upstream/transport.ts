@@ -10,6 +10,9 @@ export interface Destination {
   readonly port: number;
 }
 
+/** What a connection is for: sidecars tell each other in the handshake (ALPN `istio-http/1.1`). */
+export type Content = 'http' | 'bytes';
+
 export type OnRead = NonNullable<net.SocketConstructorOpts['onread']>;
 
 /** How connections to an endpoint are made: plain, or with TLS. */
@@ -22,7 +25,7 @@ export interface Transport {
   /** Why no connection can be made now, or undefined. */
   readonly notReadyReason: string | undefined;
   /** `client` is whom the connection is for, where one is known. */
-  connect(to: Destination, client?: ConnectionInfo, onread?: OnRead): net.Socket;
+  connect(to: Destination, content: Content, client?: ConnectionInfo, onread?: OnRead): net.Socket;
   /** The event that says the connection can be written to. */
   readonly readyEvent: 'connect' | 'secureConnect';
 }
@@ -35,7 +38,7 @@ export const plainTransport: Transport = {
   isPerClient: false,
   notReadyReason: undefined,
   readyEvent: 'connect',
-  connect: ({ address, port }, _client, onread) => net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...withOnRead(onread) }),
+  connect: ({ address, port }, _content, _client, onread) => net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...withOnRead(onread) }),
 };
 
 export function tlsTransport(client: ClientTls): Transport {
@@ -47,8 +50,8 @@ export function tlsTransport(client: ClientTls): Transport {
       return client.notReadyReason;
     },
     readyEvent: 'secureConnect',
-    connect: ({ address, port }, _client, onread) => {
-      const options = { ...client.connectOptions(address, port), allowHalfOpen: true, ...withOnRead(onread) };
+    connect: ({ address, port }, content, _client, onread) => {
+      const options = { ...client.connectOptions(address, port, content), allowHalfOpen: true, ...withOnRead(onread) };
       const socket = tls.connect(options);
       client.remember(socket, address, port);
       socket.setNoDelay(true);
@@ -68,8 +71,8 @@ export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undef
       return inner.notReadyReason;
     },
     readyEvent: inner.readyEvent,
-    connect: (to, info, onread) => {
-      const raw = client === undefined ? plainTransport.connect(to, info, onread) : plainTransport.connect(to, info);
+    connect: (to, content, info, onread) => {
+      const raw = client === undefined ? plainTransport.connect(to, content, info, onread) : plainTransport.connect(to, content, info);
       const own = { sourceAddress: '', sourcePort: 0, destinationAddress: '', destinationPort: 0 };
       raw.write(
         writeProxyHeader(
@@ -80,7 +83,7 @@ export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undef
         ),
       );
       if (client === undefined) return raw;
-      const { host: _host, port: _port, ...options } = client.connectOptions(to.address, to.port);
+      const { host: _host, port: _port, ...options } = client.connectOptions(to.address, to.port, content);
       const withSocket = { ...options, socket: raw, ...withOnRead(onread) };
       return tls.connect(withSocket);
     },

@@ -10,6 +10,7 @@ import type { ConnectionInfo } from '../net/connection-info.ts';
 import { ReadBuffers } from '../net/read-buffers.ts';
 import type { Cluster } from './cluster.ts';
 import type { Endpoint } from './endpoint.ts';
+import type { Content } from './transport.ts';
 
 /** Who sent a request on an upstream connection and receives what comes back. */
 export interface ResponseReceiver {
@@ -74,7 +75,7 @@ export class UpstreamConnection implements BodySink {
   #held: (string | Buffer)[] | undefined;
   #heldBytes: number;
 
-  constructor(cluster: Cluster, endpoint: Endpoint, client: ConnectionInfo | undefined) {
+  constructor(cluster: Cluster, endpoint: Endpoint, content: Content, client: ConnectionInfo | undefined) {
     const { settings } = cluster;
     this.endpoint = endpoint;
     this.openedAt = coarseNow();
@@ -96,7 +97,7 @@ export class UpstreamConnection implements BodySink {
     this.#held = endpoint.transport.isTls ? [] : undefined;
     this.#heldBytes = 0;
     endpoint.connections++;
-    this.socket = endpoint.transport.connect(endpoint, client, {
+    this.socket = endpoint.transport.connect(endpoint, content, client, {
       buffer: () => this.#buffers.next(),
       callback: (bytes, buffer) => this.#onRead(bytes, buffer as Buffer),
     });

@@ -6,9 +6,10 @@ import { type Cluster, Cluster_DiscoveryType, Cluster_LbPolicy, ClusterSchema } 
 import { RawBufferSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer_pb.js';
 import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
 import { spiffeUri } from '../../citadel/spiffe-identity.ts';
 import type { ProxyView } from '../proxy-view.ts';
-import type { Service, ServicePort } from '../registry/service.ts';
+import { mayBeHttp, type Service, type ServicePort } from '../registry/service.ts';
 import { type Configured, isVisible, type MeshSnapshot } from '../snapshot.ts';
 import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
 import { lbEndpoint, locality } from './endpoints.ts';
@@ -82,7 +83,17 @@ function outboundCluster(
       },
     },
   });
-  applyTls(cluster, service, policy.tls, snapshot);
+  const common = {
+    ...(http?.idleTimeout ? { idleTimeout: durationFromMs(parseDurationMs(http.idleTimeout) ?? 0) } : {}),
+    ...(http?.maxRequestsPerConnection ? { maxRequestsPerConnection: http.maxRequestsPerConnection } : {}),
+    ...(tcp?.maxConnectionDuration ? { maxConnectionDuration: durationFromMs(parseDurationMs(tcp.maxConnectionDuration) ?? 0) } : {}),
+  };
+  if (Object.keys(common).length > 0)
+    cluster.typedExtensionProtocolOptions['envoy.extensions.upstreams.http.v3.HttpProtocolOptions'] = packAny(HttpProtocolOptionsSchema, {
+      commonHttpProtocolOptions: common,
+      upstreamProtocolOptions: { case: 'explicitHttpConfig', value: { protocolConfig: { case: 'httpProtocolOptions', value: {} } } },
+    });
+  applyTls(cluster, service, mayBeHttp(port.protocol), policy.tls, snapshot);
   return cluster;
 }
 
@@ -106,7 +117,7 @@ function dnsEndpoints(service: Service, port: ServicePort, subset: SubsetSpec | 
     .map((instance) => ({ locality: locality(instance), lbEndpoints: [lbEndpoint(instance, port, service)] }));
 }
 
-function applyTls(cluster: Cluster, service: Service, tls: ClientTlsSpec | undefined, snapshot: MeshSnapshot): void {
+function applyTls(cluster: Cluster, service: Service, isHttp: boolean, tls: ClientTlsSpec | undefined, snapshot: MeshSnapshot): void {
   const accounts = new Map<string, string>();
   for (const instance of service.instances) {
     if (instance.hasSidecar) {
@@ -115,7 +126,10 @@ function applyTls(cluster: Cluster, service: Service, tls: ClientTlsSpec | undef
     }
   }
   const mesh = () =>
-    upstreamTls(meshTlsContext([...accounts.keys()].sort()), `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`);
+    upstreamTls(
+      meshTlsContext([...accounts.keys()].sort(), isHttp),
+      `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`,
+    );
   switch (tls?.mode) {
     case 'DISABLE':
       return;

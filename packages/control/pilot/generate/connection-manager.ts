@@ -1,8 +1,10 @@
 import { type Init, packAny } from '@mizzen/envoy-api';
+import type { AccessLogSchema } from '@mizzen/envoy-api/gen/envoy/config/accesslog/v3/accesslog_pb.js';
 import type { FilterSchema, ListenerFilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { RouterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/router/v3/router_pb.js';
+import { HttpInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/http_inspector/v3/http_inspector_pb.js';
 import { TlsInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector_pb.js';
 import {
   HttpConnectionManager_ForwardClientCertDetails,
@@ -16,6 +18,11 @@ import {
 export const accessLogFormat =
   '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER% %DOWNSTREAM_PEER_URI_SAN% %ROUTE_NAME%\n';
 
+export const httpInspector: Init<typeof ListenerFilterSchema> = {
+  name: 'envoy.filters.listener.http_inspector',
+  configType: { case: 'typedConfig', value: packAny(HttpInspectorSchema, {}) },
+};
+
 export const tlsInspector: Init<typeof ListenerFilterSchema> = {
   name: 'envoy.filters.listener.tls_inspector',
   configType: { case: 'typedConfig', value: packAny(TlsInspectorSchema, {}) },
@@ -27,6 +34,23 @@ export interface ConnectionManagerOptions {
   readonly direction: 'inbound' | 'outbound' | 'gateway';
   readonly isTls: boolean;
 }
+
+/** The access log of HTTP and TCP alike. */
+export const accessLog: Init<typeof AccessLogSchema>[] = [
+  {
+    name: 'envoy.access_loggers.file',
+    configType: {
+      case: 'typedConfig',
+      value: packAny(FileAccessLogSchema, {
+        path: '/dev/stdout',
+        accessLogFormat: {
+          case: 'logFormat',
+          value: { format: { case: 'textFormatSource', value: { specifier: { case: 'inlineString', value: accessLogFormat } } } },
+        },
+      }),
+    },
+  },
+];
 
 /** The HTTP connection manager of every listener. Headers by which a peer could pass as somebody else are kept only from the mesh. */
 export function connectionManager({ statPrefix, routes, direction, isTls }: ConnectionManagerOptions): Init<typeof FilterSchema> {
@@ -50,21 +74,8 @@ export function connectionManager({ statPrefix, routes, direction, isTls }: Conn
         useRemoteAddress: direction === 'gateway',
         forwardClientCertDetails: certDetails,
         setCurrentClientCertDetails: { uri: true, dns: true, subject: true },
-        accessLog: [
-          {
-            name: 'envoy.access_loggers.file',
-            configType: {
-              case: 'typedConfig',
-              value: packAny(FileAccessLogSchema, {
-                path: '/dev/stdout',
-                accessLogFormat: {
-                  case: 'logFormat',
-                  value: { format: { case: 'textFormatSource', value: { specifier: { case: 'inlineString', value: accessLogFormat } } } },
-                },
-              }),
-            },
-          },
-        ],
+        accessLog,
+        upgradeConfigs: [{ upgradeType: 'websocket' }],
         // Sidecar to sidecar the request id of the first hop is kept, so that one id names the whole chain.
         preserveExternalRequestId: direction !== 'gateway',
         alwaysSetRequestIdInResponse: direction === 'gateway',

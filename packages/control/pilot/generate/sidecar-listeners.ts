@@ -8,10 +8,10 @@ import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensio
 import type { InboundPort, ProxyView } from '../proxy-view.ts';
 import { isHttp, protocolOf, type Service } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
-import { connectionManager, tlsInspector } from './connection-manager.ts';
+import { accessLog, connectionManager, httpInspector, tlsInspector } from './connection-manager.ts';
 import { inboundClusterName, outboundRouteName, splitAddress } from './names.ts';
 import { peerAuthenticationMode } from './peer-authentication.ts';
-import { ads, meshTlsContext } from './tls-contexts.ts';
+import { ads, meshAlpn, meshHttpAlpn, meshTlsContext } from './tls-contexts.ts';
 
 /** LDS for a sidecar: the explicit outbound listener, and one inbound listener per port. */
 export function sidecarListeners(view: ProxyView, snapshot: MeshSnapshot): Listener[] {
@@ -45,56 +45,77 @@ function inboundListener(inbound: InboundPort, view: ProxyView, snapshot: MeshSn
   const service = serviceOf(inbound, view, snapshot);
   const protocol =
     inbound.protocol !== undefined ? protocolOf(undefined, inbound.protocol, undefined) : (service?.protocol ?? protocolOf(inbound.name, undefined, undefined));
-  const filter = (isTls: boolean): Init<typeof FilterSchema> => {
-    const cluster = inboundClusterName(inbound.port);
-    if (!isHttp(protocol))
-      return {
-        name: 'envoy.filters.network.tcp_proxy',
-        configType: { case: 'typedConfig', value: packAny(TcpProxySchema, { statPrefix: cluster, clusterSpecifier: { case: 'cluster', value: cluster } }) },
-      };
-    return connectionManager({
+  const cluster = inboundClusterName(inbound.port);
+  const tcp: Init<typeof FilterSchema> = {
+    name: 'envoy.filters.network.tcp_proxy',
+    configType: {
+      case: 'typedConfig',
+      value: packAny(TcpProxySchema, { statPrefix: cluster, clusterSpecifier: { case: 'cluster', value: cluster }, accessLog }),
+    },
+  };
+  const http = (isTls: boolean) =>
+    connectionManager({
       statPrefix: `inbound_${inbound.listen}`,
       routes: { case: 'routeConfig', value: inboundRoutes(cluster, inbound.port, service?.service) },
       direction: 'inbound',
       isTls,
     });
-  };
+  const isAuto = protocol === 'AUTO';
+  const filter = (isTls: boolean) => (isHttp(protocol) ? http(isTls) : tcp);
   const chains: Init<typeof FilterChainSchema>[] = [];
   if (mode !== 'DISABLE') {
-    chains.push({
-      name: `${inbound.port}-mtls`,
-      filterChainMatch: { transportProtocol: 'tls' },
-      transportSocket: {
-        name: 'envoy.transport_sockets.tls',
-        configType: {
-          case: 'typedConfig',
-          value: packAny(DownstreamTlsContextSchema, {
-            commonTlsContext: {
-              ...meshTlsContext(undefined),
-              alpnProtocols: ['istio-peer-exchange', 'istio', 'http/1.1'],
-              tlsParams: { tlsMinimumProtocolVersion: TlsParameters_TlsProtocol.TLSv1_2 },
-            },
-            requireClientCertificate: true,
-          }),
-        },
-      },
-      filters: [filter(true)],
-    });
+    const transportSocket = mutualTls();
+    // A caller's sidecar says in the handshake whether HTTP is inside.
+    if (isAuto)
+      chains.push({
+        name: `${inbound.port}-mtls-http`,
+        filterChainMatch: { transportProtocol: 'tls', applicationProtocols: [meshHttpAlpn] },
+        transportSocket,
+        filters: [http(true)],
+      });
+    chains.push({ name: `${inbound.port}-mtls`, filterChainMatch: { transportProtocol: 'tls' }, transportSocket, filters: [filter(true)] });
   }
-  if (mode !== 'STRICT')
-    chains.push({
-      name: `${inbound.port}-plain`,
-      ...(mode === 'DISABLE' ? {} : { filterChainMatch: { transportProtocol: 'raw_buffer' } }),
-      filters: [filter(false)],
-    });
+  if (mode !== 'STRICT') {
+    const plain = mode === 'DISABLE' && !isAuto ? {} : { transportProtocol: 'raw_buffer' };
+    if (isAuto)
+      chains.push({
+        name: `${inbound.port}-plain-http`,
+        filterChainMatch: { ...plain, applicationProtocols: ['http/1.0', 'http/1.1'] },
+        filters: [http(false)],
+      });
+    // With mutual TLS off, TLS on this port is the application's own.
+    chains.push({ name: `${inbound.port}-plain`, ...(mode === 'DISABLE' ? {} : { filterChainMatch: plain }), filters: [filter(false)] });
+  }
   return create(ListenerSchema, {
     name: `inbound_${address}_${port}`,
     address: { address: { case: 'socketAddress', value: { address, portSpecifier: { case: 'portValue', value: port } } } },
     trafficDirection: 1,
-    listenerFilters: mode === 'DISABLE' ? [] : [tlsInspector],
+    listenerFilters: [...(mode === 'DISABLE' && !isAuto ? [] : [tlsInspector]), ...(isAuto ? [httpInspector] : [])],
+    // A server that speaks first waits for nobody's first byte.
+    ...(isAuto ? { listenerFiltersTimeout: durationFromMs(protocolDetectionTimeoutMs), continueOnListenerFiltersTimeout: true } : {}),
     filterChains: chains,
     metadata: { filterMetadata: { 'mizzen.inbound': { mtls: mode, port: inbound.port } } },
   });
+}
+
+/** What is sent on a port without a declared protocol within this time decides whether it is HTTP. */
+const protocolDetectionTimeoutMs = 1_000;
+
+function mutualTls(): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
+  return {
+    name: 'envoy.transport_sockets.tls',
+    configType: {
+      case: 'typedConfig',
+      value: packAny(DownstreamTlsContextSchema, {
+        commonTlsContext: {
+          ...meshTlsContext(undefined),
+          alpnProtocols: [meshHttpAlpn, ...meshAlpn, 'http/1.1'],
+          tlsParams: { tlsMinimumProtocolVersion: TlsParameters_TlsProtocol.TLSv1_2 },
+        },
+        requireClientCertificate: true,
+      }),
+    },
+  };
 }
 
 /** The service that this port of the workload implements: it gives the routes their destination name and the port its protocol. */

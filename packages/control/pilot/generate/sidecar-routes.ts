@@ -2,7 +2,7 @@ import { create } from '@bufbuild/protobuf';
 import { durationFromMs } from '@mizzen/envoy-api';
 import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
-import { isHttp, type Service, type ServicePort } from '../registry/service.ts';
+import { mayBeHttp, type Service, type ServicePort } from '../registry/service.ts';
 import { isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import { visibleServices } from './clusters.ts';
 import { outboundClusterName, outboundRouteName } from './names.ts';
@@ -44,7 +44,7 @@ function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualH
   const taken = new Set<string>(['*']);
   const claim = (names: readonly string[]) => names.filter((name) => !taken.has(name) && taken.add(name));
   for (const service of visibleServices(view, snapshot)) {
-    const httpPorts = service.ports.filter((port) => isHttp(port.protocol));
+    const httpPorts = service.ports.filter((port) => mayBeHttp(port.protocol));
     const bare = httpPorts.find((port) => port.number === 80) ?? (httpPorts.length === 1 ? httpPorts[0] : undefined);
     for (const port of httpPorts) {
       const virtualService = virtualServiceFor(service.hostname, view.namespace, 'mesh', snapshot);
@@ -53,6 +53,13 @@ function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualH
       if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes });
     }
   }
+  // What is no HTTP can be reached by CONNECT.
+  for (const service of visibleServices(view, snapshot))
+    for (const port of service.ports) {
+      if (mayBeHttp(port.protocol) || port.protocol === 'UDP') continue;
+      const domains = claim(domainsOf(service, port, false, view.namespace));
+      if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes: [connectRoute(service, port)] });
+    }
   // Hosts that only a VirtualService names: they have no service of their own, but routes to others.
   for (const virtualService of snapshot.virtualServices) {
     if (!appliesTo(virtualService, 'mesh') || !isVisible(virtualService.spec.exportTo, virtualService.namespace, view.namespace)) continue;
@@ -89,6 +96,23 @@ function defaultRoute(service: Service, port: ServicePort): Route {
         clusterSpecifier: { case: 'cluster', value: outboundClusterName(port.number, '', service.hostname) },
         timeout: durationFromMs(0),
         retryPolicy: retryPolicy(undefined),
+      },
+    },
+    metadata: { filterMetadata: { 'mizzen.provenance': { object: `${service.kind} ${service.namespace}/${service.name}`, origin: originText(service) } } },
+  };
+}
+
+/** CONNECT ends at this sidecar; what comes through it goes to the service as bytes. */
+function connectRoute(service: Service, port: ServicePort): Route {
+  return {
+    name: 'connect',
+    match: { pathSpecifier: { case: 'connectMatcher', value: {} } },
+    action: {
+      case: 'route',
+      value: {
+        clusterSpecifier: { case: 'cluster', value: outboundClusterName(port.number, '', service.hostname) },
+        timeout: durationFromMs(0),
+        upgradeConfigs: [{ upgradeType: 'CONNECT', connectConfig: {} }],
       },
     },
     metadata: { filterMetadata: { 'mizzen.provenance': { object: `${service.kind} ${service.namespace}/${service.name}`, origin: originText(service) } } },

@@ -15,11 +15,13 @@ export const workloadSecretName = 'default';
 export const rootSecretName = 'ROOTCA';
 /** Application protocols by which two sidecars know each other, as in Istio. */
 export const meshAlpn = ['istio-peer-exchange', 'istio'];
+/** The one by which a client's sidecar says that HTTP is inside: a port without a declared protocol is told by it (Istio's ALPN override). */
+export const meshHttpAlpn = 'istio-http/1.1';
 
 /** Mutual TLS inside the mesh: own certificate, peers verified against the mesh's roots and, for clients, the expected identities. */
-export function meshTlsContext(expectedIdentities: readonly string[] | undefined): Init<typeof CommonTlsContextSchema> {
+export function meshTlsContext(expectedIdentities: readonly string[] | undefined, isHttp = false): Init<typeof CommonTlsContextSchema> {
   return {
-    alpnProtocols: expectedIdentities === undefined ? ['h2', 'http/1.1'] : meshAlpn,
+    alpnProtocols: expectedIdentities === undefined ? ['h2', 'http/1.1'] : isHttp ? [meshHttpAlpn, ...meshAlpn] : meshAlpn,
     tlsCertificateSdsSecretConfigs: [{ name: workloadSecretName, sdsConfig: ads }],
     validationContextType: {
       case: 'combinedValidationContext',

@@ -24,7 +24,8 @@ export interface ServicePort {
   readonly protocol: Protocol;
 }
 
-export type Protocol = 'HTTP' | 'HTTPS' | 'HTTP2' | 'GRPC' | 'TLS' | 'TCP' | 'UDP';
+/** `AUTO`: nothing was declared; what is spoken is found out connection by connection. */
+export type Protocol = 'HTTP' | 'HTTPS' | 'HTTP2' | 'GRPC' | 'TLS' | 'TCP' | 'UDP' | 'AUTO';
 
 /** One replica of a service, with the address that callers connect to. */
 export interface Instance {
@@ -67,12 +68,17 @@ export function protocolOf(name: string | undefined, appProtocol: string | undef
         return 'TCP';
     }
   }
-  return 'TCP';
+  return 'AUTO';
 }
 
 /** HTTP/1.1 is spoken on these; others travel as bytes. */
 export function isHttp(protocol: Protocol): boolean {
   return protocol === 'HTTP' || protocol === 'HTTP2' || protocol === 'GRPC';
+}
+
+/** An HTTP client may call this port: it declares HTTP, or nothing. */
+export function mayBeHttp(protocol: Protocol): boolean {
+  return isHttp(protocol) || protocol === 'AUTO';
 }
 
 export function selects(selector: Readonly<Record<string, string>> | undefined, labels: Readonly<Record<string, string>> | undefined): boolean {
