@@ -172,12 +172,27 @@ describe('HTTP/1.1 through client and server sidecar', () => {
     ['Transfer-Encoding: xchunked', `POST / HTTP/1.1\r\n${host}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n`, 400],
     ['Transfer-Encoding: chunked, identity', `POST / HTTP/1.1\r\n${host}transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n`, 400],
     ['Transfer-Encoding: gzip, chunked', `POST / HTTP/1.1\r\n${host}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n`, 501],
+    ['Transfer-Encoding with a tab before its value', `POST / HTTP/1.1\r\n${host}transfer-encoding:\tchunked\r\n\r\n0\r\n\r\n`, 400],
+    ['chunked that is not last', `POST / HTTP/1.1\r\n${host}transfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n`, 400],
+    ['Transfer-Encoding: identity', `POST / HTTP/1.1\r\n${host}transfer-encoding: identity\r\n\r\n`, 400],
+    ['Content-Length with a tab', `POST / HTTP/1.1\r\n${host}content-length:\t5\r\n\r\nhello`, 400],
+    ['a negative Content-Length', `POST / HTTP/1.1\r\n${host}content-length: -1\r\n\r\n`, 400],
+    ['an empty Content-Length', `POST / HTTP/1.1\r\n${host}content-length:\r\n\r\n`, 400],
     ['Transfer-Encoding behind a control byte', `POST / HTTP/1.1\r\n${host}transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n`, 400],
     ['a space before the colon', `POST / HTTP/1.1\r\n${host}transfer-encoding : chunked\r\n\r\n0\r\n\r\n`, 400],
     ['two Transfer-Encodings', `POST / HTTP/1.1\r\n${host}transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`, 400],
     ['Transfer-Encoding in HTTP/1.0', `POST / HTTP/1.0\r\n${host}transfer-encoding: chunked\r\n\r\n0\r\n\r\n`, 400],
     ['a bare LF', `GET / HTTP/1.1\n${host}\r\n\r\n`, 400],
     ['a bare CR in a value', `GET / HTTP/1.1\r\n${host}x: a\rb\r\n\r\n`, 400],
+    ['a bare LF between headers', `GET / HTTP/1.1\r\n${host}x: y\nz: w\r\n\r\n`, 400],
+    ['a CR before CRLF', `GET / HTTP/1.1\r\n${host}x: y\r\r\n\r\n`, 400],
+    ['a control byte in a name', `GET / HTTP/1.1\r\n${host}x\x01y: z\r\n\r\n`, 400],
+    ['a DEL in a value', `GET / HTTP/1.1\r\n${host}x: \x7f\r\n\r\n`, 400],
+    ['a line without a colon', `GET / HTTP/1.1\r\n${host}nonsense\r\n\r\n`, 400],
+    ['white space before the first header', `GET / HTTP/1.1\r\n ${host}\r\n`, 400],
+    ['two spaces in the request line', `GET  / HTTP/1.1\r\n${host}\r\n`, 400],
+    ['a tab in the request line', `GET\t/ HTTP/1.1\r\n${host}\r\n`, 400],
+    ['a lower-case protocol', `GET / http/1.1\r\n${host}\r\n`, 400],
     ['obsolete folding', `GET / HTTP/1.1\r\n${host}x: a\r\n b\r\n\r\n`, 400],
     ['a NUL in a value', `GET / HTTP/1.1\r\n${host}x: a\x00b\r\n\r\n`, 400],
     ['an empty header name', `GET / HTTP/1.1\r\n${host}: x\r\n\r\n`, 400],
@@ -188,8 +203,18 @@ describe('HTTP/1.1 through client and server sidecar', () => {
     ['an absolute form that differs from Host', `GET http://other/ HTTP/1.1\r\n${host}\r\n`, 400],
     ['HTTP/0.9', 'GET /\r\n\r\n', 400],
     ['HTTP/2.0 in the request line', `GET / HTTP/2.0\r\n${host}\r\n`, 505],
+    ['HTTP/1.2', `GET / HTTP/1.2\r\n${host}\r\n`, 400],
+    ['HTTP/3.0 in the request line', `GET / HTTP/3.0\r\n${host}\r\n`, 505],
+    ['an absolute form with userinfo', `GET http://me@echo:9080/ HTTP/1.1\r\n${host}\r\n`, 400],
+    ['CONNECT with a path', `CONNECT /x HTTP/1.1\r\n${host}\r\n`, 400],
+    ['CONNECT with a body', `CONNECT echo:9080 HTTP/1.1\r\nhost: echo:9080\r\ncontent-length: 3\r\n\r\nabc`, 400],
+    ['an Upgrade with a body', `POST / HTTP/1.1\r\n${host}connection: upgrade\r\nupgrade: websocket\r\ncontent-length: 3\r\n\r\nabc`, 400],
+    ['a path out of the root', `GET /../x HTTP/1.1\r\n${host}\r\n`, 400],
+    ['an encoded NUL in the path', `GET /x%00 HTTP/1.1\r\n${host}\r\n`, 400],
     ['a fragment in the target', `GET /a#b HTTP/1.1\r\n${host}\r\n`, 400],
     ['Connection naming Host', `GET / HTTP/1.1\r\n${host}connection: close, host\r\n\r\n`, 400],
+    ['Connection naming Authorization', `GET / HTTP/1.1\r\n${host}connection: authorization\r\n\r\n`, 400],
+    ['Connection naming Content-Length', `POST / HTTP/1.1\r\n${host}connection: content-length\r\ncontent-length: 0\r\n\r\n`, 400],
     ['Connection naming x-forwarded-for', `GET / HTTP/1.1\r\n${host}connection: x-forwarded-for\r\n\r\n`, 400],
     ['a head over the limit', `GET / HTTP/1.1\r\n${host}x: ${'a'.repeat(61 * 1024)}\r\n\r\n`, 431],
     ['too many headers', `GET / HTTP/1.1\r\n${host}${'x: y\r\n'.repeat(101)}\r\n`, 431],
@@ -210,6 +235,18 @@ describe('HTTP/1.1 through client and server sidecar', () => {
     ['a 0x chunk size', '0x5\r\nhello\r\n0\r\n\r\n'],
     ['an underscore in a chunk size', '1_0\r\nhello\r\n0\r\n\r\n'],
     ['a space before a chunk size', ' 5\r\nhello\r\n0\r\n\r\n'],
+    ['a space after a chunk size', '5 \r\nhello\r\n0\r\n\r\n'],
+    ['a chunk size with a tab', '5\t\r\nhello\r\n0\r\n\r\n'],
+    ['an empty chunk size', '\r\nhello\r\n0\r\n\r\n'],
+    ['a chunk line with CR and no LF', '5\rhello\r\n0\r\n\r\n'],
+    ['a chunk extension without a name', '5;\r\nhello\r\n0\r\n\r\n'],
+    ['a chunk extension with a control byte', '5;a=\x01\r\nhello\r\n0\r\n\r\n'],
+    ['data that ends with LF alone', '5\r\nhello\n0\r\n\r\n'],
+    ['a trailer with a bare LF', '0\r\nx: y\n\r\n'],
+    ['a trailer with CR and no LF', '0\r\nx: y\r\r\n\r\n'],
+    ['a trailer with white space before its colon', '0\r\nx : y\r\n\r\n'],
+    ['a trailer that sets Host', '0\r\nhost: other\r\n\r\n'],
+    ['a trailer that sets Transfer-Encoding', '0\r\ntransfer-encoding: chunked\r\n\r\n'],
     ['a chunk size of 17 digits', '00000000000000005\r\nhello\r\n0\r\n\r\n'],
     ['a chunk without its CRLF', '5\r\nhello0\r\n\r\n'],
     ['a chunk line that ends with LF', '5\nhello\r\n0\r\n\r\n'],
@@ -225,6 +262,30 @@ describe('HTTP/1.1 through client and server sidecar', () => {
       assert.ok(!reached.includes('GET /smuggled'));
     });
   }
+
+  it('lets no request behind a broken one pass, nor one behind an error of the framing', async () => {
+    const behind = await raw(`GET / HTTP/1.1\r\n${host}bad header\r\n\r\nGET /smuggled HTTP/1.1\r\n${host}\r\n`);
+    assert.match(behind, /^HTTP\/1\.1 400/);
+    assert.equal([...behind.matchAll(/HTTP\/1\.1 /g)].length, 1);
+    const after = await raw(`GET /first HTTP/1.1\r\n${host}\r\nGET / HTTP/1.1\r\n${host}x : y\r\n\r\nGET /smuggled HTTP/1.1\r\n${host}\r\n`);
+    assert.deepEqual(
+      [...after.matchAll(/HTTP\/1\.1 (\d+)/g)].map((match) => match[1]),
+      ['200', '400'],
+    );
+    assert.deepEqual(reached, ['GET /first']);
+  });
+
+  it('passes a body on GET with its framing, and ends the connection of one that broke off', async () => {
+    assert.match(await raw(`GET / HTTP/1.1\r\n${host}content-length: 3\r\nconnection: close\r\n\r\nabc`), /GET 3 /);
+    assert.match(await raw(`DELETE / HTTP/1.1\r\n${host}transfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n`), /DELETE 3 /);
+    // The upstream connection of a request that broke off must not carry the next one.
+    const broken = net.connect(client.outboundPort, '127.0.0.1');
+    broken.write(`POST /half HTTP/1.1\r\n${host}content-length: 100\r\n\r\nhalf`);
+    await once(broken, 'connect');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    broken.destroy();
+    for (let i = 0; i < 5; i++) assert.match((await call({ port: client.outboundPort, path: `/after${i}`, headers: { host: 'echo:9080' } })).body, /^GET 0 /);
+  });
 
   it('counts what it refused by reason', async () => {
     const { body } = await call({ port: client.adminPort, path: '/stats/prometheus' });

@@ -106,7 +106,7 @@ export class TestMesh {
       ...(fields.type === 'gateway' ? {} : { outbound }),
       ...fields,
     };
-    const proxy = await startProxy(config, silentLogger);
+    const proxy = await startProxy(config, silentLogger, { logLevel: 'error' });
     this.onClose(() => proxy.close());
     return {
       proxy,

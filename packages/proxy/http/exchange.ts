@@ -693,6 +693,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   #refuseRequest(status: number, text: string, details: string): void {
     this.settings.context.counters.countViolation(details);
+    this.#keepsConnection = false;
     this.reply(status, text, 'DPE', details);
   }
 
