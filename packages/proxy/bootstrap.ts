@@ -2,14 +2,14 @@ import { createRegistry, fromJson, type JsonValue } from '@bufbuild/protobuf';
 import { type Any, StructSchema } from '@bufbuild/protobuf/wkt';
 import { MizzenError, messageOf } from '@mizzen/common';
 import { packAny, type ResourceType } from '@mizzen/envoy-api';
-import { type Bootstrap, BootstrapSchema, file_envoy_config_bootstrap_v3_bootstrap } from '@mizzen/envoy-api/gen/envoy/config/bootstrap/v3/bootstrap_pb.js';
+import { type Bootstrap, BootstrapSchema } from '@mizzen/envoy-api/gen/envoy/config/bootstrap/v3/bootstrap_pb.js';
 import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
-import { file_envoy_extensions_resource_monitors_downstream_connections_v3_downstream_connections } from '@mizzen/envoy-api/gen/envoy/extensions/resource_monitors/downstream_connections/v3/downstream_connections_pb.js';
-import { file_envoy_extensions_resource_monitors_fixed_heap_v3_fixed_heap } from '@mizzen/envoy-api/gen/envoy/extensions/resource_monitors/fixed_heap/v3/fixed_heap_pb.js';
+import { DownstreamConnectionsConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/resource_monitors/downstream_connections/v3/downstream_connections_pb.js';
+import { FixedHeapConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/resource_monitors/fixed_heap/v3/fixed_heap_pb.js';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { compileOverload, type OverloadSettings } from './overload/overload-manager.ts';
-import { knownFiles } from './xds/known-messages.ts';
+import { knownMessages } from './xds/known-messages.ts';
 
 /** What a proxy without a control plane is told: Envoy's bootstrap with static resources (bootstrap.proto). */
 export interface StaticConfig {
@@ -26,13 +26,7 @@ export function isBootstrap(value: unknown): boolean {
 
 /** Reads a bootstrap from its JSON form. What cannot be honoured is refused, with the place in the document where the reader tells it. */
 export function compileBootstrap(value: unknown, place: string): StaticConfig {
-  const registry = createRegistry(
-    ...knownFiles,
-    StructSchema,
-    file_envoy_config_bootstrap_v3_bootstrap,
-    file_envoy_extensions_resource_monitors_fixed_heap_v3_fixed_heap,
-    file_envoy_extensions_resource_monitors_downstream_connections_v3_downstream_connections,
-  );
+  const registry = createRegistry(...knownMessages, StructSchema, FixedHeapConfigSchema, DownstreamConnectionsConfigSchema);
   let bootstrap: Bootstrap;
   try {
     bootstrap = fromJson(BootstrapSchema, value as JsonValue, { registry });

@@ -12,9 +12,7 @@ import { type PeerMetadata, unknownPeer } from './telemetry/peer-metadata.ts';
 import type { StatsSnapshot } from './telemetry/stats-snapshot.ts';
 import { type Predecessor, startSuccessor } from './workers/successor.ts';
 import { WorkerPool } from './workers/worker-pool.ts';
-import { AdsClient } from './xds/ads-client.ts';
 import { HealthProber } from './xds/health-prober.ts';
-import { IdentityAgent } from './xds/identity-agent.ts';
 import { nodeOf } from './xds/node.ts';
 
 /** A running proxy: a sidecar or a gateway. */
@@ -58,8 +56,10 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
     options,
   );
   const { engine } = plane;
+  // Only a proxy of a mesh speaks gRPC; others, and workers, do without what that costs in time and memory.
+  const [{ IdentityAgent }, { AdsClient }] = await Promise.all([import('./xds/identity-agent.ts'), import('./xds/ads-client.ts')]);
   const identity = new IdentityAgent(config, engine.secrets, engine.counters, logger);
-  let ads: AdsClient | undefined;
+  let ads: InstanceType<typeof AdsClient> | undefined;
   let prober: HealthProber | undefined;
   let isHealthy = config.probe === undefined;
   await plane.startAdmin(config.adminPort, {

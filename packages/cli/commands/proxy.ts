@@ -1,7 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
 import { checkProxyConfig, compileBootstrap, isBootstrap, predecessor, type StartedProxy, startProxy, startStaticProxy } from '@mizzen/proxy';
-import { parse } from 'yaml';
 import { exitWithParent, isSupervised, onStopSignal } from '../process-life.ts';
 
 export interface ProxyOptions {
@@ -23,8 +22,7 @@ export async function proxy(options: ProxyOptions): Promise<void> {
 async function start(options: ProxyOptions, logger: Logger): Promise<StartedProxy> {
   let value: unknown;
   try {
-    // JSON is YAML too.
-    value = parse(readFileSync(options.config, 'utf8'), { maxAliasCount: 100 });
+    value = await read(readFileSync(options.config, 'utf8'));
   } catch (error) {
     throw new MizzenError('unreadable-config', `the proxy configuration cannot be read: ${messageOf(error)}`, options.config);
   }
@@ -35,6 +33,16 @@ async function start(options: ProxyOptions, logger: Logger): Promise<StartedProx
   };
   if (isBootstrap(value)) return startStaticProxy({ ...compileBootstrap(value, options.config), ...given }, logger, start);
   return startProxy({ ...checkProxyConfig(value, options.config), ...given }, logger, start);
+}
+
+/** JSON, or YAML: whose reader is only loaded for those who write it. */
+async function read(text: string): Promise<unknown> {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (/^\s*[{[]/.test(text)) throw error;
+    return (await import('yaml')).parse(text, { maxAliasCount: 100 });
+  }
 }
 
 function wholeNumber(text: string, option: string): number {

@@ -2,10 +2,10 @@ import { createRegistry, toJson } from '@bufbuild/protobuf';
 import { type Any, AnySchema } from '@bufbuild/protobuf/wkt';
 import { messageOf } from '@mizzen/common';
 import { resourceTypes } from '@mizzen/envoy-api';
-import { knownFiles } from '../xds/known-messages.ts';
+import { knownMessages } from '../xds/known-messages.ts';
 import type { ResourceState } from '../xds/resource-state.ts';
 
-const registry = createRegistry(...knownFiles);
+const registry = createRegistry(...knownMessages);
 
 /** The configuration in effect as JSON, by type; secrets are not part of it. */
 export function configDump(state: ResourceState, versions: Readonly<Record<string, string>>): unknown {

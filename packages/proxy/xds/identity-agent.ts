@@ -6,11 +6,8 @@ import { Backoff, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
+import { workloadSecretName } from '../tls/secret-names.ts';
 import type { KeyPair, SecretStore } from '../tls/secret-store.ts';
-
-/** The names under which a proxy's own identity and the mesh's roots are known to listeners and clusters. */
-export const workloadSecretName = 'default';
-export const rootSecretName = 'ROOTCA';
 
 /**
  * Keeps the workload's certificate fresh: makes a key, has it signed by the CA (Istio's CreateCertificate), and does so again at half of

@@ -16,10 +16,10 @@ import { compileRouteTable } from '../route/compile-routes.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import { AccessLogFile } from '../telemetry/access-log.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
+import { rootSecretName, workloadSecretName } from '../tls/secret-names.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import { type CompiledCluster, compileCluster } from '../upstream/compile-cluster.ts';
-import { rootSecretName, workloadSecretName } from './identity-agent.ts';
 
 /** A resource as it was accepted, with what it was made of. */
 interface Accepted<Compiled> {
