@@ -1,9 +1,15 @@
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, existsSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /** How this program starts itself for another role. */
-export const mizzenCommand: readonly string[] = [process.execPath, fileURLToPath(new URL('../bin/mizzen', import.meta.url))];
+export const mizzenCommand: readonly string[] = [process.execPath, ownFile()];
+
+/** The launcher of the sources, or of the published form, where all code lies in one folder (scripts/build.mjs). */
+function ownFile(): string {
+  const [ofSources, published] = ['../bin/mizzen', './mizzen.js'].map((path) => fileURLToPath(new URL(path, import.meta.url)));
+  return existsSync(ofSources!) ? ofSources! : published!;
+}
 
 /**
  * How it starts a proxy. A proxy is one event loop, and many of them share a machine with applications: the collector's helper threads
