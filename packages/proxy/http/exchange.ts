@@ -343,9 +343,13 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   }
 
   onEndpointRemoved(): void {
-    this.cluster!.pendingRequests--;
+    const cluster = this.cluster!;
+    cluster.pendingRequests--;
     this.#queuedAt = undefined;
-    if (!this.#isFinished) this.#attempt();
+    if (this.#isFinished) return;
+    // The whole cluster may have been replaced by a newer form of itself.
+    this.cluster = this.settings.context.findCluster(cluster.name) ?? cluster;
+    this.#attempt();
   }
 
   /** The connection counts, and so does the time, from now on. */
@@ -557,7 +561,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const { head } = this;
     const wanted = head.upgrade.toLowerCase();
     // RFC 9110 section 7.8: a server may overlook an Upgrade. HTTP/2 is agreed on by ALPN or not at all (RFC 9113 section 3.1).
-    if (wanted.startsWith('h2c') || wanted.startsWith('tls/') || wanted.startsWith('http/')) {
+    if (head.isHttp10 || wanted.startsWith('h2c') || wanted.startsWith('tls/') || wanted.startsWith('http/')) {
       head.upgrade = '';
       return true;
     }

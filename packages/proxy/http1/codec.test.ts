@@ -60,6 +60,38 @@ describe('the HTTP/1.1 codec', () => {
     for (const target of ['/x', 'a.b', 'http://a.b:80', '*']) assert.ok(!(request(`CONNECT ${target} HTTP/1.1\r\nHost: a\r\n`) instanceof RequestHead), target);
   });
 
+  it('reads the examples of the RFCs', () => {
+    // RFC 9110 section 3.9, request and response.
+    const asked = request('GET /hello.txt HTTP/1.1\r\nUser-Agent: curl/7.64.1\r\nHost: www.example.com\r\nAccept-Language: en, mi\r\n');
+    assert.ok(asked instanceof RequestHead);
+    assert.deepEqual(
+      [asked.method, asked.target, asked.authority, asked.hasBody, asked.headers.get('accept-language')],
+      ['GET', '/hello.txt', 'www.example.com', false, 'en, mi'],
+    );
+    const answered = readResponseHead(
+      'HTTP/1.1 200 OK\r\nDate: Mon, 27 Jul 2009 12:28:53 GMT\r\nServer: Apache\r\nLast-Modified: Wed, 22 Jul 2009 19:15:56 GMT\r\nETag: "34aa387-d-1568eb00"\r\nAccept-Ranges: bytes\r\nContent-Length: 51\r\nVary: Accept-Encoding\r\nContent-Type: text/plain\r\n',
+      defaultHeadLimits,
+    );
+    assert.ok(answered instanceof ResponseHead);
+    assert.deepEqual([answered.status, answered.contentLength, answered.headers.get('etag')], [200, 51, '"34aa387-d-1568eb00"']);
+    // RFC 9112 section 3.2: the four forms of a target.
+    const target = (text: string) => {
+      const head = request(text);
+      return head instanceof RequestHead ? [head.target, head.authority] : head.reason;
+    };
+    assert.deepEqual(target('GET /where?q=now HTTP/1.1\r\nHost: www.example.org\r\n'), ['/where?q=now', 'www.example.org']);
+    assert.deepEqual(target('GET http://www.example.org/pub/WWW/TheProject.html HTTP/1.1\r\nHost: www.example.org\r\n'), [
+      '/pub/WWW/TheProject.html',
+      'www.example.org',
+    ]);
+    assert.deepEqual(target('CONNECT www.example.com:80 HTTP/1.1\r\nHost: www.example.com\r\n'), ['', 'www.example.com:80']);
+    assert.deepEqual(target('OPTIONS * HTTP/1.1\r\nHost: www.example.org:8001\r\n'), ['*', 'www.example.org:8001']);
+    // RFC 9112 section 7.8's neighbour, RFC 9110 section 7.8: an Upgrade counts only where Connection names it.
+    const upgrade = (text: string) => (request(`GET / HTTP/1.1\r\nHost: a\r\n${text}`) as RequestHead).upgrade;
+    assert.equal(upgrade('Connection: upgrade\r\nUpgrade: websocket, IRC/6.9, RTA/x11\r\n'), 'websocket, IRC/6.9, RTA/x11');
+    assert.equal(upgrade('Upgrade: websocket\r\n'), '');
+  });
+
   it('knows when a connection goes on', () => {
     const persistent = (text: string) => (request(text) as RequestHead).isPersistent;
     assert.deepEqual(

@@ -4,13 +4,16 @@ import type { AccessLog as AccessLogMessage } from '@mizzen/envoy-api/gen/envoy/
 import { TrafficDirection } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import {
   type Http1ProtocolOptions_HeaderKeyFormat,
+  Http1ProtocolOptionsSchema,
   HttpProtocolOptions_HeadersWithUnderscoresAction as UnderscoresAction,
 } from '@mizzen/envoy-api/gen/envoy/config/core/v3/protocol_pb.js';
 import type { Listener as ListenerMessage } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
 import {
   HttpConnectionManager_ForwardClientCertDetails as CertDetails,
+  HttpConnectionManager_CodecType as CodecType,
   type HttpConnectionManager,
+  HttpConnectionManagerSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { faultFilter } from '../filters/fault.ts';
 import type { HttpFilter } from '../filters/filter.ts';
@@ -20,9 +23,32 @@ import type { HeaderCase } from '../http1/header-case.ts';
 import { compileRouteTable } from '../route/compile-routes.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import { type AccessLog, compileAccessLogFormat, defaultAccessLogFormat } from '../telemetry/access-log.ts';
+import { refuseUnsupported } from '../xds/supported-fields.ts';
 import type { ListenerEnvironment } from './compile-listener.ts';
 
 const minuteMs = 60_000;
+
+const supportedOfManager = new Set([
+  ...['codecType', 'statPrefix', 'rds', 'routeConfig', 'httpFilters', 'accessLog', 'upgradeConfigs', 'commonHttpProtocolOptions', 'httpProtocolOptions'],
+  ...['maxRequestHeadersKb', 'streamIdleTimeout', 'requestTimeout', 'requestHeadersTimeout', 'delayedCloseTimeout', 'drainTimeout', 'proxy100Continue'],
+  ...['useRemoteAddress', 'forwardClientCertDetails', 'setCurrentClientCertDetails'],
+  ...['preserveExternalRequestId', 'alwaysSetRequestIdInResponse', 'generateRequestId', 'normalizePath'],
+]);
+/** Trailers, absolute forms, HTTP/1.0 and methods of one's own are always taken. */
+const supportedOfHttp1 = new Set(['headerKeyFormat', 'acceptHttp10', 'enableTrailers', 'allowCustomMethods', 'useBalsaParser', 'allowAbsoluteUrl']);
+
+/** What cannot be switched off, or on, is refused when somebody tries. */
+function refuseWhatIsFixed(manager: HttpConnectionManager, place: string): void {
+  refuseUnsupported(HttpConnectionManagerSchema, manager, supportedOfManager, place);
+  refuseUnsupported(Http1ProtocolOptionsSchema, manager.httpProtocolOptions, supportedOfHttp1, place);
+  const fixed: readonly (readonly [boolean, string])[] = [
+    [manager.codecType === CodecType.HTTP2 || manager.codecType === CodecType.HTTP3, 'codec_type must be AUTO or HTTP1'],
+    [manager.generateRequestId === false, 'generate_request_id cannot be switched off'],
+    [manager.normalizePath === false, 'normalize_path cannot be switched off'],
+    [manager.httpProtocolOptions?.allowAbsoluteUrl === false, 'allow_absolute_url cannot be switched off'],
+  ];
+  for (const [isAsked, problem] of fixed) if (isAsked) throw new MizzenError('unsupported-field', `${place}: ${problem}`);
+}
 
 /** Compiles an HTTP connection manager; adds the names of the route tables that it takes by RDS to `routeNames`. */
 export function compileConnectionManager(
@@ -33,6 +59,7 @@ export function compileConnectionManager(
   environment: ListenerEnvironment,
   routeNames: string[],
 ): ConnectionSettings {
+  refuseWhatIsFixed(manager, place);
   const inbound = listener.trafficDirection === TrafficDirection.INBOUND;
   const certDetails = {
     [CertDetails.SANITIZE]: 'sanitize',

@@ -21,6 +21,7 @@ import { WeightedTargets } from '../route/route.ts';
 import { explainTlsError } from '../tls/explain-tls-error.ts';
 import { type PeerIdentity, peerIdentityOf } from '../tls/peer-identity.ts';
 import { ServerTls } from '../tls/server-tls.ts';
+import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { compileAccessLogs, compileConnectionManager } from './compile-connection-manager.ts';
 import type { ListenerEnvironment } from './compile-listener.ts';
 import type { ConnectionInfo } from './connection-info.ts';
@@ -29,6 +30,11 @@ import { type TcpProxySettings, TcpSession } from './tcp-session.ts';
 
 /** Handshakes must have ended by then (`transport_socket_connect_timeout`; Envoy has no limit of its own). */
 const defaultHandshakeTimeoutMs = 15_000;
+
+const supportedOfChain = new Set(['filterChainMatch', 'filters', 'transportSocket', 'name', 'metadata', 'transportSocketConnectTimeout']);
+const supportedOfTcpProxy = new Set([
+  ...['statPrefix', 'cluster', 'weightedClusters', 'idleTimeout', 'accessLog', 'maxConnectAttempts', 'maxDownstreamConnectionDuration'],
+]);
 
 /** What a chain does with a connection, HTTP or bytes. */
 type Serving = { readonly kind: 'http'; readonly settings: ConnectionSettings } | { readonly kind: 'tcp'; readonly settings: TcpProxySettings };
@@ -40,6 +46,7 @@ export function compileFilterChain(
   environment: ListenerEnvironment,
   routeNames: string[],
 ): FilterChain {
+  refuseUnsupported(FilterChainSchema, message, supportedOfChain, place);
   const tlsConfig = unpackAny(
     DownstreamTlsContextSchema,
     message.transportSocket?.configType.case === 'typedConfig' ? message.transportSocket.configType.value : undefined,
@@ -163,7 +170,7 @@ function compileServing(
 const hourMs = 3_600_000;
 
 function compileTcpProxy(tcp: TcpProxy, listener: ListenerMessage, isTls: boolean, place: string, environment: ListenerEnvironment): TcpProxySettings {
-  if (tcp.tunnelingConfig) throw new MizzenError('unsupported-tcp-proxy', `${place}: tunneling_config is not supported`);
+  refuseUnsupported(TcpProxySchema, tcp, supportedOfTcpProxy, place);
   const { clusterSpecifier: to } = tcp;
   const plain = { requestHeaders: undefined, responseHeaders: undefined };
   const targets =

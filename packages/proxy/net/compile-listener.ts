@@ -2,13 +2,14 @@ import { type Logger, MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
 import { SocketAddress_Protocol } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
 import { ProxyProtocolConfig_Version } from '@mizzen/envoy-api/gen/envoy/config/core/v3/proxy_protocol_pb.js';
-import type { Listener as ListenerMessage } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { type Listener as ListenerMessage, ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { ProxyProtocolSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/proxy_protocol/v3/proxy_protocol_pb.js';
 import { UdpProxyConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/udp/udp_proxy/v3/udp_proxy_pb.js';
 import type { ProxyContext } from '../http/connection-settings.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import type { AccessLogFile } from '../telemetry/access-log.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
+import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { compileFilterChain } from './compile-filter-chain.ts';
 import type { ListenerFilters, ProxyProtocolSettings } from './inspection.ts';
 import type { ListenerConfig } from './listener.ts';
@@ -37,7 +38,13 @@ export type CompiledListener = {
 /** Envoy listener.proto: `per_connection_buffer_limit_bytes`, `tcp_backlog_size`, `listener_filters_timeout`. */
 const defaults = { bufferLimitBytes: 1024 * 1024, backlog: 4096, filtersTimeoutMs: 15_000 };
 
+const supportedOfListener = new Set([
+  ...['name', 'address', 'statPrefix', 'metadata', 'trafficDirection', 'filterChains', 'defaultFilterChain', 'listenerFilters', 'listenerFiltersTimeout'],
+  ...['continueOnListenerFiltersTimeout', 'perConnectionBufferLimitBytes', 'tcpBacklogSize', 'enableReusePort', 'reusePort', 'udpListenerConfig'],
+]);
+
 export function compileListener(message: ListenerMessage, environment: ListenerEnvironment): CompiledListener {
+  refuseUnsupported(ListenerSchema, message, supportedOfListener, `listener ${message.name}`);
   const address = message.address?.address;
   if (address?.case !== 'socketAddress' || address.value.portSpecifier.case !== 'portValue')
     throw new MizzenError('unsupported-listener', `listener ${message.name}: a socket address with a port is needed`);

@@ -42,7 +42,7 @@ export class UdpListener {
   #isListening: boolean;
   #isClosed: boolean;
 
-  constructor(config: UdpListenerConfig, logger: Logger, reusesPort: boolean) {
+  constructor(config: UdpListenerConfig, logger: Logger) {
     this.address = config.address;
     this.port = config.port;
     this.#config = config;
@@ -50,7 +50,8 @@ export class UdpListener {
     this.#sessions = new Map();
     this.#isListening = false;
     this.#isClosed = false;
-    this.#socket = dgram.createSocket({ type: isIPv6(config.address) ? 'udp6' : 'udp4', reusePort: reusesPort });
+    // Workers share the port, and so do a proxy and the one that replaces it, for a moment.
+    this.#socket = dgram.createSocket({ type: isIPv6(config.address) ? 'udp6' : 'udp4', reusePort: true });
     this.#socket.on('message', (data, from) => this.#forward(data, from));
   }
 

@@ -1,8 +1,17 @@
 import { createHash, type X509Certificate } from 'node:crypto';
 import { MizzenError } from '@mizzen/common';
-import { type CertificateValidationContext, SubjectAltNameMatcher_SanType } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
+import {
+  type CertificateValidationContext,
+  CertificateValidationContextSchema,
+  SubjectAltNameMatcher_SanType,
+} from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import { compileStringMatcher, type TextTest } from '../route/matchers.ts';
+import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { alternativeNames } from './peer-identity.ts';
+
+const supportedOfValidation = new Set([
+  ...['trustedCa', 'crl', 'watchedDirectory', 'verifyCertificateSpki', 'verifyCertificateHash', 'matchTypedSubjectAltNames', 'trustChainVerification'],
+]);
 
 interface NameMatcher {
   readonly type: 'uri' | 'dns' | 'ip';
@@ -19,11 +28,7 @@ export class PeerRequirements {
   readonly #keys: readonly string[];
 
   constructor(context: CertificateValidationContext | undefined, place: string) {
-    if (context?.requireSignedCertificateTimestamp || context?.customValidatorConfig || context?.allowExpiredCertificate)
-      throw new MizzenError(
-        'unsupported-tls',
-        `${place}: require_signed_certificate_timestamp, custom_validator_config and allow_expired_certificate are not supported`,
-      );
+    refuseUnsupported(CertificateValidationContextSchema, context, supportedOfValidation, place);
     this.#names = (context?.matchTypedSubjectAltNames ?? []).map(({ sanType, matcher }) => {
       if (!matcher) throw new MizzenError('invalid-tls', `${place}: a subject alternative name matcher is empty`);
       const type = typeNames[sanType];

@@ -1,4 +1,4 @@
-import { constants, createHash } from 'node:crypto';
+import { constants, createHash, X509Certificate } from 'node:crypto';
 import type net from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
 import { MizzenError } from '@mizzen/common';
@@ -132,8 +132,9 @@ export class ServerTls {
     this.#handlers.onReady();
   }
 
-  #stapleFor(_certificate: Buffer): Buffer | null {
-    return this.#sources.keyPairs().find((pair) => pair.ocspStaple !== undefined)?.ocspStaple ?? null;
+  /** The response that belongs to the certificate which the handshake has chosen, DER. */
+  #stapleFor(certificate: Buffer): Buffer | null {
+    return this.#sources.keyPairs().find((pair) => pair.ocspStaple !== undefined && new X509Certificate(pair.cert).raw.equals(certificate))?.ocspStaple ?? null;
   }
 }
 

@@ -9,9 +9,15 @@ import {
   TlsCertificateSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { SdsSecretConfig } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
-import type { CommonTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { type CommonTlsContext, CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { readSecretFile } from './secret-file.ts';
 import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
+
+const supportedOfContext = new Set([
+  ...['tlsParams', 'tlsCertificates', 'tlsCertificateSdsSecretConfigs', 'alpnProtocols'],
+  ...['validationContext', 'validationContextSdsSecretConfig', 'combinedValidationContext'],
+]);
 
 /** Where one side of TLS takes its certificates and its roots from: SDS secrets by name, files, or what the configuration holds itself. */
 export class TlsSources {
@@ -23,6 +29,7 @@ export class TlsSources {
 
   constructor(common: CommonTlsContext | undefined, secrets: SecretStore, place: string) {
     if (!common) throw new MizzenError('invalid-tls', `${place}: common_tls_context is missing`);
+    refuseUnsupported(CommonTlsContextSchema, common, supportedOfContext, place);
     this.#secrets = secrets;
     const { rootConfig, context } = validationOf(common);
     const keyPairConfigs = common.tlsCertificateSdsSecretConfigs;

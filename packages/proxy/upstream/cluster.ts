@@ -176,7 +176,7 @@ export class Cluster {
 
   /** A connection has ended: its place may let somebody else connect. */
   connectionClosed(endpoint: Endpoint): void {
-    if (endpoint.waiting.length === 0 || endpoint.isRemoved || !this.#mayConnect(endpoint)) return;
+    if (endpoint.waiting.length === 0 || !this.#mayConnect(endpoint)) return;
     const waiter = endpoint.waiting.shift()!;
     this.pendingRequests--;
     waiter.onConnection(this.#open(endpoint, undefined));

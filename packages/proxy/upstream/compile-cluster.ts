@@ -1,6 +1,12 @@
 import { MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
-import { Cluster_DiscoveryType, Cluster_LbPolicy, type Cluster as ClusterMessage } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import { CircuitBreakers_ThresholdsSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/circuit_breaker_pb.js';
+import {
+  Cluster_DiscoveryType,
+  Cluster_LbPolicy,
+  type Cluster as ClusterMessage,
+  ClusterSchema,
+} from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import type { Metadata, TransportSocket } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
 import { ProxyProtocolConfig_Version } from '@mizzen/envoy-api/gen/envoy/config/core/v3/proxy_protocol_pb.js';
@@ -16,6 +22,7 @@ import { serviceNameOf } from '../route/compile-routes.ts';
 import { type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';
 import { ClientTls } from '../tls/client-tls.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
+import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { Cluster } from './cluster.ts';
 import { Endpoint } from './endpoint.ts';
 import { leastRequest, type Picker, randomChoice, roundRobin } from './load-balancer.ts';
@@ -32,10 +39,19 @@ export interface CompiledCluster {
   missing(): string[];
 }
 
+const supportedOfCluster = new Set([
+  ...['name', 'altStatName', 'metadata', 'type', 'edsClusterConfig', 'loadAssignment', 'connectTimeout', 'lbPolicy', 'circuitBreakers', 'preconnectPolicy'],
+  ...['maxRequestsPerConnection', 'commonHttpProtocolOptions', 'httpProtocolOptions', 'typedExtensionProtocolOptions', 'transportSocket'],
+  ...['transportSocketMatches', 'perConnectionBufferLimitBytes', 'dnsLookupFamily', 'dnsRefreshRate', 'respectDnsTtl'],
+]);
+const supportedOfThresholds = new Set(['priority', 'maxConnections', 'maxPendingRequests', 'maxRequests', 'maxRetries', 'trackRemaining']);
+
 const maxDynamicEndpoints = 256;
 
 export function compileCluster(message: ClusterMessage, secrets: SecretStore, random: () => number): CompiledCluster {
   const place = `cluster ${message.name}`;
+  refuseUnsupported(ClusterSchema, message, supportedOfCluster, place);
+  for (const limits of message.circuitBreakers?.thresholds ?? []) refuseUnsupported(CircuitBreakers_ThresholdsSchema, limits, supportedOfThresholds, place);
   const type = message.clusterDiscoveryType.case === 'type' ? message.clusterDiscoveryType.value : undefined;
   if (type === undefined) throw new MizzenError('unsupported-cluster', `${place}: custom cluster types are not supported`);
   const base = compileTransport(message.transportSocket, secrets, place);

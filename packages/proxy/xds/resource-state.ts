@@ -218,6 +218,8 @@ export class ResourceState {
   noMoreSockets(): void {
     this.#mayOpen = true;
     this.#openListenersThatCan();
+    // Sockets that no listener of this configuration is for: whoever connects is told so by the kernel.
+    for (const server of this.#handedOver.splice(0)) server.close();
   }
 
   /** Stops using sockets that are held for other processes, which have them now. */
@@ -385,7 +387,7 @@ export class ResourceState {
     const { counters, logger, reusesPort } = this.#options;
     const listener =
       compiled.kind === 'udp'
-        ? new UdpListener(compiled.config, logger, reusesPort)
+        ? new UdpListener(compiled.config, logger)
         : new Listener(compiled.config, { counters, logger, overload: this.#context.overload, reusesPort });
     this.#open.set(name, listener);
     this.#applied.set(name, compiled);

@@ -1,0 +1,158 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, beforeEach, describe, it } from 'node:test';
+import { silentLogger } from '@mizzen/common';
+import { type Init, packAny } from '@mizzen/envoy-api';
+import { Cluster_DiscoveryType, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import { ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
+import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
+import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
+import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { Engine } from '../engine.ts';
+import { defaultOverloadSettings } from '../overload/overload-manager.ts';
+import { unknownPeer } from '../telemetry/peer-metadata.ts';
+
+const cluster = (serviceName: string, more: Init<typeof ClusterSchema> = {}) =>
+  packAny(ClusterSchema, { name: 'c', clusterDiscoveryType: { case: 'type', value: Cluster_DiscoveryType.EDS }, edsClusterConfig: { serviceName }, ...more });
+const endpoints = (clusterName: string, port: number) =>
+  packAny(ClusterLoadAssignmentSchema, {
+    clusterName,
+    endpoints: [
+      {
+        lbEndpoints: [
+          {
+            hostIdentifier: {
+              case: 'endpoint',
+              value: { address: { address: { case: 'socketAddress', value: { address: '127.0.0.1', portSpecifier: { case: 'portValue', value: port } } } } },
+            },
+          },
+        ],
+      },
+    ],
+  });
+const manager = (routeConfigName: string) => ({
+  name: 'envoy.filters.network.http_connection_manager',
+  configType: {
+    case: 'typedConfig' as const,
+    value: packAny(HttpConnectionManagerSchema, {
+      statPrefix: 'in',
+      routeSpecifier: { case: 'rds', value: { routeConfigName } },
+      httpFilters: [{ name: 'envoy.filters.http.router' }],
+    }),
+  },
+});
+const listener = (routeName: string, chain: object = {}) =>
+  packAny(ListenerSchema, {
+    name: 'in',
+    address: { address: { case: 'socketAddress', value: { address: '127.0.0.1', portSpecifier: { case: 'portValue', value: 0 } } } },
+    filterChains: [{ filters: [manager(routeName)], ...chain }],
+  });
+const routes = (name: string) => packAny(RouteConfigurationSchema, { name, virtualHosts: [{ name: 'all', domains: ['*'] }] });
+
+describe('warming', () => {
+  let engine: Engine;
+  const folder = mkdtempSync(join(tmpdir(), 'mizzen-warming-'));
+  beforeEach(async () => {
+    await engine?.close(0, 0);
+    engine = new Engine({
+      self: unknownPeer,
+      selfId: 'test',
+      overload: defaultOverloadSettings,
+      opensListeners: true,
+      reusesPort: false,
+      expectsSockets: false,
+      drainMs: 0,
+      logger: silentLogger,
+    });
+  });
+  after(async () => {
+    await engine.close(0, 0);
+    rmSync(folder, { recursive: true, force: true });
+  });
+  const ports = () => engine.state.clusters().flatMap((found) => found.endpoints.map((endpoint) => endpoint.port));
+
+  it('gives a cluster traffic when its endpoints have come', () => {
+    engine.accept('listener', []);
+    engine.accept('cluster', [cluster('a')]);
+    assert.deepEqual(engine.state.clusters(), []);
+    assert.match(engine.state.notReadyReason, /cluster c waits for its endpoints/);
+    assert.deepEqual(engine.state.wanted('endpoint'), ['a']);
+    engine.accept('endpoint', [endpoints('a', 1)]);
+    assert.deepEqual(ports(), [1]);
+    assert.equal(engine.state.isReady, true);
+  });
+
+  it('keeps the old form of a cluster until the new one has all it needs, and then touches nothing else', () => {
+    engine.accept('cluster', [cluster('a')]);
+    engine.accept('endpoint', [endpoints('a', 1)]);
+    const [old] = engine.state.clusters();
+    engine.accept('cluster', [cluster('b')]);
+    assert.equal(engine.state.clusters()[0], old);
+    assert.deepEqual(engine.state.wanted('endpoint'), ['a', 'b']);
+    engine.accept('endpoint', [endpoints('a', 1), endpoints('b', 2)]);
+    assert.deepEqual(ports(), [2]);
+    const [current] = engine.state.clusters();
+    engine.accept('cluster', [cluster('b')]);
+    assert.equal(engine.state.clusters()[0], current, 'the same cluster stays the same object');
+    engine.accept('cluster', [cluster('b', { maxRequestsPerConnection: 5 })]);
+    assert.deepEqual(ports(), [2], 'what is known of its endpoints is used at once');
+  });
+
+  it('opens a listener when its routes have come, and changes it only when the new ones have', async () => {
+    engine.accept('cluster', []);
+    engine.accept('listener', [listener('one')]);
+    assert.deepEqual(engine.state.openListeners(), []);
+    engine.accept('route', [routes('one')]);
+    await engine.ready;
+    const [open] = engine.state.openListeners();
+    const before = open!.config;
+    engine.accept('listener', [listener('two')]);
+    assert.equal(open!.config, before);
+    engine.accept('route', [routes('two')]);
+    assert.notEqual(open!.config, before);
+    assert.equal(engine.state.openListeners()[0], open, 'the socket is the same');
+  });
+
+  it('opens a TLS listener when its certificate has come', async () => {
+    const [cert, key] = [join(folder, 'cert.pem'), join(folder, 'key.pem')];
+    execFileSync(
+      'openssl',
+      ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=x', '-keyout', key, '-out', cert],
+      { stdio: 'ignore' },
+    );
+    const transportSocket = {
+      name: 'envoy.transport_sockets.tls',
+      configType: {
+        case: 'typedConfig' as const,
+        value: packAny(DownstreamTlsContextSchema, { commonTlsContext: { tlsCertificateSdsSecretConfigs: [{ name: 'server' }] } }),
+      },
+    };
+    engine.accept('cluster', []);
+    engine.accept('listener', [listener('one', { transportSocket })]);
+    engine.accept('route', [routes('one')]);
+    assert.deepEqual(engine.state.openListeners(), []);
+    assert.match(engine.state.notReadyReason, /listener in waits for server/);
+    assert.ok(engine.state.wanted('secret').includes('server'));
+    const text = (path: string) => ({ specifier: { case: 'inlineString' as const, value: readFileSync(path, 'utf8') } });
+    engine.accept('secret', [
+      packAny(SecretSchema, { name: 'server', type: { case: 'tlsCertificate', value: { certificateChain: text(cert), privateKey: text(key) } } }),
+    ]);
+    await engine.ready;
+    assert.equal(engine.state.openListeners().length, 1);
+  });
+
+  it('refuses a field that nothing acts on, by its name, and keeps what it has', () => {
+    engine.accept('cluster', [cluster('a')]);
+    engine.accept('endpoint', [endpoints('a', 1)]);
+    assert.throws(
+      () => engine.accept('cluster', [cluster('a', { outlierDetection: { baseEjectionTime: { seconds: 1n } } })]),
+      /cluster c: outlier_detection of Cluster is not supported/,
+    );
+    assert.deepEqual(ports(), [1]);
+  });
+});
