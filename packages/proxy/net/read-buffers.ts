@@ -25,7 +25,7 @@ export function keepReadBuffer(): void {
 /** Reads of at least this size are parts of long bodies. */
 const largeReadBytes = 16 * 1024;
 /** After this much has been read into buffers that Node made for each read, those that are done with are collected. */
-const collectAfterBytes = 16 * 1024 * 1024;
+const collectAfterBytes = 8 * 1024 * 1024;
 let uncollectedBytes = 0;
 
 /**
