@@ -162,6 +162,37 @@ describe('the life of a proxy', () => {
       assert.ok(metric(await engine.metrics(adminPort), 'istio_requests_total') > 0, 'the new process has served');
     });
 
+  it('stays as the parent of its successor where a runner watches it, passes signals on, and ends with it', async () => {
+    const [port, adminPort] = [await engine.ports.next(), await engine.ports.next()];
+    const child = await engine.spawn(
+      { listeners: [listener('in', port, httpFilter('app'))], clusters: [cluster('app', [app])], adminPort },
+      ['--drain-time', '1'],
+      {
+        MIZZEN_RUNNER_PID: String(process.pid),
+      },
+    );
+    assert.equal((await call({ port, headers: { host: 'a' } })).status, 200);
+    process.kill(child.pid!, 'SIGUSR2');
+    const [successor] = await until(
+      'the successor is there',
+      async () => pidsBelow(child.pid!),
+      (found) => found.length === 1,
+    );
+    // Its admin server has taken the port over: it has counted nothing yet.
+    await until(
+      'the successor serves',
+      () => engine.metrics(adminPort),
+      (text) => text.includes('mizzen_downstream_requests_total') && metric(text, 'mizzen_downstream_requests_total') === 0,
+    );
+    for (let i = 0; i < 20; i++) assert.equal((await call({ port, headers: { host: 'a' }, agent: new http.Agent() })).status, 200);
+    assert.equal(child.exitCode, null);
+    assert.deepEqual(pidsBelow(child.pid!), [successor]);
+    const exited = once(child, 'exit');
+    process.kill(child.pid!, 'SIGTERM');
+    assert.deepEqual(await exited, [0, null]);
+    assert.equal(statOf(successor!), undefined);
+  });
+
   it('goes on when its successor cannot take over', async () => {
     const [port, adminPort] = [await engine.ports.next(), await engine.ports.next()];
     const parts = { listeners: [listener('in', port, httpFilter('app'))], clusters: [cluster('app', [app])], adminPort };

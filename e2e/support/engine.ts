@@ -107,11 +107,18 @@ export class TestEngine {
   }
 
   /** Starts `mizzen proxy` as a process; resolves when it says that it is ready. */
-  async spawn(parts: BootstrapParts & { readonly adminPort: number }, args: readonly string[] = []): Promise<ChildProcess> {
+  async spawn(
+    parts: BootstrapParts & { readonly adminPort: number },
+    args: readonly string[] = [],
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<ChildProcess> {
     const file = join(this.folder, `bootstrap-${parts.adminPort}.json`);
     writeFileSync(file, JSON.stringify(bootstrap(parts)));
     const [program, ...first] = proxyCommand;
-    const child = spawn(program!, [...first, '--config', file, '--log-level', 'warn', ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
+    const child = spawn(program!, [...first, '--config', file, '--log-level', 'warn', ...args], {
+      stdio: ['ignore', 'inherit', 'inherit'],
+      env: { ...process.env, ...env },
+    });
     this.onClose(async () => {
       if (child.exitCode !== null || child.signalCode !== null) return;
       const exited = once(child, 'exit');

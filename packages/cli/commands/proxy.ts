@@ -14,6 +14,10 @@ export interface ProxyOptions {
 export async function proxy(options: ProxyOptions): Promise<void> {
   const logger = new Logger('proxy', options.logLevel);
   const running = await start(options, logger);
+  running.ready.catch((error: unknown) => {
+    logger.error(messageOf(error));
+    process.exit(1);
+  });
   exitWithParent(() => void running.close().then(() => process.exit(0)));
   onStopSignal(() => running.close());
   restartOnSignal(running, logger);

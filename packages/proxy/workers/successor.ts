@@ -52,8 +52,8 @@ export async function startSuccessor(
   child.removeAllListeners('exit');
   const pid = child.pid!;
   const ended = child.exitCode !== null ? Promise.resolve(child.exitCode) : exited;
+  // Still our child: where somebody watches this process, it lives on as the parent of the one that serves.
   child.disconnect();
-  child.unref();
   return { pid, exited: ended };
 }
 
@@ -68,7 +68,8 @@ export interface Predecessor {
 /** The process whose sockets this one is to take over, if there is one. */
 export function predecessor(): Predecessor | undefined {
   if (process.env[epochVariable] === undefined || process.send === undefined) return undefined;
-  const tell = (message: FromSuccessor) => process.connected && process.send?.(message);
+  // When the predecessor has just gone, `disconnect` says so; the write that failed says nothing more.
+  const tell = (message: FromSuccessor) => process.connected && process.send?.(message, undefined, undefined, () => {});
   return {
     takeOver: (take) =>
       new Promise((resolve, reject) => {
