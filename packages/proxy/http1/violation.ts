@@ -41,6 +41,5 @@ export const violations = {
   trailersTooLarge: violation('http1.trailers_too_large', 431),
   underscoreInName: violation('http1.underscore_in_header_name'),
   upgradeWithBody: violation('http1.upgrade_with_body'),
-  bodyTooLarge: violation('http1.body_too_large', 413),
   unexpectedExpectation: violation('http1.unknown_expectation', 417),
 } as const;

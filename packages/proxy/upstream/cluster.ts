@@ -32,7 +32,7 @@ export interface ClusterSettings {
   readonly service: ServiceName | undefined;
   /** Makes an endpoint of the host that a request names (Envoy's ORIGINAL_DST, for a caller that names its target). */
   readonly endpointForAuthority: ((authority: string) => Endpoint | undefined) | undefined;
-  /** The endpoints follow from the host's addresses and are looked up (STRICT_DNS, LOGICAL_DNS); or are fixed. */
+  /** It has no endpoints of its own: a connection goes where its client was going (ORIGINAL_DST). */
   readonly isOriginalDestination: boolean;
 }
 
