@@ -307,7 +307,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const cluster = this.cluster!;
     if (cluster.activeRequests >= cluster.settings.maxRequests)
       return this.reply(503, 'the limit of requests to this destination is reached', 'UO', 'overflow');
-    const endpoint = cluster.settings.endpointForAuthority?.(this.head.authority) ?? cluster.pick(this.#failedEndpoints);
+    const endpoint = cluster.endpointFor(this.connection.info, this.head.authority, this.#failedEndpoints);
     if (endpoint === undefined) return this.reply(503, 'no healthy upstream', 'UH', 'no_healthy_upstream');
     const notReady = endpoint.transport.notReadyReason;
     if (notReady !== undefined) return this.reply(503, `upstream connect error: ${notReady}`, 'UF', 'upstream_tls_not_ready');

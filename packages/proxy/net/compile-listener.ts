@@ -1,7 +1,9 @@
+import net from 'node:net';
 import { type Logger, MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
 import { SocketAddress_Protocol } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
 import { ProxyProtocolConfig_Version } from '@mizzen/envoy-api/gen/envoy/config/core/v3/proxy_protocol_pb.js';
+import type { ListenerFilterChainMatchPredicate } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { type Listener as ListenerMessage, ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { ProxyProtocolSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/proxy_protocol/v3/proxy_protocol_pb.js';
 import { UdpProxyConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/udp/udp_proxy/v3/udp_proxy_pb.js';
@@ -11,8 +13,9 @@ import type { AccessLogFile } from '../telemetry/access-log.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { compileFilterChain } from './compile-filter-chain.ts';
-import type { ListenerFilters, ProxyProtocolSettings } from './inspection.ts';
+import type { InspectorSettings, ListenerFilters, PortRange, ProxyProtocolSettings } from './inspection.ts';
 import type { ListenerConfig } from './listener.ts';
+import { prepareOriginalDestination } from './original-destination.ts';
 import type { UdpListenerConfig } from './udp-listener.ts';
 
 /** What compiling a listener needs of the proxy around it. */
@@ -40,6 +43,7 @@ const defaults = { bufferLimitBytes: 1024 * 1024, backlog: 4096, filtersTimeoutM
 
 const supportedOfListener = new Set([
   ...['name', 'address', 'statPrefix', 'metadata', 'trafficDirection', 'filterChains', 'defaultFilterChain', 'listenerFilters', 'listenerFiltersTimeout'],
+  ...['useOriginalDst', 'bindToPort', 'deprecatedV1'],
   ...['continueOnListenerFiltersTimeout', 'perConnectionBufferLimitBytes', 'tcpBacklogSize', 'enableReusePort', 'reusePort', 'udpListenerConfig'],
 ]);
 
@@ -62,10 +66,15 @@ export function compileListener(message: ListenerMessage, environment: ListenerE
   const filters = compileListenerFilters(message, place);
   if (!filters?.tls && chains.some(({ match }) => match.transportProtocol !== '' || match.serverNames.length > 0))
     throw new MizzenError('invalid-listener', `${place}: its filter chains match on TLS, but there is no tls_inspector`);
+  const { listenerFilters } = message;
   return {
     kind: 'tcp',
     config: {
       ...at,
+      binds: message.bindToPort ?? message.deprecatedV1?.bindToPort ?? true,
+      isIPv6Only: net.isIPv6(address.value.address) && !address.value.ipv4Compat,
+      readsOriginalDestination: listenerFilters.some((filter) => filter.name === 'envoy.filters.listener.original_dst'),
+      handsOver: message.useOriginalDst === true,
       chains,
       defaultChain,
       filters,
@@ -81,16 +90,19 @@ export function compileListener(message: ListenerMessage, environment: ListenerE
 function compileListenerFilters(message: ListenerMessage, place: string): ListenerFilters | undefined {
   if (message.listenerFilters.length === 0) return undefined;
   let proxyProtocol: ProxyProtocolSettings | undefined;
-  let tls = false;
-  let http = false;
+  let tls: InspectorSettings | undefined;
+  let http: InspectorSettings | undefined;
   for (const filter of message.listenerFilters) {
     const any = filter.configType.case === 'typedConfig' ? filter.configType.value : undefined;
     switch (filter.name) {
       case 'envoy.filters.listener.tls_inspector':
-        tls = true;
+        tls = { disabledPorts: compileDisabledPorts(filter.filterDisabled, place) };
         break;
       case 'envoy.filters.listener.http_inspector':
-        http = true;
+        http = { disabledPorts: compileDisabledPorts(filter.filterDisabled, place) };
+        break;
+      case 'envoy.filters.listener.original_dst':
+        prepareOriginalDestination();
         break;
       case 'envoy.filters.listener.proxy_protocol': {
         if (tls || http)
@@ -107,6 +119,7 @@ function compileListenerFilters(message: ListenerMessage, place: string): Listen
         throw new MizzenError('unsupported-listener-filter', `${place}: the listener filter ${filter.name} is not supported`);
     }
   }
+  if (proxyProtocol === undefined && tls === undefined && http === undefined) return undefined;
   return {
     proxyProtocol,
     tls,
@@ -114,6 +127,15 @@ function compileListenerFilters(message: ListenerMessage, place: string): Listen
     timeoutMs: durationToMs(message.listenerFiltersTimeout) ?? defaults.filtersTimeoutMs,
     continuesOnTimeout: message.continueOnListenerFiltersTimeout,
   };
+}
+
+/** listener_components.proto `ListenerFilterChainMatchPredicate`, as far as it is about destination ports. */
+function compileDisabledPorts(predicate: ListenerFilterChainMatchPredicate | undefined, place: string): PortRange[] {
+  if (predicate === undefined) return [];
+  const { rule } = predicate;
+  if (rule.case === 'destinationPortRange') return [{ start: rule.value.start, end: rule.value.end }];
+  if (rule.case === 'orMatch') return rule.value.rules.flatMap((inner) => compileDisabledPorts(inner, place));
+  throw new MizzenError('unsupported-listener-filter', `${place}: filter_disabled may only name destination_port_range, or several with or_match`);
 }
 
 function compileUdpListener(

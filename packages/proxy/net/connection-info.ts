@@ -9,6 +9,8 @@ export interface ConnectionInfo {
   readonly remotePort: number;
   readonly localAddress: string;
   readonly localPort: number;
+  /** The local address is the one that the client was going to, told by the kernel that redirected it or by a PROXY header. */
+  readonly isOriginalDestination: boolean;
   readonly isTls: boolean;
   /** Server name of a ClientHello, lower case; '' without one. */
   readonly serverName: string;
@@ -25,6 +27,7 @@ export function connectionInfoOf(socket: net.Socket): ConnectionInfo {
     remotePort: socket.remotePort ?? 0,
     localAddress: socket.localAddress ?? '',
     localPort: socket.localPort ?? 0,
+    isOriginalDestination: false,
     isTls: false,
     serverName: '',
     applicationProtocols: noProtocols,

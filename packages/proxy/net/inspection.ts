@@ -1,18 +1,29 @@
 import type net from 'node:net';
 import { maxClientHelloBytes, readClientHello } from './client-hello.ts';
-import { type ConnectionInfo, connectionInfoOf } from './connection-info.ts';
+import type { ConnectionInfo } from './connection-info.ts';
 import { sniffHttp } from './http-prelude.ts';
 import { readProxyHeader } from './proxy-protocol.ts';
 
 /** The listener filters of one listener, in the order in which they run. */
 export interface ListenerFilters {
   readonly proxyProtocol: ProxyProtocolSettings | undefined;
-  readonly tls: boolean;
-  readonly http: boolean;
+  readonly tls: InspectorSettings | undefined;
+  readonly http: InspectorSettings | undefined;
   /** Bytes that decide the filter chain must have come by then (listener.proto `listener_filters_timeout`, 15 s); 0: no limit. */
   readonly timeoutMs: number;
   /** After the timeout the connection goes on with what is known instead of ending: for protocols in which the server speaks first. */
   readonly continuesOnTimeout: boolean;
+}
+
+export interface InspectorSettings {
+  /** Destination ports whose connections it leaves alone (`filter_disabled`): their server may be the first to speak. */
+  readonly disabledPorts: readonly PortRange[];
+}
+
+export interface PortRange {
+  readonly start: number;
+  /** The first port after the range. */
+  readonly end: number;
 }
 
 export interface ProxyProtocolSettings {
@@ -27,6 +38,15 @@ export type InspectionFailure = 'proxy_protocol' | 'timeout' | 'closed';
 export interface InspectionResult {
   onInspected(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void;
   onFailure(socket: net.Socket, failure: InspectionFailure): void;
+}
+
+/** Whether a connection's bytes have to be read before its filter chain can be chosen. */
+export function needsInspection(filters: ListenerFilters, info: ConnectionInfo): boolean {
+  return filters.proxyProtocol !== undefined || inspects(filters.tls, info) || inspects(filters.http, info);
+}
+
+function inspects(inspector: InspectorSettings | undefined, info: ConnectionInfo): boolean {
+  return inspector !== undefined && !inspector.disabledPorts.some(({ start, end }) => info.localPort >= start && info.localPort < end);
 }
 
 /**
@@ -47,21 +67,29 @@ export class Inspection {
   readonly #onData = (chunk: Buffer) => this.#read(chunk);
   readonly #onGone = () => this.#fail('closed');
 
-  constructor(socket: net.Socket, filters: ListenerFilters, result: InspectionResult) {
+  /** `first` are bytes that somebody has read before. */
+  constructor(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined, filters: ListenerFilters, result: InspectionResult) {
     this.#socket = socket;
     this.#filters = filters;
     this.#result = result;
-    this.#info = connectionInfoOf(socket);
+    this.#info = info;
     this.#seen = undefined;
     this.#isHeaderRead = filters.proxyProtocol === undefined;
-    this.#isTlsKnown = !filters.tls;
-    this.#isHttpKnown = !filters.http;
+    this.#isTlsKnown = !inspects(filters.tls, info);
+    this.#isHttpKnown = !inspects(filters.http, info);
     this.#isDone = false;
     this.#timer = filters.timeoutMs > 0 ? setTimeout(() => this.#timedOut(), filters.timeoutMs) : undefined;
     socket.on('data', this.#onData);
     socket.on('end', this.#onGone);
     socket.on('close', this.#onGone);
     socket.on('error', this.#onGone);
+    if (first !== undefined) this.#read(first);
+    if (!this.#isDone && socket.isPaused()) socket.resume();
+  }
+
+  /** The outcome has been told. */
+  get isDone(): boolean {
+    return this.#isDone;
   }
 
   /** Ends the connection with its inspection. */
@@ -107,7 +135,14 @@ export class Inspection {
     if (typeof header === 'string') return true;
     if (header.addresses !== undefined) {
       const { sourceAddress, sourcePort, destinationAddress, destinationPort } = header.addresses;
-      this.#info = { ...this.#info, remoteAddress: sourceAddress, remotePort: sourcePort, localAddress: destinationAddress, localPort: destinationPort };
+      this.#info = {
+        ...this.#info,
+        remoteAddress: sourceAddress,
+        remotePort: sourcePort,
+        localAddress: destinationAddress,
+        localPort: destinationPort,
+        isOriginalDestination: true,
+      };
     }
     this.#seen = seen.length === header.length ? undefined : seen.subarray(header.length);
     if (this.#isTlsKnown && this.#isHttpKnown) {

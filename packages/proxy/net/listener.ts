@@ -5,7 +5,8 @@ import type { OverloadState } from '../overload/overload-state.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { type ConnectionInfo, connectionInfoOf } from './connection-info.ts';
 import { type FilterChain, matchFilterChain } from './filter-chain.ts';
-import { Inspection, type InspectionFailure, type InspectionResult, type ListenerFilters } from './inspection.ts';
+import { Inspection, type InspectionFailure, type InspectionResult, type ListenerFilters, needsInspection } from './inspection.ts';
+import { originalDestinationOf } from './original-destination.ts';
 
 /** What a listener does with connections. An update replaces it while the socket stays open. */
 export interface ListenerConfig {
@@ -17,6 +18,14 @@ export interface ListenerConfig {
   readonly defaultChain: FilterChain | undefined;
   /** undefined: chains are chosen at once, nothing is read before. */
   readonly filters: ListenerFilters | undefined;
+  /** false: it has no socket of its own; connections come from a listener that hands them over (listener.proto `bind_to_port`). */
+  readonly binds: boolean;
+  /** Its address is IPv6, and connections of IPv4 clients are not for it. */
+  readonly isIPv6Only: boolean;
+  /** Connections were redirected here: the kernel says where they were going (`envoy.filters.listener.original_dst`). */
+  readonly readsOriginalDestination: boolean;
+  /** Connections go to the listener of the address that they were going to, if there is one (`use_original_dst`). */
+  readonly handsOver: boolean;
   readonly backlog: number;
   /** Bytes that may wait in each direction before the other side is made to wait (listener.proto `per_connection_buffer_limit_bytes`). */
   readonly bufferLimitBytes: number;
@@ -29,6 +38,8 @@ export interface ListenerSurroundings {
   readonly overload: OverloadState;
   /** Several processes listen on the same port, and the kernel spreads connections over them (SO_REUSEPORT). */
   readonly reusesPort: boolean;
+  /** The listener for connections to this address: exactly, or for all addresses at this port. */
+  readonly listenerFor: (address: string, port: number) => Listener | undefined;
 }
 
 /** A listening socket. Connections go to a filter chain by their first bytes where the configuration asks for that. */
@@ -41,6 +52,8 @@ export class Listener implements InspectionResult {
   readonly #server: net.Server;
   readonly #inspecting: Map<net.Socket, Inspection>;
   readonly #surroundings: ListenerSurroundings;
+  /** Of a listener without a socket: whether it takes what is handed over. */
+  #isOpen: boolean;
 
   constructor(config: ListenerConfig, surroundings: ListenerSurroundings) {
     this.address = config.address;
@@ -49,6 +62,7 @@ export class Listener implements InspectionResult {
     this.#retired = [];
     this.#surroundings = surroundings;
     this.#inspecting = new Map();
+    this.#isOpen = false;
     this.#server = net.createServer({ allowHalfOpen: true, noDelay: true, highWaterMark: Math.max(16 * 1024, config.bufferLimitBytes) }, (socket) =>
       this.#accept(socket),
     );
@@ -60,7 +74,7 @@ export class Listener implements InspectionResult {
   }
 
   get isListening(): boolean {
-    return this.#server.listening;
+    return this.#config.binds ? this.#server.listening : this.#isOpen;
   }
 
   /** The server whose socket a successor may be given (`child_process`, sending a handle). */
@@ -69,7 +83,12 @@ export class Listener implements InspectionResult {
   }
 
   async listen(): Promise<void> {
-    this.#server.listen({ host: this.address, port: this.port, backlog: this.#config.backlog, reusePort: this.#surroundings.reusesPort });
+    const { binds, backlog, isIPv6Only } = this.#config;
+    if (!binds) {
+      this.#isOpen = true;
+      return;
+    }
+    this.#server.listen({ host: this.address, port: this.port, backlog, ipv6Only: isIPv6Only, reusePort: this.#surroundings.reusesPort });
     try {
       await once(this.#server, 'listening');
     } catch (error) {
@@ -129,6 +148,7 @@ export class Listener implements InspectionResult {
   }
 
   stopListening(): void {
+    this.#isOpen = false;
     if (this.#server.listening) this.#server.close();
     for (const inspection of [...this.#inspecting.values()]) inspection.close();
   }
@@ -158,9 +178,24 @@ export class Listener implements InspectionResult {
     socket.once('close', overload.connectionClosed);
     // A socket that came from another process was opened with its defaults.
     socket.allowHalfOpen = true;
+    const info = connectionInfoOf(socket);
+    if (!this.#config.readsOriginalDestination) return this.#inspect(socket, info, undefined);
+    const original = originalDestinationOf(socket);
+    if (original !== undefined)
+      return this.#inspect(socket, { ...info, localAddress: original.address, localPort: original.port, isOriginalDestination: true }, undefined);
+    this.#inspect(socket, info, undefined);
+  }
+
+  /** Takes a connection that another listener was called for in this one's place. */
+  take(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void {
+    this.#inspect(socket, info, first);
+  }
+
+  #inspect(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void {
     const { filters } = this.#config;
-    if (filters === undefined) return this.#serve(socket, connectionInfoOf(socket), undefined);
-    this.#inspecting.set(socket, new Inspection(socket, filters, this));
+    if (filters === undefined || !needsInspection(filters, info)) return this.#serve(socket, info, first);
+    const inspection = new Inspection(socket, info, first, filters, this);
+    if (!inspection.isDone) this.#inspecting.set(socket, inspection);
   }
 
   onInspected(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void {
@@ -179,9 +214,22 @@ export class Listener implements InspectionResult {
   }
 
   #serve(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void {
+    if (this.#config.handsOver) {
+      // Whoever calls this very port was going nowhere else: to pass the call on would be to call ourselves, for ever.
+      if (info.localPort === this.port) return this.#refuseSelf(socket, info);
+      const target = this.#surroundings.listenerFor(info.localAddress, info.localPort);
+      if (target !== undefined && target !== this && !target.config.handsOver) return target.take(socket, info, first);
+    }
     const chain = matchFilterChain(this.#config.chains, info) ?? this.#config.defaultChain;
     if (chain === undefined) return this.#refuse(socket, info);
     chain.accept(socket, info, first);
+  }
+
+  #refuseSelf(socket: net.Socket, info: ConnectionInfo): void {
+    const { counters, logger } = this.#surroundings;
+    counters.values.original_destination_is_self_total++;
+    logger.warn('refused a connection to the port of captured connections itself', { listener: this.#config.name, from: info.remoteAddress });
+    socket.destroy();
   }
 
   #refuse(socket: net.Socket, info: ConnectionInfo): void {

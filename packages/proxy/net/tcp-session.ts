@@ -172,8 +172,8 @@ export class TcpSession implements LoggedStream {
       cluster.counters.upstreamCxOverflow++;
       return this.close('UO', 'upstream_overflow');
     }
-    const endpoint = cluster.endpointForConnection(this.info) ?? cluster.pick(this.#failed);
-    if (endpoint === undefined) return this.close('UH', 'no_healthy_upstream');
+    const endpoint = cluster.endpointFor(this.info, undefined, this.#failed);
+    if (endpoint === undefined) return this.close('UH', cluster.settings.blockReason ?? 'no_healthy_upstream');
     if (endpoint.transport.notReadyReason !== undefined) return this.close('UF', 'upstream_tls_not_ready');
     this.endpoint = endpoint;
     this.#attempts++;

@@ -14,6 +14,7 @@ export class ProxyCounters {
     udp_datagrams_dropped_total: 0,
     tunnels_total: 0,
     listener_filter_timeouts_total: 0,
+    original_destination_is_self_total: 0,
     proxy_protocol_refused_total: 0,
     tls_handshake_failures_total: 0,
     tls_handshakes_total: 0,

@@ -4,6 +4,7 @@ import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { ServiceName } from '../route/route-table.ts';
 import type { ConnectionWaiter, Endpoint } from './endpoint.ts';
 import type { Picker } from './load-balancer.ts';
+import type { OriginalDestinations } from './original-destinations.ts';
 import type { Content } from './transport.ts';
 import { UpstreamConnection } from './upstream-connection.ts';
 
@@ -30,10 +31,10 @@ export interface ClusterSettings {
   /** How the names of request headers are written. */
   readonly headerCase: HeaderCase;
   readonly service: ServiceName | undefined;
-  /** Makes an endpoint of the host that a request names (Envoy's ORIGINAL_DST, for a caller that names its target). */
-  readonly endpointForAuthority: ((authority: string) => Endpoint | undefined) | undefined;
-  /** It has no endpoints of its own: a connection goes where its client was going (ORIGINAL_DST). */
-  readonly isOriginalDestination: boolean;
+  /** It has no endpoints of its own: a call goes where its client was going (ORIGINAL_DST). */
+  readonly originalDestinations: OriginalDestinations | undefined;
+  /** Why nothing may be reached through it, for the log: it stands for what the mesh does not let out. */
+  readonly blockReason: string | undefined;
 }
 
 /** A connection, a place in the queue for one, or the reason why there is neither. */
@@ -110,11 +111,10 @@ export class Cluster {
     return this.settings.picker(healthy);
   }
 
-  /** Where a TCP connection was going before it came to us; undefined for clusters with endpoints of their own. */
-  endpointForConnection(info: ConnectionInfo): Endpoint | undefined {
-    if (!this.settings.isOriginalDestination) return undefined;
-    const { localAddress, localPort } = info;
-    return this.settings.endpointForAuthority?.(localAddress.includes(':') ? `[${localAddress}]:${localPort}` : `${localAddress}:${localPort}`);
+  /** An endpoint for a call of this client: `authority` is what an HTTP request names. */
+  endpointFor(client: ConnectionInfo, authority: string | undefined, avoid: readonly Endpoint[] | undefined): Endpoint | undefined {
+    const { originalDestinations } = this.settings;
+    return originalDestinations === undefined ? this.pick(avoid) : originalDestinations.endpointFor(client, authority);
   }
 
   /**
@@ -185,7 +185,7 @@ export class Cluster {
   /** Closes connections that nobody has used for the idle timeout. */
   sweep(now: number): void {
     const { idleTimeoutMs, maxConnectionDurationMs } = this.settings;
-    for (const endpoint of this.endpoints) {
+    for (const endpoint of this.settings.originalDestinations?.values() ?? this.endpoints) {
       if (endpoint.idle.length === 0) continue;
       const expired = endpoint.idle.filter(
         (connection) =>
@@ -198,6 +198,7 @@ export class Cluster {
 
   close(): void {
     for (const endpoint of this.endpoints) endpoint.remove();
+    this.settings.originalDestinations?.close();
   }
 
   /** The limit is the cluster's, but no endpoint is without any connection because of the others (as in Envoy). */
@@ -224,7 +225,7 @@ export class Cluster {
 
   #connections(): number {
     let sum = this.tcpConnections;
-    for (const endpoint of this.endpoints) sum += endpoint.connections;
+    for (const endpoint of this.settings.originalDestinations?.values() ?? this.endpoints) sum += endpoint.connections;
     return sum;
   }
 }

@@ -7,6 +7,7 @@ import {
   type Cluster as ClusterMessage,
   ClusterSchema,
 } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import { type BindConfig, BindConfigSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
 import type { Metadata, TransportSocket } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
 import { ProxyProtocolConfig_Version } from '@mizzen/envoy-api/gen/envoy/config/core/v3/proxy_protocol_pb.js';
@@ -26,6 +27,7 @@ import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { Cluster } from './cluster.ts';
 import { Endpoint } from './endpoint.ts';
 import { leastRequest, type Picker, randomChoice, roundRobin } from './load-balancer.ts';
+import { OriginalDestinations } from './original-destinations.ts';
 import { plainTransport, proxyProtocolTransport, type Transport, tlsTransport } from './transport.ts';
 
 /** A cluster as compiled from xDS, with what is needed to turn its endpoints' messages into endpoints. */
@@ -42,11 +44,9 @@ export interface CompiledCluster {
 const supportedOfCluster = new Set([
   ...['name', 'altStatName', 'metadata', 'type', 'edsClusterConfig', 'loadAssignment', 'connectTimeout', 'lbPolicy', 'circuitBreakers', 'preconnectPolicy'],
   ...['maxRequestsPerConnection', 'commonHttpProtocolOptions', 'httpProtocolOptions', 'typedExtensionProtocolOptions', 'transportSocket'],
-  ...['transportSocketMatches', 'perConnectionBufferLimitBytes', 'dnsLookupFamily', 'dnsRefreshRate', 'respectDnsTtl'],
+  ...['transportSocketMatches', 'perConnectionBufferLimitBytes', 'dnsLookupFamily', 'dnsRefreshRate', 'respectDnsTtl', 'upstreamBindConfig'],
 ]);
 const supportedOfThresholds = new Set(['priority', 'maxConnections', 'maxPendingRequests', 'maxRequests', 'maxRetries', 'trackRemaining']);
-
-const maxDynamicEndpoints = 256;
 
 export function compileCluster(message: ClusterMessage, secrets: SecretStore, random: () => number): CompiledCluster {
   const place = `cluster ${message.name}`;
@@ -54,10 +54,11 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   for (const limits of message.circuitBreakers?.thresholds ?? []) refuseUnsupported(CircuitBreakers_ThresholdsSchema, limits, supportedOfThresholds, place);
   const type = message.clusterDiscoveryType.case === 'type' ? message.clusterDiscoveryType.value : undefined;
   if (type === undefined) throw new MizzenError('unsupported-cluster', `${place}: custom cluster types are not supported`);
-  const base = compileTransport(message.transportSocket, secrets, place);
+  const sourceAddress = compileSourceAddress(message.upstreamBindConfig, place);
+  const base = compileTransport(message.transportSocket, secrets, sourceAddress, place);
   const matches = message.transportSocketMatches.map((match) => ({
     match: Object.entries(match.match ?? {}),
-    transport: compileTransport(match.transportSocket, secrets, `${place}, transport_socket_match ${match.name}`),
+    transport: compileTransport(match.transportSocket, secrets, sourceAddress, `${place}, transport_socket_match ${match.name}`),
   }));
   const transportFor = (metadata: Metadata | undefined): Transport => {
     if (matches.length === 0) return base;
@@ -66,7 +67,6 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   };
   const thresholds = message.circuitBreakers?.thresholds.find((threshold) => threshold.priority === 0);
   const defaultPort = Number(message.name.split('|')[1]) || 80;
-  const dynamic = new Map<string, Endpoint>();
   const cluster = new Cluster({
     name: message.name,
     connectTimeoutMs: durationToMs(message.connectTimeout) ?? 5_000,
@@ -77,27 +77,9 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
     maxRetries: thresholds?.maxRetries ?? 3,
     ...compileHttpOptions(message, place),
     preconnectRatio: message.preconnectPolicy?.perUpstreamPreconnectRatio ?? 1,
-    isOriginalDestination: type === Cluster_DiscoveryType.ORIGINAL_DST,
     service: serviceNameOf(message.metadata),
-    endpointForAuthority:
-      type === Cluster_DiscoveryType.ORIGINAL_DST
-        ? (authority) => {
-            const known = dynamic.get(authority);
-            if (known) return known;
-            const [, host, port] = /^(.*?)(?::(\d+))?$/.exec(authority) ?? [];
-            if (!host || dynamic.size >= maxDynamicEndpoints) return undefined;
-            const made = new Endpoint({
-              address: host.replace(/^\[|\]$/g, ''),
-              port: Number(port ?? defaultPort),
-              weight: 1,
-              isHealthy: true,
-              transport: base,
-              peer: unknownPeer,
-            });
-            dynamic.set(authority, made);
-            return made;
-          }
-        : undefined,
+    originalDestinations: type === Cluster_DiscoveryType.ORIGINAL_DST ? new OriginalDestinations(base, defaultPort) : undefined,
+    blockReason: blockReasonOf(message.metadata),
   });
   const applyAssignment = (assignment: ClusterLoadAssignment) => {
     const before = new Map(cluster.endpoints.map((endpoint) => [endpointKey(endpoint), endpoint]));
@@ -190,21 +172,39 @@ function compileHttpOptions(message: ClusterMessage, place: string) {
   };
 }
 
-function compileTransport(socket: TransportSocket | undefined, secrets: SecretStore, place: string): Transport {
-  if (socket === undefined) return plainTransport;
+function compileTransport(socket: TransportSocket | undefined, secrets: SecretStore, sourceAddress: string | undefined, place: string): Transport {
+  if (socket === undefined) return plainTransport(sourceAddress);
   const any = socket.configType.case === 'typedConfig' ? socket.configType.value : undefined;
   const tls = unpackAny(UpstreamTlsContextSchema, any);
-  if (tls) return tlsTransport(new ClientTls(tls, secrets, place));
+  if (tls) return tlsTransport(new ClientTls(tls, secrets, place), sourceAddress);
   const proxied = unpackAny(ProxyProtocolUpstreamTransportSchema, any);
   if (proxied) {
     const inner = proxied.transportSocket?.configType.case === 'typedConfig' ? proxied.transportSocket.configType.value : undefined;
     const innerTls = unpackAny(UpstreamTlsContextSchema, inner);
     if (inner && !innerTls && !inner.typeUrl.endsWith('.RawBuffer'))
       throw new MizzenError('unsupported-transport', `${place}: inside the PROXY protocol only TLS and raw_buffer are supported`);
-    return proxyProtocolTransport(proxied.config?.version === ProxyProtocolConfig_Version.V2 ? 2 : 1, innerTls && new ClientTls(innerTls, secrets, place));
+    return proxyProtocolTransport(
+      proxied.config?.version === ProxyProtocolConfig_Version.V2 ? 2 : 1,
+      innerTls && new ClientTls(innerTls, secrets, place),
+      sourceAddress,
+    );
   }
-  if (socket.name === 'envoy.transport_sockets.raw_buffer' || any?.typeUrl.endsWith('.RawBuffer')) return plainTransport;
+  if (socket.name === 'envoy.transport_sockets.raw_buffer' || any?.typeUrl.endsWith('.RawBuffer')) return plainTransport(sourceAddress);
   throw new MizzenError('unsupported-transport', `${place}: the transport socket ${socket.name} is not supported`);
+}
+
+/** `upstream_bind_config`: the address that connections come from. */
+function compileSourceAddress(bind: BindConfig | undefined, place: string): string | undefined {
+  if (bind === undefined) return undefined;
+  refuseUnsupported(BindConfigSchema, bind, new Set(['sourceAddress']), place);
+  if (bind.sourceAddress?.portSpecifier.case === 'portValue' && bind.sourceAddress.portSpecifier.value !== 0)
+    throw new MizzenError('unsupported-cluster', `${place}: upstream_bind_config may name an address, not a port`);
+  return bind.sourceAddress?.address;
+}
+
+function blockReasonOf(metadata: Metadata | undefined): string | undefined {
+  const reason = metadata?.filterMetadata['mizzen.block']?.['reason'];
+  return typeof reason === 'string' ? reason : undefined;
 }
 
 function compilePicker(policy: Cluster_LbPolicy, random: () => number, place: string): Picker {

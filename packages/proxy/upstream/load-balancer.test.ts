@@ -6,7 +6,7 @@ import { leastRequest, randomChoice, roundRobin } from './load-balancer.ts';
 import { plainTransport } from './transport.ts';
 
 const endpoint = (port: number, weight = 1) =>
-  new Endpoint({ address: '10.0.0.1', port, weight, isHealthy: true, transport: plainTransport, peer: unknownPeer });
+  new Endpoint({ address: '10.0.0.1', port, weight, isHealthy: true, transport: plainTransport(undefined), peer: unknownPeer });
 
 describe('load balancing', () => {
   it('takes each in turn, and a heavy one more often but not in a row', () => {

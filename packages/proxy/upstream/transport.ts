@@ -32,16 +32,22 @@ export interface Transport {
 
 const withOnRead = (onread: OnRead | undefined) => (onread === undefined ? {} : { onread });
 
-export const plainTransport: Transport = {
-  isTls: false,
-  isMesh: false,
-  isPerClient: false,
-  notReadyReason: undefined,
-  readyEvent: 'connect',
-  connect: ({ address, port }, _content, _client, onread) => net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...withOnRead(onread) }),
-};
+const withSource = (address: string | undefined) => (address === undefined ? {} : { localAddress: address });
 
-export function tlsTransport(client: ClientTls): Transport {
+/** `sourceAddress` is where connections come from; undefined: the kernel chooses. */
+export function plainTransport(sourceAddress: string | undefined): Transport {
+  return {
+    isTls: false,
+    isMesh: false,
+    isPerClient: false,
+    notReadyReason: undefined,
+    readyEvent: 'connect',
+    connect: ({ address, port }, _content, _client, onread) =>
+      net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...withSource(sourceAddress), ...withOnRead(onread) }),
+  };
+}
+
+export function tlsTransport(client: ClientTls, sourceAddress: string | undefined): Transport {
   return {
     isTls: true,
     isMesh: client.isMesh,
@@ -51,7 +57,7 @@ export function tlsTransport(client: ClientTls): Transport {
     },
     readyEvent: 'secureConnect',
     connect: ({ address, port }, content, _client, onread) => {
-      const options = { ...client.connectOptions(address, port, content), allowHalfOpen: true, ...withOnRead(onread) };
+      const options = { ...client.connectOptions(address, port, content), allowHalfOpen: true, ...withSource(sourceAddress), ...withOnRead(onread) };
       const socket = tls.connect(options);
       client.remember(socket, address, port);
       socket.setNoDelay(true);
@@ -61,8 +67,9 @@ export function tlsTransport(client: ClientTls): Transport {
 }
 
 /** PROXY protocol before everything else that a connection says (envoy upstream_proxy_protocol.proto), plain or before the TLS handshake. */
-export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undefined): Transport {
-  const inner = client === undefined ? plainTransport : tlsTransport(client);
+export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undefined, sourceAddress: string | undefined): Transport {
+  const plain = plainTransport(sourceAddress);
+  const inner = client === undefined ? plain : tlsTransport(client, sourceAddress);
   return {
     isTls: inner.isTls,
     isMesh: inner.isMesh,
@@ -72,7 +79,7 @@ export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undef
     },
     readyEvent: inner.readyEvent,
     connect: (to, content, info, onread) => {
-      const raw = client === undefined ? plainTransport.connect(to, content, info, onread) : plainTransport.connect(to, content, info);
+      const raw = client === undefined ? plain.connect(to, content, info, onread) : plain.connect(to, content, info);
       const own = { sourceAddress: '', sourcePort: 0, destinationAddress: '', destinationPort: 0 };
       raw.write(
         writeProxyHeader(

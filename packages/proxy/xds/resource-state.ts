@@ -10,7 +10,7 @@ import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/rou
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import type { ProxyContext } from '../http/connection-settings.ts';
 import { type CompiledListener, compileListener } from '../net/compile-listener.ts';
-import { Listener } from '../net/listener.ts';
+import { Listener, type ListenerSurroundings } from '../net/listener.ts';
 import { UdpListener } from '../net/udp-listener.ts';
 import { compileRouteTable } from '../route/compile-routes.ts';
 import type { RouteTable } from '../route/route-table.ts';
@@ -67,6 +67,7 @@ const initialFetchTimeoutMs = 15_000;
 export class ResourceState {
   readonly #options: ResourceStateOptions;
   readonly #context: ProxyContext;
+  readonly #surroundings: ListenerSurroundings;
   readonly #clusters: Map<string, Accepted<CompiledCluster>>;
   readonly #warming: Map<string, Warming>;
   readonly #listeners: Map<string, Accepted<CompiledListener>>;
@@ -77,6 +78,8 @@ export class ResourceState {
   readonly #applied: Map<string, CompiledListener>;
   /** Listeners whose connections are ending, with the time by which they have to. */
   readonly #draining: Map<Listener, number>;
+  /** Open TCP listeners by `address|port`. */
+  readonly #byAddress: Map<string, Listener>;
   readonly #accessLogs: Map<string, AccessLogFile>;
   readonly #received: Set<ResourceType>;
   #handedOver: net.Server[];
@@ -104,6 +107,9 @@ export class ResourceState {
     this.#isClosing = false;
     const clusters = this.#clusters;
     this.#context = { ...options.context, findCluster: (name) => clusters.get(name)?.compiled.cluster };
+    const { counters, logger, reusesPort } = options;
+    this.#surroundings = { counters, logger, overload: this.#context.overload, reusesPort, listenerFor: (address, port) => this.#listenerFor(address, port) };
+    this.#byAddress = new Map();
     options.secrets.onChange(() => this.#warmUp());
   }
 
@@ -144,7 +150,7 @@ export class ResourceState {
   /** The listening sockets, those included that are held for another process. */
   servers(): net.Server[] {
     return [...this.#open.values(), ...this.#draining.keys()].flatMap((listener) =>
-      listener instanceof Listener && listener.isListening ? [listener.server] : [],
+      listener instanceof Listener && listener.config.binds && listener.isListening ? [listener.server] : [],
     );
   }
 
@@ -350,7 +356,8 @@ export class ResourceState {
     for (const [name, open] of this.#open) {
       const replacement = next.get(name)?.compiled;
       const isSame = replacement !== undefined && replacement.config.address === open.address && replacement.config.port === open.port;
-      if (isSame && (replacement.kind === 'tcp') === open instanceof Listener) continue;
+      if (isSame && (replacement.kind === 'tcp' ? open instanceof Listener && replacement.config.binds === open.config.binds : open instanceof UdpListener))
+        continue;
       this.#open.delete(name);
       this.#applied.delete(name);
       this.#retire(open);
@@ -380,15 +387,14 @@ export class ResourceState {
         else if (open instanceof UdpListener && compiled.kind === 'udp') open.update(compiled.config);
       } else if (this.#options.opensListeners && this.#mayOpen) this.#openListener(name, compiled);
     }
+    this.#byAddress.clear();
+    for (const listener of this.#open.values()) if (listener instanceof Listener) this.#byAddress.set(`${listener.address}|${listener.port}`, listener);
     this.#checkReady();
   }
 
   #openListener(name: string, compiled: CompiledListener): void {
-    const { counters, logger, reusesPort } = this.#options;
-    const listener =
-      compiled.kind === 'udp'
-        ? new UdpListener(compiled.config, logger)
-        : new Listener(compiled.config, { counters, logger, overload: this.#context.overload, reusesPort });
+    const { logger } = this.#options;
+    const listener = compiled.kind === 'udp' ? new UdpListener(compiled.config, logger) : new Listener(compiled.config, this.#surroundings);
     this.#open.set(name, listener);
     this.#applied.set(name, compiled);
     listener.listen().then(
@@ -402,8 +408,13 @@ export class ResourceState {
     );
   }
 
+  /** Exactly for this address, else for all addresses of its family. */
+  #listenerFor(address: string, port: number): Listener | undefined {
+    return this.#byAddress.get(`${address}|${port}`) ?? this.#byAddress.get(`${address.includes(':') ? '::' : '0.0.0.0'}|${port}`);
+  }
+
   #adoptHandedOver(): void {
-    const { counters, logger, reusesPort, opensListeners } = this.#options;
+    const { logger, opensListeners } = this.#options;
     this.#handedOver = this.#handedOver.filter((server) => {
       const bound = server.address();
       if (bound === null || typeof bound === 'string') return false;
@@ -411,7 +422,7 @@ export class ResourceState {
       if (found === undefined || found[1].compiled.missing().length > 0) return true;
       const [name, { compiled }] = found;
       if (compiled.kind !== 'tcp') return true;
-      const listener = new Listener(compiled.config, { counters, logger, overload: this.#context.overload, reusesPort });
+      const listener = new Listener(compiled.config, this.#surroundings);
       if (opensListeners && !this.#open.has(name)) {
         this.#open.set(name, listener);
         this.#applied.set(name, compiled);
