@@ -17,7 +17,12 @@ const digest = (...files) => {
 
 const wanted = {
   packages: digest('package-lock.json'),
-  envoyApi: digest('package-lock.json', 'scripts/generate-envoy-api.mjs', 'packages/envoy-api/proto/istio/v1/auth/ca.proto'),
+  envoyApi: digest(
+    'package-lock.json',
+    'scripts/generate-envoy-api.mjs',
+    'packages/envoy-api/proto/istio/v1/auth/ca.proto',
+    'packages/envoy-api/proto/istio/networking/nds/v1/nds.proto',
+  ),
   schemas: digest('package-lock.json', 'scripts/generate-schemas.mjs'),
 };
 

@@ -228,7 +228,7 @@ const schemas = { cluster: true, endpoint: true, listener: true, route: true, se
 
 /** What a resource that was just written leads to, once pilot has seen it. */
 async function pendingFindings(pilot: Pilot, resource: Resource): Promise<string[]> {
-  if (!['VirtualService', 'DestinationRule', 'Gateway'].includes(resource.kind)) return [];
+  if (!['VirtualService', 'DestinationRule', 'Gateway', 'ConfigMap'].includes(resource.kind)) return [];
   await pilot.refresh();
   const object = `${resource.kind} ${resource.metadata.namespace}/${resource.metadata.name}`;
   return pilot.findings.filter((finding) => finding.object === object).map(describeFinding);

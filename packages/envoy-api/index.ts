@@ -4,4 +4,4 @@
  */
 export { type Init, packAny, typeUrlOf, unpackAny } from './any.ts';
 export { durationFromMs, durationToMs } from './durations.ts';
-export { type ResourceType, resourceTypes, typeUrls } from './resource-types.ts';
+export { type DiscoveryType, discoveryTypes, type ResourceType, resourceTypes, typeUrls } from './resource-types.ts';

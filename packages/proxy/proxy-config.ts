@@ -22,6 +22,19 @@ export interface ProxyConfig {
   /** `host:port` of the outbound listener. */
   readonly outbound?: string;
   readonly inbound?: readonly { readonly name?: string; readonly port: number; readonly protocol?: string; readonly listen: string; readonly app: string }[];
+  /** The kernel redirects the workload's connections to these ports; absent: it is called explicitly. */
+  readonly capture?: {
+    readonly outboundPort: number;
+    /** Absent: only what the workload sends is captured. */
+    readonly inboundPort?: number;
+    /** Absent: names are resolved as before. */
+    readonly dnsPort?: number;
+    readonly hasIPv6?: boolean;
+  };
+  /** Answers `/healthz/ready` to everybody (Istio: 15021). */
+  readonly healthPort?: number;
+  /** Answers `/stats/prometheus` to everybody (Envoy of Istio: 15090). */
+  readonly metricsPort?: number;
   readonly gatewayBind?: string;
   /** Loopback port of the admin server; 0 chooses one, undefined: none. */
   readonly adminPort?: number;

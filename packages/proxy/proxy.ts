@@ -2,13 +2,19 @@ import type net from 'node:net';
 import { availableParallelism } from 'node:os';
 import type { Any } from '@bufbuild/protobuf/wkt';
 import { compactHeap, type Logger, type LogLevel, messageOf } from '@mizzen/common';
-import type { ResourceType } from '@mizzen/envoy-api';
+import { type ResourceType, unpackAny } from '@mizzen/envoy-api';
+import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
 import { AdminServer } from './admin/admin-server.ts';
+import { PublicServer } from './admin/public-server.ts';
 import type { StaticConfig } from './bootstrap.ts';
+import { DnsServer } from './dns/dns-server.ts';
+import { NameTable } from './dns/name-table.ts';
+import { readResolverConfig } from './dns/resolver-config.ts';
 import { Engine } from './engine.ts';
 import { defaultOverloadSettings } from './overload/overload-manager.ts';
 import type { ProxyConfig } from './proxy-config.ts';
 import { type PeerMetadata, unknownPeer } from './telemetry/peer-metadata.ts';
+import { renderPrometheus } from './telemetry/prometheus.ts';
 import type { StatsSnapshot } from './telemetry/stats-snapshot.ts';
 import { type Predecessor, startSuccessor } from './workers/successor.ts';
 import { WorkerPool } from './workers/worker-pool.ts';
@@ -66,10 +72,28 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
     versions: () => ads?.versions() ?? {},
     notReadyReason: () => (engine.secrets.keyPair('default') ? undefined : 'no certificate yet'),
   });
+  const { capture } = config;
+  const resolver = readResolverConfig();
+  const tableOf = (resources: readonly Any[]) =>
+    new NameTable(unpackAny(NameTableSchema, resources[0]), config.namespace, [...resolver.searchDomains, `${config.namespace}.svc.cluster.local`]);
+  const dns =
+    capture?.dnsPort === undefined
+      ? undefined
+      : new DnsServer({
+          port: capture.dnsPort,
+          addresses: capture.hasIPv6 ? ['127.0.0.1', '::1'] : ['127.0.0.1'],
+          upstreamServers: resolver.servers,
+          counters: engine.counters,
+          logger,
+        });
   const client = new AdsClient({
     control: config.control,
     node: nodeOf(config, plane.adminPort),
-    state: { wanted: (type) => engine.state.wanted(type), accept: (type, resources) => plane.accept(type, resources) },
+    state: {
+      wanted: (type) => engine.state.wanted(type),
+      accept: (type, resources) => (type === 'name-table' ? dns?.use(tableOf(resources)) : plane.accept(type, resources)),
+    },
+    wantsNameTable: dns !== undefined,
     identity,
     counters: engine.counters,
     logger,
@@ -77,6 +101,9 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
   ads = client;
   // Who takes over from another process takes over its good health too.
   if (!isHealthy && options.predecessor === undefined) client.reportHealth('the application has not been asked yet');
+  // A successor finds the ports taken until its predecessor drains.
+  if (dns !== undefined) await plane.takePort(() => dns.listen());
+  for (const server of plane.publicServers(config)) await plane.takePort(() => server.listen());
   // The stream needs no certificate: it starts with the token, so that configuration and certificate arrive together.
   const starting = identity.start();
   client.start();
@@ -90,11 +117,13 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
   }
   return plane.started(starting, {
     async beforeDrain(isReplaced) {
+      if (isReplaced) await dns?.close();
       prober?.close();
       // First nobody is sent here any more, then nobody is let in, then those inside may finish.
       if (config.registers && !isReplaced) client.reportHealth('shutting down');
     },
     async afterDrain() {
+      await dns?.close();
       identity.close();
       await client.close();
       await starting;
@@ -155,6 +184,7 @@ class DataPlane {
   readonly #logger: Logger;
   readonly #predecessor: Predecessor | undefined;
   #admin: AdminServer | undefined;
+  readonly #public: PublicServer[];
   #hooks: Hooks;
   #isReady: boolean;
   #closing: Promise<void> | undefined;
@@ -166,6 +196,7 @@ class DataPlane {
     this.#logger = logger;
     this.#predecessor = predecessor;
     this.#admin = undefined;
+    this.#public = [];
     this.#hooks = {};
     this.#isReady = false;
     this.#closing = undefined;
@@ -207,15 +238,43 @@ class DataPlane {
       this.adminPort = await this.#admin.listen();
       return;
     }
-    // The process that this one replaces gives its port up when it drains.
     this.adminPort = port;
-    void this.#listenWhenFree(this.#admin);
+    await this.takePort(() => this.#admin!.listen());
   }
 
-  async #listenWhenFree(admin: AdminServer): Promise<void> {
+  /** Listens; where another process is replaced, as soon as it gives its port up, which it does when it drains. */
+  async takePort(listen: () => Promise<unknown>): Promise<void> {
+    if (this.#predecessor === undefined) await listen();
+    else void this.#listenWhenFree(listen);
+  }
+
+  /** What is open to everybody, where the configuration asks for it. */
+  publicServers({ healthPort, metricsPort }: Pick<ProxyConfig, 'healthPort' | 'metricsPort'>): readonly PublicServer[] {
+    const text = 'text/plain';
+    if (healthPort !== undefined)
+      this.#public.push(
+        new PublicServer({
+          port: healthPort,
+          path: '/healthz/ready',
+          answer: async () =>
+            this.#isReady && !this.isClosing ? { status: 200, type: text, body: 'ready\n' } : { status: 503, type: text, body: 'not ready\n' },
+        }),
+      );
+    if (metricsPort !== undefined)
+      this.#public.push(
+        new PublicServer({
+          port: metricsPort,
+          path: '/stats/prometheus',
+          answer: async () => ({ status: 200, type: 'text/plain; version=0.0.4', body: renderPrometheus(await this.#stats()) }),
+        }),
+      );
+    return this.#public;
+  }
+
+  async #listenWhenFree(listen: () => Promise<unknown>): Promise<void> {
     while (!this.isClosing) {
       try {
-        await admin.listen();
+        await listen();
         return;
       } catch {
         await new Promise((resolve) => setTimeout(resolve, 50));
@@ -275,13 +334,13 @@ class DataPlane {
   async #close(isReplaced: boolean): Promise<void> {
     const { drainMs } = this.#options;
     this.isClosing = true;
-    if (isReplaced) await this.#admin?.close();
+    if (isReplaced) await Promise.all([this.#admin?.close(), ...this.#public.map((server) => server.close())]);
     await this.#hooks.beforeDrain?.(isReplaced);
     // A successor has the sockets: this process has nothing more to take.
     const acceptMs = isReplaced ? 0 : Math.min(acceptWhileDrainingMs, drainMs);
     await Promise.all([this.engine.close(drainMs, acceptMs), this.#pool?.close(drainMs, acceptMs)]);
     await this.#hooks.afterDrain?.();
-    await this.#admin?.close();
+    await Promise.all([this.#admin?.close(), ...this.#public.map((server) => server.close())]);
   }
 
   async #stats(): Promise<StatsSnapshot> {

@@ -4,6 +4,7 @@ export interface ServiceSpec {
   readonly selector?: Readonly<Record<string, string>>;
   readonly ports?: readonly ServicePortSpec[];
   readonly clusterIP?: string;
+  readonly clusterIPs?: readonly string[];
   readonly externalName?: string;
 }
 
@@ -48,3 +49,9 @@ export interface PeerAuthenticationSpec {
 }
 
 export type MutualTlsMode = 'UNSET' | 'DISABLE' | 'PERMISSIVE' | 'STRICT';
+
+/** istio/api sidecar.proto, the part that has behaviour. */
+export interface SidecarSpec {
+  readonly workloadSelector?: { readonly labels?: Readonly<Record<string, string>> };
+  readonly outboundTrafficPolicy?: { readonly mode?: 'ALLOW_ANY' | 'REGISTRY_ONLY' };
+}

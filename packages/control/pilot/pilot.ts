@@ -1,5 +1,5 @@
 import { type Logger, messageOf } from '@mizzen/common';
-import type { ResourceType } from '@mizzen/envoy-api';
+import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { Change } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
@@ -103,7 +103,7 @@ export class Pilot {
     this.#options.logger.info('proxy disconnected', { proxy: `${connection.view.namespace}/${connection.view.name}`, proxies: this.#connections.size });
   }
 
-  requested(connection: ProxyConnection, type: ResourceType, request: DiscoveryRequest): void {
+  requested(connection: ProxyConnection, type: DiscoveryType, request: DiscoveryRequest): void {
     const nack = connection.handle(type, request, this.#snapshot!, this.#options.trustBundle());
     if (nack)
       this.#options.logger.warn('a proxy refused its configuration and stays with the version before', {

@@ -18,6 +18,8 @@ export interface ProxyView {
   /** Where the outbound listener binds, `address:port`; undefined for gateways. */
   readonly outbound: string | undefined;
   readonly inbound: readonly InboundPort[];
+  /** The kernel redirects the workload's connections; undefined: it is called explicitly. */
+  readonly capture: Capture | undefined;
   /** The address that a gateway's listeners bind. */
   readonly gatewayBind: string;
   /** The loopback address of its admin server. */
@@ -26,6 +28,14 @@ export interface ProxyView {
   readonly registers: boolean;
   readonly version: string;
   readonly locality: string;
+}
+
+/** Where captured connections arrive. */
+export interface Capture {
+  readonly outboundPort: number;
+  /** undefined: only what the workload sends is captured. */
+  readonly inboundPort: number | undefined;
+  readonly hasIPv6: boolean;
 }
 
 export interface InboundPort {
@@ -61,12 +71,30 @@ export function viewOf(node: Node | undefined): ProxyView {
     address: text(metadata, 'MIZZEN_ADDRESS') ?? address,
     outbound: text(metadata, 'MIZZEN_OUTBOUND'),
     inbound,
+    capture: captureOf(metadata),
     gatewayBind: text(metadata, 'MIZZEN_GATEWAY_BIND') ?? '127.0.0.1',
     admin: text(metadata, 'MIZZEN_ADMIN'),
     registers: metadata['MIZZEN_REGISTER'] === true,
     version: node.userAgentName ? `${node.userAgentName}/${node.userAgentVersionType.case === 'userAgentVersion' ? node.userAgentVersionType.value : '?'}` : '',
     locality: [node.locality?.region, node.locality?.zone, node.locality?.subZone].filter(Boolean).join('/'),
   };
+}
+
+/** Istio's INTERCEPTION_MODE with its ports, unless the proxy says others. */
+function captureOf(metadata: Metadata): Capture | undefined {
+  if (metadata['INTERCEPTION_MODE'] !== 'REDIRECT') return undefined;
+  const own = metadata['MIZZEN_CAPTURE'] as Readonly<Record<string, unknown>> | undefined;
+  if (typeof own !== 'object' || own === null) return { outboundPort: 15_001, inboundPort: 15_006, hasIPv6: false };
+  const port = (name: string) => {
+    const value = own[name];
+    if (value === undefined) return undefined;
+    if (!Number.isInteger(value) || (value as number) < 1 || (value as number) > 65_535)
+      throw new MizzenError('invalid-node', `${name} of MIZZEN_CAPTURE must be a port`);
+    return value as number;
+  };
+  const outboundPort = port('outboundPort');
+  if (outboundPort === undefined) throw new MizzenError('invalid-node', 'MIZZEN_CAPTURE needs outboundPort');
+  return { outboundPort, inboundPort: port('inboundPort'), hasIPv6: own['hasIPv6'] === true };
 }
 
 function inboundPort(value: unknown): InboundPort {

@@ -1,9 +1,10 @@
 import type { VirtualServiceSpec } from '@mizzen/api';
-import type { Logger } from '@mizzen/common';
+import { describeOrigin, type Logger, messageOf } from '@mizzen/common';
 import type { ConfigStore } from '../galley/config-store.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
 import { destinationRuleFindings, virtualServiceFindings } from './analysis/references.ts';
-import { type Configured, type MeshSnapshot, takeSnapshot } from './snapshot.ts';
+import { defaultMeshConfig, type MeshConfig, meshConfigName, readMeshConfig } from './mesh-config.ts';
+import { type Configured, type MeshSnapshot, rootNamespace, takeSnapshot } from './snapshot.ts';
 
 /**
  * Turns the store into snapshots, and keeps what would break traffic out of them: a VirtualService that points to nothing does not
@@ -15,6 +16,7 @@ export class SnapshotBuilder {
   readonly #logger: Logger;
   /** The newest admitted version of each VirtualService, by namespace/name. */
   readonly #lastGood: Map<string, Configured<VirtualServiceSpec>>;
+  #meshConfig: MeshConfig;
   #reported: Set<string>;
   #findings: readonly Finding[];
 
@@ -23,6 +25,7 @@ export class SnapshotBuilder {
     this.#trustDomain = trustDomain;
     this.#logger = logger;
     this.#lastGood = new Map();
+    this.#meshConfig = defaultMeshConfig;
     this.#reported = new Set();
     this.#findings = [];
   }
@@ -33,8 +36,9 @@ export class SnapshotBuilder {
   }
 
   async build(): Promise<MeshSnapshot> {
-    const raw = await takeSnapshot(this.#store, this.#trustDomain);
-    const findings: Finding[] = [...destinationRuleFindings(raw)];
+    const configProblem = await this.#readMeshConfig();
+    const raw = await takeSnapshot(this.#store, this.#trustDomain, this.#meshConfig);
+    const findings: Finding[] = [...configProblem, ...destinationRuleFindings(raw)];
     const admitted: Configured<VirtualServiceSpec>[] = [];
     const present = new Set<string>();
     for (const virtualService of raw.virtualServices) {
@@ -56,6 +60,19 @@ export class SnapshotBuilder {
     this.#findings = findings;
     this.#report(findings);
     return { ...raw, virtualServices: admitted };
+  }
+
+  /** What cannot be read does not replace what could. */
+  async #readMeshConfig(): Promise<Finding[]> {
+    const stored = await this.#store.get({ group: '', kind: 'ConfigMap', namespace: rootNamespace, name: meshConfigName });
+    try {
+      this.#meshConfig = readMeshConfig(stored);
+      return [];
+    } catch (error) {
+      const place = stored ? describeOrigin(stored.origin) : '';
+      const message = `${messageOf(error)}. The settings before it stay in effect.`;
+      return [{ code: 'MZ0003', level: 'error', object: `ConfigMap ${rootNamespace}/${meshConfigName}`, path: 'data.mesh', place, message }];
+    }
   }
 
   #report(findings: readonly Finding[]): void {

@@ -1,6 +1,8 @@
-import type { DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec, VirtualServiceSpec } from '@mizzen/api';
+import type { DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec, SidecarSpec, VirtualServiceSpec } from '@mizzen/api';
 import type { Origin } from '@mizzen/common';
 import type { ConfigStore, StoredResource } from '../galley/config-store.ts';
+import type { MeshConfig } from './mesh-config.ts';
+import { type AutoAddress, autoAddresses } from './registry/auto-addresses.ts';
 import { buildServices } from './registry/build-services.ts';
 import type { Service } from './registry/service.ts';
 
@@ -17,6 +19,10 @@ export interface MeshSnapshot {
   readonly destinationRules: readonly Configured<DestinationRuleSpec>[];
   readonly gateways: readonly Configured<GatewaySpec>[];
   readonly peerAuthentications: readonly Configured<PeerAuthenticationSpec>[];
+  readonly sidecars: readonly Configured<SidecarSpec>[];
+  readonly meshConfig: MeshConfig;
+  /** Addresses of services that have none of their own, by host name. */
+  readonly autoAddresses: ReadonlyMap<string, AutoAddress>;
   readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
 }
 
@@ -34,7 +40,7 @@ export interface Configured<Spec> {
 /** The namespace whose policies hold for the whole mesh, as in Istio. */
 export const rootNamespace = 'istio-system';
 
-export async function takeSnapshot(store: ConfigStore, trustDomain: string, domain = 'cluster.local'): Promise<MeshSnapshot> {
+export async function takeSnapshot(store: ConfigStore, trustDomain: string, meshConfig: MeshConfig, domain = 'cluster.local'): Promise<MeshSnapshot> {
   const list = async (group: string, kind: string) => (await store.list(group, kind)).items;
   const networking = 'networking.istio.io';
   const services = buildServices(
@@ -61,6 +67,9 @@ export async function takeSnapshot(store: ConfigStore, trustDomain: string, doma
     destinationRules: (await list(networking, 'DestinationRule')).map(configured<DestinationRuleSpec>).sort(byAge),
     gateways: (await list(networking, 'Gateway')).map(configured<GatewaySpec>).sort(byAge),
     peerAuthentications: (await list('security.istio.io', 'PeerAuthentication')).map(configured<PeerAuthenticationSpec>).sort(byAge),
+    sidecars: (await list(networking, 'Sidecar')).map(configured<SidecarSpec>).sort(byAge),
+    meshConfig,
+    autoAddresses: autoAddresses([...servicesByHostname.values()]),
     secrets: new Map(secrets),
   };
 }

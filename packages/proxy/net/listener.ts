@@ -234,7 +234,7 @@ export class Listener implements InspectionResult {
 
   #refuse(socket: net.Socket, info: ConnectionInfo): void {
     const { counters, logger } = this.#surroundings;
-    const wantsTls = !info.isTls && this.#config.chains.every((chain) => chain.match.transportProtocol === 'tls');
+    const wantsTls = !info.isTls && matchFilterChain(this.#config.chains, { ...info, isTls: true }) !== undefined;
     if (wantsTls) {
       counters.values.plain_text_refused_total++;
       logger.warn('refused plain text: this port takes mutual TLS only (PeerAuthentication STRICT)', { listener: this.#config.name, from: info.remoteAddress });

@@ -3,7 +3,7 @@ import type { Any } from '@bufbuild/protobuf/wkt';
 import { createClient } from '@connectrpc/connect';
 import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
 import { Backoff, type Logger, messageOf, PushQueue } from '@mizzen/common';
-import { type ResourceType, resourceTypes, typeUrls } from '@mizzen/envoy-api';
+import { type DiscoveryType, discoveryTypes, type ResourceType, typeUrls } from '@mizzen/envoy-api';
 import type { Node } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { type DiscoveryRequest, DiscoveryRequestSchema, type DiscoveryResponse } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
@@ -14,7 +14,7 @@ import { explain, type IdentityAgent } from './identity-agent.ts';
 export interface ResourceSink {
   wanted(type: ResourceType): string[];
   /** Throws when the update cannot be used: it becomes a NACK. */
-  accept(type: ResourceType, resources: readonly Any[]): void;
+  accept(type: DiscoveryType, resources: readonly Any[]): void;
 }
 
 /**
@@ -26,6 +26,8 @@ export interface AdsClientOptions {
   readonly control: string;
   readonly node: Node;
   readonly state: ResourceSink;
+  /** There is a DNS proxy to be told the mesh's names. */
+  readonly wantsNameTable: boolean;
   readonly identity: IdentityAgent;
   readonly counters: ProxyCounters;
   readonly logger: Logger;
@@ -38,7 +40,7 @@ interface Subscription {
 }
 
 const healthTypeUrl = 'type.googleapis.com/istio.v1.HealthInformation';
-const typeByUrl = new Map<string, ResourceType>(resourceTypes.map((type) => [typeUrls[type], type]));
+const typeByUrl = new Map<string, DiscoveryType>(discoveryTypes.map((type) => [typeUrls[type], type]));
 /** Long enough for a slow control plane, short enough to notice one that is gone without a word. */
 const pingIntervalMs = 10_000;
 const pingTimeoutMs = 5_000;
@@ -48,7 +50,7 @@ export class AdsClient {
   readonly #backoff: Backoff;
   readonly #abort: AbortController;
   #requests: PushQueue<DiscoveryRequest> | undefined;
-  #subscriptions: Map<ResourceType, Subscription>;
+  #subscriptions: Map<DiscoveryType, Subscription>;
   #running: Promise<void> | undefined;
   /** undefined: healthy. */
   #unhealthyReason: string | undefined;
@@ -123,6 +125,7 @@ export class AdsClient {
         const names = this.#options.state.wanted(type);
         if (names.length > 0 || type === 'cluster' || type === 'listener') this.#subscribe(type, names);
       }
+      if (this.#options.wantsNameTable) this.#subscribe('name-table', []);
       this.#sendHealth();
       const responses = client.streamAggregatedResources(requests, {
         signal: this.#abort.signal,
@@ -171,13 +174,13 @@ export class AdsClient {
     }
   }
 
-  #subscribe(type: ResourceType, names: readonly string[]): void {
+  #subscribe(type: DiscoveryType, names: readonly string[]): void {
     const subscription: Subscription = { version: '', nonce: '', names };
     this.#subscriptions.set(type, subscription);
     this.#send(type, subscription, undefined);
   }
 
-  #send(type: ResourceType, subscription: Subscription, error: string | undefined): void {
+  #send(type: DiscoveryType, subscription: Subscription, error: string | undefined): void {
     const isFirst = this.#requests !== undefined && !this.#requests.hasStarted;
     this.#requests?.push(
       create(DiscoveryRequestSchema, {

@@ -20,7 +20,8 @@ export function nodeOf(config: ProxyConfig, adminPort: number | undefined): Node
       SERVICE_ACCOUNT: config.serviceAccount,
       LABELS: { ...config.labels },
       CLUSTER_ID: 'Kubernetes',
-      INTERCEPTION_MODE: 'NONE',
+      INTERCEPTION_MODE: config.capture ? 'REDIRECT' : 'NONE',
+      ...(config.capture ? { MIZZEN_CAPTURE: { ...config.capture } } : {}),
       MIZZEN_ADDRESS: config.address,
       MIZZEN_REGISTER: config.registers === true,
       MIZZEN_INBOUND: (config.inbound ?? []).map(({ name, port, protocol, listen, app }) => ({

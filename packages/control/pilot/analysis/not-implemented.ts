@@ -29,10 +29,10 @@ const fields: Readonly<Record<string, readonly string[]>> = {
     .flatMap((field) => [`spec.trafficPolicy.${field}`, `spec.subsets.trafficPolicy.${field}`, `spec.trafficPolicy.portLevelSettings.${field}`])
     .concat('spec.workloadSelector'),
   ServiceEntry: ['spec.subjectAltNames'],
+  Sidecar: ['spec.egress', 'spec.ingress', 'spec.inboundConnectionPool', 'spec.outboundTrafficPolicy.egressProxy'],
 };
 
 const kindsWithoutEffect: Readonly<Record<string, string>> = {
-  'networking.istio.io/Sidecar': 'all services stay visible to all sidecars',
   'networking.istio.io/WorkloadGroup': 'sidecars register without it',
   'networking.istio.io/ProxyConfig': 'proxies are configured by their command line',
   'networking.istio.io/EnvoyFilter': 'the generated configuration is not patched',

@@ -8,12 +8,21 @@ import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensi
 import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
 import { spiffeUri } from '../../citadel/spiffe-identity.ts';
-import type { ProxyView } from '../proxy-view.ts';
+import type { Capture, ProxyView } from '../proxy-view.ts';
 import { mayBeHttp, type Service, type ServicePort } from '../registry/service.ts';
 import { type Configured, isVisible, type MeshSnapshot } from '../snapshot.ts';
 import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
 import { lbEndpoint, locality } from './endpoints.ts';
-import { inboundClusterName, outboundClusterName, provenance, splitAddress } from './names.ts';
+import {
+  blackHoleCluster,
+  inboundClusterName,
+  inboundPassthroughCluster,
+  inboundPassthroughClusterIpv6,
+  outboundClusterName,
+  passthroughCluster,
+  provenance,
+  splitAddress,
+} from './names.ts';
 import { ads, meshTlsContext } from './tls-contexts.ts';
 
 const defaultConnectTimeoutMs = 10_000;
@@ -25,11 +34,12 @@ export function clustersFor(view: ProxyView, snapshot: MeshSnapshot): Cluster[] 
     const rule = destinationRuleFor(service, view.namespace, snapshot);
     for (const port of service.ports) {
       if (port.protocol === 'UDP') continue;
-      clusters.push(outboundCluster(service, port, undefined, rule, snapshot));
-      for (const subset of rule?.spec.subsets ?? []) clusters.push(outboundCluster(service, port, subset, rule, snapshot));
+      clusters.push(outboundCluster(service, port, undefined, rule, view, snapshot));
+      for (const subset of rule?.spec.subsets ?? []) clusters.push(outboundCluster(service, port, subset, rule, view, snapshot));
     }
   }
   for (const port of view.inbound) clusters.push(inboundCluster(port.port, port.app));
+  if (view.capture) clusters.push(...captureClusters(view.capture));
   return clusters;
 }
 
@@ -42,11 +52,14 @@ function outboundCluster(
   port: ServicePort,
   subset: SubsetSpec | undefined,
   rule: Configured<import('@mizzen/api').DestinationRuleSpec> | undefined,
+  view: ProxyView,
   snapshot: MeshSnapshot,
 ): Cluster {
   const name = outboundClusterName(port.number, subset?.name ?? '', service.hostname);
   const policy = effectivePolicy(rule?.spec, subset, port.number);
   const isDns = service.resolution === 'dns';
+  // A captured caller of a headless service has chosen the instance itself.
+  const isOriginalDestination = service.resolution === 'none' || (service.isHeadless && view.capture !== undefined);
   const subsetIndex = subset ? rule!.spec.subsets!.indexOf(subset) : -1;
   const metadata = rule ? provenance(rule, subset ? `spec.subsets[${subsetIndex}]` : undefined) : undefined;
   const tcp = policy.connectionPool?.tcp;
@@ -55,12 +68,12 @@ function outboundCluster(
     name,
     clusterDiscoveryType: {
       case: 'type',
-      value: isDns ? Cluster_DiscoveryType.STRICT_DNS : service.resolution === 'none' ? Cluster_DiscoveryType.ORIGINAL_DST : Cluster_DiscoveryType.EDS,
+      value: isDns ? Cluster_DiscoveryType.STRICT_DNS : isOriginalDestination ? Cluster_DiscoveryType.ORIGINAL_DST : Cluster_DiscoveryType.EDS,
     },
-    ...(service.resolution === 'static' ? { edsClusterConfig: { edsConfig: ads, serviceName: name } } : {}),
+    ...(service.resolution === 'static' && !isOriginalDestination ? { edsClusterConfig: { edsConfig: ads, serviceName: name } } : {}),
     ...(isDns ? { loadAssignment: { clusterName: name, endpoints: dnsEndpoints(service, port, subset) } } : {}),
     connectTimeout: durationFromMs((tcp?.connectTimeout && parseDurationMs(tcp.connectTimeout)) || defaultConnectTimeoutMs),
-    lbPolicy: service.resolution === 'none' ? Cluster_LbPolicy.CLUSTER_PROVIDED : lbPolicy(policy.loadBalancer?.simple),
+    lbPolicy: isOriginalDestination ? Cluster_LbPolicy.CLUSTER_PROVIDED : lbPolicy(policy.loadBalancer?.simple),
     circuitBreakers: {
       thresholds: [
         {
@@ -93,7 +106,7 @@ function outboundCluster(
       commonHttpProtocolOptions: common,
       upstreamProtocolOptions: { case: 'explicitHttpConfig', value: { protocolConfig: { case: 'httpProtocolOptions', value: {} } } },
     });
-  applyTls(cluster, service, mayBeHttp(port.protocol), policy.tls, snapshot);
+  applyTls(cluster, service, mayBeHttp(port.protocol), isOriginalDestination, policy.tls, snapshot);
   return cluster;
 }
 
@@ -117,7 +130,14 @@ function dnsEndpoints(service: Service, port: ServicePort, subset: SubsetSpec | 
     .map((instance) => ({ locality: locality(instance), lbEndpoints: [lbEndpoint(instance, port, service)] }));
 }
 
-function applyTls(cluster: Cluster, service: Service, isHttp: boolean, tls: ClientTlsSpec | undefined, snapshot: MeshSnapshot): void {
+function applyTls(
+  cluster: Cluster,
+  service: Service,
+  isHttp: boolean,
+  isOriginalDestination: boolean,
+  tls: ClientTlsSpec | undefined,
+  snapshot: MeshSnapshot,
+): void {
   const accounts = new Map<string, string>();
   for (const instance of service.instances) {
     if (instance.hasSidecar) {
@@ -168,6 +188,10 @@ function applyTls(cluster: Cluster, service: Service, isHttp: boolean, tls: Clie
     default:
       // Nothing was said: mutual TLS to endpoints that have a sidecar, plain text to the others ("auto mTLS").
       if (accounts.size === 0) return;
+      if (isOriginalDestination) {
+        if (service.instances.every((instance) => instance.hasSidecar)) cluster.transportSocket = mesh();
+        return;
+      }
       cluster.transportSocketMatches = create(ClusterSchema, {
         transportSocketMatches: [
           { name: 'tlsMode-istio', match: { tlsMode: 'istio' }, transportSocket: mesh() },
@@ -213,4 +237,31 @@ function inboundCluster(port: number, app: string): Cluster {
       ],
     },
   });
+}
+
+/** Where captured connections go that are for no service: on, or nowhere. */
+function captureClusters(capture: Capture): Cluster[] {
+  const passthrough = (name: string, sourceAddress?: string) =>
+    create(ClusterSchema, {
+      name,
+      clusterDiscoveryType: { case: 'type', value: Cluster_DiscoveryType.ORIGINAL_DST },
+      connectTimeout: durationFromMs(defaultConnectTimeoutMs),
+      lbPolicy: Cluster_LbPolicy.CLUSTER_PROVIDED,
+      circuitBreakers: { thresholds: [{ maxConnections: unlimited, maxPendingRequests: unlimited, maxRequests: unlimited, maxRetries: unlimited }] },
+      ...(sourceAddress === undefined
+        ? {}
+        : { upstreamBindConfig: { sourceAddress: { address: sourceAddress, portSpecifier: { case: 'portValue' as const, value: 0 } } } }),
+    });
+  return [
+    passthrough(passthroughCluster),
+    // The rules of capture know by this source that the connection has been inspected already: it is not captured a second time.
+    ...(capture.inboundPort === undefined ? [] : [passthrough(inboundPassthroughCluster, '127.0.0.6')]),
+    ...(capture.inboundPort !== undefined && capture.hasIPv6 ? [passthrough(inboundPassthroughClusterIpv6, '::6')] : []),
+    create(ClusterSchema, {
+      name: blackHoleCluster,
+      clusterDiscoveryType: { case: 'type', value: Cluster_DiscoveryType.STATIC },
+      connectTimeout: durationFromMs(defaultConnectTimeoutMs),
+      metadata: { filterMetadata: { 'mizzen.block': { reason: 'not_in_registry' } } },
+    }),
+  ];
 }

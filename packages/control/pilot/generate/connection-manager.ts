@@ -5,28 +5,62 @@ import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/acce
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { RouterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/router/v3/router_pb.js';
 import { HttpInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/http_inspector/v3/http_inspector_pb.js';
+import { OriginalDstSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/original_dst/v3/original_dst_pb.js';
 import { TlsInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector_pb.js';
 import {
   HttpConnectionManager_ForwardClientCertDetails,
   HttpConnectionManagerSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import { TcpProxySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
 
 /**
- * Envoy's default access log line, with who called and where it went at its end: the line that answers "who was that" when
+ * Envoy's default access log line, with who called, where it went, where it was going and why it ended at its end: the line that answers "who was that" when
  * something is wrong.
  */
 export const accessLogFormat =
-  '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER% %DOWNSTREAM_PEER_URI_SAN% %ROUTE_NAME%\n';
+  '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER% %DOWNSTREAM_PEER_URI_SAN% %ROUTE_NAME% %DOWNSTREAM_LOCAL_ADDRESS% %RESPONSE_CODE_DETAILS%\n';
 
-export const httpInspector: Init<typeof ListenerFilterSchema> = {
-  name: 'envoy.filters.listener.http_inspector',
-  configType: { case: 'typedConfig', value: packAny(HttpInspectorSchema, {}) },
+/** `exceptPorts` are destination ports whose connections it leaves alone. */
+export function httpInspector(exceptPorts: readonly number[] = []): Init<typeof ListenerFilterSchema> {
+  return {
+    name: 'envoy.filters.listener.http_inspector',
+    configType: { case: 'typedConfig', value: packAny(HttpInspectorSchema, {}) },
+    ...disabledFor(exceptPorts),
+  };
+}
+
+/** `exceptPorts` are destination ports whose connections it leaves alone. */
+export function tlsInspector(exceptPorts: readonly number[] = []): Init<typeof ListenerFilterSchema> {
+  return {
+    name: 'envoy.filters.listener.tls_inspector',
+    configType: { case: 'typedConfig', value: packAny(TlsInspectorSchema, {}) },
+    ...disabledFor(exceptPorts),
+  };
+}
+
+/** Where a connection was going before the kernel redirected it. */
+export const originalDestination: Init<typeof ListenerFilterSchema> = {
+  name: 'envoy.filters.listener.original_dst',
+  configType: { case: 'typedConfig', value: packAny(OriginalDstSchema, {}) },
 };
 
-export const tlsInspector: Init<typeof ListenerFilterSchema> = {
-  name: 'envoy.filters.listener.tls_inspector',
-  configType: { case: 'typedConfig', value: packAny(TlsInspectorSchema, {}) },
-};
+function disabledFor(ports: readonly number[]): Pick<Init<typeof ListenerFilterSchema>, 'filterDisabled'> {
+  const rules = ports.map((port) => ({ rule: { case: 'destinationPortRange' as const, value: { start: port, end: port + 1 } } }));
+  if (rules.length === 0) return {};
+  return { filterDisabled: rules.length === 1 ? rules[0]! : { rule: { case: 'orMatch', value: { rules } } } };
+}
+
+export function socketAddress(address: string, port: number) {
+  return { address: { case: 'socketAddress' as const, value: { address, portSpecifier: { case: 'portValue' as const, value: port } } } };
+}
+
+/** Carries bytes to a cluster. */
+export function tcpProxy(statPrefix: string, cluster: string): Init<typeof FilterSchema> {
+  return {
+    name: 'envoy.filters.network.tcp_proxy',
+    configType: { case: 'typedConfig', value: packAny(TcpProxySchema, { statPrefix, clusterSpecifier: { case: 'cluster', value: cluster }, accessLog }) },
+  };
+}
 
 export interface ConnectionManagerOptions {
   readonly statPrefix: string;

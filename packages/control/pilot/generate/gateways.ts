@@ -86,7 +86,7 @@ export function gatewayListeners(view: ProxyView, snapshot: MeshSnapshot): Liste
     return create(ListenerSchema, {
       name: `${view.gatewayBind}_${port}`,
       address: { address: { case: 'socketAddress', value: { address: view.gatewayBind, portSpecifier: { case: 'portValue', value: port } } } },
-      listenerFilters: tls.length > 0 ? [tlsInspector] : [],
+      listenerFilters: tls.length > 0 ? [tlsInspector()] : [],
       filterChains: chains,
       trafficDirection: 2,
       metadata: provenance(servers[0]!.gateway, `spec.servers[${servers[0]!.index}]`),

@@ -10,6 +10,15 @@ export function inboundClusterName(port: number): string {
   return `inbound|${port}||`;
 }
 
+/** Lets a captured connection go on to where it was going. */
+export const passthroughCluster = 'PassthroughCluster';
+/** Where captured connections go that may go nowhere. */
+export const blackHoleCluster = 'BlackHoleCluster';
+/** To ports of the workload that nobody declared. */
+export const inboundPassthroughCluster = 'InboundPassthroughCluster';
+export const inboundPassthroughClusterIpv6 = 'InboundPassthroughClusterIpv6';
+
+/** The table of an explicitly called sidecar; tables of captured ports are named after the port. */
 export const outboundRouteName = 'http_proxy';
 
 /** `127.0.0.1:15001` or `[::1]:15001` to its parts. */

@@ -21,3 +21,11 @@ export function peerAuthenticationMode(
   const layers = [forWorkload?.spec.portLevelMtls?.[String(port)]?.mode, forWorkload?.spec.mtls?.mode, forNamespace?.spec.mtls?.mode, forMesh?.spec.mtls?.mode];
   return layers.find((mode) => mode !== undefined && mode !== 'UNSET') ?? 'PERMISSIVE';
 }
+
+/** Ports for which the workload's policy has a mode of their own. */
+export function portsWithOwnMode(namespace: string, labels: Readonly<Record<string, string>>, snapshot: MeshSnapshot): number[] {
+  const policy = snapshot.peerAuthentications.find(
+    ({ namespace: own, spec }) => own === namespace && Object.keys(spec.selector?.matchLabels ?? {}).length > 0 && selects(spec.selector!.matchLabels, labels),
+  );
+  return Object.keys(policy?.spec.portLevelMtls ?? {}).map(Number);
+}

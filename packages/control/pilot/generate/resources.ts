@@ -1,16 +1,18 @@
 import { create, type DescMessage, type MessageShape, toBinary } from '@bufbuild/protobuf';
 import { type Any, AnySchema } from '@bufbuild/protobuf/wkt';
-import { type ResourceType, typeUrls } from '@mizzen/envoy-api';
+import { type DiscoveryType, typeUrls } from '@mizzen/envoy-api';
 import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
 import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
+import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { clustersFor } from './clusters.ts';
 import { endpointsFor } from './endpoints.ts';
 import { gatewayListeners, gatewayRouteConfigurations } from './gateways.ts';
+import { nameTable } from './name-table.ts';
 import { secretsFor } from './secrets.ts';
 import { sidecarListeners } from './sidecar-listeners.ts';
 import { sidecarRoutes } from './sidecar-routes.ts';
@@ -19,7 +21,7 @@ import { sidecarRoutes } from './sidecar-routes.ts';
  * All resources of one type for one proxy, packed. `names` are the resources that the proxy asked for; for listeners and clusters it
  * asks for all.
  */
-export function resourcesFor(type: ResourceType, names: ReadonlySet<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: string): Any[] {
+export function resourcesFor(type: DiscoveryType, names: ReadonlySet<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: string): Any[] {
   switch (type) {
     case 'cluster':
       return pack(type, ClusterSchema, clustersFor(view, snapshot));
@@ -35,11 +37,13 @@ export function resourcesFor(type: ResourceType, names: ReadonlySet<string>, vie
         tables.filter((table) => names.has(table.name)),
       );
     }
+    case 'name-table':
+      return pack(type, NameTableSchema, [nameTable(view, snapshot)]);
     case 'secret':
       return pack(type, SecretSchema, secretsFor(names, view, snapshot, trustBundle));
   }
 }
 
-function pack<Desc extends DescMessage>(type: ResourceType, schema: Desc, messages: readonly MessageShape<Desc>[]): Any[] {
+function pack<Desc extends DescMessage>(type: DiscoveryType, schema: Desc, messages: readonly MessageShape<Desc>[]): Any[] {
   return messages.map((message) => create(AnySchema, { typeUrl: typeUrls[type], value: toBinary(schema, message) }));
 }

@@ -5,15 +5,66 @@ import type { ProxyView } from '../proxy-view.ts';
 import { mayBeHttp, type Service, type ServicePort } from '../registry/service.ts';
 import { isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import { visibleServices } from './clusters.ts';
-import { outboundClusterName, outboundRouteName } from './names.ts';
+import { outboundClusterName, outboundRouteName, passthroughCluster } from './names.ts';
+import { outboundTrafficMode } from './outbound-traffic.ts';
+import { serviceAddresses } from './service-addresses.ts';
 import { appliesTo, type Route, retryPolicy, routesOf, type VirtualHost, virtualServiceFor } from './virtual-service-routes.ts';
 
-/** RDS for an explicitly addressed sidecar: one table for the services of all ports, told apart by the Host that the caller names. */
+/**
+ * RDS for a sidecar. An explicitly called one has a single table for the services of all ports, told apart by the Host that the caller
+ * names. Where the kernel captures, each port has its own, and so has each port whose protocol nobody declared.
+ */
 export function sidecarRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteConfiguration[] {
   return [
-    create(RouteConfigurationSchema, { name: outboundRouteName, virtualHosts: [...outboundVirtualHosts(view, snapshot), blockAll], validateClusters: false }),
+    ...(view.outbound ? [table(outboundRouteName, [...outboundVirtualHosts(view, snapshot), blockAll])] : []),
+    ...(view.capture ? capturedRoutes(view, snapshot) : []),
   ];
 }
+
+function table(name: string, virtualHosts: VirtualHost[]): RouteConfiguration {
+  return create(RouteConfigurationSchema, { name, virtualHosts, validateClusters: false });
+}
+
+function capturedRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteConfiguration[] {
+  const tables = new Map<number, { readonly hosts: VirtualHost[]; readonly taken: Set<string> }>();
+  const others = outboundTrafficMode(view, snapshot) === 'REGISTRY_ONLY' ? blockAll : allowAny;
+  const single: RouteConfiguration[] = [];
+  for (const service of visibleServices(view, snapshot))
+    for (const port of service.ports) {
+      if (!mayBeHttp(port.protocol)) continue;
+      const virtualService = virtualServiceFor(service.hostname, view.namespace, 'mesh', snapshot);
+      const routes = virtualService ? routesOf(virtualService, port.number, view, snapshot, 'mesh') : [defaultRoute(service, port)];
+      const name = `${service.hostname}:${port.number}`;
+      // Connections that are for this service's own address: whatever the Host says.
+      if (port.protocol === 'AUTO') single.push(table(name, [{ name, domains: ['*'], routes }]));
+      const { hosts, taken } = tables.get(port.number) ?? { hosts: [], taken: new Set(['*']) };
+      tables.set(port.number, { hosts, taken });
+      const addresses = serviceAddresses(service, view, snapshot).filter((address) => !address.includes('/'));
+      const domains = [...domainsOf(service, port, true, view.namespace), ...addresses.flatMap((address) => addressDomains(address, port.number))].filter(
+        (domain) => !taken.has(domain) && taken.add(domain),
+      );
+      if (domains.length > 0) hosts.push({ name, domains, routes });
+    }
+  for (const [port, { hosts, taken }] of tables) hosts.push(...virtualHostsWithoutService(port, taken, view, snapshot), others);
+  return [...[...tables].map(([port, { hosts }]) => table(String(port), hosts)), ...single];
+}
+
+function addressDomains(address: string, port: number): string[] {
+  return address.includes(':') ? [`[${address}]`, `[${address}]:${port}`] : [address, `${address}:${port}`];
+}
+
+/** A captured request to a host that the mesh does not know goes on to where it was going. */
+const allowAny: VirtualHost = {
+  name: 'allow_any',
+  domains: ['*'],
+  routes: [
+    {
+      name: 'allow_any',
+      match: { pathSpecifier: { case: 'prefix', value: '/' } },
+      action: { case: 'route', value: { clusterSpecifier: { case: 'cluster', value: passthroughCluster }, timeout: durationFromMs(0) } },
+    },
+  ],
+};
 
 /** A request to a host that the mesh does not know is answered, not guessed at. */
 const blockAll: VirtualHost = {
@@ -60,16 +111,22 @@ function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualH
       const domains = claim(domainsOf(service, port, false, view.namespace));
       if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes: [connectRoute(service, port)] });
     }
-  // Hosts that only a VirtualService names: they have no service of their own, but routes to others.
+  hosts.push(...virtualHostsWithoutService(undefined, taken, view, snapshot));
+  return hosts;
+}
+
+/** Hosts that only a VirtualService names: they have no service of their own, but routes to others. */
+function virtualHostsWithoutService(port: number | undefined, taken: Set<string>, view: ProxyView, snapshot: MeshSnapshot): VirtualHost[] {
+  const hosts: VirtualHost[] = [];
   for (const virtualService of snapshot.virtualServices) {
     if (!appliesTo(virtualService, 'mesh') || !isVisible(virtualService.spec.exportTo, virtualService.namespace, view.namespace)) continue;
     for (const host of virtualService.spec.hosts ?? []) {
       const resolved = resolveHost(host, virtualService.namespace, snapshot);
       if (snapshot.servicesByHostname.has(resolved)) continue;
       const bareName = host.includes('.') ? [] : [host, `${host}:*`];
-      const domains = claim(host.startsWith('*') ? [resolved] : [resolved, `${resolved}:*`, ...bareName]);
+      const domains = (host.startsWith('*') ? [resolved] : [resolved, `${resolved}:*`, ...bareName]).filter((name) => !taken.has(name) && taken.add(name));
       if (domains.length > 0)
-        hosts.push({ name: `${resolved}:${virtualService.name}`, domains, routes: routesOf(virtualService, undefined, view, snapshot, 'mesh') });
+        hosts.push({ name: `${resolved}:${virtualService.name}`, domains, routes: routesOf(virtualService, port, view, snapshot, 'mesh') });
     }
   }
   return hosts;

@@ -9,6 +9,10 @@ export interface Service {
   readonly namespace: string;
   readonly kind: 'Service' | 'ServiceEntry';
   readonly ports: readonly ServicePort[];
+  /** Addresses of its own (clusterIP, ServiceEntry.addresses; the latter may be ranges); none: the mesh gives it one (./auto-addresses.ts). */
+  readonly addresses: readonly string[];
+  /** It is known by the addresses of its instances (clusterIP None). */
+  readonly isHeadless: boolean;
   readonly resolution: 'static' | 'dns' | 'none';
   readonly isExternal: boolean;
   /** Namespaces that see it; undefined: all. */

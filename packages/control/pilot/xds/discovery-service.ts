@@ -1,6 +1,6 @@
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
 import { type Logger, MizzenError, messageOf } from '@mizzen/common';
-import { type ResourceType, resourceTypes, typeUrls } from '@mizzen/envoy-api';
+import { type DiscoveryType, discoveryTypes, typeUrls } from '@mizzen/envoy-api';
 import type { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import type { DiscoveryRequest, DiscoveryResponse } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import { authenticate, transportPeerKey } from '../../citadel/caller.ts';
@@ -10,7 +10,7 @@ import type { Pilot } from '../pilot.ts';
 import { viewOf } from '../proxy-view.ts';
 import { ProxyConnection } from './proxy-connection.ts';
 
-const typeByUrl = new Map<string, ResourceType>(resourceTypes.map((type) => [typeUrls[type], type]));
+const typeByUrl = new Map<string, DiscoveryType>(discoveryTypes.map((type) => [typeUrls[type], type]));
 /** Istio's way for a sidecar to say whether its application is healthy: `error_detail` is set when it is not. */
 const healthTypeUrl = 'type.googleapis.com/istio.v1.HealthInformation';
 

@@ -2,7 +2,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
 import { PushQueue } from '@mizzen/common';
-import { type ResourceType, resourceTypes, typeUrls } from '@mizzen/envoy-api';
+import { type DiscoveryType, discoveryTypes, typeUrls } from '@mizzen/envoy-api';
 import { type DiscoveryRequest, type DiscoveryResponse, DiscoveryResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { Identity } from '../../citadel/spiffe-identity.ts';
 import { resourcesFor } from '../generate/resources.ts';
@@ -19,7 +19,7 @@ export class ProxyConnection {
   readonly peer: string;
   readonly connectedAt: Date;
   readonly responses: PushQueue<DiscoveryResponse>;
-  readonly #subscriptions: Map<ResourceType, Subscription>;
+  readonly #subscriptions: Map<DiscoveryType, Subscription>;
 
   constructor(view: ProxyView, identity: Identity | undefined, peer: string, now: Date) {
     this.view = view;
@@ -31,10 +31,10 @@ export class ProxyConnection {
   }
 
   /** Takes a request: a subscription, an ACK or a NACK. Returns what a NACK said. */
-  handle(type: ResourceType, request: DiscoveryRequest, snapshot: MeshSnapshot, trustBundle: string): { readonly nack: string } | undefined {
+  handle(type: DiscoveryType, request: DiscoveryRequest, snapshot: MeshSnapshot, trustBundle: string): { readonly nack: string } | undefined {
     let subscription = this.#subscriptions.get(type);
-    // Clusters and listeners are asked for as a whole; for the other types no names means that nothing is wanted any more.
-    if (request.resourceNames.length === 0 && type !== 'cluster' && type !== 'listener') {
+    // Clusters, listeners and the name table are asked for as a whole; for the other types no names means that nothing is wanted any more.
+    if (request.resourceNames.length === 0 && type !== 'cluster' && type !== 'listener' && type !== 'name-table') {
       this.#subscriptions.delete(type);
       return request.errorDetail ? { nack: request.errorDetail.message } : undefined;
     }
@@ -68,7 +68,7 @@ export class ProxyConnection {
   /** Sends every subscribed type whose content has changed, in the order that makes before it breaks. Returns how many were sent. */
   push(snapshot: MeshSnapshot, trustBundle: string): number {
     let sent = 0;
-    for (const type of resourceTypes) {
+    for (const type of discoveryTypes) {
       const subscription = this.#subscriptions.get(type);
       if (subscription && this.#send(type, subscription, snapshot, trustBundle, false)) sent++;
     }
@@ -77,7 +77,7 @@ export class ProxyConnection {
 
   status(): ProxyStatus {
     const types: Record<string, TypeStatus> = {};
-    for (const type of resourceTypes) {
+    for (const type of discoveryTypes) {
       const subscription = this.#subscriptions.get(type);
       if (!subscription) continue;
       const state = subscription.error !== undefined ? 'nacked' : subscription.acknowledged === subscription.version ? 'synced' : 'stale';
@@ -108,11 +108,11 @@ export class ProxyConnection {
   }
 
   /** What was last sent of a type, packed. */
-  sent(type: ResourceType): readonly Any[] {
+  sent(type: DiscoveryType): readonly Any[] {
     return this.#subscriptions.get(type)?.resources ?? [];
   }
 
-  #send(type: ResourceType, subscription: Subscription, snapshot: MeshSnapshot, trustBundle: string, always: boolean): boolean {
+  #send(type: DiscoveryType, subscription: Subscription, snapshot: MeshSnapshot, trustBundle: string, always: boolean): boolean {
     const resources = resourcesFor(type, subscription.names, this.view, snapshot, trustBundle);
     const version = contentVersion(resources);
     if (!always && version === subscription.version) return false;

@@ -1,0 +1,95 @@
+import type { MutualTlsMode } from '@mizzen/api';
+import { type Init, packAny } from '@mizzen/envoy-api';
+import type { FilterChainMatchSchema, FilterChainSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
+import { TlsParameters_TlsProtocol } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
+import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import type { InboundPort, ProxyView } from '../proxy-view.ts';
+import { isHttp, type Protocol, protocolOf, type Service } from '../registry/service.ts';
+import type { MeshSnapshot } from '../snapshot.ts';
+import { connectionManager, tcpProxy } from './connection-manager.ts';
+import { inboundRoutes } from './inbound-routes.ts';
+import { splitAddress } from './names.ts';
+import { meshAlpn, meshHttpAlpn, meshTlsContext } from './tls-contexts.ts';
+
+/** How connections to one port of a workload are taken. */
+export interface InboundTarget {
+  /** Begins the names of its chains: the port, or what stands for all ports that nobody declared. */
+  readonly name: string;
+  readonly cluster: string;
+  readonly mode: Exclude<MutualTlsMode, 'UNSET'>;
+  readonly protocol: Protocol;
+  readonly service: Service | undefined;
+  readonly statPrefix: string;
+  /** What its connections are told by, beside their transport: the destination port, say. */
+  readonly match: Init<typeof FilterChainMatchSchema>;
+}
+
+/** The filter chains of one port: by mutual TLS mode, and by what is spoken where nothing was declared. */
+export function inboundChains({ name, cluster, mode, protocol, service, statPrefix, match }: InboundTarget): Init<typeof FilterChainSchema>[] {
+  const tcp = tcpProxy(cluster, cluster);
+  const http = (isTls: boolean) =>
+    connectionManager({ statPrefix, routes: { case: 'routeConfig', value: inboundRoutes(cluster, name, service) }, direction: 'inbound', isTls });
+  const isAuto = protocol === 'AUTO';
+  const filter = (isTls: boolean) => (isHttp(protocol) ? http(isTls) : tcp);
+  const chains: Init<typeof FilterChainSchema>[] = [];
+  if (mode !== 'DISABLE') {
+    const transportSocket = mutualTls();
+    // A caller's sidecar says in the handshake whether HTTP is inside.
+    if (isAuto)
+      chains.push({
+        name: `${name}-mtls-http`,
+        filterChainMatch: { ...match, transportProtocol: 'tls', applicationProtocols: [meshHttpAlpn] },
+        transportSocket,
+        filters: [http(true)],
+      });
+    chains.push({ name: `${name}-mtls`, filterChainMatch: { ...match, transportProtocol: 'tls' }, transportSocket, filters: [filter(true)] });
+  }
+  if (mode !== 'STRICT') {
+    // With mutual TLS off, TLS on this port is the application's own.
+    const plain = { ...match, ...(mode === 'DISABLE' ? {} : { transportProtocol: 'raw_buffer' }) };
+    if (isAuto)
+      chains.push({
+        name: `${name}-plain-http`,
+        filterChainMatch: { ...match, transportProtocol: 'raw_buffer', applicationProtocols: ['http/1.0', 'http/1.1'] },
+        filters: [http(false)],
+      });
+    chains.push({ name: `${name}-plain`, ...(Object.keys(plain).length > 0 ? { filterChainMatch: plain } : {}), filters: [filter(false)] });
+  }
+  return chains;
+}
+
+/** The service that this port of the workload implements: it gives the routes their destination name and the port its protocol. */
+export function implementedService(inbound: InboundPort, view: ProxyView, snapshot: MeshSnapshot): { service: Service | undefined; protocol: Protocol } {
+  for (const service of snapshot.services) {
+    if (service.namespace !== view.namespace) continue;
+    const isOurs = service.instances.some(
+      (instance) => instance.address === view.address && [...instance.ports.values()].includes(splitAddress(inbound.listen).port),
+    );
+    if (!isOurs) continue;
+    const port = service.ports.find(
+      (candidate) => candidate.targetPort === inbound.port || (typeof candidate.targetPort === 'string' && candidate.targetPort === inbound.name),
+    );
+    if (port) return { service, protocol: inbound.protocol === undefined ? port.protocol : protocolOf(undefined, inbound.protocol, undefined) };
+  }
+  return {
+    service: undefined,
+    protocol: inbound.protocol === undefined ? protocolOf(inbound.name, undefined, undefined) : protocolOf(undefined, inbound.protocol, undefined),
+  };
+}
+
+function mutualTls(): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
+  return {
+    name: 'envoy.transport_sockets.tls',
+    configType: {
+      case: 'typedConfig',
+      value: packAny(DownstreamTlsContextSchema, {
+        commonTlsContext: {
+          ...meshTlsContext(undefined),
+          alpnProtocols: [meshHttpAlpn, ...meshAlpn, 'http/1.1'],
+          tlsParams: { tlsMinimumProtocolVersion: TlsParameters_TlsProtocol.TLSv1_2 },
+        },
+        requireClientCertificate: true,
+      }),
+    },
+  };
+}

@@ -1,0 +1,44 @@
+import { isPlainObject } from '@mizzen/api';
+import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
+import { parseDocument } from 'yaml';
+import type { StoredResource } from '../galley/config-store.ts';
+
+/** What a call to a host that the mesh does not know becomes (istio/api mesh config.proto `OutboundTrafficPolicy`). */
+export type OutboundTrafficMode = 'ALLOW_ANY' | 'REGISTRY_ONLY';
+
+/** The settings of the whole mesh that have behaviour (istio/api mesh config.proto `MeshConfig`). */
+export interface MeshConfig {
+  readonly outboundTrafficPolicy: OutboundTrafficMode;
+  /** What is sent on a port without a declared protocol within this time decides what is spoken. */
+  readonly protocolDetectionTimeoutMs: number;
+}
+
+export const defaultMeshConfig: MeshConfig = { outboundTrafficPolicy: 'ALLOW_ANY', protocolDetectionTimeoutMs: 1_000 };
+
+/** Where Istio keeps it: the key `mesh` of the ConfigMap `istio` in the root namespace. */
+export const meshConfigName = 'istio';
+
+/** Reads the mesh's settings. Throws MizzenError, with the field, for what cannot be used; fields that nothing acts on are passed over. */
+export function readMeshConfig(configMap: StoredResource | undefined): MeshConfig {
+  const text = (configMap?.resource['data'] as Record<string, unknown> | undefined)?.['mesh'];
+  if (text === undefined) return defaultMeshConfig;
+  const wrong = (field: string, problem: string) => new MizzenError('invalid-mesh-config', `ConfigMap istio-system/istio, data.mesh: ${field}: ${problem}`);
+  if (typeof text !== 'string') throw wrong('data.mesh', 'must be text in YAML');
+  let value: unknown;
+  try {
+    const document = parseDocument(text);
+    if (document.errors[0]) throw document.errors[0];
+    value = document.toJS({ maxAliasCount: 100 }) ?? {};
+  } catch (error) {
+    throw wrong('YAML', messageOf(error).split('\n')[0]!);
+  }
+  if (!isPlainObject(value)) throw wrong('YAML', 'must be an object');
+  const policy = value['outboundTrafficPolicy'];
+  const mode = isPlainObject(policy) ? (policy['mode'] ?? 'ALLOW_ANY') : policy === undefined ? 'ALLOW_ANY' : undefined;
+  if (mode !== 'ALLOW_ANY' && mode !== 'REGISTRY_ONLY')
+    throw wrong('outboundTrafficPolicy.mode', `${JSON.stringify(mode)} is not known here: ALLOW_ANY or REGISTRY_ONLY`);
+  const timeout = value['protocolDetectionTimeout'];
+  const timeoutMs = timeout === undefined ? defaultMeshConfig.protocolDetectionTimeoutMs : typeof timeout === 'string' ? parseDurationMs(timeout) : undefined;
+  if (timeoutMs === undefined) throw wrong('protocolDetectionTimeout', `${JSON.stringify(timeout)} is no duration: write 100ms or 1s`);
+  return { outboundTrafficPolicy: mode, protocolDetectionTimeoutMs: timeoutMs };
+}

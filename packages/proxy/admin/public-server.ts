@@ -1,0 +1,50 @@
+import { once } from 'node:events';
+import { createServer, type Server } from 'node:http';
+import { MizzenError, messageOf } from '@mizzen/common';
+
+/**
+ * The two things that others than this machine's own people may ask a sidecar: whether it is ready (Istio's port 15021) and its metrics
+ * (15090). One port each, one path each; everything else of the admin server stays on loopback.
+ */
+export interface PublicServerOptions {
+  readonly port: number;
+  readonly path: string;
+  readonly answer: () => Promise<{ readonly status: number; readonly type: string; readonly body: string }>;
+}
+
+export class PublicServer {
+  readonly #options: PublicServerOptions;
+  readonly #server: Server;
+
+  constructor(options: PublicServerOptions) {
+    this.#options = options;
+    this.#server = createServer((request, response) => {
+      const path = (request.url ?? '/').split('?')[0];
+      if (path !== options.path || (request.method !== 'GET' && request.method !== 'HEAD'))
+        return void response.writeHead(404, { 'content-type': 'text/plain' }).end(`only GET ${options.path} is answered here\n`);
+      options.answer().then(
+        ({ status, type, body }) => response.writeHead(status, { 'content-type': type, 'x-content-type-options': 'nosniff' }).end(body),
+        (error: unknown) => response.writeHead(500, { 'content-type': 'text/plain' }).end(`${messageOf(error)}\n`),
+      );
+    });
+    this.#server.maxConnections = 100;
+  }
+
+  async listen(): Promise<void> {
+    const { port, path } = this.#options;
+    this.#server.listen({ port });
+    try {
+      await once(this.#server, 'listening');
+    } catch (error) {
+      throw new MizzenError('port-in-use', `the server of ${path} cannot listen: ${messageOf(error)}`, `port ${port}`);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await closed;
+  }
+}
