@@ -19,7 +19,7 @@ const packages = {
 const layers = {
   control: ['pilot', 'galley', 'citadel'],
   api: ['semantics', 'types'],
-  cli: ['commands', 'runner'],
+  cli: ['commands', 'runner', 'lab', 'capture'],
 };
 
 function filesBelow(folder) {

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, existsSync, mkdirSync } from 'node:fs';
 import { createSecureServer, createServer, type Http2SecureServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, isIPv4 } from 'node:net';
 import { join } from 'node:path';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
@@ -31,6 +31,8 @@ export interface ControlPlaneOptions {
   /** Where state is kept: keys, tokens, the store. Created with mode 0700. */
   readonly home: string;
   readonly host?: string;
+  /** For xDS and the CA, when they listen elsewhere than the API. */
+  readonly xdsHost?: string | undefined;
   /** 0 chooses a free port. */
   readonly apiPort?: number;
   readonly xdsPort?: number;
@@ -73,6 +75,7 @@ const serverRenewMs = 7 * 86_400_000;
 export async function startControlPlane(options: ControlPlaneOptions): Promise<ControlPlane> {
   const { logger } = options;
   const host = options.host ?? '127.0.0.1';
+  const xdsHost = options.xdsHost ?? host;
   const files = homeFiles(options.home);
   mkdirSync(options.home, { recursive: true, mode: 0o700 });
   chmodSync(options.home, 0o700);
@@ -112,7 +115,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
 
   const names = {
     dns: ['mizzen-control', 'istiod.istio-system.svc', 'localhost'],
-    ip: ['127.0.0.1', '::1', ...(host === '127.0.0.1' || host === '0.0.0.0' || host.includes(':') ? [] : [host])],
+    ip: ['127.0.0.1', '::1', ...[...new Set([host, xdsHost])].filter((address) => isIPv4(address) && address !== '127.0.0.1' && address !== '0.0.0.0')],
   };
   const certificate = await authority.issueServer(names, serverCertificateSeconds);
   const routes = (router: ConnectRouter) => {
@@ -168,10 +171,13 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   };
   try {
     for (const server of [secure, plain]) server?.on('session', track);
-    const xdsPort = await listen(secure, options.xdsPort ?? 15012, host, 'the xDS server', '--xds-port');
+    const xdsPort = await listen(secure, options.xdsPort ?? 15012, xdsHost, 'the xDS server', '--xds-port');
     const xdsPlainPort = plain && (await listen(plain, options.xdsPlainPort!, '127.0.0.1', 'the plain xDS server', '--xds-plain-port'));
     const apiPort = await api.listen();
-    writePrivateFile(files.endpoints, `${JSON.stringify({ api: `https://127.0.0.1:${apiPort}`, xds: `127.0.0.1:${xdsPort}`, pid: process.pid })}\n`);
+    writePrivateFile(
+      files.endpoints,
+      `${JSON.stringify({ api: `https://127.0.0.1:${apiPort}`, xds: `${options.xdsHost ?? '127.0.0.1'}:${xdsPort}`, pid: process.pid })}\n`,
+    );
     return { apiPort, xdsPort, xdsPlainPort, pilot, registry, authority, tokens, close: () => (closing ??= close()) };
   } catch (error) {
     await close();

@@ -7,6 +7,7 @@ export interface ControlOptions {
   readonly home?: string;
   readonly dir?: string;
   readonly host: string;
+  readonly xdsHost?: string;
   readonly apiPort: string;
   readonly xdsPort: string;
   readonly xdsPlainPort?: string;
@@ -20,6 +21,7 @@ export async function control(options: ControlOptions): Promise<void> {
   const plane = await startControlPlane({
     home: homeOf(options.home),
     host: options.host,
+    xdsHost: options.xdsHost,
     apiPort: Number(options.apiPort),
     xdsPort: Number(options.xdsPort),
     trustDomain: options.trustDomain,
@@ -32,7 +34,7 @@ export async function control(options: ControlOptions): Promise<void> {
           onDirectoryProblems: (problems: readonly string[]) => problems.forEach((problem) => process.stderr.write(`error: ${problem}\n`)),
         }),
   });
-  logger.info('the control plane is up', { api: `https://${options.host}:${plane.apiPort}`, xds: `${options.host}:${plane.xdsPort}` });
+  logger.info('the control plane is up', { api: `https://${options.host}:${plane.apiPort}`, xds: `${options.xdsHost ?? options.host}:${plane.xdsPort}` });
   exitWithParent(() => void plane.close().then(() => process.exit(0)));
   onStopSignal(async () => {
     await plane.close();

@@ -1,6 +1,6 @@
 import { existsSync, rmSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
-import { Logger, MizzenError } from '@mizzen/common';
+import { Logger, MizzenError, parseDurationMs } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import { homeOf } from '../home.ts';
 import { formatTable, paint, print } from '../output.ts';
@@ -10,8 +10,26 @@ export interface UpOptions {
   readonly home?: string;
   readonly fresh?: boolean;
   readonly quiet?: boolean;
+  readonly isolate?: boolean;
+  readonly latency?: string;
+  readonly loss?: string;
   readonly apiPort: string;
   readonly xdsPort: string;
+}
+
+/** `--isolate`, and how good the network between hosts is. */
+function isolation({ isolate, latency, loss }: UpOptions): { readonly latencyMs: number; readonly lossPercent: number } | undefined {
+  if (!isolate) {
+    if (latency !== undefined || loss !== undefined)
+      throw new MizzenError('bad-option', '--latency and --loss are of the network between hosts: they need --isolate');
+    return undefined;
+  }
+  const latencyMs = latency === undefined ? 0 : parseDurationMs(latency);
+  if (latencyMs === undefined || latencyMs > 60_000)
+    throw new MizzenError('bad-option', `--latency ${latency} is not understood: write a duration such as 20ms, up to 60s`);
+  const lossPercent = loss === undefined ? 0 : Number(/^(\d+(?:\.\d{1,2})?)%?$/.exec(loss)?.[1] ?? Number.NaN);
+  if (!(lossPercent >= 0 && lossPercent <= 100)) throw new MizzenError('bad-option', `--loss ${loss} is not understood: write a percentage such as 1% or 0.5%`);
+  return { latencyMs, lossPercent };
 }
 
 const colours = ['cyan', 'magenta', 'yellow', 'green', 'blue'] as const;
@@ -33,6 +51,7 @@ export async function up(directory: string, options: UpOptions): Promise<void> {
     home,
     apiPort: Number(options.apiPort),
     xdsPort: Number(options.xdsPort),
+    isolate: isolation(options),
     logger: new Logger('mizzen'),
     onLine: (name, line) => {
       if (!options.quiet || name === 'control') print(`${prefix(name)} ${line}`);
@@ -68,10 +87,10 @@ export async function up(directory: string, options: UpOptions): Promise<void> {
       address.kind,
       String(address.pid ?? '-'),
       address.ports.map((port) => `${port.port} -> ${port.listen}`).join(', ') || '-',
-      address.outbound ?? '-',
-      address.adminPort === undefined ? '-' : `127.0.0.1:${address.adminPort}`,
+      address.address ?? address.outbound ?? '-',
+      address.adminPort === undefined ? '-' : `${address.address === undefined ? '' : `${address.name} `}127.0.0.1:${address.adminPort}`,
     ]);
-  print(formatTable(['NAME', 'KIND', 'PID', 'SERVICE PORT -> SIDECAR', 'OUTBOUND', 'ADMIN'], rows));
+  print(formatTable(['NAME', 'KIND', 'PID', 'SERVICE PORT -> SIDECAR', options.isolate ? 'ADDRESS' : 'OUTBOUND', 'ADMIN'], rows));
   for (const { name, problem } of runner.problems()) print(paint(`\n${name} does not run: ${problem}`, 'red'));
   const hint = join(folder, 'TRY.md');
   if (existsSync(hint)) {

@@ -6,6 +6,8 @@ import { type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { homeFiles, originFileAnnotation } from '@mizzen/control';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
 import { controlAccess } from '../home.ts';
+import { Lab, removeLeftovers } from '../lab/lab.ts';
+import { readLab } from '../lab/lab-state.ts';
 import { isFree, PortAllocator } from './port-allocator.ts';
 import { ProcessList } from './process-list.ts';
 import { isInPath, mizzenCommand, searchPath } from './program.ts';
@@ -18,6 +20,8 @@ export interface MeshRunnerOptions {
   readonly home: string;
   readonly apiPort: number;
   readonly xdsPort: number;
+  /** Each replica is a host of its own, with a network that is this good; undefined: all share this machine's. */
+  readonly isolate?: { readonly latencyMs: number; readonly lossPercent: number } | undefined;
   readonly logger: Logger;
   /** A line of a workload's output. */
   readonly onLine: (name: string, line: string) => void;
@@ -53,6 +57,7 @@ export class MeshRunner {
   #queue: Promise<void>;
   #tokenTimer: NodeJS.Timeout | undefined;
   #isStopping: boolean;
+  #lab: Lab | undefined;
 
   constructor(options: MeshRunnerOptions) {
     this.#options = options;
@@ -67,6 +72,7 @@ export class MeshRunner {
     this.#queue = Promise.resolve();
     this.#tokenTimer = undefined;
     this.#isStopping = false;
+    this.#lab = undefined;
   }
 
   get api(): ApiClient {
@@ -104,6 +110,7 @@ export class MeshRunner {
     await this.#queue;
     await Promise.all([...this.#workloads.values()].flatMap((workload) => workload.replicas).map((replica) => replica.stop()));
     await this.#control?.stop(5_000);
+    await this.#lab?.close();
     this.#api?.close();
   }
 
@@ -132,10 +139,23 @@ export class MeshRunner {
           `127.0.0.1:${port}`,
         );
     }
+    this.#lab = await this.#makeLab(ports.xds);
     rmSync(files.endpoints, { force: true });
     this.#control = new SupervisedProcess({
       name: 'control',
-      command: [...mizzenCommand, 'control', '--home', home, '--dir', directory, '--api-port', String(ports.api), '--xds-port', String(ports.xds)],
+      command: [
+        ...mizzenCommand,
+        'control',
+        '--home',
+        home,
+        '--dir',
+        directory,
+        '--api-port',
+        String(ports.api),
+        '--xds-port',
+        String(ports.xds),
+        ...(this.#lab === undefined ? [] : ['--xds-host', this.#lab.network.gatewayAddress]),
+      ],
       env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
       workingDirectory: process.cwd(),
       logFile: join(home, 'logs', 'control.log'),
@@ -155,6 +175,18 @@ export class MeshRunner {
       await sleep(20);
     }
     this.#api = new ApiClient(controlAccess(home));
+  }
+
+  async #makeLab(xdsPort: number): Promise<Lab | undefined> {
+    const { home, isolate, logger } = this.#options;
+    if (isolate === undefined) {
+      // What a killed lab has left would go on running beside this mesh.
+      if (readLab(home) !== undefined) await removeLeftovers(home);
+      return undefined;
+    }
+    const lab = await Lab.create({ home, xdsPort, logger, ...isolate });
+    this.#options.onProgress(`lab ${lab.network.id}: hosts in ${lab.network.prefix}.0/24`);
+    return lab;
   }
 
   #reconcileSoon(): void {
@@ -218,6 +250,8 @@ export class MeshRunner {
           rootCertificateFile: homeFiles(home).rootCertificate,
           tokenFile,
           ports: this.#ports,
+          lab: this.#lab,
+          annotations: metadata.annotations ?? {},
           onStarted: (pid) => this.#processes.add(pid),
           onLine: this.#options.onLine,
           onNotice: this.#options.onNotice,
@@ -324,8 +358,8 @@ export class MeshRunner {
         address.kind === 'gateway' ||
         entries.some((entry) => entry.metadata.name === address.name && entry.metadata.annotations?.['mizzen.dev/unhealthy'] === undefined);
       const isLive =
-        address.adminPort !== undefined &&
-        (await fetch(`http://127.0.0.1:${address.adminPort}/ready`).then(
+        address.readyUrl !== undefined &&
+        (await fetch(address.readyUrl).then(
           (response) => response.ok,
           () => false,
         ));

@@ -2,6 +2,9 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { WorkloadSpec } from '@mizzen/api';
 import type { ProxyConfig } from '@mizzen/proxy';
+import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
+import type { Lab, Role } from '../lab/lab.ts';
+import type { LabHost } from '../lab/lab-state.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { SupervisedProcess } from './supervised-process.ts';
@@ -22,6 +25,9 @@ export interface ReplicaOptions {
   readonly rootCertificateFile: string;
   readonly tokenFile: string;
   readonly ports: PortAllocator;
+  /** Replicas are hosts of this lab, and their traffic is captured; undefined: they share this machine's network and call their sidecars. */
+  readonly lab: Lab | undefined;
+  readonly annotations: Readonly<Record<string, string>>;
   readonly onStarted: (pid: number) => void;
   readonly onLine: (name: string, line: string) => void;
   readonly onNotice: (name: string, text: string) => void;
@@ -35,9 +41,28 @@ export interface ReplicaAddress {
   readonly ports: readonly { readonly port: number; readonly listen: string; readonly app: string }[];
   readonly outbound: string | undefined;
   readonly adminPort: number | undefined;
+  /** Of a host in a lab. */
+  readonly address: string | undefined;
+  /** Answers 200 when the proxy is ready. */
+  readonly readyUrl: string | undefined;
 }
 
 const proxyDrainMs = 2_000;
+/** A host has all ports for itself: they are Istio's. */
+const adminPortOfHost = 15_000;
+const healthPort = 15_021;
+const metricsPort = 15_090;
+
+/** What the sidecar of a host is told beside the rest: where captured connections come, and who may ask it. */
+export function captureOnHost(hasIPv6: boolean): Pick<ProxyConfig, 'capture' | 'healthPort' | 'metricsPort'> {
+  const { outboundPort, inboundPort, dnsPort } = defaultCapture;
+  return { capture: { outboundPort, inboundPort: inboundPort!, dnsPort: dnsPort!, hasIPv6 }, healthPort, metricsPort };
+}
+
+/** A proxy that this machine's programs use is out of a host's reach. */
+function withoutProxyVariables(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !/^(?:https?|no|all)_proxy$/i.test(name)));
+}
 
 export class Replica {
   readonly name: string;
@@ -54,6 +79,7 @@ export class Replica {
   }[];
   #outboundPort: number | undefined;
   #adminPort: number | undefined;
+  #host: LabHost | undefined;
 
   constructor(options: ReplicaOptions) {
     this.name = `${options.workload}-${options.index}`;
@@ -63,6 +89,7 @@ export class Replica {
     this.#ports = [];
     this.#outboundPort = undefined;
     this.#adminPort = undefined;
+    this.#host = undefined;
   }
 
   address(): ReplicaAddress {
@@ -75,15 +102,45 @@ export class Replica {
       ports: this.#ports,
       outbound: this.#outboundPort === undefined ? undefined : `127.0.0.1:${this.#outboundPort}`,
       adminPort: this.#adminPort,
+      address: this.#host?.address,
+      readyUrl:
+        this.#host === undefined
+          ? this.#adminPort === undefined
+            ? undefined
+            : `http://127.0.0.1:${this.#adminPort}/ready`
+          : `http://${this.#host.address}:${healthPort}/healthz/ready`,
     };
   }
 
   async start(): Promise<void> {
-    const { spec, ports, home, namespace } = this.#options;
+    const { spec, home, namespace } = this.#options;
     const hasProxy = spec.sidecar !== false || spec.gateway === true;
     const folder = join(home, 'proxies', namespace);
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
+    await this.#place(hasProxy);
+    if (hasProxy) this.#startProxy(join(folder, `${this.name}.json`));
+    if (!spec.gateway) this.#startProcess();
+  }
+
+  /** Decides where everything listens. */
+  async #place(hasProxy: boolean): Promise<void> {
+    const { spec, ports, lab, workload, namespace, annotations } = this.#options;
+    if (lab !== undefined && !spec.gateway) {
+      this.#host = await lab.addHost(this.name, workload, namespace, hasProxy ? captureFromAnnotations(annotations) : undefined);
+      const { address } = this.#host;
+      if (hasProxy) this.#adminPort = adminPortOfHost;
+      this.#ports = (spec.ports ?? []).map(({ name, protocol, port }) => ({
+        name,
+        protocol,
+        port,
+        listen: `${address}:${port}`,
+        app: `127.0.0.1:${port}`,
+        appPort: port,
+      }));
+      return;
+    }
+    lab?.addOutside(this.name, workload);
     if (hasProxy) this.#adminPort = await ports.next();
     if (!spec.gateway) {
       if (hasProxy) this.#outboundPort = await ports.next();
@@ -100,8 +157,6 @@ export class Replica {
         });
       }
     }
-    if (hasProxy) this.#startProxy(join(folder, `${this.name}.json`));
-    if (!spec.gateway) this.#startProcess();
   }
 
   /** The application first stops being called, then ends, then its sidecar, through which its last requests went. */
@@ -112,10 +167,12 @@ export class Replica {
       await proxyStopped;
       await this.#process.stop(5_000);
     } else await this.#proxy?.stop(proxyDrainMs + 3_000);
+    if (this.#host !== undefined) await this.#options.lab!.removeHost(this.#host);
+    this.#host = undefined;
   }
 
   #startProxy(configFile: string): void {
-    const { spec, namespace, workload, labels, trustDomain, control, rootCertificateFile, tokenFile, home } = this.#options;
+    const { spec, namespace, workload, labels, trustDomain, control, rootCertificateFile, tokenFile, home, lab } = this.#options;
     const probe = this.#probe();
     const config: ProxyConfig = {
       type: spec.gateway ? 'gateway' : 'sidecar',
@@ -125,7 +182,7 @@ export class Replica {
       serviceAccount: spec.serviceAccount ?? 'default',
       labels,
       trustDomain,
-      address: '127.0.0.1',
+      address: this.#host?.address ?? '127.0.0.1',
       control,
       rootCertificateFile,
       tokenFile,
@@ -141,11 +198,12 @@ export class Replica {
         ...(protocol ? { protocol } : {}),
       })),
       ...(probe ? { probe } : {}),
+      ...(this.#host === undefined ? {} : captureOnHost(lab!.hasIPv6)),
     };
     writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
     this.#proxy = new SupervisedProcess({
       name: `${this.name} (sidecar)`,
-      command: [...proxyCommand, '--config', configFile],
+      command: this.#onHost([...proxyCommand, '--config', configFile], 'sidecar'),
       env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
       workingDirectory: home,
       logFile: join(home, 'logs', `${this.name}.proxy.log`),
@@ -188,8 +246,14 @@ export class Replica {
     const env = Object.fromEntries(Object.entries(spec.env ?? {}).map(([name, value]) => [name, expand(value)]));
     this.#process = new SupervisedProcess({
       name: this.name,
-      command: command.map(expand),
-      env: { ...process.env, PATH: searchPath(), ...proxyVariables, ...variables, ...env } as Record<string, string>,
+      command: this.#onHost(command.map(expand), 'application'),
+      env: {
+        ...(this.#host === undefined ? process.env : withoutProxyVariables(process.env)),
+        PATH: searchPath(),
+        ...proxyVariables,
+        ...variables,
+        ...env,
+      } as Record<string, string>,
       workingDirectory,
       logFile: join(home, 'logs', `${this.name}.log`),
       onLine: (line) => this.#options.onLine(this.name, line),
@@ -197,6 +261,10 @@ export class Replica {
     });
     this.#process.on('started', this.#options.onStarted);
     this.#process.start();
+  }
+
+  #onHost(command: readonly string[], role: Role): readonly string[] {
+    return this.#host === undefined ? command : this.#options.lab!.command(this.#host, command, role);
   }
 
   #probe(): ProxyConfig['probe'] {

@@ -25,6 +25,8 @@ export interface DnsServerOptions {
   readonly addresses: readonly string[];
   /** Who answers what the table does not know: addresses, `:port` allowed. */
   readonly upstreamServers: readonly string[];
+  /** Domains of which nobody else knows anything: what the table has not of them does not exist. */
+  readonly localDomains?: readonly string[];
   readonly counters: ProxyCounters;
   readonly logger: Logger;
   readonly upstreamTimeoutMs?: number;
@@ -172,6 +174,10 @@ export class DnsServer {
     if (known?.isOfMesh) {
       values.dns_table_answers_total++;
       send(writeEmptyAnswer(message, query, responseCodes.ok));
+      return true;
+    }
+    if (this.#options.localDomains?.some((domain) => query.name === domain || query.name.endsWith(`.${domain}`))) {
+      send(writeEmptyAnswer(message, query, responseCodes.noSuchName));
       return true;
     }
     void this.#forward(message, query, limitBytes, isTcp).then(send);
