@@ -72,12 +72,81 @@ program
   .option('--service-account <name>', 'the identity that it carries', 'default')
   .option('--label <name=value>', 'a label, may be repeated; services select workloads by labels', collect, [])
   .option('--port <port[:name][=app port]>', 'a port that it serves, may be repeated; the program is told its port in PORT', collect, [])
+  .option('--capture', 'redirect what the program sends to the sidecar, instead of HTTP_PROXY (needs root)')
+  .option('--isolate', 'give it a host of its own in the lab of --home (needs root; see mizzen up --isolate)')
+  .option('--annotation <name=value>', "what is captured, by Istio's annotations, may be repeated", collect, [])
+  .option('--address <address>', 'where others reach the sidecar (default: 127.0.0.1)')
   .option('--control <host:port>', 'the control plane (default: the one of --home)')
   .option('--token-file <file>', "bootstrap token (default: one is made, on the mesh's own machine)")
   .option('--root-cert <file>', "the mesh's root certificate (default: the one of --home)")
+  .option('--drain-time <seconds>', 'how long requests under way may take when it ends (default: 2)')
   .option('--verbose', 'print what the sidecar does')
   .addHelpText('after', '\nExample: mizzen run --name hello --label app=hello --port 8000:http -- python3 -m http.server $PORT')
   .action(async (command: string[], options) => (await import('./commands/run.ts')).run(command, options));
+
+program
+  .command('capture')
+  .description("redirect this machine's (or a network namespace's) traffic to a sidecar, or stop it")
+  .option('--remove', 'take the rules away')
+  .option('--dry-run', 'print the rules instead')
+  .option('--engine <name>', 'nftables or iptables', 'nftables')
+  .option('--netns <name>', 'in this network namespace (ip netns)')
+  .option('--force', 'even when other rules redirect already')
+  .option('--annotation <name=value>', "settings by Istio's annotations (traffic.sidecar.istio.io/...), may be repeated", collect, [])
+  .option('--outbound-port <port>', 'where TCP that leaves goes (default: 15001)')
+  .option('--inbound-port <port>', 'where TCP that comes goes (default: 15006)')
+  .option('--dns-port <port>', 'where queries for names go (default: 15053)')
+  .option('--no-dns', 'leave queries for names alone')
+  .option('--proxy-uid <uids>', "the sidecar's user, whose traffic is left alone (default: 1337)")
+  .option('--proxy-gid <gids>', "the sidecar's group, whose traffic is left alone (default: 1337)")
+  .option('--include-inbound-ports <ports>', 'only these; * for all (default: *)')
+  .option('--exclude-inbound-ports <ports>', 'all but these')
+  .option('--include-outbound-ranges <ranges>', 'only to these, 10.0.0.0/8,fd00::/8; * for all (default: *)')
+  .option('--exclude-outbound-ranges <ranges>', 'all but to these')
+  .option('--include-outbound-ports <ports>', 'these even outside of the included ranges')
+  .option('--exclude-outbound-ports <ports>', 'all but to these')
+  .option('--exclude-uids <uids>', 'leave these users alone')
+  .option('--exclude-gids <gids>', 'leave these groups alone')
+  .option('--exclude-interfaces <names>', 'leave these network interfaces alone')
+  .addHelpText('after', '\nIt changes all rules or none, and may be repeated: the newest settings hold. The sidecar runs as user 1337.')
+  .action(async (options) => (await import('./commands/capture.ts')).capture(options));
+
+const lab = program.command('lab').description('the hosts of a mesh that runs with `mizzen up --isolate`: what happens to them');
+lab
+  .command('list')
+  .description('hosts, addresses, and who is cut off from whom')
+  .option(...home)
+  .action(async (options) => (await import('./commands/lab.ts')).list(options));
+lab
+  .command('exec <host> <command...>')
+  .description('run a command on a host: mizzen lab exec reviews-v1 -- curl http://ratings:9080/ratings/0')
+  .option(...home)
+  .action(async (host: string, command: string[], options) => (await import('./commands/lab.ts')).exec(host, command, options));
+lab
+  .command('partition <a> <b>')
+  .description('drop every packet between two: names of hosts, of workloads, or control')
+  .option(...home)
+  .action(async (a: string, b: string, options) => (await import('./commands/lab.ts')).partition(a, b, options));
+lab
+  .command('heal [a] [b]')
+  .description('undo a partition, or all of them')
+  .option(...home)
+  .action(async (a: string | undefined, b: string | undefined, options) => (await import('./commands/lab.ts')).heal(a, b, options));
+for (const [verb, description] of [
+  ['pause', 'stop everything that runs on a host, as if it hung'],
+  ['resume', 'let it go on'],
+  ['kill', 'kill everything that runs on a host; the runner starts it again'],
+] as const)
+  lab
+    .command(`${verb} <host>`)
+    .description(description)
+    .option(...home)
+    .action(async (host: string, options) => (await import('./commands/lab.ts')).signal(verb, host, options));
+lab
+  .command('clean')
+  .description('remove what a killed run has left')
+  .option(...home)
+  .action(async (options) => (await import('./commands/lab.ts')).clean(options));
 
 program
   .command('apply')

@@ -35,3 +35,19 @@ export function exitWithParent(close: () => void): void {
 export function isSupervised(): boolean {
   return process.pid === 1 || process.env['MIZZEN_RUNNER_PID'] !== undefined;
 }
+
+/** What a proxy that has a channel to its runner is asked, and what it says. */
+export type ToProxy = { readonly kind: 'drain' };
+export type FromProxy = { readonly kind: 'drained' };
+
+/** The runner may ask for a drain before it stops the application, and only then this proxy. */
+export function onDrainRequest(drain: () => Promise<void>): void {
+  if (process.send === undefined) return;
+  process.on('message', (message: ToProxy | undefined) => {
+    if (message?.kind !== 'drain') return;
+    const said: FromProxy = { kind: 'drained' };
+    void drain().finally(() => process.send?.(said));
+  });
+  // A channel is no reason to live.
+  process.channel?.unref();
+}

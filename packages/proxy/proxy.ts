@@ -33,6 +33,11 @@ export interface StartedProxy {
    * Resolves with the new process.
    */
   hotRestart(): Promise<{ readonly pid: number; readonly exited: Promise<number> }>;
+  /**
+   * The workload is taken out of everybody's lists, and requests under way may end; what still comes is served. Resolves when none is under
+   * way, or after the drain time. Idempotent.
+   */
+  drain(): Promise<void>;
   /** Stops taking connections, lets requests under way end, and closes. Idempotent. */
   close(): Promise<void>;
 }
@@ -179,6 +184,7 @@ class DataPlane {
   readonly engine: Engine;
   adminPort: number | undefined;
   isClosing: boolean;
+  isDraining: boolean;
   readonly #pool: WorkerPool | undefined;
   readonly #options: DataPlaneOptions;
   readonly #logger: Logger;
@@ -187,6 +193,7 @@ class DataPlane {
   readonly #public: PublicServer[];
   #hooks: Hooks;
   #isReady: boolean;
+  #draining: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
   constructor(options: DataPlaneOptions, logger: Logger, { logLevel = 'info', predecessor }: StartOptions) {
@@ -199,7 +206,9 @@ class DataPlane {
     this.#public = [];
     this.#hooks = {};
     this.#isReady = false;
+    this.#draining = undefined;
     this.#closing = undefined;
+    this.isDraining = false;
     this.adminPort = undefined;
     this.isClosing = false;
     const expectsSockets = predecessor !== undefined;
@@ -227,7 +236,7 @@ class DataPlane {
       logger: this.#logger,
       versions: about.versions,
       isReady: () => {
-        if (this.isClosing) return { ready: false, reason: 'draining' };
+        if (this.isClosing || this.isDraining) return { ready: false, reason: 'draining' };
         const reason = about.notReadyReason();
         if (reason !== undefined) return { ready: false, reason };
         if (this.#pool !== undefined && this.engine.state.isReady && !this.#pool.isReady) return { ready: false, reason: 'not all workers take connections' };
@@ -257,7 +266,9 @@ class DataPlane {
           port: healthPort,
           path: '/healthz/ready',
           answer: async () =>
-            this.#isReady && !this.isClosing ? { status: 200, type: text, body: 'ready\n' } : { status: 503, type: text, body: 'not ready\n' },
+            this.#isReady && !this.isClosing && !this.isDraining
+              ? { status: 200, type: text, body: 'ready\n' }
+              : { status: 503, type: text, body: 'not ready\n' },
         }),
       );
     if (metricsPort !== undefined)
@@ -290,8 +301,27 @@ class DataPlane {
       ready,
       workerPids: () => this.#pool?.pids ?? [],
       hotRestart: () => this.#hotRestart(),
+      drain: () => this.drain(),
       close: () => this.close(false),
     };
+  }
+
+  drain(): Promise<void> {
+    return (this.#draining ??= this.#drain());
+  }
+
+  async #drain(): Promise<void> {
+    const deadline = performance.now() + this.#options.drainMs;
+    this.isDraining = true;
+    await this.#hooks.beforeDrain?.(false);
+    this.engine.state.drain();
+    // Those who have not heard of it yet are still on their way here.
+    await new Promise((resolve) => setTimeout(resolve, Math.min(acceptWhileDrainingMs, this.#options.drainMs)));
+    while (performance.now() < deadline && !this.isClosing) {
+      const { counters } = await this.#stats();
+      if (counters.downstream_requests_active === 0) return;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
   }
 
   close(isReplaced: boolean): Promise<void> {
@@ -335,7 +365,7 @@ class DataPlane {
     const { drainMs } = this.#options;
     this.isClosing = true;
     if (isReplaced) await Promise.all([this.#admin?.close(), ...this.#public.map((server) => server.close())]);
-    await this.#hooks.beforeDrain?.(isReplaced);
+    if (!this.isDraining) await this.#hooks.beforeDrain?.(isReplaced);
     // A successor has the sockets: this process has nothing more to take.
     const acceptMs = isReplaced ? 0 : Math.min(acceptWhileDrainingMs, drainMs);
     await Promise.all([this.engine.close(drainMs, acceptMs), this.#pool?.close(drainMs, acceptMs)]);

@@ -1,6 +1,8 @@
 import { MizzenError } from '@mizzen/common';
 import { ApiClient } from '../api-client.ts';
 import { controlAccess, homeOf } from '../home.ts';
+import { readHosts } from '../lab/lab-state.ts';
+import { inNamespace } from '../lab/network-namespace.ts';
 import { formatTable, outputFormat, print, printData } from '../output.ts';
 import { findProxy, type StatusOptions } from './status.ts';
 
@@ -11,12 +13,17 @@ type ProxyConfigType = (typeof proxyConfigTypes)[number];
 export async function proxyConfig(type: string, name: string, options: StatusOptions): Promise<void> {
   if (!proxyConfigTypes.includes(type as ProxyConfigType))
     throw new MizzenError('bad-option', `there is no "${type}" to show. There is: ${proxyConfigTypes.join(', ')}.`);
-  const api = new ApiClient(controlAccess(homeOf(options.home)));
+  const home = homeOf(options.home);
+  const api = new ApiClient(controlAccess(home));
   try {
     const proxy = await findProxy(api, name);
     if (!proxy.admin) throw new MizzenError('no-admin', `the proxy ${proxy.name} has no admin server`);
     const ask = async (path: string): Promise<unknown> => {
-      const response = await fetch(`http://${proxy.admin}${path}`).catch(() => undefined);
+      const url = `http://${proxy.admin}${path}`;
+      // The loopback of a host in a lab is another one than ours.
+      const host = readHosts(home).find((candidate) => candidate.name === proxy.name && candidate.kind === 'inside');
+      if (host !== undefined) return JSON.parse(await inNamespace(host.namespace, [process.execPath, '-e', fetchScript, url])) as unknown;
+      const response = await fetch(url).catch(() => undefined);
       if (!response?.ok)
         throw new MizzenError(
           'proxy-unreachable',
@@ -55,6 +62,8 @@ export async function proxyConfig(type: string, name: string, options: StatusOpt
     api.close();
   }
 }
+
+const fetchScript = 'fetch(process.argv[1]).then((response) => response.text()).then((text) => process.stdout.write(text))';
 
 interface Certificate {
   readonly subject: string;

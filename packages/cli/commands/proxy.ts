@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
 import { checkProxyConfig, compileBootstrap, isBootstrap, predecessor, type StartedProxy, startProxy, startStaticProxy } from '@mizzen/proxy';
-import { exitWithParent, isSupervised, onStopSignal } from '../process-life.ts';
+import { exitWithParent, isSupervised, onDrainRequest, onStopSignal } from '../process-life.ts';
 
 export interface ProxyOptions {
   readonly config: string;
@@ -20,6 +20,7 @@ export async function proxy(options: ProxyOptions): Promise<void> {
   });
   exitWithParent(() => void running.close().then(() => process.exit(0)));
   onStopSignal(() => running.close());
+  onDrainRequest(() => running.drain());
   restartOnSignal(running, logger);
 }
 

@@ -1,15 +1,15 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findKind } from '@mizzen/api';
-import { Logger, MizzenError } from '@mizzen/common';
+import { MizzenError } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
-import { type ProxyConfig, startProxy } from '@mizzen/proxy';
+import type { ProxyConfig } from '@mizzen/proxy';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
 import { controlAccess, homeOf } from '../home.ts';
+import { runApplication } from '../runner/application-process.ts';
 import { PortAllocator } from '../runner/port-allocator.ts';
 import { searchPath } from '../runner/program.ts';
+import { type ApplicationPlace, beside, captured, isolated, type WantedPort } from '../runner/run-places.ts';
 
 export interface RunOptions {
   readonly home?: string;
@@ -18,112 +18,111 @@ export interface RunOptions {
   readonly serviceAccount: string;
   readonly label: readonly string[];
   readonly port: readonly string[];
+  readonly capture?: boolean;
+  readonly isolate?: boolean;
+  readonly annotation: readonly string[];
+  readonly address?: string;
   readonly control?: string;
   readonly tokenFile?: string;
   readonly rootCert?: string;
+  readonly drainTime?: string;
   readonly verbose?: boolean;
 }
 
+const defaultDrainSeconds = 2;
+
 /**
  * `mizzen run -- CMD`: an application beside its sidecar, joined to a mesh that runs already. The application starts when the sidecar is
- * ready and its exit code is this command's.
+ * ready; when it is to end it is first no longer called, then what is under way ends, then the application, then the sidecar. Its exit code
+ * is this command's.
  */
 export async function run(command: readonly string[], options: RunOptions): Promise<void> {
-  const [program, ...args] = command;
+  const [program] = command;
   if (!program) throw new MizzenError('bad-option', 'say what to run: mizzen run [options] -- COMMAND');
+  if (options.capture && options.isolate)
+    throw new MizzenError('bad-option', '--capture takes what the application sends on this machine, --isolate gives it a network of its own: choose one');
   const home = homeOf(options.home);
-  const ports = new PortAllocator();
-  const name =
-    options.name ??
-    `${
-      program
-        .split('/')
-        .pop()!
-        .toLowerCase()
-        .replace(/[^a-z0-9-]+/g, '-')
-        .replace(/^-+|-+$/g, '') || 'app'
-    }-${process.pid}`;
-  const inbound: { name?: string; port: number; protocol?: string; listen: string; app: string }[] = [];
-  const env: Record<string, string> = {};
-  for (const text of options.port) {
-    const match = /^(\d+)(?::([a-z0-9-]+))?(?:=(\d+))?$/.exec(text);
-    if (!match) throw new MizzenError('bad-option', `--port ${text} is not understood: write PORT, PORT:NAME or PORT:NAME=APPPORT, for example 9080:http=8000`);
-    const appPort = match[3] ? Number(match[3]) : await ports.next();
-    inbound.push({ port: Number(match[1]), listen: `127.0.0.1:${await ports.next()}`, app: `127.0.0.1:${appPort}`, ...(match[2] ? { name: match[2] } : {}) });
-    env['PORT'] ??= String(appPort);
-  }
-  const labels = Object.fromEntries(
-    options.label.map((text) => {
-      const at = text.indexOf('=');
-      if (at < 1) throw new MizzenError('bad-option', `--label ${text} is not understood: write NAME=VALUE`);
-      return [text.slice(0, at), text.slice(at + 1)];
-    }),
-  );
+  const name = options.name ?? `${nameOf(program)}-${process.pid}`;
+  if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(name))
+    throw new MizzenError('bad-option', `--name ${name} is no name: small letters, digits and dashes, at most 63`);
+  const wanted = options.port.map(wantedPort);
+  const drainSeconds = Number(options.drainTime ?? defaultDrainSeconds);
+  if (!(drainSeconds >= 0 && drainSeconds <= 3600)) throw new MizzenError('bad-option', `--drain-time ${options.drainTime} is no number of seconds`);
   const tokenFile = options.tokenFile ?? (await ownToken(home, options, name));
-  const control = options.control ?? controlAccess(home).xds;
-  const outboundPort = await ports.next();
-  const config: ProxyConfig = {
+  const config: Omit<ProxyConfig, 'address' | 'inbound'> = {
     type: 'sidecar',
     name,
     namespace: options.namespace,
     workload: name,
     serviceAccount: options.serviceAccount,
-    labels: { app: name, ...labels },
+    labels: { app: name, ...pairs(options.label, '--label') },
     trustDomain: 'cluster.local',
-    address: '127.0.0.1',
-    control,
+    control: options.control ?? controlAccess(home).xds,
     rootCertificateFile: options.rootCert ?? homeFiles(home).rootCertificate,
     tokenFile,
-    adminPort: await ports.next(),
-    outbound: `127.0.0.1:${outboundPort}`,
-    inbound,
-    registers: inbound.length > 0,
-    drainMs: 2_000,
-    ...(inbound[0] ? { probe: { port: Number(inbound[0].app.split(':')[1]) } } : {}),
+    registers: wanted.length > 0,
+    drainMs: drainSeconds * 1000,
   };
-  const proxy = await startProxy(config, new Logger('sidecar', options.verbose ? 'info' : 'warn'));
-  let wanted: NodeJS.Signals | undefined;
+  const setting = {
+    home,
+    config,
+    wanted,
+    ports: new PortAllocator(),
+    annotations: pairs(options.annotation, '--annotation'),
+    address: options.address ?? '127.0.0.1',
+    isVerbose: options.verbose === true,
+  };
+  const makePlace = options.isolate ? isolated : options.capture ? captured : beside;
+  process.exitCode = await runAt(makePlace(setting), command);
+  if (options.tokenFile === undefined) rmSync(tokenFile, { force: true });
+  process.exit();
+}
+
+async function runAt(starting: Promise<ApplicationPlace>, command: readonly string[]): Promise<number> {
   const abort = new AbortController();
+  let wanted: NodeJS.Signals | undefined;
   const early = (signal: NodeJS.Signals) => {
     wanted = signal;
     abort.abort();
   };
   process.on('SIGINT', early);
   process.on('SIGTERM', early);
-  await Promise.race([proxy.ready, once(abort.signal, 'abort')]);
-  process.off('SIGINT', early);
-  process.off('SIGTERM', early);
-  if (wanted) {
-    await proxy.close();
-    process.exit(wanted === 'SIGINT' ? 130 : 143);
-  }
-  const outbound = `http://127.0.0.1:${outboundPort}`;
-  const child = spawn(program, args, {
-    stdio: 'inherit',
-    env: {
-      ...process.env,
-      PATH: searchPath(),
-      HTTP_PROXY: outbound,
-      http_proxy: outbound,
-      NO_PROXY: 'localhost,127.0.0.1',
-      no_proxy: 'localhost,127.0.0.1',
-      NODE_USE_ENV_PROXY: '1',
-      MIZZEN_OUTBOUND: outbound,
-      MIZZEN_OUTBOUND_PORT: String(outboundPort),
-      MIZZEN_WORKLOAD: name,
-      ...env,
-    },
-  });
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => child.kill(signal));
-  const code = await new Promise<number>((resolve) => {
-    child.once('error', (error: NodeJS.ErrnoException) => {
-      process.stderr.write(`mizzen: ${error.code === 'ENOENT' ? `the program ${JSON.stringify(program)} was not found in PATH` : error.message}\n`);
-      resolve(127);
+  const place = await starting;
+  try {
+    await place.ready(abort.signal).catch((error: unknown) => {
+      if (!abort.signal.aborted) throw error;
     });
-    child.once('exit', (exitCode, signal) => resolve(exitCode ?? (signal === 'SIGINT' ? 130 : 143)));
-  });
-  await proxy.close();
-  process.exit(code);
+    if (wanted) return wanted === 'SIGINT' ? 130 : 143;
+    const env = { ...process.env, PATH: searchPath(), ...place.env } as Record<string, string>;
+    for (const name of place.withoutVariables) delete env[name];
+    const running = runApplication(place.command(command), { env, gid: place.gid, beforeStop: () => place.drain() });
+    process.off('SIGINT', early);
+    process.off('SIGTERM', early);
+    return await running;
+  } finally {
+    await place.close();
+  }
+}
+
+function nameOf(program: string): string {
+  const base = program.split('/').pop()!.toLowerCase();
+  return base.replace(/[^a-z0-9-]+/g, '-').replace(/^-+|-+$/g, '') || 'app';
+}
+
+function wantedPort(text: string): WantedPort {
+  const match = /^(\d+)(?::([a-z0-9-]+))?(?:=(\d+))?$/.exec(text);
+  if (!match) throw new MizzenError('bad-option', `--port ${text} is not understood: write PORT, PORT:NAME or PORT:NAME=APPPORT, for example 9080:http=8000`);
+  return { port: Number(match[1]), ...(match[2] ? { name: match[2] } : {}), ...(match[3] ? { appPort: Number(match[3]) } : {}) };
+}
+
+function pairs(texts: readonly string[], option: string): Record<string, string> {
+  return Object.fromEntries(
+    texts.map((text) => {
+      const at = text.indexOf('=');
+      if (at < 1) throw new MizzenError('bad-option', `${option} ${text} is not understood: write NAME=VALUE`);
+      return [text.slice(0, at), text.slice(at + 1)];
+    }),
+  );
 }
 
 /** On the mesh's own machine no token has to be brought: the admin token makes one. */

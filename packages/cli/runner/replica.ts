@@ -7,6 +7,7 @@ import type { Lab, Role } from '../lab/lab.ts';
 import type { LabHost } from '../lab/lab-state.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
+import { SidecarProcess } from './sidecar-process.ts';
 import { SupervisedProcess } from './supervised-process.ts';
 
 /** One replica of a workload: its process and its sidecar, or a gateway proxy alone. */
@@ -53,10 +54,15 @@ const adminPortOfHost = 15_000;
 const healthPort = 15_021;
 const metricsPort = 15_090;
 
+/** What others may ask of the sidecar of a host. */
+export function hostUrls(address: string): { readonly ready: string; readonly metrics: string } {
+  return { ready: `http://${address}:${healthPort}/healthz/ready`, metrics: `http://${address}:${metricsPort}/stats/prometheus` };
+}
+
 /** What the sidecar of a host is told beside the rest: where captured connections come, and who may ask it. */
-export function captureOnHost(hasIPv6: boolean): Pick<ProxyConfig, 'capture' | 'healthPort' | 'metricsPort'> {
+export function captureOnHost(hasIPv6: boolean): Pick<ProxyConfig, 'capture' | 'adminPort' | 'healthPort' | 'metricsPort'> {
   const { outboundPort, inboundPort, dnsPort } = defaultCapture;
-  return { capture: { outboundPort, inboundPort: inboundPort!, dnsPort: dnsPort!, hasIPv6 }, healthPort, metricsPort };
+  return { adminPort: adminPortOfHost, capture: { outboundPort, inboundPort: inboundPort!, dnsPort: dnsPort!, hasIPv6 }, healthPort, metricsPort };
 }
 
 /** A proxy that this machine's programs use is out of a host's reach. */
@@ -67,7 +73,7 @@ function withoutProxyVariables(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
 export class Replica {
   readonly name: string;
   readonly #options: ReplicaOptions;
-  #proxy: SupervisedProcess | undefined;
+  #proxy: SidecarProcess | undefined;
   #process: SupervisedProcess | undefined;
   #ports: {
     readonly name: string | undefined;
@@ -104,11 +110,7 @@ export class Replica {
       adminPort: this.#adminPort,
       address: this.#host?.address,
       readyUrl:
-        this.#host === undefined
-          ? this.#adminPort === undefined
-            ? undefined
-            : `http://127.0.0.1:${this.#adminPort}/ready`
-          : `http://${this.#host.address}:${healthPort}/healthz/ready`,
+        this.#host !== undefined ? hostUrls(this.#host.address).ready : this.#adminPort === undefined ? undefined : `http://127.0.0.1:${this.#adminPort}/ready`,
     };
   }
 
@@ -162,11 +164,10 @@ export class Replica {
   /** The application first stops being called, then ends, then its sidecar, through which its last requests went. */
   async stop(): Promise<void> {
     if (this.#process) {
-      // The sidecar's own drain takes the endpoint out of everybody's lists before it closes; the application outlives that.
-      const proxyStopped = this.#proxy?.stop(proxyDrainMs + 3_000);
-      await proxyStopped;
+      await this.#proxy?.drain(proxyDrainMs + 1_000);
       await this.#process.stop(5_000);
-    } else await this.#proxy?.stop(proxyDrainMs + 3_000);
+    }
+    await this.#proxy?.stop(proxyDrainMs + 3_000);
     if (this.#host !== undefined) await this.#options.lab!.removeHost(this.#host);
     this.#host = undefined;
   }
@@ -201,7 +202,7 @@ export class Replica {
       ...(this.#host === undefined ? {} : captureOnHost(lab!.hasIPv6)),
     };
     writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
-    this.#proxy = new SupervisedProcess({
+    this.#proxy = new SidecarProcess({
       name: `${this.name} (sidecar)`,
       command: this.#onHost([...proxyCommand, '--config', configFile], 'sidecar'),
       env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
@@ -213,6 +214,7 @@ export class Replica {
         if (match) this.#options.onLine(this.name, `${match[1]}: ${match[2]}`);
       },
       onNotice: (text) => this.#options.onNotice(spec.gateway ? this.name : `${this.name} sidecar`, text),
+      hasChannel: true,
     });
     this.#proxy.on('started', this.#options.onStarted);
     this.#proxy.start();

@@ -14,6 +14,8 @@ export interface ProcessSpec {
   readonly onLine: (line: string) => void;
   /** Something that a person should know: a crash, a program that cannot be started. */
   readonly onNotice: (text: string) => void;
+  /** It can be sent messages, and sends some (event `message`). */
+  readonly hasChannel?: boolean;
 }
 
 /** A run this long counts as a success: the backoff starts anew after it. */
@@ -59,9 +61,15 @@ export class SupervisedProcess extends EventEmitter {
     const startedAt = Date.now();
     const last: string[] = [];
     // A group of its own: Ctrl-C in the terminal reaches the runner only, which ends its processes in order.
-    const child = spawn(program!, args, { cwd: spec.workingDirectory, env: { ...spec.env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+    const child = spawn(program!, args, {
+      cwd: spec.workingDirectory,
+      env: { ...spec.env },
+      stdio: ['ignore', 'pipe', 'pipe', ...(spec.hasChannel ? (['ipc'] as const) : [])],
+      detached: true,
+    });
     this.#child = child;
-    for (const stream of [child.stdout, child.stderr]) {
+    child.on('message', (message) => this.emit('message', message));
+    for (const stream of [child.stdout!, child.stderr!]) {
       let rest = '';
       stream.setEncoding('utf8').on('data', (text: string) => {
         this.#log.write(text);
@@ -100,6 +108,11 @@ export class SupervisedProcess extends EventEmitter {
     child.once('exit', (code, signal) =>
       end(signal ? `it was ended by ${signal}` : `it exited with code ${code} after ${((Date.now() - startedAt) / 1000).toFixed(1)} s`),
     );
+  }
+
+  /** Sends a message; to a process without a channel, or one that is gone, it does nothing. */
+  send(message: object): void {
+    if (this.#child?.connected) this.#child.send(message, () => {});
   }
 
   /** Asks the process to end, and ends it when it has not within `graceMs`. Idempotent. */

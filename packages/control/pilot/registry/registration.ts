@@ -10,6 +10,8 @@ import { tlsModeLabel, unhealthyAnnotation, workloadNameAnnotation } from './bui
  * disconnect, and a restart of the control plane, so that neither takes endpoints away from anybody.
  */
 export const registeredAnnotation = 'mizzen.dev/registered-by';
+/** By this a sidecar says that it is about to end for good. */
+const leavingReason = 'shutting down';
 const manager = 'mizzen-registration';
 const workloadEntry = findKind('networking.istio.io', 'WorkloadEntry')!;
 
@@ -27,6 +29,8 @@ export class Registration {
   /** Writes for one entry happen one after another. */
   readonly #queues: Map<string, Promise<void>>;
   readonly #connected: Map<string, number>;
+  /** Those that have said they are shutting down. */
+  readonly #leaving: Set<string>;
   #isClosed: boolean;
 
   constructor(options: RegistrationOptions) {
@@ -35,6 +39,7 @@ export class Registration {
     this.#removals = new Map();
     this.#queues = new Map();
     this.#connected = new Map();
+    this.#leaving = new Set();
     this.#isClosed = false;
   }
 
@@ -62,13 +67,18 @@ export class Registration {
     if (left > 0) this.#connected.set(key, left);
     else {
       this.#connected.delete(key);
-      this.#removeLater(view.namespace, view.name, this.#graceMs);
+      // Who has said that it goes will not come back.
+      this.#removeLater(view.namespace, view.name, this.#leaving.delete(key) ? 0 : this.#graceMs);
     }
   }
 
   /** `reason` is why the application is not healthy; undefined when it is. */
   healthChanged(view: ProxyView, reason: string | undefined): void {
-    if (view.registers) this.#enqueue(`${view.namespace}/${view.name}`, () => this.#write(view, reason));
+    if (!view.registers) return;
+    const key = `${view.namespace}/${view.name}`;
+    if (reason === leavingReason) this.#leaving.add(key);
+    else this.#leaving.delete(key);
+    this.#enqueue(`${view.namespace}/${view.name}`, () => this.#write(view, reason));
   }
 
   async close(): Promise<void> {

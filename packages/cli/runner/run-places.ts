@@ -1,0 +1,216 @@
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Logger, MizzenError } from '@mizzen/common';
+import { type ProxyConfig, startProxy } from '@mizzen/proxy';
+import { applyCapture, removeCapture } from '../capture/apply-capture.ts';
+import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
+import { runProgram } from '../capture/run-program.ts';
+import { Lab } from '../lab/lab.ts';
+import { mustReadLab } from '../lab/lab-state.ts';
+import type { PortAllocator } from './port-allocator.ts';
+import { proxyCommand, searchPath } from './program.ts';
+import { captureOnHost, hostUrls } from './replica.ts';
+import { SidecarProcess, untilReady } from './sidecar-process.ts';
+
+/** Where `mizzen run` runs an application: what stands beside it, and how its traffic gets there. */
+export interface ApplicationPlace {
+  /** Resolves when the application may start. */
+  ready(signal: AbortSignal): Promise<void>;
+  readonly env: Readonly<Record<string, string>>;
+  /** Variables of this process that would lead the application astray. */
+  readonly withoutVariables: readonly string[];
+  readonly gid: number | undefined;
+  /** The command that runs `command` there. */
+  command(command: readonly string[]): readonly string[];
+  /** Nobody calls the application any more, and what is under way has ended. */
+  drain(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface WantedPort {
+  readonly port: number;
+  readonly name?: string;
+  readonly appPort?: number;
+}
+
+export interface PlaceSetting {
+  readonly home: string;
+  readonly config: Omit<ProxyConfig, 'address' | 'inbound'>;
+  readonly wanted: readonly WantedPort[];
+  readonly ports: PortAllocator;
+  /** Istio's annotations of capture. */
+  readonly annotations: Readonly<Record<string, string>>;
+  /** Where others reach the sidecar. */
+  readonly address: string;
+  readonly isVerbose: boolean;
+}
+
+const proxyVariables = ['HTTP_PROXY', 'http_proxy', 'HTTPS_PROXY', 'https_proxy', 'ALL_PROXY', 'all_proxy', 'NO_PROXY', 'no_proxy'];
+
+/** On this machine, without privileges: the application calls its sidecar, which it finds in HTTP_PROXY. */
+export async function beside(setting: PlaceSetting): Promise<ApplicationPlace> {
+  const outboundPort = await setting.ports.next();
+  const { sidecar, env } = await besideSidecar(setting, { outbound: `127.0.0.1:${outboundPort}` });
+  const outbound = `http://127.0.0.1:${outboundPort}`;
+  return {
+    ...sidecar,
+    env: {
+      ...env,
+      HTTP_PROXY: outbound,
+      http_proxy: outbound,
+      NO_PROXY: 'localhost,127.0.0.1',
+      no_proxy: 'localhost,127.0.0.1',
+      NODE_USE_ENV_PROXY: '1',
+      MIZZEN_OUTBOUND: outbound,
+      MIZZEN_OUTBOUND_PORT: String(outboundPort),
+    },
+    withoutVariables: [],
+    gid: undefined,
+    command: (command) => command,
+  };
+}
+
+/**
+ * On this machine, with what the application sends captured, and nothing else: it runs as a group of its own, by which the kernel's rules
+ * know it. What it serves is reached as in `beside`.
+ */
+export async function captured(setting: PlaceSetting): Promise<ApplicationPlace> {
+  const gid = firstGid + process.pid;
+  await removeDeadCaptures();
+  await mustHaveRoute();
+  const [outboundPort, dnsPort] = [await setting.ports.next(), await setting.ports.next()];
+  const table = `${runTablePrefix}${process.pid}`;
+  const settings = captureFromAnnotations(setting.annotations, {
+    ...defaultCapture,
+    table,
+    outboundPort,
+    inboundPort: undefined,
+    dnsPort,
+    onlyGids: [gid],
+    proxyUids: [],
+    proxyGids: [],
+  });
+  const engine = { engine: 'nftables' } as const;
+  await applyCapture(settings, engine);
+  try {
+    const { sidecar, env } = await besideSidecar(setting, { capture: { outboundPort, dnsPort } });
+    const close = async () => {
+      await sidecar.close();
+      await removeCapture(table, engine);
+    };
+    return { ...sidecar, env, withoutVariables: proxyVariables, gid, command: (command) => command, close };
+  } catch (error) {
+    await removeCapture(table, engine);
+    throw error;
+  }
+}
+
+/** On a host of its own in a lab. */
+export async function isolated(setting: PlaceSetting): Promise<ApplicationPlace> {
+  const { home, config, wanted, annotations, isVerbose } = setting;
+  const lab = Lab.join(home, mustReadLab(home));
+  const host = await lab.addHost(config.name, config.workload, config.namespace, captureFromAnnotations(annotations));
+  const configFile = join(home, 'proxies', config.namespace, `${config.name}.json`);
+  const inbound = wanted.map(({ port, name, appPort }) => ({
+    port,
+    listen: `${host.address}:${port}`,
+    app: `127.0.0.1:${appPort ?? port}`,
+    ...(name ? { name } : {}),
+  }));
+  const complete: ProxyConfig = { ...config, address: host.address, inbound, ...probeOf(inbound), ...captureOnHost(lab.hasIPv6) };
+  mkdirSync(join(configFile, '..'), { recursive: true, mode: 0o700 });
+  mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
+  writeFileSync(configFile, JSON.stringify(complete, null, 2), { mode: 0o600 });
+  const proxy = new SidecarProcess({
+    name: `${config.name} (sidecar)`,
+    command: lab.command(host, [...proxyCommand, '--config', configFile], 'sidecar'),
+    env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
+    workingDirectory: home,
+    logFile: join(home, 'logs', `${config.name}.proxy.log`),
+    onLine: (line) => isVerbose && process.stderr.write(`${line}\n`),
+    onNotice: (text) => process.stderr.write(`mizzen: sidecar: ${text}\n`),
+    hasChannel: true,
+  });
+  proxy.start();
+  const drainMs = config.drainMs ?? 0;
+  return {
+    ready: (signal) => untilReady(hostUrls(host.address).ready, signal),
+    env: { MIZZEN_WORKLOAD: config.name, ...portVariable(inbound) },
+    withoutVariables: proxyVariables,
+    gid: undefined,
+    command: (command) => lab.command(host, command, 'application'),
+    drain: () => proxy.drain(drainMs + 1_000),
+    async close() {
+      await proxy.stop(drainMs + 3_000);
+      await lab.removeHost(host);
+      rmSync(configFile, { force: true });
+    },
+  };
+}
+
+/** A sidecar in this very process. */
+async function besideSidecar({ home, config, wanted, ports, address, isVerbose }: PlaceSetting, fields: Pick<ProxyConfig, 'outbound' | 'capture'>) {
+  const inbound: NonNullable<ProxyConfig['inbound']>[number][] = [];
+  for (const { port, name, appPort } of wanted)
+    inbound.push({ port, listen: `${address}:${await ports.next()}`, app: `127.0.0.1:${appPort ?? (await ports.next())}`, ...(name ? { name } : {}) });
+  mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
+  // Standard output is the application's.
+  const accessLogFile = join(home, 'logs', `${config.name}.proxy.log`);
+  const proxy = await startProxy(
+    { ...config, accessLogFile, address, inbound, adminPort: await ports.next(), ...probeOf(inbound), ...fields },
+    new Logger('sidecar', isVerbose ? 'info' : 'warn'),
+  );
+  return {
+    sidecar: {
+      async ready(signal: AbortSignal) {
+        const aborted = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+        await Promise.race([proxy.ready, aborted]);
+      },
+      drain: () => proxy.drain(),
+      close: () => proxy.close(),
+    },
+    env: { MIZZEN_WORKLOAD: config.name, ...portVariable(inbound) },
+  };
+}
+
+type Inbound = readonly { readonly app: string }[];
+
+const portOf = (address: string) => Number(address.slice(address.lastIndexOf(':') + 1));
+
+function portVariable([first]: Inbound): Record<string, string> {
+  return first === undefined ? {} : { PORT: String(portOf(first.app)) };
+}
+
+function probeOf([first]: Inbound): Pick<ProxyConfig, 'probe'> {
+  return first === undefined ? {} : { probe: { port: portOf(first.app) } };
+}
+
+/** Groups that nobody has been given: above what distributions, containers and user namespaces hand out by default. */
+const firstGid = 1_900_000_000;
+const runTablePrefix = 'mizzen_run_';
+
+/** Tables of runs that were killed before they could remove them. */
+async function removeDeadCaptures(): Promise<void> {
+  const { output } = await runProgram(['nft', 'list', 'tables']);
+  for (const [, table, pid] of output.matchAll(/^table inet (mizzen_run_(\d+))$/gm))
+    if (!isAlive(Number(pid))) await removeCapture(table!, { engine: 'nftables' });
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+/** What has no route is refused before any rule sees it. */
+async function mustHaveRoute(): Promise<void> {
+  const { code } = await runProgram(['ip', 'route', 'get', '240.240.0.1']);
+  if (code === 0) return;
+  throw new MizzenError(
+    'no-route',
+    'this machine has no default route, so that the addresses of mesh services (240.240.0.0/16) lead nowhere. Give them one: ip route add 240.240.0.0/16 dev lo',
+  );
+}
