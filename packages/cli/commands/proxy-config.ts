@@ -81,14 +81,9 @@ interface Shown {
   readonly lb_policy?: string;
   readonly traffic_direction?: string;
   readonly address?: SocketAddress;
-  readonly filter_chains?: readonly {
-    readonly name?: string;
-    readonly filter_chain_match?: { readonly transport_protocol?: string; readonly server_names?: readonly string[] };
-    readonly filters: readonly {
-      readonly name: string;
-      readonly typed_config?: { readonly rds?: { readonly route_config_name: string }; readonly cluster?: string };
-    }[];
-  }[];
+  readonly filter_chains?: readonly FilterChainShown[];
+  readonly default_filter_chain?: FilterChainShown;
+  readonly bind_to_port?: boolean;
   readonly virtual_hosts?: readonly { readonly name: string; readonly domains: readonly string[]; readonly routes?: readonly RouteShown[] }[];
   readonly endpoints?: readonly {
     readonly lb_endpoints?: readonly {
@@ -101,6 +96,25 @@ interface Shown {
   readonly metadata?: MetadataShown;
   readonly transport_socket?: { readonly name: string };
   readonly transport_socket_matches?: readonly unknown[];
+}
+
+interface FilterChainShown {
+  readonly name?: string;
+  readonly filter_chain_match?: {
+    readonly destination_port?: number;
+    readonly prefix_ranges?: readonly { readonly address_prefix: string; readonly prefix_len?: number }[];
+    readonly transport_protocol?: string;
+    readonly server_names?: readonly string[];
+    readonly application_protocols?: readonly string[];
+  };
+  readonly filters: readonly {
+    readonly name: string;
+    readonly typed_config?: {
+      readonly rds?: { readonly route_config_name: string };
+      readonly cluster?: string;
+      readonly route_config?: { readonly name?: string };
+    };
+  }[];
 }
 
 interface SocketAddress {
@@ -133,23 +147,37 @@ interface Dump {
   readonly configs: Readonly<Record<string, { readonly resources: readonly Shown[] }>>;
 }
 
-const addressText = (address: SocketAddress | undefined) => (address ? `${address.socket_address.address}:${address.socket_address.port_value}` : '-');
+function addressText(address: SocketAddress | undefined): string {
+  if (!address) return '-';
+  const { address: host, port_value: port } = address.socket_address;
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+function chainMatchText(match: FilterChainShown['filter_chain_match']): string {
+  const parts = [
+    match?.destination_port === undefined ? undefined : `port ${match.destination_port}`,
+    ...(match?.prefix_ranges ?? []).map((range) => `${range.address_prefix}/${range.prefix_len ?? 0}`),
+    match?.transport_protocol === 'raw_buffer' ? 'plain text' : match?.transport_protocol,
+    ...(match?.server_names ?? []),
+    match?.application_protocols?.join(', '),
+  ];
+  return parts.filter(Boolean).join(' ') || 'all';
+}
 const originText = (metadata: MetadataShown | undefined) => String(metadata?.filter_metadata?.['mizzen.provenance']?.['origin'] ?? '-');
 
 const tables = {
   listeners: (resources: readonly Shown[]) =>
     formatTable(
-      ['ADDRESS', 'DIRECTION', 'MATCH', 'DESTINATION'],
+      ['ADDRESS', 'DIRECTION', 'BY', 'MATCH', 'DESTINATION'],
       resources.flatMap((listener) =>
-        (listener.filter_chains ?? []).map((chain) => {
-          const match = chain.filter_chain_match;
+        [...(listener.filter_chains ?? []), ...(listener.default_filter_chain ? [listener.default_filter_chain] : [])].map((chain) => {
           const config = chain.filters[0]?.typed_config;
           return [
             addressText(listener.address),
             (listener.traffic_direction ?? '').toLowerCase(),
-            [match?.transport_protocol === 'raw_buffer' ? 'plain text' : match?.transport_protocol, ...(match?.server_names ?? [])].filter(Boolean).join(' ') ||
-              'all',
-            config?.rds ? `routes ${config.rds.route_config_name}` : (config?.cluster ?? 'inline routes'),
+            listener.bind_to_port === false ? 'handed over' : 'socket',
+            chain === listener.default_filter_chain ? 'all else' : chainMatchText(chain.filter_chain_match),
+            config?.rds ? `routes ${config.rds.route_config_name}` : (config?.cluster ?? config?.route_config?.name ?? 'inline routes'),
           ];
         }),
       ),

@@ -6,6 +6,7 @@ import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/acce
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { RouterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/router/v3/router_pb.js';
 import { HttpInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/http_inspector/v3/http_inspector_pb.js';
+import { OriginalDstSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/original_dst/v3/original_dst_pb.js';
 import { ProxyProtocolSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/proxy_protocol/v3/proxy_protocol_pb.js';
 import { TlsInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector_pb.js';
 import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
@@ -32,6 +33,7 @@ export const knownMessages = [
   HttpInspectorSchema,
   HttpProtocolOptionsSchema,
   ListenerSchema,
+  OriginalDstSchema,
   PreviousHostsPredicateSchema,
   ProxyProtocolSchema,
   ProxyProtocolUpstreamTransportSchema,
