@@ -3,7 +3,7 @@ import type { CaptureSettings } from './capture-settings.ts';
 /**
  * The same rules as ./nftables-rules.ts for `iptables-restore --noflush` and `ip6tables-restore --noflush`: chains of our own, emptied and
  * filled in one transaction, and a jump to each from the built-in chain. `existing` is what `iptables-save -t nat` says, so that a
- * jump is not made twice.
+ * jump is not made twice, and one of other settings goes.
  */
 export function iptablesRules(settings: CaptureSettings, version: 4 | 6, existing: string): string {
   const { inbound, output, workload } = chainNames(settings.table);
@@ -39,7 +39,9 @@ export function iptablesRules(settings: CaptureSettings, version: 4 | 6, existin
   // A group that alone is captured: everybody else passes by.
   const who = settings.onlyGids === undefined ? [''] : settings.onlyGids.map((gid) => `-m owner --gid-owner ${gid} `);
   const jumps = [...(settings.inboundPort === undefined ? [] : [`PREROUTING -j ${inbound}`]), ...who.map((owner) => `OUTPUT ${owner}-j ${output}`)];
-  for (const jump of jumps) if (!jumpsIn(existing, settings.table).includes(jump)) lines.push(`-A ${jump}`);
+  const present = jumpsIn(existing, settings.table);
+  for (const jump of present) if (!jumps.includes(jump)) lines.push(`-D ${jump}`);
+  for (const jump of jumps) if (!present.includes(jump)) lines.push(`-A ${jump}`);
   return `${[...lines, 'COMMIT'].join('\n')}\n`;
 }
 

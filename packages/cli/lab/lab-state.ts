@@ -24,6 +24,8 @@ export interface LabHost {
   readonly number: number;
   readonly address: string;
   readonly addressIpv6: string | undefined;
+  /** The process that made it and will remove it. */
+  readonly owner: number;
   /** `outside`: on the machine itself, not in a namespace of its own (gateways). */
   readonly kind: 'inside' | 'outside';
 }

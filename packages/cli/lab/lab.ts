@@ -6,6 +6,7 @@ import { type DnsRelay, startDnsRelay } from '@mizzen/proxy/dns-relay';
 import { applyCapture } from '../capture/apply-capture.ts';
 import type { CaptureSettings } from '../capture/capture-settings.ts';
 import { runProgram } from '../capture/run-program.ts';
+import { isAlive } from '../process-alive.ts';
 import { type LabHost, type LabNetwork, readHosts, removeHost, removeLab, writeHost, writeLab } from './lab-state.ts';
 import { inNamespace, ipCommands, namespaceExists, namespacesWithPrefix, removeNamespace } from './network-namespace.ts';
 import { applyPartitions } from './partitions.ts';
@@ -85,7 +86,12 @@ export class Lab {
   async addHost(name: string, workload: string, namespace: string, capture: CaptureSettings | undefined): Promise<LabHost> {
     const { id, bridge, prefix, prefixIpv6, gatewayAddress } = this.network;
     const netns = `mz-${id}-${name}`;
-    if (namespaceExists(netns)) throw new MizzenError('host-exists', `there is a host of the name ${name} already in this lab. Choose another with --name.`);
+    if (namespaceExists(netns)) {
+      const known = readHosts(this.home).find((host) => host.name === name);
+      if (known !== undefined && isAlive(known.owner))
+        throw new MizzenError('host-exists', `there is a host of the name ${name} already in this lab. Choose another with --name.`);
+      await removeNamespace(netns); // left by a run that was killed
+    }
     await ipCommands([`netns add ${netns}`]);
     try {
       const number = await this.#plugIn(netns, name);
@@ -96,6 +102,7 @@ export class Lab {
         number,
         address: `${prefix}.${number}`,
         addressIpv6: prefixIpv6 === undefined ? undefined : `${prefixIpv6}${number.toString(16)}`,
+        owner: process.pid,
         kind: 'inside',
       };
       await ipCommands([`link set mz${id}.${number} master ${bridge} up`]);
@@ -125,7 +132,16 @@ export class Lab {
 
   /** Somebody who lives on the machine itself and can be partitioned from hosts all the same. */
   addOutside(name: string, workload: string): void {
-    writeHost(this.home, { name, workload, namespace: '', number: 1, address: this.network.gatewayAddress, addressIpv6: undefined, kind: 'outside' });
+    writeHost(this.home, {
+      name,
+      workload,
+      namespace: '',
+      number: 1,
+      address: this.network.gatewayAddress,
+      addressIpv6: undefined,
+      owner: process.pid,
+      kind: 'outside',
+    });
   }
 
   async removeHost(host: LabHost): Promise<void> {

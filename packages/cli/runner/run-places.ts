@@ -7,6 +7,7 @@ import { captureFromAnnotations, defaultCapture } from '../capture/capture-setti
 import { runProgram } from '../capture/run-program.ts';
 import { Lab } from '../lab/lab.ts';
 import { mustReadLab } from '../lab/lab-state.ts';
+import { isAlive } from '../process-alive.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { captureOnHost, hostUrls } from './replica.ts';
@@ -194,15 +195,6 @@ async function removeDeadCaptures(): Promise<void> {
   const { output } = await runProgram(['nft', 'list', 'tables']);
   for (const [, table, pid] of output.matchAll(/^table inet (mizzen_run_(\d+))$/gm))
     if (!isAlive(Number(pid))) await removeCapture(table!, { engine: 'nftables' });
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
 }
 
 /** What has no route is refused before any rule sees it. */
