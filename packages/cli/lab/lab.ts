@@ -67,10 +67,16 @@ export class Lab {
       ...(network.prefixIpv6 === undefined ? [] : [`addr add ${network.prefixIpv6}1/64 dev ${network.bridge} nodad`]),
       `link set ${network.bridge} up`,
     ]);
-    writeLab(home, network);
-    // Names outside the mesh are resolved as on this machine: hosts ask here, since its resolvers may be out of their reach.
-    const relay = await startDnsRelay({ address: network.gatewayAddress, port: 53, localDomains: ['cluster.local'], logger });
-    return new Lab(home, network, relay);
+    try {
+      await checkDegradation(network);
+      writeLab(home, network);
+      // Names outside the mesh are resolved as on this machine: hosts ask here, since its resolvers may be out of their reach.
+      const relay = await startDnsRelay({ address: network.gatewayAddress, port: 53, localDomains: ['cluster.local'], logger });
+      return new Lab(home, network, relay);
+    } catch (error) {
+      await removeLeftovers(home);
+      throw error;
+    }
   }
 
   /** The lab that another process has made. */
@@ -190,19 +196,11 @@ export class Lab {
   }
 
   async #degrade(netns: string): Promise<void> {
-    const { latencyMs, lossPercent } = this.network;
-    if (latencyMs === 0 && lossPercent === 0) return;
-    const netem = [...(latencyMs > 0 ? ['delay', `${latencyMs}ms`] : []), ...(lossPercent > 0 ? ['loss', `${lossPercent}%`] : [])];
-    const result = await runProgram(['tc', '-n', netns, 'qdisc', 'add', 'dev', cable, 'root', 'netem', ...netem]);
+    const { lossPercent } = this.network;
+    if (isGoodNetwork(this.network)) return;
+    const result = await runProgram(['tc', '-n', netns, ...netem(cable, this.network)]);
     if (result.code === 0) return;
-    const isUnknown = result.code === undefined || /qdisc kind is unknown|No such file or directory/.test(result.error);
-    if (!isUnknown) throw new MizzenError('lab-failed', `tc says: ${result.error.trim()}`);
-    if (latencyMs > 0)
-      throw new MizzenError(
-        'no-netem',
-        'packets cannot be delayed here: the kernel has no netem (CONFIG_NET_SCH_NETEM), or tc is missing. Leave --latency out; --loss works without.',
-      );
-    // What netem would lose, a rule can drop.
+    // No netem (see checkDegradation): what it would lose, a rule can drop.
     await inNamespace(
       netns,
       ['nft', '-f', '-'],
@@ -225,6 +223,27 @@ export class Lab {
     const own = [host.address, host.addressIpv6].filter((address) => address !== undefined).map((address) => `${address} ${host.name}\n`);
     writeFileSync(files.hosts, `127.0.0.1 localhost\n::1 localhost\n${own.join('')}`, { mode: 0o644 });
   }
+}
+
+const isGoodNetwork = ({ latencyMs, lossPercent }: LabNetwork) => latencyMs === 0 && lossPercent === 0;
+
+function netem(device: string, { latencyMs, lossPercent }: LabNetwork): string[] {
+  const settings = [...(latencyMs > 0 ? ['delay', `${latencyMs}ms`] : []), ...(lossPercent > 0 ? ['loss', `${lossPercent}%`] : [])];
+  return ['qdisc', 'add', 'dev', device, 'root', 'netem', ...settings];
+}
+
+/** Finds out before any host is made whether the network can be made as bad as it is wanted. */
+async function checkDegradation(network: LabNetwork): Promise<void> {
+  if (isGoodNetwork(network)) return;
+  const result = await runProgram(['tc', ...netem(network.bridge, network)]);
+  if (result.code === 0) return void (await runProgram(['tc', 'qdisc', 'del', 'dev', network.bridge, 'root']));
+  const isUnknown = result.code === undefined || /qdisc kind is unknown|No such file or directory/.test(result.error);
+  if (!isUnknown) throw new MizzenError('lab-failed', `tc says: ${result.error.trim()}`);
+  if (network.latencyMs > 0)
+    throw new MizzenError(
+      'no-netem',
+      'packets cannot be delayed here: the kernel has no netem (CONFIG_NET_SCH_NETEM), or tc is missing. Leave --latency out; --loss works without.',
+    );
 }
 
 /** Removes what a lab of this home has left in the kernel and on disk, processes included. Returns how many hosts that were. */

@@ -260,6 +260,7 @@ export class MeshRunner {
         await replica.start();
       }
     } catch (error) {
+      await Promise.all(running.replicas.splice(0).map((replica) => replica.stop()));
       fail(messageOf(error));
     }
   }

@@ -30,6 +30,8 @@ export interface DnsServerOptions {
   readonly counters: ProxyCounters;
   readonly logger: Logger;
   readonly upstreamTimeoutMs?: number;
+  /** Milliseconds; for tests. */
+  readonly now?: () => number;
 }
 
 /** As Istio's: short enough to follow a change, long enough to be asked rarely. */
@@ -54,8 +56,8 @@ export class DnsServer {
 
   constructor(options: DnsServerOptions) {
     this.#options = options;
-    const { upstreamServers: servers, counters, upstreamTimeoutMs: timeoutMs } = options;
-    this.#forwarder = new DnsForwarder({ servers, counters, ...(timeoutMs === undefined ? {} : { timeoutMs }) });
+    const { upstreamServers: servers, counters, upstreamTimeoutMs: timeoutMs, now } = options;
+    this.#forwarder = new DnsForwarder({ servers, counters, ...(timeoutMs === undefined ? {} : { timeoutMs }), ...(now === undefined ? {} : { now }) });
     this.#udp = [];
     this.#tcp = [];
     this.#connections = new Set();
