@@ -21,7 +21,7 @@ export interface Load {
 }
 
 /** CPU ticks of a process, user and system (proc(5), /proc/pid/stat fields 14 and 15). */
-function cpuTicks(pid: number): number {
+export function cpuTicks(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return Number(fields[11]) + Number(fields[12]);
@@ -31,7 +31,7 @@ export function rssMb(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) / 1024;
 }
 
-const ticksPerSecond = 100;
+export const ticksPerSecond = 100;
 const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 
 /** Puts a load on a proxy with wrk, pinned to the CPU that the proxy is not on, after a warm-up that does not count. */

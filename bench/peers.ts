@@ -9,7 +9,8 @@ export interface Certificates {
   readonly key: string;
 }
 
-export function writeOrigin(folder: string, port: number): string {
+/** `address` is one more that it listens on, beside loopback. */
+export function writeOrigin(folder: string, port: number, address?: string): string {
   mkdirSync(join(folder, 'www'), { recursive: true });
   writeFileSync(join(folder, 'www/1k'), 'x'.repeat(1024));
   writeFileSync(join(folder, 'www/1m'), 'x'.repeat(1024 * 1024));
@@ -19,7 +20,7 @@ export function writeOrigin(folder: string, port: number): string {
     `worker_processes 1; daemon off; pid ${folder}/origin.pid; error_log ${folder}/origin.log;
 events { worker_connections 8192; }
 http { access_log off; sendfile on; keepalive_requests 1000000; client_body_temp_path ${folder}/t1; proxy_temp_path ${folder}/t2; fastcgi_temp_path ${folder}/t3; uwsgi_temp_path ${folder}/t4; scgi_temp_path ${folder}/t5;
-  server { listen 127.0.0.1:${port} backlog=4096; root ${folder}/www; default_type text/plain; } }
+  server { listen 127.0.0.1:${port} backlog=4096; ${address === undefined ? '' : `listen ${address}:${port} backlog=4096;`} root ${folder}/www; default_type text/plain; } }
 `,
   );
   return file;

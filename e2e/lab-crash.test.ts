@@ -99,7 +99,7 @@ describe('mizzen up --isolate as a process', { skip: notPrivileged || skipWithou
     const mesh = await up();
     mesh.kill('SIGKILL');
     await once(mesh, 'exit');
-    const cleaned = await program(mizzen(['lab', 'clean', '--home', home]));
+    const cleaned = await program(mizzen(['lab', 'clean', '--all']));
     assert.match(cleaned.output, /removed 2 hosts with all that ran on them/);
     assert.deepEqual(await left(), { namespaces: 0, hasBridge: false });
   });

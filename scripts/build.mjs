@@ -17,7 +17,7 @@ const { errors, warnings } = await build({
   platform: 'node',
   target: 'node24',
   // It must be loaded after its polyfill, an order that chunks do not keep. Both stay packages.
-  external: ['@peculiar/x509', 'reflect-metadata'],
+  external: ['@peculiar/x509', 'reflect-metadata', 'koffi'],
   minifyWhitespace: true,
   legalComments: 'linked',
   banner: { js: "import { createRequire as createRequireOfModule } from 'node:module'; const require = createRequireOfModule(import.meta.url);" },

@@ -145,6 +145,7 @@ for (const [verb, description] of [
 lab
   .command('clean')
   .description('remove what a killed run has left')
+  .option('--all', 'of every mesh on this machine whose runner is gone')
   .option(...home)
   .action(async (options) => (await import('./commands/lab.ts')).clean(options));
 
@@ -232,6 +233,12 @@ program
   .option(...home)
   .option(...output)
   .action(async (options) => (await import('./commands/access.ts')).version(options));
+
+// Whoever read the output has gone (`mizzen up | head`): what has to be ended in order is, the rest ends at once.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  if (!process.emit('SIGTERM')) process.exit(141);
+});
 
 try {
   await program.parseAsync();

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { MizzenError } from '@mizzen/common';
 import { homeOf } from '../home.ts';
-import { Lab, removeLeftovers } from '../lab/lab.ts';
+import { Lab, removeAllLeftovers, removeLeftovers } from '../lab/lab.ts';
 import { type LabHost, mustReadLab, readHosts, readPartitions, writePartitions } from '../lab/lab-state.ts';
 import { processesIn, signalAll } from '../lab/network-namespace.ts';
 import { applyPartitions, controlName, isNamed } from '../lab/partitions.ts';
@@ -81,8 +81,8 @@ export async function signal(verb: 'pause' | 'resume' | 'kill', name: string, op
 }
 
 /** `mizzen lab clean`: what a killed run has left. */
-export async function clean(options: LabOptions): Promise<void> {
-  const count = await removeLeftovers(homeOf(options.home));
+export async function clean(options: LabOptions & { readonly all?: boolean }): Promise<void> {
+  const count = options.all ? await removeAllLeftovers() : await removeLeftovers(homeOf(options.home));
   print(
     count === 0 ? 'there was nothing left of a lab' : `removed ${count} ${count === 1 ? 'host' : 'hosts'} with all that ran on ${count === 1 ? 'it' : 'them'}`,
   );

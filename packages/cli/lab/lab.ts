@@ -65,6 +65,8 @@ export class Lab {
       `link add ${network.bridge} type bridge`,
       `addr add ${network.gatewayAddress}/24 dev ${network.bridge}`,
       ...(network.prefixIpv6 === undefined ? [] : [`addr add ${network.prefixIpv6}1/64 dev ${network.bridge} nodad`]),
+      // For people who wonder, and for `mizzen lab clean --all`.
+      `link set ${network.bridge} alias mizzen-lab,${process.pid},${home.replace(/\s/g, '?').slice(0, 200)}`,
       `link set ${network.bridge} up`,
     ]);
     try {
@@ -248,12 +250,31 @@ async function checkDegradation(network: LabNetwork): Promise<void> {
 
 /** Removes what a lab of this home has left in the kernel and on disk, processes included. Returns how many hosts that were. */
 export async function removeLeftovers(home: string): Promise<number> {
-  const id = idOf(home);
+  const count = await removeFromKernel(idOf(home));
+  removeLab(home);
+  return count;
+}
+
+/** The same for every lab of this machine whose runner is gone, also those whose home is. */
+export async function removeAllLeftovers(): Promise<number> {
+  const { output } = await runProgram(['ip', '-d', 'link', 'show', 'type', 'bridge']);
+  let count = 0;
+  let id = '';
+  for (const line of output.split('\n')) {
+    id = /^\d+: mz([0-9a-f]{6}):/.exec(line)?.[1] ?? id;
+    const [, pid, home] = /alias mizzen-lab,(\d+),(\S+)/.exec(line) ?? [];
+    if (home === undefined || isAlive(Number(pid))) continue;
+    count += await removeFromKernel(id);
+    removeLab(home);
+  }
+  return count;
+}
+
+async function removeFromKernel(id: string): Promise<number> {
   const left = await namespacesWithPrefix(`mz-${id}-`);
   await Promise.all(left.map(removeNamespace));
   const bridge = await runProgram(['ip', 'link', 'show', `mz${id}`]);
   if (bridge.code === 0) await ipCommands([`link delete mz${id}`]);
-  removeLab(home);
   return left.length;
 }
 
