@@ -63,6 +63,18 @@ describe('a lab: programs that nobody changed, on hosts of their own', { skip: n
     await program(['chmod', '0711', data]);
     const web = join(data, 'web');
     mkdirSync(web);
+    const certificate = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2', '-subj', '/CN=secure'];
+    const written = await program([
+      'openssl',
+      ...certificate,
+      '-addext',
+      'subjectAltName=DNS:secure',
+      '-keyout',
+      join(data, 'key.pem'),
+      '-out',
+      join(data, 'cert.pem'),
+    ]);
+    assert.equal(written.code, 0, written.error);
     const postgres = postgresFolder();
     const database = join(data, 'pg');
     if (postgres) {
@@ -112,6 +124,14 @@ describe('a lab: programs that nobody changed, on hosts of their own', { skip: n
           '{ name: tcp-smtp, port: 2525 }, { name: guess, port: 2626 }',
           `  env:\n    MAIL_A: ${JSON.stringify(serverFirst(2525))}\n    MAIL_B: ${JSON.stringify(serverFirst(2626))}\n`,
         ),
+        service('secure', '{ name: https, port: 443, targetPort: 8443 }'),
+        workload(
+          'secure',
+          ['openssl', 's_server', '-quiet', '-www', '-accept', '8443', '-cert', join(data, 'cert.pem'), '-key', join(data, 'key.pem')],
+          '{ name: https, port: 8443 }',
+        ),
+        service('h2', '{ port: 2700 }'),
+        workload('h2', ['node', '-e', "require('http2').createServer((q, s) => s.end('by ' + q.httpVersion)).listen(2700)"], '{ port: 2700 }'),
         workload('client', ['sleep', 'infinity'], ''),
       ].join(''),
     );
@@ -177,6 +197,22 @@ describe('a lab: programs that nobody changed, on hosts of their own', { skip: n
       const talk = await lab.exec('client', ['python3', '-c', talkSmtp('mail', port)]);
       assert.equal(talk.output, '220 mail.example ready\nyou said HELO there\n', talk.error);
     }
+  });
+
+  it("TLS of the application's own passes, through the mesh and past it", async () => {
+    const named = await curl('client', '--cacert', join(data, 'cert.pem'), 'https://secure/');
+    assert.match(named.output, /s_server/, named.error);
+    // By its address no mesh is between: the server's sidecar meets the application's own handshake.
+    const address = lab.host('secure').address;
+    const direct = await curl('client', '--cacert', join(data, 'cert.pem'), '--connect-to', `secure:443:${address}:8443`, 'https://secure/');
+    assert.match(direct.output, /s_server/, direct.error);
+  });
+
+  it('HTTP/2 on a port without a declared protocol travels as it is', async () => {
+    const answer = await curl('client', '--http2-prior-knowledge', 'http://h2:2700/');
+    assert.equal(answer.output, 'by 2.0', answer.error);
+    const older = await curl('client', '--http1.1', 'http://web/index.html');
+    assert.equal(older.output, 'hello from the web\n');
   });
 
   it('dig gets addresses of the mesh, by UDP and by TCP', { skip: skipWithout('dig') }, async () => {

@@ -58,6 +58,8 @@ export interface ProxyConfig {
 
 const required = ['type', 'name', 'namespace', 'workload', 'serviceAccount', 'trustDomain', 'address', 'control', 'rootCertificateFile', 'tokenFile'] as const;
 
+const isPort = (value: unknown, least: number) => Number.isInteger(value) && (value as number) >= least && (value as number) <= 65_535;
+
 /** Checks a configuration read from a file. */
 export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
   if (typeof value !== 'object' || value === null) throw new MizzenError('invalid-proxy-config', 'the proxy configuration must be a JSON object', place);
@@ -65,7 +67,16 @@ export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
   for (const name of required)
     if (typeof config[name] !== 'string' || config[name] === '') throw new MizzenError('invalid-proxy-config', `"${name}" is missing or no string`, place);
   if (config['type'] !== 'sidecar' && config['type'] !== 'gateway') throw new MizzenError('invalid-proxy-config', '"type" must be sidecar or gateway', place);
-  const { concurrency } = config;
+  const { concurrency, capture } = config;
+  for (const name of ['adminPort', 'healthPort', 'metricsPort'] as const)
+    if (config[name] !== undefined && !isPort(config[name], 0)) throw new MizzenError('invalid-proxy-config', `"${name}" must be a port`, place);
+  if (capture !== undefined) {
+    if (typeof capture !== 'object' || capture === null || !isPort((capture as Record<string, unknown>)['outboundPort'], 1))
+      throw new MizzenError('invalid-proxy-config', '"capture" must be an object with a port as "outboundPort"', place);
+    for (const name of ['inboundPort', 'dnsPort'] as const)
+      if ((capture as Record<string, unknown>)[name] !== undefined && !isPort((capture as Record<string, unknown>)[name], 1))
+        throw new MizzenError('invalid-proxy-config', `"capture.${name}" must be a port`, place);
+  }
   if (concurrency !== undefined && !(Number.isInteger(concurrency) && (concurrency as number) >= 0 && (concurrency as number) <= 256))
     throw new MizzenError('invalid-proxy-config', '"concurrency" must be a whole number from 0 (all cores) to 256', place);
   return { ...config, labels: (config['labels'] ?? {}) as Record<string, string> } as unknown as ProxyConfig;

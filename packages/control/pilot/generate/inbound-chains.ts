@@ -42,7 +42,15 @@ export function inboundChains({ name, cluster, mode, protocol, service, statPref
         transportSocket,
         filters: [http(true)],
       });
-    chains.push({ name: `${name}-mtls`, filterChainMatch: { ...match, transportProtocol: 'tls' }, transportSocket, filters: [filter(true)] });
+    // Where plain text is taken too, so is TLS that is the application's own: what comes from a sidecar says so in its handshake.
+    const takesOwnTls = mode === 'PERMISSIVE' && !isHttp(protocol);
+    chains.push({
+      name: `${name}-mtls`,
+      filterChainMatch: { ...match, transportProtocol: 'tls', ...(takesOwnTls ? { applicationProtocols: meshAlpn } : {}) },
+      transportSocket,
+      filters: [filter(true)],
+    });
+    if (takesOwnTls) chains.push({ name: `${name}-own-tls`, filterChainMatch: { ...match, transportProtocol: 'tls' }, filters: [tcp] });
   }
   if (mode !== 'STRICT') {
     // With mutual TLS off, TLS on this port is the application's own.
