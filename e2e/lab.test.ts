@@ -5,6 +5,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { processesIn } from '../packages/cli/lab/network-namespace.ts';
 import { until } from './support/http.ts';
 import { notPrivileged, program, TestLab } from './support/lab.ts';
 import { skipWithout } from './support/requirements.ts';
@@ -57,6 +58,9 @@ describe('a lab: programs that nobody changed, on hosts of their own', { skip: n
   let lab: TestLab;
   let data: string;
   const curl = (host: string, ...args: string[]) => lab.exec(host, ['curl', '-sS', '-m', '10', ...args]);
+
+  const sidecarsOf = async (name: string) =>
+    (await processesIn(lab.host(name).namespace)).filter((pid) => readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('proxy\0--config'));
 
   before(async () => {
     data = mkdtempSync(join(tmpdir(), 'mizzen-lab-data-'));
@@ -337,6 +341,22 @@ describe('a lab: programs that nobody changed, on hosts of their own', { skip: n
     assert.equal((await lab.mizzen(['lab', 'partition', 'web', 'control'])).code, 0);
     assert.equal((await curl('client', 'http://web/index.html')).output, 'hello from the web\n');
     assert.equal((await lab.mizzen(['lab', 'heal'])).code, 0);
+  });
+
+  it('a sidecar is replaced by a new process of its own while it serves, and no call fails', async () => {
+    const calls = 'for i in $(seq 60); do curl -sS -m 5 -o /dev/null -w "%{http_code}\\n" http://web/index.html; done';
+    const before = await sidecarsOf('web');
+    const calling = lab.exec('client', ['sh', '-c', calls]);
+    process.kill(before[0]!, 'SIGUSR2');
+    const replaced = await until(
+      'a new process',
+      () => sidecarsOf('web'),
+      (pids) => pids.some((pid) => !before.includes(pid)),
+    );
+    assert.ok(replaced.length >= 1);
+    const { output, error } = await calling;
+    assert.deepEqual([...new Set(output.trim().split('\n'))], ['200'], error);
+    assert.match((await lab.exec('web', ['dig', '+short', 'redis.default'])).output, /^240\.240\./, 'names go on too');
   });
 
   it('what is killed on a host is started again', async () => {

@@ -24,7 +24,7 @@ export class Bookinfo {
   readonly runner: MeshRunner;
   readonly notices: string[];
 
-  private constructor() {
+  private constructor(isIsolated: boolean) {
     this.home = mkdtempSync(join(tmpdir(), 'mizzen-bookinfo-'));
     this.notices = [];
     this.runner = new MeshRunner({
@@ -32,6 +32,7 @@ export class Bookinfo {
       home: this.home,
       apiPort: 0,
       xdsPort: 0,
+      isolate: isIsolated ? { latencyMs: 0, lossPercent: 0 } : undefined,
       logger: silentLogger,
       onLine: () => {},
       onNotice: (name, text) => this.notices.push(`${name}: ${text}`),
@@ -39,8 +40,9 @@ export class Bookinfo {
     });
   }
 
-  static async start(): Promise<Bookinfo> {
-    const mesh = new Bookinfo();
+  /** `isIsolated`: each replica on a host of its own (root). */
+  static async start({ isIsolated = false } = {}): Promise<Bookinfo> {
+    const mesh = new Bookinfo(isIsolated);
     await mesh.runner.start();
     return mesh;
   }

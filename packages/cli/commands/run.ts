@@ -1,7 +1,8 @@
+import dgram from 'node:dgram';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findKind } from '@mizzen/api';
-import { MizzenError } from '@mizzen/common';
+import { MizzenError, messageOf } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
@@ -48,7 +49,11 @@ export async function run(command: readonly string[], options: RunOptions): Prom
   const wanted = options.port.map(wantedPort);
   const drainSeconds = Number(options.drainTime ?? defaultDrainSeconds);
   if (!(drainSeconds >= 0 && drainSeconds <= 3600)) throw new MizzenError('bad-option', `--drain-time ${options.drainTime} is no number of seconds`);
-  const tokenFile = options.tokenFile ?? (await ownToken(home, options, name));
+  const given = process.env['MIZZEN_TOKEN'];
+  delete process.env['MIZZEN_TOKEN']; // not the application's
+  const isOwnToken = options.tokenFile === undefined;
+  const tokenFile = options.tokenFile ?? writeToken(home, options, name, given ?? (await ownToken(home, options)));
+  const control = options.control ?? controlAccess(home).xds;
   const config: Omit<ProxyConfig, 'address' | 'inbound'> = {
     type: 'sidecar',
     name,
@@ -57,7 +62,7 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     serviceAccount: options.serviceAccount,
     labels: { app: name, ...pairs(options.label, '--label') },
     trustDomain: 'cluster.local',
-    control: options.control ?? controlAccess(home).xds,
+    control,
     rootCertificateFile: options.rootCert ?? homeFiles(home).rootCertificate,
     tokenFile,
     registers: wanted.length > 0,
@@ -69,12 +74,12 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     wanted,
     ports: new PortAllocator(),
     annotations: pairs(options.annotation, '--annotation'),
-    address: options.address ?? '127.0.0.1',
+    address: options.address ?? (await addressToward(control)),
     isVerbose: options.verbose === true,
   };
   const makePlace = options.isolate ? isolated : options.capture ? captured : beside;
   process.exitCode = await runAt(makePlace(setting), command);
-  if (options.tokenFile === undefined) rmSync(tokenFile, { force: true });
+  if (isOwnToken) rmSync(tokenFile, { force: true });
   process.exit();
 }
 
@@ -126,7 +131,7 @@ function pairs(texts: readonly string[], option: string): Record<string, string>
 }
 
 /** On the mesh's own machine no token has to be brought: the admin token makes one. */
-async function ownToken(home: string, options: RunOptions, name: string): Promise<string> {
+async function ownToken(home: string, options: RunOptions): Promise<string> {
   const api = new ApiClient(controlAccess(home));
   const kind = findKind('', 'ServiceAccount')!;
   try {
@@ -142,12 +147,44 @@ async function ownToken(home: string, options: RunOptions, name: string): Promis
     const answer = await api.call('POST', `${collectionPath(kind, options.namespace)}/${options.serviceAccount}/token`, {
       body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { expirationSeconds: 24 * 3600 } },
     });
-    const folder = join(home, 'tokens', options.namespace);
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-    const file = join(folder, `${options.serviceAccount}.${name}`);
-    writeFileSync(file, (answer.body as { status: { token: string } }).status.token, { mode: 0o600 });
-    return file;
+    return (answer.body as { status: { token: string } }).status.token;
   } finally {
     api.close();
   }
+}
+
+function writeToken(home: string, options: RunOptions, name: string, token: string): string {
+  const folder = join(home, 'tokens', options.namespace);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const file = join(folder, `${options.serviceAccount}.${name}`);
+  writeFileSync(file, token, { mode: 0o600 });
+  return file;
+}
+
+/** The address of this machine that the control plane, and so the rest of the mesh, would see. */
+async function addressToward(control: string): Promise<string> {
+  const { address, port } = splitHostPort(control);
+  const socket = dgram.createSocket(address.includes(':') ? 'udp6' : 'udp4');
+  try {
+    // Nothing is sent: the kernel only chooses a route.
+    await new Promise<void>((resolve, reject) => {
+      socket.once('error', reject);
+      socket.connect(port, address, resolve);
+    });
+    return socket.address().address;
+  } catch (error) {
+    throw new MizzenError(
+      'no-route',
+      `the control plane cannot be reached: ${messageOf(error)}. Name it with --control HOST:PORT, or this machine's address with --address.`,
+      control,
+    );
+  } finally {
+    socket.close();
+  }
+}
+
+function splitHostPort(text: string): { readonly address: string; readonly port: number } {
+  const [, address, port] = /^(?:\[?([^\]]+?)\]?):(\d{1,5})$/.exec(text) ?? [];
+  if (address === undefined || Number(port) > 65_535) throw new MizzenError('bad-option', `--control ${text} is not understood: write HOST:PORT`);
+  return { address, port: Number(port) };
 }

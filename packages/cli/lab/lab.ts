@@ -190,7 +190,9 @@ export class Lab {
   async #plugIn(netns: string, name: string): Promise<number> {
     const { id } = this.network;
     for (let number = 2 + readHosts(this.home).length; number <= maxHosts + 1; number++) {
-      const result = await runProgram(['ip', 'link', 'add', `mz${id}.${number}`, 'type', 'veth', 'peer', 'name', cable, 'netns', netns]);
+      // An address always has the same hardware address: neighbours that knew the host before this one do not look for it elsewhere.
+      const hardware = `02:6d:7a:${id.slice(0, 2)}:${id.slice(2, 4)}:${number.toString(16).padStart(2, '0')}`;
+      const result = await runProgram(['ip', 'link', 'add', `mz${id}.${number}`, 'type', 'veth', 'peer', 'name', cable, 'address', hardware, 'netns', netns]);
       if (result.code === 0) return number;
       if (!/File exists/.test(result.error)) throw new MizzenError('lab-failed', `no cable could be made for ${name}: ${result.error.trim()}`);
     }

@@ -153,7 +153,12 @@ export async function isolated(setting: PlaceSetting): Promise<ApplicationPlace>
 async function besideSidecar({ home, config, wanted, ports, address, isVerbose }: PlaceSetting, fields: Pick<ProxyConfig, 'outbound' | 'capture'>) {
   const inbound: NonNullable<ProxyConfig['inbound']>[number][] = [];
   for (const { port, name, appPort } of wanted)
-    inbound.push({ port, listen: `${address}:${await ports.next()}`, app: `127.0.0.1:${appPort ?? (await ports.next())}`, ...(name ? { name } : {}) });
+    inbound.push({
+      port,
+      listen: `${address.includes(':') ? `[${address}]` : address}:${await ports.next()}`,
+      app: `127.0.0.1:${appPort ?? (await ports.next())}`,
+      ...(name ? { name } : {}),
+    });
   mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
   // Standard output is the application's.
   const accessLogFile = join(home, 'logs', `${config.name}.proxy.log`);

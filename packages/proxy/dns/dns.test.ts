@@ -281,6 +281,12 @@ describe('the DNS proxy', () => {
     reply = (query) => upstreamAnswer(query, {});
   });
 
+  it('says which port is taken', async () => {
+    const second = new DnsServer({ port, addresses: ['127.0.0.1'], upstreamServers: [], counters, logger: silentLogger });
+    await assert.rejects(second.listen(), /the DNS proxy cannot listen: .*EADDRINUSE.*Choose another port/);
+    await second.close();
+  });
+
   it('survives junk, counts it, and goes on', async () => {
     const before = counters.values.dns_dropped_total;
     const socket = dgram.createSocket('udp4');
