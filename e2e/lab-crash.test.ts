@@ -86,9 +86,12 @@ describe('mizzen up --isolate as a process', { skip: notPrivileged || skipWithou
     assert.deepEqual(await left(), { namespaces: 0, hasBridge: false });
   });
 
-  it('annotations of a workload say what of it is captured', async () => {
+  it('annotations of a workload say what of it is captured, and a second mesh of the same home is refused', async () => {
     const mesh = await up();
     const exec = (...command: string[]) => program(mizzen(['lab', 'exec', '--home', home, 'client', '--', ...command]));
+    const second = await up();
+    assert.match(second.said(), /a mesh with this home runs already \(process \d+\)/);
+    assert.deepEqual(await left(), { namespaces: 2, hasBridge: true }, 'the first is not touched');
     const rules = await exec('nft', 'list', 'table', 'inet', 'mizzen');
     assert.match(rules.output, /tcp dport 8000 return|tcp dport \{ 8000 \} return/);
     mesh.kill('SIGTERM');

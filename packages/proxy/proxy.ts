@@ -9,7 +9,7 @@ import { PublicServer } from './admin/public-server.ts';
 import type { StaticConfig } from './bootstrap.ts';
 import { DnsServer } from './dns/dns-server.ts';
 import { NameTable } from './dns/name-table.ts';
-import { readResolverConfig } from './dns/resolver-config.ts';
+import { followedServers, readResolverConfig } from './dns/resolver-config.ts';
 import { Engine } from './engine.ts';
 import { defaultOverloadSettings } from './overload/overload-manager.ts';
 import type { ProxyConfig } from './proxy-config.ts';
@@ -87,7 +87,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
       : new DnsServer({
           port: capture.dnsPort,
           addresses: capture.hasIPv6 ? ['127.0.0.1', '::1'] : ['127.0.0.1'],
-          upstreamServers: resolver.servers,
+          upstreamServers: followedServers(),
           counters: engine.counters,
           logger,
         });

@@ -1,7 +1,7 @@
 import { MizzenError } from '@mizzen/common';
 import { ApiClient } from '../api-client.ts';
 import { controlAccess, homeOf } from '../home.ts';
-import { readHosts } from '../lab/lab-state.ts';
+import { hostNameOf, readHosts } from '../lab/lab-state.ts';
 import { inNamespace } from '../lab/network-namespace.ts';
 import { formatTable, outputFormat, print, printData } from '../output.ts';
 import { findProxy, type StatusOptions } from './status.ts';
@@ -21,7 +21,7 @@ export async function proxyConfig(type: string, name: string, options: StatusOpt
     const ask = async (path: string): Promise<unknown> => {
       const url = `http://${proxy.admin}${path}`;
       // The loopback of a host in a lab is another one than ours.
-      const host = readHosts(home).find((candidate) => candidate.name === proxy.name && candidate.kind === 'inside');
+      const host = readHosts(home).find((candidate) => candidate.name === hostNameOf(proxy.name, proxy.namespace) && candidate.kind === 'inside');
       if (host !== undefined) return JSON.parse(await inNamespace(host.namespace, [process.execPath, '-e', fetchScript, url])) as unknown;
       const response = await fetch(url).catch(() => undefined);
       if (!response?.ok)

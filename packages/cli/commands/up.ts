@@ -97,5 +97,10 @@ export async function up(directory: string, options: UpOptions): Promise<void> {
     const { readFileSync } = await import('node:fs');
     print(`\n${readFileSync(hint, 'utf8').trimEnd()}\n`);
   }
+  const inside = runner.addresses().find((address) => address.address !== undefined);
+  if (inside !== undefined)
+    print(
+      `\nEach workload is a host of its own, and its traffic is captured:\n   ./mizzen lab list\n   ./mizzen lab exec ${inside.workload} -- curl -s http://SERVICE:PORT/\n   ./mizzen lab partition ${inside.workload} control    (then: ./mizzen lab heal)`,
+    );
   print(paint('Ctrl-C stops everything.', 'dim'));
 }

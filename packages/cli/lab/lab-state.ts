@@ -30,6 +30,11 @@ export interface LabHost {
   readonly kind: 'inside' | 'outside';
 }
 
+/** How a replica is called as a host: by its name, and outside of the namespace "default" by that too. */
+export function hostNameOf(name: string, namespace: string): string {
+  return namespace === 'default' ? name : `${name}.${namespace}`;
+}
+
 /** Two names, or names of workloads, that do not hear each other. */
 export type Partition = readonly [string, string];
 

@@ -8,7 +8,7 @@ import type { CaptureSettings } from '../capture/capture-settings.ts';
 import { runProgram } from '../capture/run-program.ts';
 import { isAlive } from '../process-alive.ts';
 import { type LabHost, type LabNetwork, readHosts, removeHost, removeLab, writeHost, writeLab } from './lab-state.ts';
-import { inNamespace, ipCommands, namespaceExists, namespacesWithPrefix, removeNamespace } from './network-namespace.ts';
+import { inNamespace, ipCommands, namespaceExists, namespacesWithPrefix, removeLink, removeNamespace } from './network-namespace.ts';
 import { applyPartitions } from './partitions.ts';
 
 /**
@@ -153,7 +153,7 @@ export class Lab {
   }
 
   async removeHost(host: LabHost): Promise<void> {
-    await removeNamespace(host.namespace);
+    await removeNamespace(host.namespace, `mz${this.network.id}.${host.number}`);
     removeHost(this.home, host.name);
   }
 
@@ -274,7 +274,9 @@ export async function removeAllLeftovers(): Promise<number> {
 
 async function removeFromKernel(id: string): Promise<number> {
   const left = await namespacesWithPrefix(`mz-${id}-`);
-  await Promise.all(left.map(removeNamespace));
+  const cables = (await runProgram(['ip', '-br', 'link'])).output.match(new RegExp(`^mz${id}\\.\\d+`, 'gm')) ?? [];
+  await Promise.all(left.map((namespace) => removeNamespace(namespace)));
+  for (const end of cables) await removeLink(end);
   const bridge = await runProgram(['ip', 'link', 'show', `mz${id}`]);
   if (bridge.code === 0) await ipCommands([`link delete mz${id}`]);
   return left.length;

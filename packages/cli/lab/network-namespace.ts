@@ -40,10 +40,19 @@ export async function signalAll(namespace: string, signal: NodeJS.Signals): Prom
   return pids.length;
 }
 
-/** Ends what runs in a namespace and removes it; its end of a cable takes the other with it. */
-export async function removeNamespace(namespace: string): Promise<void> {
+/** Removes one end of a cable, and the other with it. None there is none to remove. */
+export async function removeLink(name: string): Promise<void> {
+  await runProgram(['ip', 'link', 'delete', name]);
+}
+
+/**
+ * Ends what runs in a namespace and removes it. `cable` is the outer end of its cable: the kernel takes it away with the namespace, but
+ * later, when it finds the time.
+ */
+export async function removeNamespace(namespace: string, cable?: string): Promise<void> {
   if (!namespaceExists(namespace)) return;
   for (let attempt = 0; attempt < 50 && (await signalAll(namespace, 'SIGKILL')) > 0; attempt++) await new Promise((resolve) => setTimeout(resolve, 10));
+  if (cable !== undefined) await removeLink(cable);
   const result = await runProgram(['ip', 'netns', 'delete', namespace]);
   if (result.code !== 0 && namespaceExists(namespace)) throw failure('ip', result);
 }

@@ -87,6 +87,10 @@ export class MeshRunner {
   async start(): Promise<void> {
     const { home, onProgress } = this.#options;
     mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
+    const owner = this.#processes.runningOwner();
+    if (owner !== undefined)
+      throw new MizzenError('mesh-running', `a mesh with this home runs already (process ${owner}). Stop it, or choose another home with --home.`, home);
+    this.#processes.claim();
     const left = this.#processes.endLeftovers();
     if (left > 0) onProgress(`ended ${left} ${left === 1 ? 'process' : 'processes'} that an earlier run had left`);
     await this.#startControl();
@@ -111,6 +115,7 @@ export class MeshRunner {
     await Promise.all([...this.#workloads.values()].flatMap((workload) => workload.replicas).map((replica) => replica.stop()));
     await this.#control?.stop(5_000);
     await this.#lab?.close();
+    this.#processes.release();
     this.#api?.close();
   }
 

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 
 /**
  * The processes that a runner has started, in a file, so that the next one can end what a killed runner left behind. A process is
@@ -6,10 +6,12 @@ import { readFileSync, writeFileSync } from 'node:fs';
  */
 export class ProcessList {
   readonly #path: string;
+  readonly #ownerPath: string;
   readonly #started: Map<number, string>;
 
   constructor(path: string) {
     this.#path = path;
+    this.#ownerPath = `${path}.owner`;
     this.#started = new Map();
   }
 
@@ -20,6 +22,25 @@ export class ProcessList {
     // Those that have ended meanwhile are dropped here rather than watched for.
     for (const [known, time] of this.#started) if (startTimeOf(known) !== time) this.#started.delete(known);
     writeFileSync(this.#path, JSON.stringify([...this.#started]), { mode: 0o600 });
+  }
+
+  /** The process that runs what is in the list and is not this one, if it is still there. */
+  runningOwner(): number | undefined {
+    try {
+      const [pid, time] = JSON.parse(readFileSync(this.#ownerPath, 'utf8')) as [number, string];
+      return pid !== process.pid && startTimeOf(pid) === time ? pid : undefined;
+    } catch {
+      return undefined; // nobody has claimed it
+    }
+  }
+
+  /** This process runs what is in the list from now on. */
+  claim(): void {
+    writeFileSync(this.#ownerPath, JSON.stringify([process.pid, startTimeOf(process.pid) ?? '']), { mode: 0o600 });
+  }
+
+  release(): void {
+    if (this.runningOwner() === undefined) rmSync(this.#ownerPath, { force: true });
   }
 
   /** Ends what an earlier runner has left running. Returns how many processes that were. */

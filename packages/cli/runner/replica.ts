@@ -4,7 +4,7 @@ import type { WorkloadSpec } from '@mizzen/api';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
 import type { Lab, Role } from '../lab/lab.ts';
-import type { LabHost } from '../lab/lab-state.ts';
+import { hostNameOf, type LabHost } from '../lab/lab-state.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { SidecarProcess } from './sidecar-process.ts';
@@ -129,7 +129,7 @@ export class Replica {
   async #place(hasProxy: boolean): Promise<void> {
     const { spec, ports, lab, workload, namespace, annotations } = this.#options;
     if (lab !== undefined && !spec.gateway) {
-      this.#host = await lab.addHost(this.name, workload, namespace, hasProxy ? captureFromAnnotations(annotations) : undefined);
+      this.#host = await lab.addHost(hostNameOf(this.name, namespace), workload, namespace, hasProxy ? captureFromAnnotations(annotations) : undefined);
       const { address } = this.#host;
       if (hasProxy) this.#adminPort = adminPortOfHost;
       this.#ports = (spec.ports ?? []).map(({ name, protocol, port }) => ({
@@ -142,7 +142,7 @@ export class Replica {
       }));
       return;
     }
-    lab?.addOutside(this.name, workload);
+    lab?.addOutside(hostNameOf(this.name, namespace), workload);
     if (hasProxy) this.#adminPort = await ports.next();
     if (!spec.gateway) {
       if (hasProxy) this.#outboundPort = await ports.next();

@@ -6,7 +6,7 @@ import { applyCapture, removeCapture } from '../capture/apply-capture.ts';
 import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
 import { runProgram } from '../capture/run-program.ts';
 import { Lab } from '../lab/lab.ts';
-import { mustReadLab } from '../lab/lab-state.ts';
+import { hostNameOf, mustReadLab } from '../lab/lab-state.ts';
 import { isAlive } from '../process-alive.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
@@ -110,7 +110,7 @@ export async function captured(setting: PlaceSetting): Promise<ApplicationPlace>
 export async function isolated(setting: PlaceSetting): Promise<ApplicationPlace> {
   const { home, config, wanted, annotations, isVerbose } = setting;
   const lab = Lab.join(home, mustReadLab(home));
-  const host = await lab.addHost(config.name, config.workload, config.namespace, captureFromAnnotations(annotations));
+  const host = await lab.addHost(hostNameOf(config.name, config.namespace), config.workload, config.namespace, captureFromAnnotations(annotations));
   const configFile = join(home, 'proxies', config.namespace, `${config.name}.json`);
   const inbound = wanted.map(({ port, name, appPort }) => ({
     port,

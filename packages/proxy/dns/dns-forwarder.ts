@@ -7,7 +7,7 @@ import { type AnswerSummary, type Query, readAnswer, responseCodes } from './dns
 /** Asks other servers what the mesh does not know, and keeps what they said for as long as they said it holds. */
 export interface DnsForwarderOptions {
   /** Addresses, `:port` allowed; asked in this order. */
-  readonly servers: readonly string[];
+  readonly servers: () => readonly string[];
   readonly counters: ProxyCounters;
   /** Milliseconds; for tests. */
   readonly timeoutMs?: number;
@@ -41,7 +41,7 @@ const sourcePorts = { from: 16_384, to: 32_768 };
 const bindAttempts = 8;
 
 export class DnsForwarder {
-  readonly #servers: readonly { readonly address: string; readonly port: number }[];
+  readonly #servers: () => readonly string[];
   readonly #counters: ProxyCounters;
   readonly #timeoutMs: number;
   readonly #now: () => number;
@@ -52,7 +52,7 @@ export class DnsForwarder {
   #isClosed: boolean;
 
   constructor(options: DnsForwarderOptions) {
-    this.#servers = options.servers.map(serverAddress);
+    this.#servers = options.servers;
     this.#counters = options.counters;
     this.#timeoutMs = options.timeoutMs ?? defaultTimeoutMs;
     this.#now = options.now ?? Date.now;
@@ -110,8 +110,9 @@ export class DnsForwarder {
     this.#counters.values.dns_forwarded_total++;
     const question = message.subarray(12, query.questionEnd);
     let refusal: Buffer | undefined;
+    const servers = this.#servers().map(serverAddress);
     for (let round = 0; round < rounds; round++) {
-      for (const server of this.#servers) {
+      for (const server of servers) {
         if (this.#isClosed) return undefined;
         let answer = await this.#askByUdp(message, question, server);
         if (answer?.summary.isTruncated) answer = (await this.#askByTcp(message, question, server)) ?? answer;

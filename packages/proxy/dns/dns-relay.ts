@@ -1,7 +1,7 @@
 import type { Logger } from '@mizzen/common';
 import { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { DnsServer } from './dns-server.ts';
-import { readResolverConfig } from './resolver-config.ts';
+import { followedServers } from './resolver-config.ts';
 
 /** A DNS server that knows nothing itself and asks the machine's own servers: for those who cannot reach them. */
 export interface DnsRelay {
@@ -16,8 +16,7 @@ export async function startDnsRelay(options: {
   readonly logger: Logger;
 }): Promise<DnsRelay> {
   const { address, port, localDomains, logger } = options;
-  const { servers } = readResolverConfig();
-  const server = new DnsServer({ port, addresses: [address], upstreamServers: servers, localDomains, counters: new ProxyCounters(), logger });
+  const server = new DnsServer({ port, addresses: [address], upstreamServers: followedServers(), localDomains, counters: new ProxyCounters(), logger });
   await server.listen();
   return server;
 }

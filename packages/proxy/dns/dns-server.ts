@@ -24,7 +24,7 @@ export interface DnsServerOptions {
   /** Loopback addresses for captured queries; another for those who ask it by name. */
   readonly addresses: readonly string[];
   /** Who answers what the table does not know: addresses, `:port` allowed. */
-  readonly upstreamServers: readonly string[];
+  readonly upstreamServers: () => readonly string[];
   /** Domains of which nobody else knows anything: what the table has not of them does not exist. */
   readonly localDomains?: readonly string[];
   readonly counters: ProxyCounters;

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import dgram from 'node:dgram';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { create } from '@bufbuild/protobuf';
 import { silentLogger } from '@mizzen/common';
@@ -11,7 +14,7 @@ import { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { type Query, readAnswer, readQuery, responseCodes, typeA, typeAAAA } from './dns-message.ts';
 import { DnsServer } from './dns-server.ts';
 import { NameTable } from './name-table.ts';
-import { parseResolverConfig } from './resolver-config.ts';
+import { followedServers, parseResolverConfig } from './resolver-config.ts';
 
 function packName(name: string): Buffer {
   return Buffer.concat([...name.split('.').map((label) => Buffer.concat([Buffer.from([label.length]), Buffer.from(label, 'latin1')])), Buffer.from([0])]);
@@ -132,6 +135,21 @@ it('reads resolv.conf', () => {
   });
 });
 
+it('follows resolv.conf', (context) => {
+  const file = join(mkdtempSync(join(tmpdir(), 'mizzen-resolv-')), 'resolv.conf');
+  context.mock.timers.enable({ apis: ['Date'], now: 1_000_000 });
+  writeFileSync(file, 'nameserver 10.0.0.1\n');
+  utimesSync(file, 1, 1);
+  const servers = followedServers(file);
+  writeFileSync(file, 'nameserver 10.0.0.2\n');
+  assert.deepEqual(servers(), ['10.0.0.1'], 'not at every question');
+  context.mock.timers.setTime(1_006_000);
+  assert.deepEqual(servers(), ['10.0.0.2']);
+  rmSync(file);
+  context.mock.timers.setTime(1_012_000);
+  assert.deepEqual(servers(), [], 'nobody is left to be asked');
+});
+
 describe('the DNS proxy', () => {
   let upstream: dgram.Socket;
   let upstreamTcp: net.Server;
@@ -182,7 +200,7 @@ describe('the DNS proxy', () => {
     server = new DnsServer({
       port,
       addresses: ['127.0.0.1'],
-      upstreamServers: [`127.0.0.1:${upstreamPort}`],
+      upstreamServers: () => [`127.0.0.1:${upstreamPort}`],
       counters,
       logger: silentLogger,
       upstreamTimeoutMs: 200,
@@ -282,7 +300,7 @@ describe('the DNS proxy', () => {
   });
 
   it('says which port is taken', async () => {
-    const second = new DnsServer({ port, addresses: ['127.0.0.1'], upstreamServers: [], counters, logger: silentLogger });
+    const second = new DnsServer({ port, addresses: ['127.0.0.1'], upstreamServers: () => [], counters, logger: silentLogger });
     await assert.rejects(second.listen(), /the DNS proxy cannot listen: .*EADDRINUSE.*Choose another port/);
     await second.close();
   });
