@@ -233,17 +233,20 @@ describe('a lab: programs that nobody changed, on hosts of their own', { skip: n
   it('nothing that the applications say can be read between the hosts', { skip: skipWithout('tcpdump') }, async () => {
     const file = join(data, 'between.pcap');
     const dump = spawn('tcpdump', ['-i', lab.bridge, '-Z', 'root', '--immediate-mode', '-U', '-w', file, 'tcp'], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const exited = once(dump, 'exit');
     let said = '';
-    for await (const text of dump.stderr) {
-      said += String(text);
-      if (said.includes('listening')) break;
-    }
+    dump.stderr.on('data', (text: Buffer) => (said += text));
+    await until(
+      'tcpdump to listen',
+      async () => said,
+      (text) => text.includes('listening'),
+    );
     const marker = 'a-word-that-nobody-else-says';
     assert.equal((await curl('client', '-H', `x-secret: ${marker}`, 'http://web/index.html')).output, 'hello from the web\n');
     const set = await lab.exec('client', ['redis-cli', '-h', 'redis', 'set', 'secret', marker]);
     assert.equal(set.output.trim(), 'OK', set.error);
     dump.kill('SIGINT');
-    await once(dump, 'exit');
+    await exited;
     const packets = readFileSync(file).toString('latin1');
     assert.ok(packets.length > 5_000, 'packets were seen');
     assert.ok(packets.includes('\x17\x03\x03'), 'among them are TLS records');

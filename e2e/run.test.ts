@@ -84,9 +84,10 @@ describe('mizzen run, without privileges', () => {
       async () => said,
       (text) => text.includes('called /slow'),
     );
+    const exited = once(child, 'exit');
     child.kill('SIGTERM');
     assert.equal((await slow).output, 'slowly', 'what is under way ends');
-    const [code] = (await once(child, 'exit')) as [number];
+    const [code] = (await exited) as [number];
     assert.equal(code, 5, "the application's own exit code");
     assert.match(said, /called \/slow\n(?:called \/\n)*asked to end/, 'the application was asked to end after its last call');
     await until('its entry to be removed', entry, (resource) => resource === undefined, 3_000);
