@@ -148,14 +148,44 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))`;
     assert.doesNotMatch((await program(['nft', 'list', 'tables'])).output, new RegExp(table));
   });
 
+  it('with --isolate has a network of its own beside a mesh on loopback', { skip: notPrivileged || skipWithout('ip', 'nft') }, async () => {
+    const url = 'http://echo.default.svc.cluster.local:9080/x';
+    const job = await program(
+      run(['--isolate', '--name', 'alone'], ['sh', '-c', `hostname; ip -br addr show eth0 | wc -l; env | grep -ic _proxy=; curl -sS -m 5 ${url}`]),
+    );
+    assert.equal(job.code, 0, job.error);
+    const [hostname, links, variables, ...answer] = job.output.split('\n');
+    assert.deepEqual([hostname, links, variables], ['alone', '1', '0']);
+    const seen = JSON.parse(answer.join('\n')) as { name: string; headers: Record<string, string> };
+    assert.equal(seen.name, 'echo');
+    assert.match(seen.headers['x-forwarded-client-cert'] ?? '', /sa\/default/, 'with its own identity');
+    const names = await program(run(['--isolate'], ['dig', '+short', '+tcp', 'echo.default']));
+    assert.match(names.output, /^240\.240\./, names.error);
+    assert.doesNotMatch((await program(['ip', 'netns', 'list'])).output, /^mzr-/m);
+    assert.doesNotMatch((await program(['ip', '-br', 'link'])).output, /^mzr/m);
+  });
+
+  it('with --isolate serves from in there, healthy when it is, though it listens on its loopback only', {
+    skip: notPrivileged || skipWithout('ip', 'nft'),
+  }, async () => {
+    const [command, ...args] = run(['--isolate', '--name', 'worker', '--port', '9080:http'], [process.execPath, '-e', application]) as [string, ...string[]];
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    child.stdout.resume();
+    const exited = once(child, 'exit');
+    const caller = await mesh.proxy('caller-of-isolated', {});
+    await caller.proxy.ready;
+    const get = () => program(['curl', '-sS', '-m', '5', '-x', `http://127.0.0.1:${caller.outboundPort}`, 'http://worker:9080/']);
+    await until('an answer', get, ({ output }) => output === 'hello');
+    child.kill('SIGTERM');
+    assert.deepEqual(await exited, [5, null]);
+  });
+
   it('says what is wrong in a sentence', async () => {
     const both = await program(run(['--capture', '--isolate'], ['true']));
     assert.match(both.error, /choose one/);
-    const noLab = await program(run(['--isolate'], ['true']));
-    assert.match(noLab.error, /the mesh here is no lab.*mizzen up --isolate/);
     const port = await program(run(['--port', 'http'], ['true']));
     assert.match(port.error, /--port http is not understood/);
-    for (const { code } of [both, noLab, port]) assert.equal(code, 1);
+    for (const { code } of [both, port]) assert.equal(code, 1);
   });
 
   it('without privileges --capture says so', { skip: notPrivileged || skipWithout('nft') }, async () => {

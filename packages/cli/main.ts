@@ -73,7 +73,7 @@ program
   .option('--label <name=value>', 'a label, may be repeated; services select workloads by labels', collect, [])
   .option('--port <port[:name][=app port]>', 'a port that it serves, may be repeated; the program is told its port in PORT', collect, [])
   .option('--capture', 'redirect what the program sends to the sidecar, instead of HTTP_PROXY (needs root)')
-  .option('--isolate', 'give it a host of its own in the lab of --home (needs root; see mizzen up --isolate)')
+  .option('--isolate', 'give it a network of its own, with all of its traffic captured; in a lab, a host (needs root)')
   .option('--annotation <name=value>', "what is captured, by Istio's annotations, may be repeated", collect, [])
   .option('--address <address>', 'where others reach the sidecar (default: the address that leads to the control plane)')
   .option('--control <host:port>', 'the control plane (default: the one of --home)')
@@ -83,6 +83,10 @@ program
   .option('--verbose', 'print what the sidecar does')
   .addHelpText('after', '\nExample: mizzen run --name hello --label app=hello --port 8000:http -- python3 -m http.server $PORT')
   .action(async (command: string[], options) => (await import('./commands/run.ts')).run(command, options));
+
+program
+  .command('hold-sockets <outbound-port> <dns-port>', { hidden: true })
+  .action(async (outboundPort: string, dnsPort: string) => (await import('./commands/hold-sockets.ts')).holdSockets(Number(outboundPort), Number(dnsPort)));
 
 program
   .command('capture')

@@ -40,6 +40,8 @@ export interface ProxyConfig {
   readonly adminPort?: number;
   readonly registers?: boolean;
   readonly probe?: {
+    /** Where the application is; 127.0.0.1. */
+    readonly address?: string;
     readonly path?: string;
     readonly port: number;
     readonly periodMs?: number;

@@ -1,3 +1,4 @@
+import type dgram from 'node:dgram';
 import type net from 'node:net';
 import { availableParallelism } from 'node:os';
 import type { Any } from '@bufbuild/protobuf/wkt';
@@ -46,6 +47,14 @@ export interface StartOptions {
   readonly logLevel?: LogLevel;
   /** The process whose sockets this one takes over. */
   readonly predecessor?: Predecessor | undefined;
+  /** Sockets that were opened elsewhere (in another network namespace): the listeners and the DNS proxy of their addresses use them. */
+  readonly sockets?: GivenSockets | undefined;
+}
+
+export interface GivenSockets {
+  readonly outbound: readonly net.Server[];
+  readonly dnsTcp: readonly net.Server[];
+  readonly dnsUdp: readonly dgram.Socket[];
 }
 
 const defaultDrainMs = 5_000;
@@ -90,6 +99,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
           upstreamServers: followedServers(),
           counters: engine.counters,
           logger,
+          ...(options.sockets === undefined ? {} : { given: { tcp: options.sockets.dnsTcp, udp: options.sockets.dnsUdp } }),
         });
   const client = new AdsClient({
     control: config.control,
@@ -189,6 +199,7 @@ class DataPlane {
   readonly #options: DataPlaneOptions;
   readonly #logger: Logger;
   readonly #predecessor: Predecessor | undefined;
+  readonly #sockets: GivenSockets | undefined;
   #admin: AdminServer | undefined;
   readonly #public: PublicServer[];
   #hooks: Hooks;
@@ -196,12 +207,13 @@ class DataPlane {
   #draining: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor(options: DataPlaneOptions, logger: Logger, { logLevel = 'info', predecessor }: StartOptions) {
+  constructor(options: DataPlaneOptions, logger: Logger, { logLevel = 'info', predecessor, sockets }: StartOptions) {
     const count = options.concurrency === 0 ? availableParallelism() : options.concurrency;
     const hasWorkers = count > 1;
     this.#options = options;
     this.#logger = logger;
     this.#predecessor = predecessor;
+    this.#sockets = sockets;
     this.#admin = undefined;
     this.#public = [];
     this.#hooks = {};
@@ -211,7 +223,7 @@ class DataPlane {
     this.isDraining = false;
     this.adminPort = undefined;
     this.isClosing = false;
-    const expectsSockets = predecessor !== undefined;
+    const expectsSockets = predecessor !== undefined || sockets !== undefined;
     this.engine = new Engine({ ...options, opensListeners: !hasWorkers, reusesPort: hasWorkers, expectsSockets, logger });
     this.#pool = hasWorkers ? new WorkerPool({ ...options, count, engine: this.engine, logger, logLevel, expectsSockets }) : undefined;
     this.#pool?.start();
@@ -334,6 +346,11 @@ class DataPlane {
       await this.#predecessor.takeOver((server) => this.engine.handOver(server));
       this.engine.noMoreSockets();
       await this.#pool?.distribute();
+    }
+    if (this.#sockets !== undefined) {
+      await Promise.all([this.engine.prepared, identity]);
+      for (const server of this.#sockets.outbound) this.engine.handOver(server);
+      this.engine.noMoreSockets();
     }
     await Promise.all([this.engine.ready, this.#pool?.ready(), identity]);
     this.#isReady = true;

@@ -6,6 +6,7 @@ import { type LabHost, mustReadLab, readHosts, readPartitions, writePartitions }
 import { processesIn, signalAll } from '../lab/network-namespace.ts';
 import { applyPartitions, controlName, isNamed } from '../lab/partitions.ts';
 import { formatTable, print } from '../output.ts';
+import { removeDeadNamespaces } from '../runner/own-namespace.ts';
 
 export interface LabOptions {
   readonly home?: string;
@@ -82,7 +83,7 @@ export async function signal(verb: 'pause' | 'resume' | 'kill', name: string, op
 
 /** `mizzen lab clean`: what a killed run has left. */
 export async function clean(options: LabOptions & { readonly all?: boolean }): Promise<void> {
-  const count = options.all ? await removeAllLeftovers() : await removeLeftovers(homeOf(options.home));
+  const count = options.all ? (await removeAllLeftovers()) + (await removeDeadNamespaces()) : await removeLeftovers(homeOf(options.home));
   print(
     count === 0 ? 'there was nothing left of a lab' : `removed ${count} ${count === 1 ? 'host' : 'hosts'} with all that ran on ${count === 1 ? 'it' : 'them'}`,
   );

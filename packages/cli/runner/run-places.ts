@@ -6,8 +6,9 @@ import { applyCapture, removeCapture } from '../capture/apply-capture.ts';
 import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
 import { runProgram } from '../capture/run-program.ts';
 import { Lab } from '../lab/lab.ts';
-import { hostNameOf, mustReadLab } from '../lab/lab-state.ts';
+import { hostNameOf, readLab } from '../lab/lab-state.ts';
 import { isAlive } from '../process-alive.ts';
+import { type HandedOutSockets, makeOwnNamespace } from './own-namespace.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { captureOnHost, hostUrls } from './replica.ts';
@@ -106,10 +107,49 @@ export async function captured(setting: PlaceSetting): Promise<ApplicationPlace>
   }
 }
 
-/** On a host of its own in a lab. */
+/** In a network of its own: a host of the lab, where there is one, else a namespace whose sidecar stays on this machine. */
 export async function isolated(setting: PlaceSetting): Promise<ApplicationPlace> {
+  const network = readLab(setting.home);
+  return network === undefined ? besideNamespace(setting) : onHost(setting, Lab.join(setting.home, network));
+}
+
+async function besideNamespace(setting: PlaceSetting): Promise<ApplicationPlace> {
+  const { config, wanted, annotations } = setting;
+  const settings = captureFromAnnotations(annotations, { ...defaultCapture, inboundPort: undefined });
+  const namespace = await makeOwnNamespace(settings);
+  try {
+    const inside = wanted.map((port) => ({ ...port, appPort: port.appPort ?? port.port }));
+    const { sidecar, env } = await besideSidecar(
+      { ...setting, wanted: inside },
+      { capture: { outboundPort: settings.outboundPort, dnsPort: settings.dnsPort! } },
+      { address: namespace.address, sockets: namespace.sockets },
+    );
+    const setUp = [
+      'ip',
+      'netns',
+      'exec',
+      namespace.name,
+      'unshare',
+      '--uts',
+      '--',
+      'sh',
+      '-ec',
+      'echo "$0" > /proc/sys/kernel/hostname; exec "$@"',
+      config.name,
+    ];
+    const close = async () => {
+      await sidecar.close();
+      await namespace.close();
+    };
+    return { ...sidecar, env, withoutVariables: proxyVariables, gid: undefined, command: (command) => [...setUp, ...command], close };
+  } catch (error) {
+    await namespace.close();
+    throw error;
+  }
+}
+
+async function onHost(setting: PlaceSetting, lab: Lab): Promise<ApplicationPlace> {
   const { home, config, wanted, annotations, isVerbose } = setting;
-  const lab = Lab.join(home, mustReadLab(home));
   const host = await lab.addHost(hostNameOf(config.name, config.namespace), config.workload, config.namespace, captureFromAnnotations(annotations));
   const configFile = join(home, 'proxies', config.namespace, `${config.name}.json`);
   const inbound = wanted.map(({ port, name, appPort }) => ({
@@ -150,13 +190,17 @@ export async function isolated(setting: PlaceSetting): Promise<ApplicationPlace>
 }
 
 /** A sidecar in this very process. */
-async function besideSidecar({ home, config, wanted, ports, address, isVerbose }: PlaceSetting, fields: Pick<ProxyConfig, 'outbound' | 'capture'>) {
+async function besideSidecar(
+  { home, config, wanted, ports, address, isVerbose }: PlaceSetting,
+  fields: Pick<ProxyConfig, 'outbound' | 'capture'>,
+  application: { readonly address: string; readonly sockets: HandedOutSockets | undefined } = { address: '127.0.0.1', sockets: undefined },
+) {
   const inbound: NonNullable<ProxyConfig['inbound']>[number][] = [];
   for (const { port, name, appPort } of wanted)
     inbound.push({
       port,
       listen: `${address.includes(':') ? `[${address}]` : address}:${await ports.next()}`,
-      app: `127.0.0.1:${appPort ?? (await ports.next())}`,
+      app: `${application.address}:${appPort ?? (await ports.next())}`,
       ...(name ? { name } : {}),
     });
   mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
@@ -165,6 +209,7 @@ async function besideSidecar({ home, config, wanted, ports, address, isVerbose }
   const proxy = await startProxy(
     { ...config, accessLogFile, address, inbound, adminPort: await ports.next(), ...probeOf(inbound), ...fields },
     new Logger('sidecar', isVerbose ? 'info' : 'warn'),
+    { sockets: application.sockets },
   );
   return {
     sidecar: {
@@ -188,7 +233,7 @@ function portVariable([first]: Inbound): Record<string, string> {
 }
 
 function probeOf([first]: Inbound): Pick<ProxyConfig, 'probe'> {
-  return first === undefined ? {} : { probe: { port: portOf(first.app) } };
+  return first === undefined ? {} : { probe: { address: first.app.slice(0, first.app.lastIndexOf(':')), port: portOf(first.app) } };
 }
 
 /** Groups that nobody has been given: above what distributions, containers and user namespaces hand out by default. */

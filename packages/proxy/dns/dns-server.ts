@@ -29,6 +29,8 @@ export interface DnsServerOptions {
   readonly localDomains?: readonly string[];
   readonly counters: ProxyCounters;
   readonly logger: Logger;
+  /** Sockets that were opened elsewhere, in the place of `port` and `addresses`. */
+  readonly given?: { readonly tcp: readonly net.Server[]; readonly udp: readonly dgram.Socket[] };
   readonly upstreamTimeoutMs?: number;
   /** Milliseconds; for tests. */
   readonly now?: () => number;
@@ -70,7 +72,8 @@ export class DnsServer {
   }
 
   async listen(): Promise<void> {
-    const { port, addresses, logger } = this.#options;
+    const { port, addresses, given } = this.#options;
+    if (given !== undefined) return this.#takeOver(given);
     for (const address of addresses) {
       const socket = dgram.createSocket({ type: net.isIPv6(address) ? 'udp6' : 'udp4', reuseAddr: false, recvBufferSize: 1024 * 1024 });
       const server = net.createServer((connection) => this.#serveTcp(connection));
@@ -89,10 +92,28 @@ export class DnsServer {
           `${address}:${port}`,
         );
       }
-      socket.on('error', (error) => logger.warn('the DNS proxy had an error on its socket', { error: messageOf(error) }));
-      server.on('error', (error) => logger.warn('the DNS proxy had an error on its socket', { error: messageOf(error) }));
-      socket.on('message', (message, from) => this.#serveUdp(socket, message, from));
+      this.#serveOn(socket, server);
     }
+  }
+
+  #takeOver({ tcp, udp }: NonNullable<DnsServerOptions['given']>): void {
+    for (const server of tcp) {
+      this.#tcp.push(server);
+      server.maxConnections = maxTcpConnections;
+      server.on('connection', (connection: net.Socket) => this.#serveTcp(connection));
+      this.#serveOn(undefined, server);
+    }
+    for (const socket of udp) {
+      this.#udp.push(socket);
+      this.#serveOn(socket, undefined);
+    }
+  }
+
+  #serveOn(socket: dgram.Socket | undefined, server: net.Server | undefined): void {
+    const report = (error: Error) => this.#options.logger.warn('the DNS proxy had an error on its socket', { error: messageOf(error) });
+    server?.on('error', report);
+    socket?.on('error', report);
+    socket?.on('message', (message, from) => this.#serveUdp(socket, message, from));
   }
 
   async close(): Promise<void> {

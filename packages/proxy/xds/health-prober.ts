@@ -48,10 +48,10 @@ export class HealthProber {
 
   #ask(): Promise<string | undefined> {
     const timeoutMs = this.#probe.timeoutMs ?? 1_000;
-    const { path, port } = this.#probe;
+    const { path, port, address = '127.0.0.1' } = this.#probe;
     return new Promise((resolve) => {
       if (path === undefined) {
-        const socket = net.connect({ host: '127.0.0.1', port, timeout: timeoutMs });
+        const socket = net.connect({ host: address, port, timeout: timeoutMs });
         const finish = (problem: string | undefined) => {
           socket.destroy();
           resolve(problem);
@@ -61,7 +61,7 @@ export class HealthProber {
         socket.once('error', (error) => finish(error.message));
         return;
       }
-      const request = http.get({ host: '127.0.0.1', port, path, timeout: timeoutMs, agent: false }, (response) => {
+      const request = http.get({ host: address, port, path, timeout: timeoutMs, agent: false }, (response) => {
         response.resume();
         const { statusCode = 0 } = response;
         resolve(statusCode >= 200 && statusCode < 400 ? undefined : `GET ${path} answered ${statusCode}`);
