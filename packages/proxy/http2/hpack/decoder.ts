@@ -1,0 +1,133 @@
+import { DynamicTable, entryBytes } from './dynamic-table.ts';
+import { decodeHuffman } from './huffman.ts';
+import { staticCount, staticNames, staticValues } from './static-table.ts';
+
+/** Who receives the fields of a header block, in their order. */
+export interface FieldSink {
+  /** `name` and `value` as they came, latin1. */
+  onField(name: string, value: string): void;
+}
+
+/** Why a header block cannot be decoded: a connection error of type COMPRESSION_ERROR (RFC 9113 section 4.3). */
+export type HpackFailure = 'truncated' | 'integer' | 'index' | 'huffman' | 'size_update' | 'too_many_size_updates';
+
+const defaultTableBytes = 4096;
+/** RFC 7541 section 4.2: at most two at the beginning of a block have a purpose. */
+const maxSizeUpdates = 2;
+/** Longer integers than these are none that a table or a string here could have. */
+const maxInteger = 0x0fff_ffff;
+
+/**
+ * Decodes header blocks (RFC 7541). A block is given whole; the table carries over to the next. Fields go to the sink as they are found: what
+ * they cost is the sink's to limit, and a sink that has had enough still lets the block be read to its end, for the table's sake.
+ */
+export class HpackDecoder {
+  readonly #table: DynamicTable;
+  /** What we have told the peer that its table may be (SETTINGS_HEADER_TABLE_SIZE). */
+  #limitBytes: number;
+  #at: number;
+  #source: Buffer;
+  #end: number;
+
+  constructor(limitBytes = defaultTableBytes) {
+    this.#table = new DynamicTable(limitBytes);
+    this.#limitBytes = limitBytes;
+    this.#source = Buffer.alloc(0);
+    this.#at = 0;
+    this.#end = 0;
+  }
+
+  get tableBytes(): number {
+    return this.#table.bytes;
+  }
+
+  /** Our setting has been acknowledged by the peer. */
+  setLimit(limitBytes: number): void {
+    this.#limitBytes = limitBytes;
+    if (limitBytes < this.#table.maxBytes) this.#table.resize(limitBytes);
+  }
+
+  /** undefined: the block was read to its end. */
+  decode(block: Buffer, sink: FieldSink): HpackFailure | undefined {
+    this.#source = block;
+    this.#at = 0;
+    this.#end = block.length;
+    let updates = 0;
+    let isBeginning = true;
+    while (this.#at < this.#end) {
+      const first = block[this.#at]!;
+      if ((first & 0x80) !== 0) {
+        const index = this.#integer(7);
+        if (index < 0) return 'integer';
+        const number = index - staticCount - 1;
+        if (index === 0 || number >= this.#table.count) return 'index';
+        if (number < 0) sink.onField(staticNames[index]!, staticValues[index]!);
+        else sink.onField(this.#table.nameAt(number), this.#table.valueAt(number));
+      } else if ((first & 0xe0) === 0x20) {
+        if (!isBeginning || ++updates > maxSizeUpdates) return 'too_many_size_updates';
+        const size = this.#integer(5);
+        if (size < 0) return 'integer';
+        if (size > this.#limitBytes) return 'size_update';
+        this.#table.resize(size);
+        continue;
+      } else {
+        const isIndexed = (first & 0x40) !== 0;
+        const index = this.#integer(isIndexed ? 6 : 4);
+        if (index < 0) return 'integer';
+        let name: string | HpackFailure | undefined;
+        if (index === 0) name = this.#string();
+        else {
+          const number = index - staticCount - 1;
+          if (number >= this.#table.count) return 'index';
+          name = number < 0 ? staticNames[index]! : this.#table.nameAt(number);
+        }
+        if (name === undefined) return this.#failure;
+        const value = this.#string();
+        if (value === undefined) return this.#failure;
+        if (isIndexed) this.#table.add(name, value);
+        sink.onField(name, value);
+      }
+      isBeginning = false;
+    }
+    return undefined;
+  }
+
+  #failure: HpackFailure = 'truncated';
+
+  /** An integer with a prefix of so many bits (RFC 7541 section 5.1); -1 when it is cut short or too large. */
+  #integer(prefixBits: number): number {
+    const most = (1 << prefixBits) - 1;
+    let value = this.#source[this.#at++]! & most;
+    if (value < most) return value;
+    for (let shift = 0; ; shift += 7) {
+      if (this.#at >= this.#end || shift > 21) return -1;
+      const byte = this.#source[this.#at++]!;
+      value += (byte & 0x7f) << shift;
+      if (value > maxInteger) return -1;
+      if ((byte & 0x80) === 0) return value;
+    }
+  }
+
+  /** A string literal (RFC 7541 section 5.2); undefined when there is none, and `#failure` says why. */
+  #string(): string | undefined {
+    this.#failure = 'truncated';
+    if (this.#at >= this.#end) return undefined;
+    const isHuffman = (this.#source[this.#at]! & 0x80) !== 0;
+    const length = this.#integer(7);
+    if (length < 0) {
+      this.#failure = 'integer';
+      return undefined;
+    }
+    const start = this.#at;
+    const end = start + length;
+    if (end > this.#end) return undefined;
+    this.#at = end;
+    if (!isHuffman) return this.#source.toString('latin1', start, end);
+    const text = decodeHuffman(this.#source, start, end);
+    if (text === undefined) this.#failure = 'huffman';
+    return text;
+  }
+}
+
+/** What a field counts for in SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 section 6.5.2). */
+export const fieldBytes = entryBytes;
