@@ -28,6 +28,8 @@ export class HpackDecoder {
   #at: number;
   #source: Buffer;
   #end: number;
+  /** Why the string that was read last is none. */
+  #failure: HpackFailure;
 
   constructor(limitBytes = defaultTableBytes) {
     this.#table = new DynamicTable(limitBytes);
@@ -35,6 +37,7 @@ export class HpackDecoder {
     this.#source = Buffer.alloc(0);
     this.#at = 0;
     this.#end = 0;
+    this.#failure = 'truncated';
   }
 
   get tableBytes(): number {
@@ -91,8 +94,6 @@ export class HpackDecoder {
     }
     return undefined;
   }
-
-  #failure: HpackFailure = 'truncated';
 
   /** An integer with a prefix of so many bits (RFC 7541 section 5.1); -1 when it is cut short or too large. */
   #integer(prefixBits: number): number {
