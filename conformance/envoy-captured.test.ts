@@ -5,6 +5,7 @@ import { writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { envoyBootstrap } from '../e2e/support/envoy.ts';
 import { until } from '../e2e/support/http.ts';
 import { notPrivileged, program } from '../e2e/support/lab.ts';
 import { TestMesh } from '../e2e/support/mesh.ts';
@@ -91,43 +92,13 @@ spec:
     directResponse: { status: 418 }
   - route: [{ destination: { host: web } }]
 `);
-    const bootstrap = {
-      node: {
-        id: `sidecar~${inside}~envoy.default~default.svc.cluster.local`,
-        cluster: 'envoy',
-        metadata: {
-          NAME: 'envoy',
-          NAMESPACE: 'default',
-          INTERCEPTION_MODE: 'REDIRECT',
-          MIZZEN_INBOUND: [{ name: 'http', port: 9080, listen: `${inside}:9080`, app: '127.0.0.1:9080' }],
-        },
-      },
-      dynamic_resources: {
-        ads_config: { api_type: 'GRPC', transport_api_version: 'V3', grpc_services: [{ envoy_grpc: { cluster_name: 'xds' } }] },
-        lds_config: { ads: {}, resource_api_version: 'V3' },
-        cds_config: { ads: {}, resource_api_version: 'V3' },
-      },
-      static_resources: {
-        clusters: [
-          {
-            name: 'xds',
-            type: 'STATIC',
-            typed_extension_protocol_options: {
-              'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': {
-                '@type': 'type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions',
-                explicit_http_config: { http2_protocol_options: {} },
-              },
-            },
-            load_assignment: {
-              cluster_name: 'xds',
-              endpoints: [
-                { lb_endpoints: [{ endpoint: { address: { socket_address: { address: outside, port_value: (relay.address() as net.AddressInfo).port } } } }] },
-              ],
-            },
-          },
-        ],
-      },
+    const metadata = {
+      NAME: 'envoy',
+      NAMESPACE: 'default',
+      INTERCEPTION_MODE: 'REDIRECT',
+      MIZZEN_INBOUND: [{ name: 'http', port: 9080, listen: `${inside}:9080`, app: '127.0.0.1:9080' }],
     };
+    const bootstrap = envoyBootstrap(inside, metadata, { address: outside, port: (relay.address() as net.AddressInfo).port });
     const file = join(mesh.home, 'envoy.json');
     writeFileSync(file, JSON.stringify(bootstrap));
     start(['python3', '-c', server, '8099', 'outside']);

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { envoyBootstrap } from '../e2e/support/envoy.ts';
 import { call, until } from '../e2e/support/http.ts';
 import { service, TestMesh } from '../e2e/support/mesh.ts';
 import { skipWithout } from '../e2e/support/requirements.ts';
@@ -54,41 +55,13 @@ spec:
     route: [{ destination: { host: web, subset: v1 }, weight: 90 }, { destination: { host: web }, weight: 10, headers: { request: { set: { x-g: h } } } }]
   - route: [{ destination: { host: web } }]
 `);
-    const bootstrap = {
-      node: {
-        id: 'sidecar~127.0.0.1~envoy.default~default.svc.cluster.local',
-        cluster: 'envoy',
-        metadata: {
-          NAME: 'envoy',
-          NAMESPACE: 'default',
-          MIZZEN_OUTBOUND: `127.0.0.1:${outboundPort}`,
-          MIZZEN_INBOUND: [{ name: 'http', port: 9080, listen: `127.0.0.1:${await mesh.ports.next()}`, app: `127.0.0.1:${app}` }],
-        },
-      },
-      dynamic_resources: {
-        ads_config: { api_type: 'GRPC', transport_api_version: 'V3', grpc_services: [{ envoy_grpc: { cluster_name: 'xds' } }] },
-        lds_config: { ads: {}, resource_api_version: 'V3' },
-        cds_config: { ads: {}, resource_api_version: 'V3' },
-      },
-      static_resources: {
-        clusters: [
-          {
-            name: 'xds',
-            type: 'STATIC',
-            typed_extension_protocol_options: {
-              'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': {
-                '@type': 'type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions',
-                explicit_http_config: { http2_protocol_options: {} },
-              },
-            },
-            load_assignment: {
-              cluster_name: 'xds',
-              endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: '127.0.0.1', port_value: mesh.plane.xdsPlainPort } } } }] }],
-            },
-          },
-        ],
-      },
+    const metadata = {
+      NAME: 'envoy',
+      NAMESPACE: 'default',
+      MIZZEN_OUTBOUND: `127.0.0.1:${outboundPort}`,
+      MIZZEN_INBOUND: [{ name: 'http', port: 9080, listen: `127.0.0.1:${await mesh.ports.next()}`, app: `127.0.0.1:${app}` }],
     };
+    const bootstrap = envoyBootstrap('127.0.0.1', metadata, { address: '127.0.0.1', port: mesh.plane.xdsPlainPort! });
     const file = join(mesh.home, 'envoy.json');
     writeFileSync(file, JSON.stringify(bootstrap));
     envoy = spawn('envoy', ['-c', file, '--log-level', 'warning', '--disable-hot-restart', '--concurrency', '1'], { stdio: ['ignore', 'ignore', 'pipe'] });

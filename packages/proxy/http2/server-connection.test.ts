@@ -4,7 +4,8 @@ import http2 from 'node:http2';
 import net from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { errorCodes, type Http2Violation } from './error-codes.ts';
-import { Http2ServerConnection, type ServerStream } from './server-connection.ts';
+import { Http2ServerConnection } from './server-connection.ts';
+import type { ServerStream } from './server-stream.ts';
 
 const settings = {
   maxConcurrentStreams: 10,

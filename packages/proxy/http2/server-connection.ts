@@ -1,9 +1,10 @@
 import { type ErrorCode, errorCodes, type Http2Violation } from './error-codes.ts';
 import { type FrameLimits, FrameReader, type FrameSink } from './frame-reader.ts';
-import { connectionPreface, defaultMaxFrameBytes, defaultWindowBytes, flags, frameHeaderBytes, frameTypes, maxWindowBytes, settingIds } from './frames.ts';
+import { type Fields, FrameWriter } from './frame-writer.ts';
+import { connectionPreface, defaultMaxFrameBytes, defaultWindowBytes, maxWindowBytes, settingIds } from './frames.ts';
 import { fieldBytes, HpackDecoder } from './hpack/decoder.ts';
-import { HpackEncoder } from './hpack/encoder.ts';
 import { type RequestFields, readRequestFields, trailersProblem } from './request-fields.ts';
+import { ServerStream } from './server-stream.ts';
 
 export interface Http2ServerSettings {
   /** SETTINGS_MAX_CONCURRENT_STREAMS. */
@@ -37,71 +38,8 @@ export interface StreamServer {
   onViolation(violation: Http2Violation): void;
 }
 
-type Fields = (readonly [string, string])[];
-
 /** How many streams that have ended are remembered, to tell what is late from what never was. */
 const rememberedStreams = 128;
-
-/** One request and its answer (RFC 9113 section 5.1). */
-export class ServerStream {
-  readonly id: number;
-  /** The client may send nothing more. */
-  isRemoteClosed: boolean;
-  /** We shall send nothing more. */
-  isLocalClosed: boolean;
-  sendWindow: number;
-  receiveWindow: number;
-  /** Bytes that were used up and that the client has not been told of. */
-  unannounced: number;
-  /** What content-length says; -1: nothing. */
-  contentLength: number;
-  contentReceived: number;
-  /** What waits for the windows. */
-  readonly pending: Buffer[];
-  pendingBytes: number;
-  /** What ends the stream when `pending` is empty: trailers, or nothing but the flag; undefined: more may be written. */
-  ending: Fields | undefined;
-  readonly #connection: Http2ServerConnection;
-
-  constructor(connection: Http2ServerConnection, id: number, sendWindow: number, receiveWindow: number) {
-    this.id = id;
-    this.isRemoteClosed = false;
-    this.isLocalClosed = false;
-    this.sendWindow = sendWindow;
-    this.receiveWindow = receiveWindow;
-    this.unannounced = 0;
-    this.contentLength = -1;
-    this.contentReceived = 0;
-    this.pending = [];
-    this.pendingBytes = 0;
-    this.ending = undefined;
-    this.#connection = connection;
-  }
-
-  /** Sends a header block: interim, final or, with `endsStream`, all there is. */
-  headers(fields: Fields, endsStream: boolean): void {
-    this.#connection.sendHeaders(this, fields, endsStream);
-  }
-
-  /** Takes the bytes over: they go out as the windows allow, fairly among streams. */
-  data(bytes: Buffer): void {
-    this.#connection.sendData(this, bytes);
-  }
-
-  /** Ends our side, with trailers where there are any. */
-  end(trailers: Fields = []): void {
-    this.#connection.sendEnd(this, trailers);
-  }
-
-  reset(code: ErrorCode): void {
-    this.#connection.resetStream(this, code);
-  }
-
-  /** So many bytes of the request have been used up: the client may send as many more. */
-  consumed(bytes: number): void {
-    this.#connection.consumed(this, bytes);
-  }
-}
 
 /**
  * The server's side of an HTTP/2 connection: a state machine over bytes, which knows no sockets and no HTTP beyond RFC 9113. What one read
@@ -113,12 +51,11 @@ export class Http2ServerConnection implements FrameSink {
   readonly #server: StreamServer;
   readonly #reader: FrameReader;
   readonly #decoder: HpackDecoder;
-  readonly #encoder: HpackEncoder;
+  readonly #frames: FrameWriter;
   readonly #streams: Map<number, ServerStream>;
   readonly #ended: Set<number>;
   /** Streams with something to send and a window to send it; served in turn. */
   readonly #sending: Set<ServerStream>;
-  #output: Buffer[];
   #isReading: boolean;
   #isFlushPlanned: boolean;
   #prefaceRead: number;
@@ -128,7 +65,6 @@ export class Http2ServerConnection implements FrameSink {
   #receiveWindow: number;
   #unannounced: number;
   #peerStreamWindow: number;
-  #peerMaxFrameBytes: number;
   #isDraining: boolean;
   #isClosed: boolean;
 
@@ -138,11 +74,10 @@ export class Http2ServerConnection implements FrameSink {
     this.#server = server;
     this.#reader = new FrameReader(settings.frames, this, (found) => this.#endStream(found));
     this.#decoder = new HpackDecoder();
-    this.#encoder = new HpackEncoder();
+    this.#frames = new FrameWriter();
     this.#streams = new Map();
     this.#ended = new Set();
     this.#sending = new Set();
-    this.#output = [];
     this.#isReading = false;
     this.#isFlushPlanned = false;
     this.#prefaceRead = 0;
@@ -152,7 +87,6 @@ export class Http2ServerConnection implements FrameSink {
     this.#receiveWindow = settings.connectionWindowBytes;
     this.#unannounced = 0;
     this.#peerStreamWindow = defaultWindowBytes;
-    this.#peerMaxFrameBytes = defaultMaxFrameBytes;
     this.#isDraining = false;
     this.#isClosed = false;
     this.#sendSettings();
@@ -180,7 +114,7 @@ export class Http2ServerConnection implements FrameSink {
   drain(): void {
     if (this.#isDraining || this.#isClosed) return;
     this.#isDraining = true;
-    this.#goAway(errorCodes.NO_ERROR);
+    this.#frames.goAway(this.#lastStreamId);
     this.#endWhenIdle();
     this.#flushSoon();
   }
@@ -198,7 +132,7 @@ export class Http2ServerConnection implements FrameSink {
 
   sendHeaders(stream: ServerStream, fields: Fields, endsStream: boolean): void {
     if (stream.isLocalClosed || this.#isClosed) return;
-    this.#writeBlock(stream.id, fields, endsStream);
+    this.#frames.headers(stream.id, fields, endsStream);
     if (endsStream) this.#closeLocal(stream);
     this.#flushSoon();
   }
@@ -220,7 +154,7 @@ export class Http2ServerConnection implements FrameSink {
 
   resetStream(stream: ServerStream, code: ErrorCode): void {
     if (!this.#streams.has(stream.id) || this.#isClosed) return;
-    this.#writeReset(stream.id, code);
+    this.#frames.reset(stream.id, code);
     this.#forget(stream);
     this.#endWhenIdle();
     this.#flushSoon();
@@ -231,7 +165,7 @@ export class Http2ServerConnection implements FrameSink {
     this.#announce(bytes);
     stream.unannounced += bytes;
     if (!stream.isRemoteClosed && this.#streams.has(stream.id) && stream.unannounced * 2 >= this.#settings.streamWindowBytes) {
-      this.#writeWindowUpdate(stream.id, stream.unannounced);
+      this.#frames.windowUpdate(stream.id, stream.unannounced);
       stream.receiveWindow += stream.unannounced;
       stream.unannounced = 0;
     }
@@ -274,7 +208,7 @@ export class Http2ServerConnection implements FrameSink {
     const early = this.#notBeforeSettings();
     if (early !== undefined) return early;
     // Whatever becomes of the stream, the block is decoded: the table is the connection's.
-    const received: Fields = [];
+    const received: [name: string, value: string][] = [];
     let bytes = 0;
     const { maxHeaderListBytes } = this.#settings;
     const failure = this.#decoder.decode(block, {
@@ -328,7 +262,7 @@ export class Http2ServerConnection implements FrameSink {
       const value = entries.readUInt32BE(at + 2);
       switch (entries.readUInt16BE(at)) {
         case settingIds.headerTableSize:
-          this.#encoder.setLimit(value);
+          this.#frames.setHeaderTableLimit(value);
           break;
         case settingIds.enablePush:
           if (value > 1) return this.#violation(errorCodes.PROTOCOL_ERROR, 'setting_enable_push');
@@ -346,11 +280,11 @@ export class Http2ServerConnection implements FrameSink {
         }
         case settingIds.maxFrameSize:
           if (value < defaultMaxFrameBytes || value > 0xff_ffff) return this.#violation(errorCodes.PROTOCOL_ERROR, 'setting_max_frame_size');
-          this.#peerMaxFrameBytes = Math.min(value, 4 * defaultMaxFrameBytes);
+          this.#frames.maxFrameBytes = Math.min(value, 4 * defaultMaxFrameBytes);
           break;
       }
     }
-    this.#output.push(header(0, frameTypes.settings, flags.ack, 0));
+    this.#frames.settingsAck();
     return undefined;
   }
 
@@ -361,7 +295,7 @@ export class Http2ServerConnection implements FrameSink {
   onPing(payload: Buffer, isAck: boolean): Http2Violation | undefined {
     const early = this.#notBeforeSettings();
     if (early !== undefined || isAck) return early;
-    this.#output.push(header(8, frameTypes.ping, flags.ack, 0), Buffer.from(payload));
+    this.#frames.pingAck(payload);
     return undefined;
   }
 
@@ -430,7 +364,7 @@ export class Http2ServerConnection implements FrameSink {
 
   #endStream(found: Http2Violation): void {
     this.#server.onViolation(found);
-    this.#writeReset(found.streamId, found.code);
+    this.#frames.reset(found.streamId, found.code);
     const stream = this.#streams.get(found.streamId);
     if (stream === undefined) return;
     this.#forget(stream);
@@ -440,7 +374,7 @@ export class Http2ServerConnection implements FrameSink {
 
   #fail(found: Http2Violation): void {
     this.#server.onViolation(found);
-    this.#goAway(found.code);
+    this.#frames.goAway(this.#lastStreamId, found.code);
     this.#flush();
     this.#writer.end();
     this.closed();
@@ -484,7 +418,7 @@ export class Http2ServerConnection implements FrameSink {
   #announce(bytes: number): void {
     this.#unannounced += bytes;
     if (this.#unannounced * 2 < this.#settings.connectionWindowBytes) return;
-    this.#writeWindowUpdate(0, this.#unannounced);
+    this.#frames.windowUpdate(0, this.#unannounced);
     this.#receiveWindow += this.#unannounced;
     this.#unannounced = 0;
   }
@@ -500,11 +434,8 @@ export class Http2ServerConnection implements FrameSink {
     this.#isFlushPlanned = false;
     if (this.#isClosed) return;
     const drained = this.#fillFrames();
-    if (this.#output.length > 0) {
-      const output = this.#output;
-      this.#output = [];
-      this.#writer.write(output.length === 1 ? output[0]! : Buffer.concat(output));
-    }
+    const bytes = this.#frames.take();
+    if (bytes !== undefined) this.#writer.write(bytes);
     for (const stream of drained) this.#server.onDrain(stream);
   }
 
@@ -521,7 +452,7 @@ export class Http2ServerConnection implements FrameSink {
           hasSent = true;
           continue;
         }
-        const room = Math.min(this.#sendWindow, stream.sendWindow, this.#peerMaxFrameBytes);
+        const room = Math.min(this.#sendWindow, stream.sendWindow, this.#frames.maxFrameBytes);
         if (room <= 0) {
           this.#sending.delete(stream);
           continue;
@@ -535,8 +466,8 @@ export class Http2ServerConnection implements FrameSink {
   }
 
   #finish(stream: ServerStream, trailers: Fields): void {
-    if (trailers.length > 0) this.#writeBlock(stream.id, trailers, true);
-    else this.#output.push(header(0, frameTypes.data, flags.endStream, stream.id));
+    if (trailers.length > 0) this.#frames.headers(stream.id, trailers, true);
+    else this.#frames.data(stream.id, stream.pending, 0, true);
     this.#closeLocal(stream);
   }
 
@@ -545,56 +476,8 @@ export class Http2ServerConnection implements FrameSink {
     this.#sendWindow -= length;
     stream.pendingBytes -= length;
     const isLast = stream.pendingBytes === 0 && stream.ending?.length === 0;
-    this.#output.push(header(length, frameTypes.data, isLast ? flags.endStream : 0, stream.id));
-    let left = length;
-    while (left > 0) {
-      const slice = stream.pending[0]!;
-      if (slice.length <= left) {
-        this.#output.push(slice);
-        stream.pending.shift();
-        left -= slice.length;
-      } else {
-        this.#output.push(slice.subarray(0, left));
-        stream.pending[0] = slice.subarray(left);
-        left = 0;
-      }
-    }
+    this.#frames.data(stream.id, stream.pending, length, isLast);
     if (isLast) this.#closeLocal(stream);
-  }
-
-  #writeBlock(streamId: number, fields: Fields, endsStream: boolean): void {
-    this.#encoder.begin();
-    for (const [name, value] of fields) this.#encoder.add(name, value);
-    const block = Buffer.from(this.#encoder.end());
-    const most = this.#peerMaxFrameBytes;
-    for (let at = 0; at === 0 || at < block.length; at += most) {
-      const part = block.subarray(at, at + most);
-      const isLast = at + most >= block.length;
-      const own = (isLast ? flags.endHeaders : 0) | (at === 0 && endsStream ? flags.endStream : 0);
-      this.#output.push(header(part.length, at === 0 ? frameTypes.headers : frameTypes.continuation, own, streamId), part);
-    }
-  }
-
-  #writeReset(streamId: number, code: number): void {
-    const frame = Buffer.allocUnsafe(frameHeaderBytes + 4);
-    writeHeader(frame, 4, frameTypes.rstStream, 0, streamId);
-    frame.writeUInt32BE(code, frameHeaderBytes);
-    this.#output.push(frame);
-  }
-
-  #writeWindowUpdate(streamId: number, increment: number): void {
-    const frame = Buffer.allocUnsafe(frameHeaderBytes + 4);
-    writeHeader(frame, 4, frameTypes.windowUpdate, 0, streamId);
-    frame.writeUInt32BE(increment, frameHeaderBytes);
-    this.#output.push(frame);
-  }
-
-  #goAway(code: number): void {
-    const frame = Buffer.allocUnsafe(frameHeaderBytes + 8);
-    writeHeader(frame, 8, frameTypes.goAway, 0, 0);
-    frame.writeUInt32BE(this.#lastStreamId, frameHeaderBytes);
-    frame.writeUInt32BE(code, frameHeaderBytes + 4);
-    this.#output.push(frame);
   }
 
   #sendSettings(): void {
@@ -604,26 +487,8 @@ export class Http2ServerConnection implements FrameSink {
       [settingIds.initialWindowSize, streamWindowBytes],
       [settingIds.maxHeaderListSize, maxHeaderListBytes],
     ] as const;
-    const payload = Buffer.alloc(entries.length * 6);
-    for (const [i, [id, value]] of entries.entries()) {
-      payload.writeUInt16BE(id, i * 6);
-      payload.writeUInt32BE(value, i * 6 + 2);
-    }
-    this.#output.push(header(payload.length, frameTypes.settings, 0, 0), payload);
-    if (connectionWindowBytes > defaultWindowBytes) this.#writeWindowUpdate(0, connectionWindowBytes - defaultWindowBytes);
+    this.#frames.settings(entries);
+    if (connectionWindowBytes > defaultWindowBytes) this.#frames.windowUpdate(0, connectionWindowBytes - defaultWindowBytes);
     this.#flushSoon();
   }
-}
-
-function header(length: number, type: number, own: number, streamId: number): Buffer {
-  const frame = Buffer.allocUnsafe(frameHeaderBytes);
-  writeHeader(frame, length, type, own, streamId);
-  return frame;
-}
-
-function writeHeader(frame: Buffer, length: number, type: number, own: number, streamId: number): void {
-  frame.writeUIntBE(length, 0, 3);
-  frame[3] = type;
-  frame[4] = own;
-  frame.writeUInt32BE(streamId, 5);
 }
