@@ -39,10 +39,18 @@ describe('mizzen up --isolate as a process', { skip: notPrivileged || skipWithou
     await until(
       'the mesh to be up, or its end',
       async () => said,
-      (text) => text.includes('The mesh is up') || child.exitCode !== null,
+      (text) => text.includes('Ctrl-C stops everything') || child.exitCode !== null,
       60_000,
     );
     return Object.assign(child, { said: () => said });
+  };
+  /** Its exit code, whether it has ended before or does now. */
+  const end = async (child: ChildProcess, signal: NodeJS.Signals): Promise<number | null> => {
+    if (child.exitCode === null && child.signalCode === null) {
+      child.kill(signal);
+      await once(child, 'exit');
+    }
+    return child.exitCode;
   };
   /** What of a lab is in the kernel: its namespaces, its bridge, its processes. */
   const left = async () => {
@@ -60,7 +68,7 @@ describe('mizzen up --isolate as a process', { skip: notPrivileged || skipWithou
     writeFileSync(join(files, 'web.yaml'), yaml);
   });
   after(async () => {
-    for (const child of children) if (child.exitCode === null && child.signalCode === null) child.kill('SIGKILL');
+    for (const child of children) await end(child, 'SIGKILL');
     await program(mizzen(['lab', 'clean', '--home', home]));
     rmSync(home, { recursive: true, force: true });
     rmSync(files, { recursive: true, force: true });
@@ -70,8 +78,7 @@ describe('mizzen up --isolate as a process', { skip: notPrivileged || skipWithou
     const first = await up();
     assert.match(first.said(), /client-0 +sidecar .* 10\.\d+\.\d+\.\d+ +client-0 127\.0\.0\.1:15000/);
     assert.deepEqual(await left(), { namespaces: 2, hasBridge: true });
-    first.kill('SIGKILL');
-    await once(first, 'exit');
+    await end(first, 'SIGKILL');
     assert.deepEqual(await left(), { namespaces: 2, hasBridge: true }, 'a killed run cannot clean up');
     const second = await up('--latency', '0ms', '--loss', '0.5%');
     assert.match(second.said(), /ended \d+ process/);
@@ -80,9 +87,7 @@ describe('mizzen up --isolate as a process', { skip: notPrivileged || skipWithou
     );
     assert.equal(answer.output, '200', answer.error);
     assert.deepEqual(await left(), { namespaces: 2, hasBridge: true });
-    second.kill('SIGTERM');
-    const [code] = (await once(second, 'exit')) as [number];
-    assert.equal(code, 0, second.said());
+    assert.equal(await end(second, 'SIGTERM'), 0, second.said());
     assert.deepEqual(await left(), { namespaces: 0, hasBridge: false });
   });
 
@@ -94,14 +99,12 @@ describe('mizzen up --isolate as a process', { skip: notPrivileged || skipWithou
     assert.deepEqual(await left(), { namespaces: 2, hasBridge: true }, 'the first is not touched');
     const rules = await exec('nft', 'list', 'table', 'inet', 'mizzen');
     assert.match(rules.output, /tcp dport 8000 return|tcp dport \{ 8000 \} return/);
-    mesh.kill('SIGTERM');
-    await once(mesh, 'exit');
+    await end(mesh, 'SIGTERM');
   });
 
   it('a killed run that is not started again is cleaned up by a command', async () => {
     const mesh = await up();
-    mesh.kill('SIGKILL');
-    await once(mesh, 'exit');
+    await end(mesh, 'SIGKILL');
     const cleaned = await program(mizzen(['lab', 'clean', '--all']));
     assert.match(cleaned.output, /removed 2 hosts with all that ran on them/);
     assert.deepEqual(await left(), { namespaces: 0, hasBridge: false });
@@ -133,7 +136,6 @@ describe('mizzen up --isolate as a process', { skip: notPrivileged || skipWithou
       const timed = await exec('curl', '-sS', '-m', '10', '-o', '/dev/null', '-w', '%{time_total}', 'http://web/');
       assert.ok(Number(timed.output) >= 0.08, `${timed.output} s: there and back again`);
     }
-    mesh.kill('SIGTERM');
-    if (mesh.exitCode === null) await once(mesh, 'exit');
+    await end(mesh, 'SIGTERM');
   });
 });
