@@ -1,6 +1,7 @@
 import { MizzenError } from '@mizzen/common';
 import { applyCapture, type CaptureEngine, captureEngines, describeCapture, removeCapture, rulesInTheWay } from '../capture/apply-capture.ts';
 import { type CaptureSettings, captureFromAnnotations, defaultCapture, ids, interfaces, ports, ranges } from '../capture/capture-settings.ts';
+import { nameValues } from '../name-value.ts';
 import { print } from '../output.ts';
 
 export interface CaptureCommandOptions {
@@ -50,14 +51,7 @@ export async function capture(options: CaptureCommandOptions): Promise<void> {
 }
 
 function settingsOf(options: CaptureCommandOptions): CaptureSettings {
-  const annotations = Object.fromEntries(
-    options.annotation.map((text) => {
-      const at = text.indexOf('=');
-      if (at < 1) throw new MizzenError('bad-option', `--annotation ${text} is not understood: write NAME=VALUE`);
-      return [text.slice(0, at), text.slice(at + 1)];
-    }),
-  );
-  const base = captureFromAnnotations(annotations);
+  const base = captureFromAnnotations(nameValues(options.annotation, '--annotation'));
   const read = <Value>(text: string | undefined, option: string, reader: (text: string, place: string) => Value, otherwise: Value): Value =>
     text === undefined ? otherwise : reader(text, option);
   const port = (text: string, place: string) => {

@@ -7,6 +7,7 @@ import { homeFiles } from '@mizzen/control';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
 import { controlAccess, homeOf } from '../home.ts';
+import { nameValues } from '../name-value.ts';
 import { runApplication } from '../runner/application-process.ts';
 import { PortAllocator } from '../runner/port-allocator.ts';
 import { searchPath } from '../runner/program.ts';
@@ -60,7 +61,7 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     namespace: options.namespace,
     workload: name,
     serviceAccount: options.serviceAccount,
-    labels: { app: name, ...pairs(options.label, '--label') },
+    labels: { app: name, ...nameValues(options.label, '--label') },
     trustDomain: 'cluster.local',
     control,
     rootCertificateFile: options.rootCert ?? homeFiles(home).rootCertificate,
@@ -73,7 +74,7 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     config,
     wanted,
     ports: new PortAllocator(),
-    annotations: pairs(options.annotation, '--annotation'),
+    annotations: nameValues(options.annotation, '--annotation'),
     address: options.address ?? (await addressToward(control)),
     isVerbose: options.verbose === true,
   };
@@ -118,16 +119,6 @@ function wantedPort(text: string): WantedPort {
   const match = /^(\d+)(?::([a-z0-9-]+))?(?:=(\d+))?$/.exec(text);
   if (!match) throw new MizzenError('bad-option', `--port ${text} is not understood: write PORT, PORT:NAME or PORT:NAME=APPPORT, for example 9080:http=8000`);
   return { port: Number(match[1]), ...(match[2] ? { name: match[2] } : {}), ...(match[3] ? { appPort: Number(match[3]) } : {}) };
-}
-
-function pairs(texts: readonly string[], option: string): Record<string, string> {
-  return Object.fromEntries(
-    texts.map((text) => {
-      const at = text.indexOf('=');
-      if (at < 1) throw new MizzenError('bad-option', `${option} ${text} is not understood: write NAME=VALUE`);
-      return [text.slice(0, at), text.slice(at + 1)];
-    }),
-  );
 }
 
 /** On the mesh's own machine no token has to be brought: the admin token makes one. */
