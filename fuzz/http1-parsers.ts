@@ -1,10 +1,12 @@
 import http from 'node:http';
 import { Duplex } from 'node:stream';
 import { BodyReader } from '../packages/proxy/http1/body-reader.ts';
-import { defaultHeadLimits } from '../packages/proxy/http1/head-limits.ts';
 import { HeadReader } from '../packages/proxy/http1/head-reader.ts';
-import { RequestHead, readRequestHead } from '../packages/proxy/http1/request-head.ts';
-import { ResponseHead, readResponseHead } from '../packages/proxy/http1/response-head.ts';
+import { readRequestHead } from '../packages/proxy/http1/read-request-head.ts';
+import { readResponseHead } from '../packages/proxy/http1/read-response-head.ts';
+import { defaultHeadLimits } from '../packages/proxy/message/head-limits.ts';
+import { RequestHead } from '../packages/proxy/message/request-head.ts';
+import { ResponseHead } from '../packages/proxy/message/response-head.ts';
 
 /** Two readers of HTTP/1.1: our codec, and Node's own, which is built on llhttp. Both tell what they have read in the same form. */
 export interface ReadMessage {

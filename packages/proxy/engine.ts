@@ -7,7 +7,7 @@ import type { ResourceType } from '@mizzen/envoy-api';
 import { Listener } from './net/listener.ts';
 import { OverloadManager, type OverloadSettings } from './overload/overload-manager.ts';
 import { OverloadState } from './overload/overload-state.ts';
-import { encodePeerMetadata, type PeerMetadata, PeerMetadataReader } from './telemetry/peer-metadata.ts';
+import { introductionOf, type PeerMetadata, PeerMetadataReader } from './telemetry/peer-metadata.ts';
 import { ProxyCounters } from './telemetry/proxy-counters.ts';
 import { RequestMetricsTable } from './telemetry/request-metrics.ts';
 import { type ListenerStats, type StatsSnapshot, takeSnapshot } from './telemetry/stats-snapshot.ts';
@@ -71,8 +71,7 @@ export class Engine {
       logger,
       context: {
         self,
-        selfHeader: encodePeerMetadata(self),
-        selfId: options.selfId,
+        introduction: introductionOf(self, options.selfId),
         peers: new PeerMetadataReader(),
         metrics: this.#metrics,
         tcpMetrics: this.#tcpMetrics,

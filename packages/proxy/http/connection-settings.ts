@@ -1,6 +1,6 @@
 import type { HttpFilter } from '../filters/filter.ts';
-import type { HeadLimits } from '../http1/head-limits.ts';
-import type { HeaderCase } from '../http1/header-case.ts';
+import type { HeadLimits } from '../message/head-limits.ts';
+import type { HeaderCase } from '../message/header-case.ts';
 import type { OverloadState } from '../overload/overload-state.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
@@ -9,12 +9,13 @@ import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import type { RequestMetricsTable } from '../telemetry/request-metrics.ts';
 import type { TcpMetricsTable } from '../telemetry/tcp-metrics.ts';
 import type { Cluster } from '../upstream/cluster.ts';
+import type { Introduction } from '../upstream/upstream-stream.ts';
 
 /** What the HTTP connections of all listeners share. One per proxy. */
 export interface ProxyContext {
   readonly self: PeerMetadata;
-  readonly selfHeader: string;
-  readonly selfId: string;
+  /** How it tells the next sidecar who it is. */
+  readonly introduction: Introduction;
   readonly peers: PeerMetadataReader;
   readonly metrics: RequestMetricsTable;
   readonly tcpMetrics: TcpMetricsTable;

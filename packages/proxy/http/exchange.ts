@@ -1,8 +1,8 @@
-import type { OutputBatch } from '../http1/output-batch.ts';
-import type { RequestHead } from '../http1/request-head.ts';
-import type { ResponseHead } from '../http1/response-head.ts';
 import type { Violation } from '../http1/violation.ts';
 import { violations } from '../http1/violation.ts';
+import { type Fields, noFields } from '../message/fields.ts';
+import type { RequestHead } from '../message/request-head.ts';
+import { ResponseHead } from '../message/response-head.ts';
 import { normalizeTarget } from '../route/normalize-path.ts';
 import type { ForwardAction, RedirectAction, RetryPolicy, Route, Target } from '../route/route.ts';
 import type { VirtualHost } from '../route/route-table.ts';
@@ -10,12 +10,13 @@ import type { LoggedStream } from '../telemetry/access-log.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { ConnectionWaiter, Endpoint } from '../upstream/endpoint.ts';
-import type { ResponseReceiver, UpstreamConnection, UpstreamFailure } from '../upstream/upstream-connection.ts';
+import type { ResponseReceiver, UpstreamFailure, UpstreamStream } from '../upstream/upstream-stream.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
-import type { DownstreamConnection } from './downstream-connection.ts';
+import type { Downstream } from './downstream.ts';
 import { applyForwardingHeaders } from './forwarding-headers.ts';
+import { encodeGrpcMessage, grpcStatus, grpcStatusOfHttp, grpcTimeoutMs, isGrpcRequest } from './grpc.ts';
+import { InvalidContent, type MessageTransform } from './message-transform.ts';
 import { MirrorRequest } from './mirror-request.ts';
-import { statusLine } from './reason-phrases.ts';
 import { recordRequest } from './record-request.ts';
 import { redirectLocation, rewriteTarget } from './rewrite-path.ts';
 
@@ -23,11 +24,11 @@ import { redirectLocation, rewriteTarget } from './rewrite-path.ts';
 const replayLimitBytes = 64 * 1024;
 
 /**
- * One request and its response: filters, route, cluster, endpoint, and back. It is the receiver of the upstream connection's events and
- * of the downstream connection's body. Longer than other files, since a request's life is one state machine that reads best in one place.
+ * One request and its response: filters, route, cluster, endpoint, and back. It is the receiver of the upstream's events and of the
+ * client's body, and knows no version of HTTP: those are behind `Downstream` and `UpstreamStream`. Longer than other files, since a request's life is one state machine that reads best in one place.
  */
 export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStream {
-  readonly connection: DownstreamConnection;
+  readonly downstream: Downstream;
   readonly settings: ConnectionSettings;
   readonly head: RequestHead;
   route: Route | undefined;
@@ -37,6 +38,9 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   /** Who the peer says it is (inbound, mutual TLS only). */
   peerMetadata: PeerMetadata;
   responseCode: number;
+  readonly isGrpc: boolean;
+  /** `grpc-status` of the answer; '' while there is none. */
+  grpcStatus: string;
   responseDetails: string;
   bytesReceived: number;
   bytesSent: number;
@@ -56,21 +60,19 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   /** The last failure was of a connection that had served others: the next one must be new. */
   #needsFreshConnection: boolean;
   #target: Target | undefined;
-  #upstream: UpstreamConnection | undefined;
-  /** The batch of the upstream connection in use. */
-  #toUpstream: OutputBatch | undefined;
-  readonly #toDownstream: OutputBatch;
-  #headText: string;
+  #upstream: UpstreamStream | undefined;
+  /** A filter's changes to the content. */
+  #transform: MessageTransform | undefined;
   /** Body slices that have arrived so far; undefined once they are no longer needed or no longer complete. */
   #replay: Buffer[] | undefined;
   #replayBytes: number;
+  #requestTrailers: Fields;
   #isForwarding: boolean;
   #requestEnded: boolean;
   #responseHead: ResponseHead | undefined;
-  #responseIsChunked: boolean;
   #headSent: boolean;
   #isFinished: boolean;
-  #keepsConnection: boolean;
+  #headIsHeld: boolean;
   #attempts: number;
   #attemptStartedAt: number;
   #failedEndpoints: Endpoint[] | undefined;
@@ -79,8 +81,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #timeoutTimer: NodeJS.Timeout | undefined;
   #perTryTimer: NodeJS.Timeout | undefined;
 
-  constructor(connection: DownstreamConnection, settings: ConnectionSettings, head: RequestHead) {
-    this.connection = connection;
+  constructor(downstream: Downstream, settings: ConnectionSettings, head: RequestHead) {
+    this.downstream = downstream;
     this.settings = settings;
     this.head = head;
     this.route = undefined;
@@ -89,14 +91,16 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.endpoint = undefined;
     this.peerMetadata = unknownPeer;
     this.responseCode = 0;
+    this.isGrpc = head.method === 'POST' && isGrpcRequest(head);
+    this.grpcStatus = '';
     this.responseDetails = '';
     this.bytesReceived = 0;
     this.bytesSent = 0;
     this.upstreamServiceTimeMs = -1;
     this.durationMs = 0;
-    this.startedAt = performance.timeOrigin + connection.lastReadAt;
+    this.startedAt = performance.timeOrigin + downstream.lastReadAt;
     this.originalPath = head.target;
-    this.#startedAt = connection.lastReadAt;
+    this.#startedAt = downstream.lastReadAt;
     this.#flags = '';
     this.#filterIndex = 0;
     this.#tunnel = 'no';
@@ -105,19 +109,16 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#needsFreshConnection = false;
     this.#target = undefined;
     this.#upstream = undefined;
-    this.#toUpstream = undefined;
-    this.#toDownstream = connection.output;
-    this.#toDownstream.isWritable = true;
-    this.#headText = '';
+    this.#transform = undefined;
     this.#replay = undefined;
     this.#replayBytes = 0;
+    this.#requestTrailers = noFields;
     this.#isForwarding = false;
     this.#requestEnded = !head.hasBody;
     this.#responseHead = undefined;
-    this.#responseIsChunked = false;
     this.#headSent = false;
     this.#isFinished = false;
-    this.#keepsConnection = head.isPersistent && !connection.isLastRequest && !settings.context.overload.disablesKeepAlive;
+    this.#headIsHeld = false;
     this.#attempts = 0;
     this.#attemptStartedAt = 0;
     this.#failedEndpoints = undefined;
@@ -139,7 +140,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     return this.head.target;
   }
   get protocol(): string {
-    return this.head.isHttp10 ? 'HTTP/1.0' : 'HTTP/1.1';
+    return this.head.isHttp2 ? 'HTTP/2' : this.head.isHttp10 ? 'HTTP/1.0' : 'HTTP/1.1';
   }
   get authority(): string {
     return this.head.authority;
@@ -157,22 +158,22 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     return this.route?.name ?? '';
   }
   get peerUri(): string {
-    return this.connection.peer?.uri ?? '';
+    return this.downstream.client.peer?.uri ?? '';
   }
   get remoteAddress(): string {
-    return this.connection.info.remoteAddress;
+    return this.downstream.client.info.remoteAddress;
   }
   get remotePort(): number {
-    return this.connection.info.remotePort;
+    return this.downstream.client.info.remotePort;
   }
   get localAddress(): string {
-    return this.connection.info.localAddress;
+    return this.downstream.client.info.localAddress;
   }
   get localPort(): number {
-    return this.connection.info.localPort;
+    return this.downstream.client.info.localPort;
   }
   get serverName(): string {
-    return this.connection.info.serverName;
+    return this.downstream.client.info.serverName;
   }
   requestHeader(name: string): string | undefined {
     return this.head.headers.get(name);
@@ -188,7 +189,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   }
 
   get pendingResponseBytes(): number {
-    return this.connection.pendingBytes;
+    return this.downstream.heldBytes;
   }
 
   get isTunnelRequest(): 'no' | 'upgrade' | 'connect' {
@@ -214,10 +215,10 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (!this.#requestEnded) this.#replay = [];
     if (settings.context.overload.refusesRequests) return this.#refuseForOverload();
     if (head.upgrade !== '' && !this.#acceptsUpgrade()) return;
-    this.peerMetadata = applyForwardingHeaders(head, this.connection, settings);
+    this.peerMetadata = applyForwardingHeaders(head, this.downstream.client, settings);
     const target = head.method === 'CONNECT' ? head.target : normalizeTarget(head.target);
     if (target === undefined) return this.#refuseRequest(400, 'the path leads out of the root or holds an encoded NUL', 'path_normalization_failed');
-    head.target = target;
+    this.#retarget(target);
     if (head.authority === '') return this.#refuseRequest(400, 'the request names no host', 'missing_host');
     const table = settings.routeTable();
     this.virtualHost = table?.findHost(head.authority);
@@ -234,15 +235,20 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     while (this.#filterIndex < filters.length) {
       const filter = filters[this.#filterIndex++]!;
       if (filter.onRequest !== undefined && filter.onRequest(this) === 'stop') {
-        if (!this.#isFinished && !this.#requestEnded) this.connection.socket.pause();
+        if (!this.#isFinished && !this.#requestEnded) this.downstream.pauseRequest();
         return;
       }
     }
     if (this.#isFinished) return;
     const { action } = this.route!;
     if (action.kind === 'redirect') return this.#redirect(action);
-    if (action.kind === 'direct') return this.#replyWith(action.status, action.body, 'text/plain', '', 'direct_response', '');
+    if (action.kind === 'direct') return this.#replyWith(action.status, action.body, 'text/plain', '', 'direct_response', noFields);
     this.#prepare(action);
+  }
+
+  /** Has the content of request and answer changed on its way. Called by a filter before anything was forwarded; one may. */
+  transformWith(transform: MessageTransform): void {
+    this.#transform = transform;
   }
 
   /** One timer that a filter may use; cleared when the exchange ends. */
@@ -273,7 +279,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.route!.requestHeaders?.apply(head.headers);
     this.#target!.requestHeaders?.apply(head.headers);
     if (action.rewrite !== undefined) {
-      head.target = rewriteTarget(head.target, action.rewrite);
+      this.#retarget(rewriteTarget(head.target, action.rewrite));
       head.headers.set('x-envoy-original-path', this.originalPath);
     }
     if (action.hostRewrite !== undefined) {
@@ -281,40 +287,47 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       head.headers.set('host', action.hostRewrite);
     }
     if (head.expectsContinue && !settings.passesContinue) head.headers.remove('expect');
-    const line =
-      head.line !== '' && head.target === this.originalPath
-        ? head.line
-        : `${head.method} ${head.method === 'CONNECT' ? head.authority : head.target} HTTP/1.1\r\n`;
-    this.#headText = line + head.headers.serialize(this.cluster.settings.headerCase);
-    if (this.#tunnel === 'upgrade') this.#headText += `connection: upgrade\r\nupgrade: ${head.upgrade}\r\n`;
-    if (action.timeoutMs > 0) this.#timeoutTimer = setTimeout(() => this.#timedOut(), action.timeoutMs);
+    const timeoutMs = this.#timeoutOf(action);
+    if (timeoutMs > 0) this.#timeoutTimer = setTimeout(() => this.#timedOut(), timeoutMs);
     for (const mirror of action.mirrors) {
       const cluster = mirror.share >= 1 || random() < mirror.share ? settings.context.findCluster(mirror.cluster) : undefined;
-      if (cluster !== undefined) (this.#mirrors ??= []).push(new MirrorRequest(cluster, head, this.#framingText(), this.connection.info));
+      if (cluster !== undefined) (this.#mirrors ??= []).push(new MirrorRequest(cluster, head, this.downstream.client.info));
     }
     if (head.expectsContinue && !settings.passesContinue) {
-      this.#toDownstream.text('HTTP/1.1 100 Continue\r\n\r\n');
-      this.#toDownstream.flush();
+      const goOn = new ResponseHead();
+      goOn.status = 100;
+      this.downstream.informational(goOn);
     }
     this.#attempt();
   }
 
-  #framingText(): string {
-    return this.head.isChunked ? 'transfer-encoding: chunked\r\n\r\n' : '\r\n';
+  #retarget(target: string): void {
+    const { head } = this;
+    if (target === head.target) return;
+    head.target = target;
+    head.line = '';
+  }
+
+  /** The route's timeout; for gRPC, where the route says so, the caller's own, but no longer than the route allows. */
+  #timeoutOf(action: ForwardAction): number {
+    if (!this.isGrpc || action.maxGrpcTimeoutMs === undefined) return action.timeoutMs;
+    const asked = grpcTimeoutMs(this.head);
+    if (asked === undefined) return action.maxGrpcTimeoutMs > 0 ? action.maxGrpcTimeoutMs : action.timeoutMs;
+    return action.maxGrpcTimeoutMs > 0 ? Math.min(asked, action.maxGrpcTimeoutMs) : asked;
   }
 
   #attempt(): void {
     const cluster = this.cluster!;
     if (cluster.activeRequests >= cluster.settings.maxRequests)
       return this.reply(503, 'the limit of requests to this destination is reached', 'UO', 'overflow');
-    const endpoint = cluster.endpointFor(this.connection.info, this.head.authority, this.#failedEndpoints);
+    const endpoint = cluster.endpointFor(this.downstream.client.info, this.head.authority, this.#failedEndpoints);
     if (endpoint === undefined) return this.reply(503, 'no healthy upstream', 'UH', 'no_healthy_upstream');
     const notReady = endpoint.transport.notReadyReason;
     if (notReady !== undefined) return this.reply(503, `upstream connect error: ${notReady}`, 'UF', 'upstream_tls_not_ready');
     this.endpoint = endpoint;
-    if (this.#tunnel === 'connect' && (this.connection.saidConnected || (this.route!.action as ForwardAction).terminatesConnect))
+    if (this.#tunnel === 'connect' && (this.downstream.saidConnected || (this.route!.action as ForwardAction).terminatesConnect))
       return this.#openTunnel(endpoint);
-    const acquired = cluster.acquire(endpoint, this, this.connection.info, this.#needsFreshConnection);
+    const acquired = cluster.acquire(endpoint, this, this.downstream.client.info, this.#needsFreshConnection);
     if (acquired === 'overflow')
       return this.reply(503, 'the limit of connections to this destination, and of requests that wait for one, is reached', 'UO', 'overflow');
     if (acquired === 'queued') this.#queuedAt = endpoint;
@@ -322,24 +335,17 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   }
 
   /** A connection that this request stood in the queue for, or did not have to. */
-  onConnection(upstream: UpstreamConnection): void {
+  onConnection(upstream: UpstreamStream): void {
     const endpoint = this.endpoint!;
     this.#queuedAt = undefined;
     this.#beginOn(upstream);
-    upstream.begin(this);
-    const output = upstream.output;
-    output.isWritable = true;
-    this.#toUpstream = output;
-    output.text(this.#headText);
-    if (endpoint.transport.isMesh)
-      output.text(`${peerMetadataHeader}: ${this.settings.context.selfHeader}\r\n${peerMetadataIdHeader}: ${this.settings.context.selfId}\r\n`);
-    output.text(this.#framingText());
+    upstream.begin(this, this.head, endpoint.transport.isMesh ? this.settings.context.introduction : undefined);
     if (this.#replay !== undefined) for (const slice of this.#replay) this.#sendBody(slice);
-    if (this.#requestEnded) this.#endUpstreamRequest();
-    else if (this.connection.socket.isPaused()) this.connection.socket.resume();
+    if (this.#requestEnded) upstream.end(this.#requestTrailers);
+    else this.downstream.resumeRequest();
     const retry = (this.route!.action as ForwardAction).retry;
     if (retry !== undefined && retry.perTryTimeoutMs > 0) this.#perTryTimer = setTimeout(() => this.#perTryTimedOut(retry), retry.perTryTimeoutMs);
-    if (this.#requestEnded || this.#attempts > 1) output.flushSoon();
+    if (this.#requestEnded || this.#attempts > 1) upstream.flushSoon();
   }
 
   onEndpointRemoved(): void {
@@ -353,7 +359,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   }
 
   /** The connection counts, and so does the time, from now on. */
-  #beginOn(upstream: UpstreamConnection): void {
+  #beginOn(upstream: UpstreamStream): void {
     const cluster = this.cluster!;
     this.#upstream = upstream;
     this.#attempts++;
@@ -365,21 +371,16 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   }
 
   #sendBody(slice: Buffer): void {
-    const output = this.#toUpstream!;
-    if (this.head.isChunked && !this.#isTunnel) output.chunk(slice);
-    else output.bytes(slice);
-    if (!output.isWritable) this.connection.socket.pause();
+    const upstream = this.#upstream!;
+    upstream.data(slice);
+    if (!upstream.isWritable) this.downstream.pauseRequest();
   }
 
-  #endUpstreamRequest(): void {
-    if (this.head.isChunked) this.#toUpstream!.text(`0\r\n${this.connection.bodyTrailers}\r\n`);
-    this.#upstream!.requestComplete();
-    this.#toUpstream!.flushSoon();
-  }
-
-  onRequestData(slice: Buffer): void {
-    this.bytesReceived += slice.length;
+  onRequestData(received: Buffer): void {
+    this.bytesReceived += received.length;
     if (this.#isFinished) return;
+    const slice = this.#transform === undefined || this.#isTunnel ? received : this.#transformed(() => this.#transform!.requestData(received));
+    if (slice === undefined || slice.length === 0) return;
     if (this.#replay !== undefined) {
       this.#replayBytes += slice.length;
       if (this.#replayBytes <= replayLimitBytes || !this.#isForwarding) this.#replay.push(slice);
@@ -387,26 +388,44 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     }
     if (this.#mirrors !== undefined) for (const mirror of this.#mirrors) mirror.data(slice);
     if (this.#isForwarding) this.#sendBody(slice);
+    else if (this.#replayBytes > replayLimitBytes) this.downstream.pauseRequest();
   }
 
-  onRequestEnd(): void {
+  onRequestEnd(trailers: Fields): void {
+    if (this.#requestEnded) return;
+    if (this.#transform !== undefined && !this.#isFinished) {
+      const rest = this.#transformed(() => this.#transform!.requestEnd());
+      if (rest === undefined) return;
+      if (rest.length > 0) {
+        this.#replay?.push(rest);
+        if (this.#isForwarding) this.#sendBody(rest);
+      }
+    }
     this.#requestEnded = true;
-    if (this.#mirrors !== undefined) for (const mirror of this.#mirrors) mirror.end(this.connection.bodyTrailers);
-    if (this.#isForwarding && !this.#isFinished) this.#endUpstreamRequest();
+    this.#requestTrailers = trailers;
+    if (this.#mirrors !== undefined) for (const mirror of this.#mirrors) mirror.end(trailers);
+    if (this.#isForwarding && !this.#isFinished) this.#upstream!.end(trailers);
+  }
+
+  /** undefined: the content makes no sense, and the request has been answered so. */
+  #transformed(change: () => Buffer): Buffer | undefined {
+    try {
+      return change();
+    } catch (error) {
+      if (!(error instanceof InvalidContent)) throw error;
+      this.#refuseRequest(400, error.message, 'invalid_content');
+      return undefined;
+    }
   }
 
   onRequestFlush(): void {
-    if (this.#isForwarding && !this.#isFinished) this.#toUpstream?.flushSoon();
+    if (this.#isForwarding && !this.#isFinished) this.#upstream?.flushSoon();
   }
 
   onRequestViolation(violation: Violation): void {
     this.settings.context.counters.countViolation(violation.reason);
-    this.#keepsConnection = false;
-    if (this.#headSent) {
-      this.addFlag('DPE');
-      this.#finish();
-      return this.connection.close();
-    }
+    this.downstream.makeLast();
+    if (this.#headSent) return this.#breakOff('DPE');
     this.reply(violation.status, violation.reason, 'DPE', violation.reason);
   }
 
@@ -414,13 +433,12 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   onInformational(head: ResponseHead): void {
     // Unless it is passed on, 100 Continue was answered when the request arrived; other interim responses go on to clients that know them.
-    if ((head.status !== 100 || this.settings.passesContinue) && !this.head.isHttp10 && !this.#headSent)
-      this.#toDownstream.text(`${head.line !== '' ? head.line : statusLine(head.status, head.reason)}${head.headers.serialize(this.settings.headerCase)}\r\n`);
+    if ((head.status !== 100 || this.settings.passesContinue) && !this.#headSent) this.downstream.informational(head);
   }
 
   onResponseHead(head: ResponseHead, hasBody: boolean): void {
     const retry = this.#retryPolicy();
-    if (retry !== undefined && statusIsRetriable(head.status, retry) && this.#retry(retry, 'URX')) return;
+    if (retry !== undefined && (statusIsRetriable(head.status, retry) || this.#grpcStatusIsRetriable(head, retry)) && this.#retry(retry, 'URX')) return;
     clearTimeout(this.#perTryTimer);
     this.#replay = undefined;
     this.#responseHead = head;
@@ -436,51 +454,57 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.route!.responseHeaders?.apply(headers);
     this.#target?.responseHeaders?.apply(headers);
     if (this.settings.setsRequestIdInResponse) headers.set('x-request-id', this.head.headers.get('x-request-id') ?? '');
-    const hasLength = head.contentLength >= 0 && !head.isChunked;
-    this.#responseIsChunked = hasBody && !hasLength && !this.head.isHttp10;
-    if (hasBody && !hasLength && this.head.isHttp10) this.#keepsConnection = false;
-    if (!this.#requestEnded) this.#keepsConnection = false; // answered before the request was complete
-    let text =
-      (head.line !== '' ? head.line : statusLine(head.status, head.reason)) +
-      headers.serialize(this.settings.headerCase) +
-      serviceTimeLine(this.upstreamServiceTimeMs);
-    if (!headers.has('server')) text += 'server: mizzen\r\n';
-    if (this.#responseIsChunked || (head.isChunked && this.isHeadRequest && !this.head.isHttp10)) text += 'transfer-encoding: chunked\r\n';
-    this.#toDownstream.text(text + this.#connectionText());
+    if (this.isGrpc) this.grpcStatus = headers.get('grpc-status') ?? '';
     this.#headSent = true;
+    if (this.#transform?.responseHead(head) === 'hold') this.#headIsHeld = true;
+    else this.downstream.respond(head, hasBody, this.upstreamServiceTimeMs);
   }
 
-  onResponseData(slice: Buffer): void {
+  onResponseData(received: Buffer): void {
     if (this.#isFinished) return;
-    this.bytesSent += slice.length;
-    if (this.#responseIsChunked) this.#toDownstream.chunk(slice);
-    else this.#toDownstream.bytes(slice);
-    if (!this.#toDownstream.isWritable) this.#upstream?.socket.pause();
+    const slice = this.#transform === undefined || this.#isTunnel ? received : this.#transform.responseData(received);
+    this.#answer(slice);
   }
 
-  onResponseEnd(trailers: string): void {
+  #answer(slice: Buffer): void {
+    if (slice.length === 0) return;
+    this.bytesSent += slice.length;
+    this.downstream.data(slice);
+    if (!this.downstream.isWritable) this.#upstream?.pause();
+  }
+
+  onResponseEnd(trailers: Fields): void {
     if (this.#isTunnel) return this.#tunnelEnded();
     this.#leaveEndpoint();
     this.#upstream = undefined;
-    this.#toUpstream = undefined;
-    if (this.#responseIsChunked) this.#toDownstream.text(`0\r\n${trailers}\r\n`);
-    this.#toDownstream.flushSoon();
+    if (this.isGrpc) for (const [name, value] of trailers) if (name === 'grpc-status') this.grpcStatus = value;
+    if (this.#transform === undefined) this.downstream.end(trailers);
+    else this.#endTransformed(this.#transform, trailers);
     this.#finish();
-    this.connection.exchangeEnded(this.#keepsConnection);
+    this.downstream.ended();
+  }
+
+  #endTransformed(transform: MessageTransform, trailers: Fields): void {
+    const head = this.#responseHead!;
+    const end = transform.responseEnd(head, trailers);
+    if (this.#headIsHeld) {
+      this.responseCode = head.status;
+      this.downstream.respond(head, end.data.length > 0, this.upstreamServiceTimeMs);
+    }
+    this.#answer(end.data);
+    this.downstream.end(end.trailers);
   }
 
   onResponseFlush(): void {
-    if (!this.#isFinished) this.#toDownstream.flushSoon();
+    if (!this.#isFinished) this.downstream.flushSoon();
   }
 
   onDownstreamDrain(): void {
-    this.#toDownstream.isWritable = true;
-    this.#upstream?.socket.resume();
+    this.#upstream?.resume();
   }
 
   onUpstreamDrain(): void {
-    if (this.#toUpstream !== undefined) this.#toUpstream.isWritable = true;
-    this.connection.socket.resume();
+    this.downstream.resumeRequest();
   }
 
   onUpstreamFailure(failure: UpstreamFailure): void {
@@ -494,12 +518,14 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const isConnect = failure.kind === 'connect' || failure.kind === 'connectTimeout';
     if (isConnect) this.cluster!.counters.upstreamCxConnectFail++;
     if (this.#headSent) {
-      // The response is broken off; the only honest thing left to say is to break off too.
-      this.addFlag('UC');
       this.responseDetails = 'upstream_reset_after_response_started';
-      this.#toDownstream.flush();
-      this.#finish();
-      return this.connection.close();
+      return this.#breakOff('UC');
+    }
+    // What the peer says it has not looked at may be sent again whatever it is (RFC 9113 section 8.7), once more without a policy's leave.
+    if (failure.kind === 'refused' && !this.#needsFreshConnection && (this.#replay !== undefined || !this.head.hasBody)) {
+      this.#needsFreshConnection = true;
+      this.#isForwarding = false;
+      return this.#attempt();
     }
     // A pooled connection may have been closed by its peer before it saw this request: send it again where that is safe.
     if (failure.wasReused && failure.beforeResponse && !isConnect && !this.#needsFreshConnection && this.#mayRepeat()) {
@@ -510,7 +536,11 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const retry = this.#retryPolicy();
     const isRetriable =
       retry !== undefined &&
-      (isConnect ? retry.onConnectFailure : retry.onReset || (retry.onResetBeforeRequest && failure.beforeResponse && this.#mayRepeat()));
+      (isConnect
+        ? retry.onConnectFailure
+        : (failure.kind === 'refused' && retry.onRefusedStream) ||
+          retry.onReset ||
+          (retry.onResetBeforeRequest && failure.beforeResponse && this.#mayRepeat()));
     if (isRetriable && this.#retry(retry, 'URX')) return;
     const flag = isConnect ? 'UF' : failure.kind === 'protocol' ? 'UPE' : 'UC';
     const details = isConnect ? 'upstream_connect_failure' : failure.kind === 'protocol' ? 'upstream_protocol_error' : 'upstream_reset_before_response_started';
@@ -532,25 +562,21 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   /** The whole request has not come within the request timeout. */
   onRequestTimeout(): void {
     this.settings.context.counters.values.timeouts_total++;
-    this.#keepsConnection = false;
+    this.downstream.makeLast();
     this.#giveUp(408, 'request timeout', 'DT', 'request_overall_timeout');
   }
 
   /** The exchange as a whole has taken too long. */
   onMaxDuration(): void {
     this.settings.context.counters.values.timeouts_total++;
-    this.#keepsConnection = false;
+    this.downstream.makeLast();
     this.#giveUp(this.#requestEnded ? 504 : 408, 'downstream duration timeout', 'DT', 'max_duration_timeout');
   }
 
   onStreamIdle(): void {
     this.settings.context.counters.values.timeouts_total++;
-    if (this.#headSent) {
-      this.addFlag('SI');
-      this.#finish();
-      return this.connection.close();
-    }
-    this.#keepsConnection = false;
+    if (this.#headSent) return this.#breakOff('SI');
+    this.downstream.makeLast();
     this.reply(408, 'stream timeout', 'SI', 'stream_idle_timeout');
   }
 
@@ -576,15 +602,14 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   #tunnelIsEnabled(action: ForwardAction): boolean {
     const name = this.#tunnel === 'connect' ? 'connect' : this.head.upgrade.toLowerCase();
-    return action.upgrades.get(name) ?? (this.settings.upgrades.has(name) || this.connection.saidConnected);
+    return action.upgrades.get(name) ?? (this.settings.upgrades.has(name) || this.downstream.saidConnected);
   }
 
   /** CONNECT ends here: what the client sends from now on goes to the endpoint as it is. */
   #openTunnel(endpoint: Endpoint): void {
-    const upstream = this.cluster!.openTunnel(endpoint, this.connection.info);
+    const upstream = this.cluster!.openTunnel(endpoint, this.downstream.client.info);
     if (upstream === undefined) return this.reply(503, 'the limit of connections to this destination is reached', 'UO', 'overflow');
     this.#beginOn(upstream);
-    this.#toUpstream = upstream.output;
     upstream.beginTunnel(this);
   }
 
@@ -597,33 +622,22 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.responseDetails = 'via_upstream';
     this.#headSent = true;
     this.#isTunnel = true;
-    this.#keepsConnection = false;
     this.#requestEnded = false;
     this.settings.context.counters.values.tunnels_total++;
-    if (this.#tunnel === 'upgrade') {
-      const line = head!.line !== '' ? head!.line : statusLine(101);
-      this.#toDownstream.text(
-        `${line}${head!.headers.serialize(this.settings.headerCase)}connection: upgrade\r\nupgrade: ${head!.upgrade || this.head.upgrade}\r\n\r\n`,
-      );
-    } else if (!this.connection.saidConnected) this.#toDownstream.text('HTTP/1.1 200 OK\r\n\r\n');
-    this.#toDownstream.flushSoon();
-    this.connection.beginTunnel();
+    this.downstream.openTunnel(this.head, head);
   }
 
   /** The client has closed its side of the tunnel. */
   onTunnelEnd(): void {
     this.#requestEnded = true;
-    this.#toUpstream?.flush();
-    this.#upstream?.socket.end();
+    this.#upstream?.endTunnel();
   }
 
   #tunnelEnded(): void {
-    this.#toDownstream.flush();
-    const { socket } = this.connection;
-    socket.end();
+    this.downstream.endTunnel();
     if (this.#requestEnded) {
       this.#finish();
-      this.connection.exchangeEnded(false);
+      this.downstream.ended();
     }
   }
 
@@ -636,6 +650,13 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       (this.#replay !== undefined || !this.head.hasBody) &&
       (method === 'GET' || method === 'HEAD' || method === 'OPTIONS' || method === 'PUT' || method === 'DELETE' || method === 'TRACE')
     );
+  }
+
+  /** gRPC says in the head that it has failed when there is nothing else to say; a status in the trailers comes too late to try again. */
+  #grpcStatusIsRetriable(head: ResponseHead, retry: RetryPolicy): boolean {
+    if (!this.isGrpc || retry.grpcStatuses.size === 0) return false;
+    const status = head.headers.get('grpc-status');
+    return status !== undefined && retry.grpcStatuses.has(status);
   }
 
   #retryPolicy(): RetryPolicy | undefined {
@@ -670,81 +691,89 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   #timedOut(): void {
     this.cluster!.counters.upstreamRqTimeout++;
-    this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_response_timeout');
+    this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_response_timeout', grpcStatus.DEADLINE_EXCEEDED);
   }
 
   #perTryTimedOut(retry: RetryPolicy): void {
     this.cluster!.counters.upstreamRqTimeout++;
     if (this.#headSent || (retry.onReset || retry.on5xx || retry.onGatewayError ? !this.#retry(retry, 'URX') : true))
-      this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_per_try_timeout');
+      this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_per_try_timeout', grpcStatus.DEADLINE_EXCEEDED);
   }
 
-  #giveUp(status: number, text: string, flag: string, details: string): void {
-    if (this.#headSent) {
-      this.addFlag(flag);
-      this.#finish();
-      return this.connection.close();
-    }
-    this.reply(status, text, flag, details);
+  #giveUp(status: number, text: string, flag: string, details: string, grpc?: number): void {
+    if (this.#headSent) return this.#breakOff(flag);
+    this.reply(status, text, flag, details, this.isGrpc ? grpc : undefined);
+  }
+
+  /** An answer has begun that cannot be ended as it should. */
+  #breakOff(flag: string): void {
+    this.addFlag(flag);
+    this.#finish();
+    this.downstream.abort();
   }
 
   // ---- answers of the proxy's own ----
 
   /** Answers the request from here: the upstream, if any, is given up. */
-  reply(status: number, text: string, flag: string, details: string): void {
-    this.#replyWith(status, Buffer.from(text), 'text/plain', flag, details, '');
+  reply(status: number, text: string, flag: string, details: string, grpc?: number): void {
+    this.#replyWith(status, Buffer.from(text), 'text/plain', flag, details, noFields, grpc);
   }
 
   #refuseRequest(status: number, text: string, details: string): void {
     this.settings.context.counters.countViolation(details);
-    this.#keepsConnection = false;
+    this.downstream.makeLast();
     this.reply(status, text, 'DPE', details);
   }
 
   #redirect(action: RedirectAction): void {
     const { head } = this;
     const location = redirectLocation(action, head.target, head.authority, head.headers.get('x-forwarded-proto') === 'https');
-    this.#replyWith(action.status, Buffer.alloc(0), '', '', 'direct_response', `location: ${location}\r\n`);
+    this.#replyWith(action.status, Buffer.alloc(0), '', '', 'direct_response', [['location', location]]);
   }
 
   #refuseForOverload(): void {
     this.settings.context.counters.values.downstream_requests_overload_rejected_total++;
-    this.#keepsConnection = false;
-    this.#replyWith(503, Buffer.from('envoy overloaded'), 'text/plain', 'OM', 'overload', 'x-envoy-overloaded: true\r\n');
+    this.downstream.makeLast();
+    this.#replyWith(503, Buffer.from('envoy overloaded'), 'text/plain', 'OM', 'overload', [['x-envoy-overloaded', 'true']]);
   }
 
-  #replyWith(status: number, body: Buffer, contentType: string, flag: string, details: string, extraHeaders: string): void {
+  #replyWith(status: number, body: Buffer, contentType: string, flag: string, details: string, extra: Fields, grpc?: number): void {
     if (this.#isFinished) return;
     this.#dropUpstream();
     if (flag !== '') this.addFlag(flag);
-    this.responseCode = status;
     this.responseDetails = details;
-    if (!this.#requestEnded) this.#keepsConnection = this.#keepsConnection && this.connection.isBodyRead;
-    const hasBody = body.length > 0 && status !== 204 && status !== 304;
-    if (this.head.method === 'CONNECT' && this.connection.saidConnected) {
+    if (this.head.method === 'CONNECT' && this.downstream.saidConnected) {
       // Too late to say it: the client takes whatever comes for the server's own bytes.
+      this.responseCode = status;
       this.#finish();
-      return this.connection.close();
+      return this.downstream.abort();
     }
-    let text = `${statusLine(status)}${extraHeaders}content-length: ${hasBody || status !== 204 ? body.length : 0}\r\n`;
-    if (body.length > 0 && contentType !== '') text += `content-type: ${contentType}\r\n`;
-    if (this.settings.setsRequestIdInResponse) text += `x-request-id: ${this.head.headers.get('x-request-id') ?? ''}\r\n`;
-    this.#toDownstream.text(`${text}server: mizzen\r\n${this.#connectionText()}`);
-    if (hasBody && !this.isHeadRequest) {
-      this.#toDownstream.bytes(body);
+    const head = this.isGrpc ? this.#grpcReply(grpc ?? grpcStatusOfHttp(status), body.toString()) : plainReply(status, body, contentType, grpc);
+    this.responseCode = head.status;
+    for (const [name, value] of extra) head.headers.add(name, value);
+    if (this.settings.setsRequestIdInResponse) head.headers.add('x-request-id', this.head.headers.get('x-request-id') ?? '');
+    const hasBody = head.contentLength > 0 && !this.isHeadRequest;
+    this.downstream.respond(head, hasBody, -1);
+    if (hasBody) {
+      this.downstream.data(body);
       this.bytesSent += body.length;
     }
     this.#headSent = true;
-    this.#toDownstream.flushSoon();
+    this.downstream.end(noFields);
     this.#finish();
-    this.connection.exchangeEnded(this.#keepsConnection);
+    this.downstream.ended();
   }
 
-  /** The end of a response head: what becomes of the connection. */
-  #connectionText(): string {
-    if (this.connection.isDraining) this.#keepsConnection = false;
-    if (!this.#keepsConnection) return 'connection: close\r\n\r\n';
-    return this.head.isHttp10 ? 'connection: keep-alive\r\n\r\n' : '\r\n';
+  /** An answer that a gRPC client understands: only a head, with the status that otherwise trailers would have ("Trailers-Only"). */
+  #grpcReply(status: number, message: string): ResponseHead {
+    const head = new ResponseHead();
+    head.status = 200;
+    head.contentLength = 0;
+    head.headers.add('content-type', 'application/grpc');
+    head.headers.add('grpc-status', String(status));
+    if (message !== '') head.headers.add('grpc-message', encodeGrpcMessage(message));
+    this.grpcStatus = String(status);
+    return head;
   }
 
   // ---- the end ----
@@ -755,7 +784,6 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#leaveEndpoint();
     this.#upstream = undefined;
     this.#isForwarding = false;
-    this.#toUpstream = undefined;
     upstream.abandon();
   }
 
@@ -782,10 +810,15 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
 const toHttps: RedirectAction = { kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, prefixRewrite: undefined };
 
-const serviceTimeLines = Array.from({ length: 256 }, (_, ms) => `x-envoy-upstream-service-time: ${ms}\r\n`);
-
-function serviceTimeLine(ms: number): string {
-  return serviceTimeLines[ms] ?? `x-envoy-upstream-service-time: ${ms}\r\n`;
+function plainReply(status: number, body: Buffer, contentType: string, grpc: number | undefined): ResponseHead {
+  const head = new ResponseHead();
+  const { headers } = head;
+  head.status = status;
+  head.contentLength = status === 204 || status === 304 ? 0 : body.length;
+  headers.add('content-length', String(status === 204 ? 0 : body.length));
+  if (body.length > 0 && contentType !== '') headers.add('content-type', contentType);
+  if (grpc !== undefined) headers.add('grpc-status', String(grpc));
+  return head;
 }
 
 function statusIsRetriable(status: number, retry: RetryPolicy): boolean {

@@ -1,7 +1,7 @@
-import type { RequestHead } from '../http1/request-head.ts';
+import type { RequestHead } from '../message/request-head.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
-import type { DownstreamConnection } from './downstream-connection.ts';
+import type { Client } from './downstream.ts';
 import { requestId } from './request-id.ts';
 
 const requestIdHeader = 'x-request-id';
@@ -10,27 +10,27 @@ const forwardedCertHeader = 'x-forwarded-client-cert';
 const forwardedProtoHeader = 'x-forwarded-proto';
 
 /** A peer whose word about earlier hops is taken: a mesh workload that has proved who it is, or the proxy's own application. */
-function isTrusted(connection: DownstreamConnection, settings: ConnectionSettings): boolean {
-  return connection.peer !== undefined || settings.direction === 'outbound';
+function isTrusted(client: Client, settings: ConnectionSettings): boolean {
+  return client.peer !== undefined || settings.direction === 'outbound';
 }
 
 /**
  * Sets the headers that tell the next hop about this one, and takes away those by which a peer could pretend to be somebody or to have
  * come from somewhere. Returns who the peer says it is, for metrics.
  */
-export function applyForwardingHeaders(head: RequestHead, connection: DownstreamConnection, settings: ConnectionSettings): PeerMetadata {
+export function applyForwardingHeaders(head: RequestHead, client: Client, settings: ConnectionSettings): PeerMetadata {
   const { headers } = head;
-  const trusted = isTrusted(connection, settings);
+  const trusted = isTrusted(client, settings);
   if (!trusted && headers.hasInternalNames) removeInternalHeaders(head);
 
   if (!settings.preservesRequestId || !headers.has(requestIdHeader)) headers.set(requestIdHeader, requestId());
-  if (settings.usesRemoteAddress || !trusted) headers.set(forwardedForHeader, connection.info.remoteAddress);
+  if (settings.usesRemoteAddress || !trusted) headers.set(forwardedForHeader, client.info.remoteAddress);
   if (!trusted || !headers.has(forwardedProtoHeader)) headers.set(forwardedProtoHeader, settings.isTls && settings.direction === 'gateway' ? 'https' : 'http');
-  applyForwardedCert(head, connection, settings);
+  applyForwardedCert(head, client, settings);
 
   if (!headers.hasInternalNames) return unknownPeer;
   let peer = unknownPeer;
-  if (settings.direction === 'inbound' && connection.peer !== undefined) peer = settings.context.peers.read(headers.get(peerMetadataHeader));
+  if (settings.direction === 'inbound' && client.peer !== undefined) peer = settings.context.peers.read(headers.get(peerMetadataHeader));
   headers.remove(peerMetadataHeader);
   headers.remove(peerMetadataIdHeader);
   return peer;
@@ -46,31 +46,31 @@ function removeInternalHeaders(head: RequestHead): void {
 }
 
 /** x-forwarded-client-cert by the connection manager's rule (Envoy, "HTTP header manipulation"). */
-function applyForwardedCert(head: RequestHead, connection: DownstreamConnection, settings: ConnectionSettings): void {
+function applyForwardedCert(head: RequestHead, client: Client, settings: ConnectionSettings): void {
   const { headers } = head;
   switch (settings.forwardClientCert) {
     case 'forwardOnly':
-      if (connection.peer === undefined) headers.remove(forwardedCertHeader);
+      if (client.peer === undefined) headers.remove(forwardedCertHeader);
       return;
     case 'appendForward': {
-      if (connection.peer === undefined) return headers.remove(forwardedCertHeader);
+      if (client.peer === undefined) return headers.remove(forwardedCertHeader);
       const before = headers.getJoined(forwardedCertHeader);
-      headers.set(forwardedCertHeader, before === undefined ? certElement(connection, settings) : `${before},${certElement(connection, settings)}`);
+      headers.set(forwardedCertHeader, before === undefined ? certElement(client, settings) : `${before},${certElement(client, settings)}`);
       return;
     }
     case 'sanitizeSet':
-      if (connection.peer === undefined) headers.remove(forwardedCertHeader);
-      else headers.set(forwardedCertHeader, certElement(connection, settings));
+      if (client.peer === undefined) headers.remove(forwardedCertHeader);
+      else headers.set(forwardedCertHeader, certElement(client, settings));
       return;
     case 'sanitize':
       headers.remove(forwardedCertHeader);
   }
 }
 
-function certElement(connection: DownstreamConnection, settings: ConnectionSettings): string {
-  if (connection.forwardedCert === undefined) {
-    const peer = connection.peer!;
-    connection.forwardedCert = `By=${settings.context.self.principal};Hash=${peer.hash};Subject="${peer.subject.replaceAll('"', '\\"')}";URI=${peer.uri}`;
+function certElement(client: Client, settings: ConnectionSettings): string {
+  if (client.forwardedCert === undefined) {
+    const peer = client.peer!;
+    client.forwardedCert = `By=${settings.context.self.principal};Hash=${peer.hash};Subject="${peer.subject.replaceAll('"', '\\"')}";URI=${peer.uri}`;
   }
-  return connection.forwardedCert;
+  return client.forwardedCert;
 }

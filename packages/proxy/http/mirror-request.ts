@@ -1,7 +1,8 @@
-import type { RequestHead } from '../http1/request-head.ts';
+import { type Fields, noFields } from '../message/fields.ts';
+import { RequestHead } from '../message/request-head.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { Cluster } from '../upstream/cluster.ts';
-import type { ResponseReceiver, UpstreamConnection } from '../upstream/upstream-connection.ts';
+import type { ResponseReceiver, UpstreamStream } from '../upstream/upstream-stream.ts';
 
 /** Bodies beyond this are not mirrored further: a slow mirror must not hold memory that the real request does not need. */
 const bufferLimitBytes = 1024 * 1024;
@@ -12,37 +13,35 @@ export class MirrorRequest implements ResponseReceiver {
   readonly isTunnelRequest = 'no';
   readonly pendingResponseBytes = 0;
   readonly #cluster: Cluster;
-  readonly #isChunked: boolean;
-  #upstream: UpstreamConnection | undefined;
+  #upstream: UpstreamStream | undefined;
+  #waitingBytes: number;
 
-  constructor(cluster: Cluster, head: RequestHead, framing: string, client: ConnectionInfo) {
+  constructor(cluster: Cluster, head: RequestHead, client: ConnectionInfo) {
     this.isHeadRequest = head.method === 'HEAD';
     this.#cluster = cluster;
-    this.#isChunked = head.isChunked;
+    this.#waitingBytes = 0;
     const endpoint = cluster.pick(undefined);
-    this.#upstream = endpoint === undefined || endpoint.transport.notReadyReason !== undefined ? undefined : cluster.connectAside(endpoint, client);
+    this.#upstream =
+      endpoint === undefined || endpoint.transport.notReadyReason !== undefined ? undefined : cluster.connectAside(endpoint, client, head.isHttp2);
     if (this.#upstream === undefined) return;
     cluster.counters.upstreamRqTotal++;
-    this.#upstream.begin(this);
-    // The mirror can tell its requests by their host (Envoy appends -shadow).
-    const host = head.authority.replace(/(:\d+)?$/, '-shadow$1');
-    const fields = head.headers.names.map((name, i) => (name === 'host' ? `host: ${host}\r\n` : head.headers.lineAt(i))).join('');
-    this.#upstream.write(`${head.method} ${head.target} HTTP/1.1\r\n${fields}${framing}`);
-    if (!head.hasBody) this.#upstream.requestComplete();
+    this.#upstream.begin(this, shadowOf(head), undefined);
+    if (!head.hasBody) this.#upstream.end(noFields);
   }
 
   data(slice: Buffer): void {
     const upstream = this.#upstream;
     if (upstream === undefined) return;
-    if (upstream.socket.writableLength > bufferLimitBytes) return this.#giveUp();
-    if (this.#isChunked) upstream.write(`${slice.length.toString(16)}\r\n`);
-    upstream.write(slice);
-    if (this.#isChunked) upstream.write('\r\n');
+    if (!upstream.isWritable) {
+      this.#waitingBytes += slice.length;
+      if (this.#waitingBytes > bufferLimitBytes) return this.#giveUp();
+    }
+    upstream.data(slice);
+    upstream.flushSoon();
   }
 
-  end(trailers: string): void {
-    if (this.#isChunked) this.#upstream?.write(`0\r\n${trailers}\r\n`);
-    this.#upstream?.requestComplete();
+  end(trailers: Fields): void {
+    this.#upstream?.end(trailers);
   }
 
   onInformational(): void {}
@@ -50,7 +49,10 @@ export class MirrorRequest implements ResponseReceiver {
   onResponseHead(): void {}
   onResponseData(): void {}
   onResponseFlush(): void {}
-  onUpstreamDrain(): void {}
+
+  onUpstreamDrain(): void {
+    this.#waitingBytes = 0;
+  }
 
   onResponseEnd(): void {
     this.#upstream = undefined;
@@ -65,4 +67,17 @@ export class MirrorRequest implements ResponseReceiver {
     this.#upstream?.abandon();
     this.#upstream = undefined;
   }
+}
+
+/** The mirror can tell its requests by their host (Envoy appends -shadow). */
+function shadowOf(head: RequestHead): RequestHead {
+  const copy = new RequestHead();
+  copy.method = head.method;
+  copy.target = head.target;
+  copy.authority = head.authority.replace(/(:\d+)?$/, '-shadow$1');
+  copy.isHttp2 = head.isHttp2;
+  copy.contentLength = head.contentLength;
+  copy.isChunked = head.isChunked;
+  for (const [i, name] of head.headers.names.entries()) copy.headers.add(name, name === 'host' ? copy.authority : head.headers.valueAt(i));
+  return copy;
 }

@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { defaultHeadLimits } from '../message/head-limits.ts';
+import { HeaderList } from '../message/header-list.ts';
+import { RequestHead } from '../message/request-head.ts';
+import { ResponseHead } from '../message/response-head.ts';
 import { BodyReader } from './body-reader.ts';
-import { defaultHeadLimits } from './head-limits.ts';
 import { HeadReader } from './head-reader.ts';
-import { HeaderList } from './header-list.ts';
-import { RequestHead, readRequestHead } from './request-head.ts';
-import { ResponseHead, readResponseHead } from './response-head.ts';
+import { readRequestHead } from './read-request-head.ts';
+import { readResponseHead } from './read-response-head.ts';
 
 /** Feeds pieces to a head reader; the head, or why there is none. */
 function readInPieces(pieces: readonly Buffer[]): { readonly text: string; readonly rest: string } | string | undefined {

@@ -1,5 +1,5 @@
-import type { HeadLimits } from './head-limits.ts';
-import type { HeaderList } from './header-list.ts';
+import type { HeadLimits } from '../message/head-limits.ts';
+import type { HeaderList } from '../message/header-list.ts';
 import { type Violation, violations } from './violation.ts';
 
 /** The field lines of a head, read once, with what they say about framing (RFC 9112 section 6) and the connection (section 9). */

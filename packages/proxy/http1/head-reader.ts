@@ -1,4 +1,4 @@
-import type { HeadLimits } from './head-limits.ts';
+import type { HeadLimits } from '../message/head-limits.ts';
 import { type Violation, violations } from './violation.ts';
 
 const emptyLine = Buffer.from('\r\n\r\n');

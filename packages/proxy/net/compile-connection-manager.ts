@@ -18,8 +18,8 @@ import {
 import { faultFilter } from '../filters/fault.ts';
 import type { HttpFilter } from '../filters/filter.ts';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
-import { defaultHeadLimits } from '../http1/head-limits.ts';
-import type { HeaderCase } from '../http1/header-case.ts';
+import { defaultHeadLimits } from '../message/head-limits.ts';
+import type { HeaderCase } from '../message/header-case.ts';
 import { compileRouteTable } from '../route/compile-routes.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import { type AccessLog, compileAccessLogFormat, defaultAccessLogFormat } from '../telemetry/access-log.ts';

@@ -169,7 +169,8 @@ function compileForward(action: RouteActionMessage, path: PathCondition, place: 
   return {
     kind: 'forward',
     targets: new WeightedTargets(targets),
-    timeoutMs: durationToMs(action.timeout) ?? defaultTimeoutMs,
+    timeoutMs: durationToMs(action.maxStreamDuration?.maxStreamDuration) ?? durationToMs(action.timeout) ?? defaultTimeoutMs,
+    maxGrpcTimeoutMs: durationToMs(action.maxStreamDuration?.grpcTimeoutHeaderMax) ?? durationToMs(action.maxGrpcTimeout),
     retry: compileRetry(action.retryPolicy),
     rewrite,
     hostRewrite: action.hostRewriteSpecifier.case === 'hostRewriteLiteral' ? action.hostRewriteSpecifier.value : undefined,
@@ -182,7 +183,16 @@ function compileForward(action: RouteActionMessage, path: PathCondition, place: 
   };
 }
 
-/** Retry conditions: envoy "x-envoy-retry-on". Those that only gRPC or HTTP/2 can meet are accepted and never met here. */
+/** envoy "x-envoy-retry-grpc-on". */
+const retriableGrpc = [
+  ['cancelled', 1],
+  ['deadline-exceeded', 4],
+  ['resource-exhausted', 8],
+  ['internal', 13],
+  ['unavailable', 14],
+] as const;
+
+/** Retry conditions: envoy "x-envoy-retry-on" and "x-envoy-retry-grpc-on". */
 function compileRetry(policy: RouteActionMessage['retryPolicy']): RetryPolicy | undefined {
   if (!policy || policy.retryOn === '' || policy.numRetries === 0) return undefined;
   const on = new Set(policy.retryOn.split(',').map((condition) => condition.trim()));
@@ -196,6 +206,8 @@ function compileRetry(policy: RouteActionMessage['retryPolicy']): RetryPolicy | 
     on5xx: on.has('5xx'),
     onGatewayError: on.has('gateway-error'),
     onRetriable4xx: on.has('retriable-4xx'),
+    onRefusedStream: on.has('refused-stream') || on.has('reset') || on.has('5xx') || on.has('gateway-error'),
+    grpcStatuses: new Set(retriableGrpc.filter(([condition]) => on.has(condition)).map(([, status]) => String(status))),
     statusCodes: on.has('retriable-status-codes') ? new Set(policy.retriableStatusCodes) : new Set(),
     avoidsPreviousHosts: policy.retryHostPredicate.some((predicate) => predicate.name.endsWith('previous_hosts')),
     backoffBaseMs: base,

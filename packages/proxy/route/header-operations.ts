@@ -1,5 +1,5 @@
 import { type HeaderValueOption, HeaderValueOption_HeaderAppendAction } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
-import type { HeaderList } from '../http1/header-list.ts';
+import type { HeaderList } from '../message/header-list.ts';
 
 /** Headers to set, add and remove on a route's requests or responses. undefined stands for "nothing to do". */
 export class HeaderOperations {

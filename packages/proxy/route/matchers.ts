@@ -2,7 +2,7 @@ import { MizzenError } from '@mizzen/common';
 import type { HeaderMatcher } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import type { StringMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import { RE2JS } from 're2js';
-import type { RequestHead } from '../http1/request-head.ts';
+import type { RequestHead } from '../message/request-head.ts';
 
 /** Compiled forms of Envoy's string and header matchers: functions made once, when the configuration arrives. */
 export type TextTest = (text: string) => boolean;

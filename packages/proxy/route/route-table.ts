@@ -1,4 +1,4 @@
-import type { RequestHead } from '../http1/request-head.ts';
+import type { RequestHead } from '../message/request-head.ts';
 import type { Route } from './route.ts';
 
 /** A compiled RouteConfiguration: host to virtual host to route, as Envoy searches it (route.proto, `VirtualHost.domains`). */

@@ -1,5 +1,5 @@
 import type { RE2JS } from 're2js';
-import type { RequestHead } from '../http1/request-head.ts';
+import type { RequestHead } from '../message/request-head.ts';
 import type { HeaderOperations } from './header-operations.ts';
 import type { Condition, TextTest } from './matchers.ts';
 
@@ -57,6 +57,8 @@ export interface ForwardAction {
   readonly targets: WeightedTargets;
   /** 0: none. */
   readonly timeoutMs: number;
+  /** A gRPC caller's `grpc-timeout` counts instead, up to this; 0: whatever it says; undefined: it does not count. */
+  readonly maxGrpcTimeoutMs: number | undefined;
   readonly retry: RetryPolicy | undefined;
   readonly rewrite: PathRewrite | undefined;
   readonly hostRewrite: string | undefined;
@@ -134,6 +136,10 @@ export interface RetryPolicy {
   readonly onGatewayError: boolean;
   readonly onRetriable4xx: boolean;
   readonly statusCodes: ReadonlySet<number>;
+  /** The peer has said that it has not looked at the request. */
+  readonly onRefusedStream: boolean;
+  /** Values of `grpc-status` in a head. */
+  readonly grpcStatuses: ReadonlySet<string>;
   readonly avoidsPreviousHosts: boolean;
   readonly backoffBaseMs: number;
   readonly backoffMaxMs: number;

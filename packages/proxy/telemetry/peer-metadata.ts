@@ -1,5 +1,7 @@
 import { fromBinary, fromJson, toBinary, toJson } from '@bufbuild/protobuf';
 import { StructSchema } from '@bufbuild/protobuf/wkt';
+import { trailerLines } from '../message/trailer-lines.ts';
+import type { Introduction } from '../upstream/upstream-stream.ts';
 
 /** Who a peer is, beyond its identity: the labels that Istio's metrics carry. */
 export interface PeerMetadata {
@@ -28,6 +30,15 @@ export const unknownPeer: PeerMetadata = {
 /** The headers by which sidecars tell each other who they are (Istio's metadata exchange): a base64 google.protobuf.Struct. */
 export const peerMetadataHeader = 'x-envoy-peer-metadata';
 export const peerMetadataIdHeader = 'x-envoy-peer-metadata-id';
+
+/** `id` is how other proxies call it. */
+export function introductionOf(peer: PeerMetadata, id: string): Introduction {
+  const fields = [
+    [peerMetadataHeader, encodePeerMetadata(peer)],
+    [peerMetadataIdHeader, id],
+  ] as const;
+  return { fields, text: trailerLines(fields) };
+}
 
 export function encodePeerMetadata(peer: PeerMetadata): string {
   const struct = fromJson(StructSchema, {

@@ -1,12 +1,12 @@
 import { coarseNow } from '@mizzen/common';
-import type { HeaderCase } from '../http1/header-case.ts';
+import type { HeaderCase } from '../message/header-case.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { ServiceName } from '../route/route-table.ts';
 import type { ConnectionWaiter, Endpoint } from './endpoint.ts';
+import { Http1Upstream } from './http1-upstream.ts';
 import type { Picker } from './load-balancer.ts';
 import type { OriginalDestinations } from './original-destinations.ts';
 import type { Content } from './transport.ts';
-import { UpstreamConnection } from './upstream-connection.ts';
 
 /** A compiled cluster: its endpoints, how one is chosen, and how much may be under way. Built by ./compile-cluster.ts. */
 export interface ClusterSettings {
@@ -38,7 +38,7 @@ export interface ClusterSettings {
 }
 
 /** A connection, a place in the queue for one, or the reason why there is neither. */
-export type Acquired = UpstreamConnection | 'queued' | 'overflow';
+export type Acquired = Http1Upstream | 'queued' | 'overflow';
 
 export class Cluster {
   readonly settings: ClusterSettings;
@@ -149,12 +149,12 @@ export class Cluster {
   }
 
   /** For a request that nobody waits for (a mirror): a connection if one is free or may be opened, never a place in the queue. */
-  connectAside(endpoint: Endpoint, client: ConnectionInfo): UpstreamConnection | undefined {
+  connectAside(endpoint: Endpoint, client: ConnectionInfo, _isHttp2: boolean): Http1Upstream | undefined {
     return (endpoint.transport.isPerClient ? undefined : endpoint.idle.pop()) ?? this.#openIfAllowed(endpoint, 'http', client);
   }
 
   /** A connection for bytes that are no messages; undefined when the limit is reached. */
-  openTunnel(endpoint: Endpoint, client: ConnectionInfo): UpstreamConnection | undefined {
+  openTunnel(endpoint: Endpoint, client: ConnectionInfo): Http1Upstream | undefined {
     return this.#openIfAllowed(endpoint, 'bytes', client);
   }
 
@@ -166,7 +166,7 @@ export class Cluster {
   }
 
   /** A connection has become free: it goes to whoever waits, or to the idle ones. */
-  release(connection: UpstreamConnection): void {
+  release(connection: Http1Upstream): void {
     const { endpoint } = connection;
     const waiter = endpoint.waiting.shift();
     if (waiter === undefined) return void endpoint.idle.push(connection);
@@ -206,15 +206,15 @@ export class Cluster {
     return this.settings.maxConnections >= unlimited || endpoint.connections === 0 || this.#connections() < this.settings.maxConnections;
   }
 
-  #openIfAllowed(endpoint: Endpoint, content: Content, client: ConnectionInfo): UpstreamConnection | undefined {
+  #openIfAllowed(endpoint: Endpoint, content: Content, client: ConnectionInfo): Http1Upstream | undefined {
     if (this.#mayConnect(endpoint)) return this.#open(endpoint, client, content);
     this.counters.upstreamCxOverflow++;
     return undefined;
   }
 
-  #open(endpoint: Endpoint, client: ConnectionInfo | undefined, content: Content = 'http'): UpstreamConnection {
+  #open(endpoint: Endpoint, client: ConnectionInfo | undefined, content: Content = 'http'): Http1Upstream {
     this.counters.upstreamCxTotal++;
-    return new UpstreamConnection(this, endpoint, content, client);
+    return new Http1Upstream(this, endpoint, content, client);
   }
 
   #preconnect(endpoint: Endpoint): void {

@@ -16,8 +16,8 @@ import type { ClusterLoadAssignment } from '@mizzen/envoy-api/gen/envoy/config/e
 import { ProxyProtocolUpstreamTransportSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/proxy_protocol/v3/upstream_proxy_protocol_pb.js';
 import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
-import { defaultHeadLimits } from '../http1/head-limits.ts';
-import type { HeaderCase } from '../http1/header-case.ts';
+import { defaultHeadLimits } from '../message/head-limits.ts';
+import type { HeaderCase } from '../message/header-case.ts';
 import { compileHeaderCase } from '../net/compile-connection-manager.ts';
 import { serviceNameOf } from '../route/compile-routes.ts';
 import { type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';

@@ -1,12 +1,13 @@
 import type { PeerMetadata } from '../telemetry/peer-metadata.ts';
 import type { RequestMetrics } from '../telemetry/request-metrics.ts';
+import type { Http1Upstream } from './http1-upstream.ts';
 import type { Transport } from './transport.ts';
-import type { UpstreamConnection } from './upstream-connection.ts';
+import type { UpstreamStream } from './upstream-stream.ts';
 
 /** Somebody who waits for a connection to an endpoint. */
 export interface ConnectionWaiter {
   /** Called once; the waiter begins its request on it before it returns. */
-  onConnection(connection: UpstreamConnection): void;
+  onConnection(stream: UpstreamStream): void;
   /** The endpoint is no longer part of the configuration: wait elsewhere. */
   onEndpointRemoved(): void;
 }
@@ -27,7 +28,7 @@ export class Endpoint {
   /** Open connections of its pool, idle ones included. */
   connections: number;
   /** Connections without a request, the one used last at the end. */
-  readonly idle: UpstreamConnection[];
+  readonly idle: Http1Upstream[];
   /** Requests that wait for one of the connections, the longest waiting first. */
   readonly waiting: ConnectionWaiter[];
   /** Metric series of this endpoint by response, so that a request finds its counters with one look-up. */

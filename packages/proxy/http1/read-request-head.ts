@@ -1,50 +1,7 @@
-import { explainBadHead, type Framing, readFields } from './fields.ts';
-import type { HeadLimits } from './head-limits.ts';
-import { HeaderList } from './header-list.ts';
+import type { HeadLimits } from '../message/head-limits.ts';
+import { RequestHead } from '../message/request-head.ts';
+import { explainBadHead, readFields } from './fields.ts';
 import { type Violation, violations } from './violation.ts';
-
-/** A request's head, checked: RFC 9112 sections 2 to 6, strictly. What is refused here never reaches a route. */
-export class RequestHead implements Framing {
-  method: string;
-  /** The request line as it came, with its CRLF, where it can be sent on as it is; '' otherwise. */
-  line: string;
-  /** Path and query, starting with `/`; `*` for OPTIONS. */
-  target: string;
-  /** The authority as the client wrote it: of the absolute-form target, else of Host. */
-  authority: string;
-  isHttp10: boolean;
-  readonly headers: HeaderList;
-  contentLength: number;
-  isChunked: boolean;
-  keepAlive: boolean | undefined;
-  hostCount: number;
-  upgrade: string;
-  expectsContinue: boolean;
-
-  constructor() {
-    this.method = '';
-    this.line = '';
-    this.target = '';
-    this.authority = '';
-    this.isHttp10 = false;
-    this.headers = new HeaderList();
-    this.contentLength = -1;
-    this.isChunked = false;
-    this.keepAlive = undefined;
-    this.hostCount = 0;
-    this.upgrade = '';
-    this.expectsContinue = false;
-  }
-
-  get hasBody(): boolean {
-    return this.isChunked || this.contentLength > 0;
-  }
-
-  /** Whether the connection may be used for another request after this one (RFC 9112 section 9.3). */
-  get isPersistent(): boolean {
-    return this.keepAlive ?? !this.isHttp10;
-  }
-}
 
 /** request-line and field lines in one linear pass: token SP target SP version, then `token ":" value` lines. */
 const grammar = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP\/1\.[01]\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
@@ -53,6 +10,7 @@ const grammar = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP\/1\.[0
 const authorityPattern = /^(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?$/;
 const absoluteForm = /^https?:\/\/([^/?#]*)([/?].*)?$/i;
 
+/** Reads a request's head: RFC 9112 sections 2 to 6, strictly. What is refused here never reaches a route. */
 export function readRequestHead(text: string, limits: HeadLimits): RequestHead | Violation {
   if (!grammar.test(text)) return explainBadHead(text, true);
   const head = new RequestHead();

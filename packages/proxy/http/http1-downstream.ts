@@ -1,14 +1,21 @@
+import { createHash } from 'node:crypto';
 import type net from 'node:net';
 import { coarseNow } from '@mizzen/common';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { HeadReader } from '../http1/head-reader.ts';
 import { OutputBatch } from '../http1/output-batch.ts';
-import { RequestHead, readRequestHead } from '../http1/request-head.ts';
+import { readRequestHead } from '../http1/read-request-head.ts';
 import { type Violation, violations } from '../http1/violation.ts';
+import type { Fields } from '../message/fields.ts';
+import type { HeaderCase } from '../message/header-case.ts';
+import { RequestHead } from '../message/request-head.ts';
+import type { ResponseHead } from '../message/response-head.ts';
+import { fieldsOfLines, trailerLines } from '../message/trailer-lines.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { countAllocatedRead } from '../net/read-buffers.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
+import { Client, type Downstream } from './downstream.ts';
 import { Exchange } from './exchange.ts';
 import { statusLine } from './reason-phrases.ts';
 
@@ -21,18 +28,14 @@ const drainIdleMs = 500;
  * One HTTP/1.1 connection of a client. It reads requests one after another; pipelined ones wait, unread, until the one before has been
  * answered.
  */
-export class DownstreamConnection implements BodySink {
+export class Http1Downstream implements BodySink, Downstream {
   readonly socket: net.Socket;
-  /** The verified identity of the peer; undefined on plain connections and where no client certificate is asked for. */
-  readonly peer: PeerIdentity | undefined;
-  readonly info: ConnectionInfo;
-  readonly output: OutputBatch;
+  readonly client: Client;
+  readonly #output: OutputBatch;
   /** When bytes last went in either direction (to a tenth of a second); the sweep ends connections on which nothing moves. */
   lastActivity: number;
   /** performance.now() of the last bytes that were read: when the request that they begin has started. */
   lastReadAt: number;
-  /** The element of x-forwarded-client-cert that speaks for this peer; made at the first request. */
-  forwardedCert: string | undefined;
   /** A CONNECT has been answered before it was known what would come through it. */
   saidConnected: boolean;
   readonly #settings: () => ConnectionSettings;
@@ -41,6 +44,10 @@ export class DownstreamConnection implements BodySink {
   readonly #openedAt: number;
   #requests: number;
   #exchange: Exchange | undefined;
+  /** The head of the request under way. */
+  #request: RequestHead | undefined;
+  #sendsChunks: boolean;
+  #keepsConnection: boolean;
   /** Bytes of requests that have to wait for the one before. */
   #waiting: Buffer | undefined;
   /** A CONNECT whose content has not been seen yet. */
@@ -53,29 +60,30 @@ export class DownstreamConnection implements BodySink {
   #isTunnel: boolean;
   #isClosed: boolean;
   #isDraining: boolean;
-  readonly #onClose: (connection: DownstreamConnection) => void;
+  readonly #onClose: (connection: Http1Downstream) => void;
 
   constructor(
     socket: net.Socket,
     info: ConnectionInfo,
     peer: PeerIdentity | undefined,
     settings: () => ConnectionSettings,
-    onClose: (connection: DownstreamConnection) => void,
+    onClose: (connection: Http1Downstream) => void,
   ) {
     this.socket = socket;
-    this.peer = peer;
-    this.info = info;
+    this.client = new Client(info, peer);
     this.lastActivity = coarseNow();
     this.lastReadAt = this.lastActivity;
-    this.forwardedCert = undefined;
     this.saidConnected = false;
-    this.output = new OutputBatch(this);
+    this.#output = new OutputBatch(this);
     this.#settings = settings;
     this.#heads = new HeadReader(settings().headLimits);
     this.#body = new BodyReader();
     this.#openedAt = this.lastActivity;
     this.#requests = 0;
     this.#exchange = undefined;
+    this.#request = undefined;
+    this.#sendsChunks = false;
+    this.#keepsConnection = true;
     this.#waiting = undefined;
     this.#connectHead = undefined;
     this.#headStartedAt = 0;
@@ -91,6 +99,7 @@ export class DownstreamConnection implements BodySink {
     socket.on('data', (chunk: Buffer) => this.onData(chunk));
     socket.on('drain', () => {
       this.lastActivity = coarseNow();
+      this.#output.isWritable = true;
       this.#exchange?.onDownstreamDrain();
     });
     socket.on('end', () => this.#onEnd());
@@ -102,17 +111,91 @@ export class DownstreamConnection implements BodySink {
     return this.#exchange === undefined && !this.#heads.hasPartialHead && this.#waiting === undefined;
   }
 
-  /** The request's body has been read to its end. */
-  get isBodyRead(): boolean {
-    return this.#body.isDone;
-  }
-
-  get bodyTrailers(): string {
-    return this.#body.trailers;
-  }
-
   get pendingBytes(): number {
     return this.socket.writableLength;
+  }
+
+  get heldBytes(): number {
+    return this.socket.writableLength;
+  }
+
+  get isWritable(): boolean {
+    return this.#output.isWritable;
+  }
+
+  // ---- the answer ----
+
+  informational(head: ResponseHead): void {
+    if (this.#request!.isHttp10) return;
+    this.#output.text(`${head.line !== '' ? head.line : statusLine(head.status, head.reason)}${head.headers.serialize(this.#settings().headerCase)}\r\n`);
+    // Whoever asked whether to go on has stopped until it hears.
+    if (head.status === 100) this.#output.flush();
+  }
+
+  respond(head: ResponseHead, hasBody: boolean, serviceTimeMs: number): void {
+    const { isHttp10, method } = this.#request!;
+    const { headers } = head;
+    const hasLength = head.contentLength >= 0 && !head.isChunked;
+    this.#sendsChunks = hasBody && !hasLength && !isHttp10;
+    if (hasBody && !hasLength && isHttp10) this.#keepsConnection = false;
+    if (!this.#body.isDone) this.#keepsConnection = false; // answered before the request was complete
+    let text = (head.line !== '' ? head.line : statusLine(head.status, head.reason)) + headers.serialize(this.#settings().headerCase);
+    if (serviceTimeMs >= 0) text += serviceTimeLine(serviceTimeMs);
+    if (!headers.has('server')) text += 'server: mizzen\r\n';
+    if (this.#sendsChunks || (head.isChunked && method === 'HEAD' && !isHttp10)) text += 'transfer-encoding: chunked\r\n';
+    this.#output.text(text + this.#connectionText());
+  }
+
+  data(slice: Buffer): void {
+    if (this.#sendsChunks) this.#output.chunk(slice);
+    else this.#output.bytes(slice);
+  }
+
+  end(trailers: Fields): void {
+    if (this.#sendsChunks) this.#output.text(`0\r\n${trailerLines(trailers)}\r\n`);
+    this.#output.flushSoon();
+  }
+
+  flushSoon(): void {
+    this.#output.flushSoon();
+  }
+
+  pauseRequest(): void {
+    this.socket.pause();
+  }
+
+  resumeRequest(): void {
+    if (this.socket.isPaused()) this.socket.resume();
+  }
+
+  makeLast(): void {
+    this.#keepsConnection = false;
+  }
+
+  openTunnel(request: RequestHead, head: ResponseHead | undefined): void {
+    this.#sendsChunks = false;
+    this.#keepsConnection = false;
+    if (request.upgrade !== '') this.#output.text(switchingText(request, head!, this.#settings().headerCase));
+    else if (!this.saidConnected) this.#output.text('HTTP/1.1 200 OK\r\n\r\n');
+    this.#output.flushSoon();
+    this.#beginTunnel();
+  }
+
+  endTunnel(): void {
+    this.#output.flush();
+    this.socket.end();
+  }
+
+  abort(): void {
+    this.#output.flush();
+    this.close();
+  }
+
+  /** The end of a response head: what becomes of the connection. */
+  #connectionText(): string {
+    if (this.#isDraining) this.#keepsConnection = false;
+    if (!this.#keepsConnection) return 'connection: close\r\n\r\n';
+    return this.#request!.isHttp10 ? 'connection: keep-alive\r\n\r\n' : '\r\n';
   }
 
   /**
@@ -126,12 +209,8 @@ export class DownstreamConnection implements BodySink {
     this.#closeAfterOutput();
   }
 
-  get isDraining(): boolean {
-    return this.#isDraining;
-  }
-
   /** Whether the request that has just been read is the connection's last. */
-  get isLastRequest(): boolean {
+  get #isLastRequest(): boolean {
     if (this.#isDraining) return true;
     const { maxRequestsPerConnection, maxConnectionDurationMs } = this.#settings();
     return (
@@ -150,7 +229,7 @@ export class DownstreamConnection implements BodySink {
   }
 
   /** What comes from now on is no message: it goes to the exchange as it is, until one side ends. */
-  beginTunnel(): void {
+  #beginTunnel(): void {
     this.#isTunnel = true;
     const waiting = this.#waiting;
     this.#waiting = undefined;
@@ -161,11 +240,10 @@ export class DownstreamConnection implements BodySink {
     if (this.socket.isPaused()) this.socket.resume();
   }
 
-  /** Called by the exchange when the last byte of its response has been handed to the socket. */
-  exchangeEnded(keepsConnection: boolean): void {
+  ended(): void {
     this.#exchange = undefined;
     if (this.#isClosed) return;
-    if (!keepsConnection || this.#isDraining || !this.#body.isDone) return this.#closeAfterOutput();
+    if (!this.#keepsConnection || this.#isDraining || !this.#body.isDone) return this.#closeAfterOutput();
     const waiting = this.#waiting;
     if (waiting !== undefined) {
       // Not from within the end of the request before: a long pipeline would deepen the stack with each. Until then nothing more is read.
@@ -230,7 +308,7 @@ export class DownstreamConnection implements BodySink {
         const next = this.#body.read(chunk, at, this);
         if (typeof next !== 'number') return exchange.onRequestViolation(next);
         at = next;
-        if (this.#body.isDone && this.#exchange === exchange) exchange.onRequestEnd();
+        if (this.#body.isDone && this.#exchange === exchange) exchange.onRequestEnd(fieldsOfLines(this.#body.trailers));
         continue;
       }
       if (this.#connectHead !== undefined && chunk[at] === tlsHandshake) {
@@ -257,8 +335,8 @@ export class DownstreamConnection implements BodySink {
         if (settings.direction !== 'outbound') return this.#refuse(violations.methodNotSupported);
         // An application that uses its sidecar as an HTTP proxy. Some clients tunnel plain HTTP through a proxy too: what comes through
         // the tunnel decides. Requests are routed like any others, a TLS handshake makes it a tunnel to the service that was named.
-        this.output.text('HTTP/1.1 200 Connection established\r\n\r\n');
-        this.output.flush();
+        this.#output.text('HTTP/1.1 200 Connection established\r\n\r\n');
+        this.#output.flush();
         head.target = '/';
         this.#connectHead = head;
         this.saidConnected = true;
@@ -274,7 +352,12 @@ export class DownstreamConnection implements BodySink {
     else if (head.contentLength > 0) this.#body.startLength(head.contentLength);
     else this.#body.startNone();
     this.#requests++;
-    const next = new Exchange(this, this.#settings(), head);
+    const settings = this.#settings();
+    this.#request = head;
+    this.#sendsChunks = false;
+    this.#output.isWritable = true;
+    this.#keepsConnection = head.isPersistent && !this.#isLastRequest && !settings.context.overload.disablesKeepAlive;
+    const next = new Exchange(this, settings, head);
     this.#exchange = next;
     next.start();
   }
@@ -289,7 +372,7 @@ export class DownstreamConnection implements BodySink {
    * what the peer still sends, could destroy the last answer on its way (Envoy's delayed close; RFC 9112 section 9.6).
    */
   #closeAfterOutput(): void {
-    this.output.flush();
+    this.#output.flush();
     if (this.#settings().delayedCloseTimeoutMs === 0) return this.socket.destroySoon();
     this.#isClosing = true;
     this.socket.end(() => {
@@ -303,7 +386,7 @@ export class DownstreamConnection implements BodySink {
     const { counters } = this.#settings().context;
     counters.countViolation(violation.reason);
     const body = `${violation.reason.replace(/^http1\./, '').replaceAll('_', ' ')}\n`;
-    this.output.text(`${statusLine(violation.status)}content-type: text/plain\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`);
+    this.#output.text(`${statusLine(violation.status)}content-type: text/plain\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`);
     this.#closeAfterOutput();
   }
 
@@ -328,4 +411,24 @@ export class DownstreamConnection implements BodySink {
 /** A route says where CONNECT requests for this host go: nothing has to be guessed from what comes through them. */
 function hasConnectRoute(settings: ConnectionSettings, head: RequestHead): boolean {
   return settings.routeTable()?.findHost(head.authority)?.find(head) !== undefined;
+}
+
+/** The answer that agrees to an Upgrade; an upstream that speaks HTTP/2 has agreed with 200 and without a key (RFC 8441 section 5). */
+function switchingText(request: RequestHead, head: ResponseHead, headerCase: HeaderCase): string {
+  const { headers } = head;
+  const key = request.headers.get('sec-websocket-key');
+  if (head.status !== 101 && key !== undefined) headers.set('sec-websocket-accept', webSocketAccept(key));
+  const line = head.status === 101 && head.line !== '' ? head.line : statusLine(101);
+  return `${line}${headers.serialize(headerCase)}connection: upgrade\r\nupgrade: ${head.upgrade || request.upgrade}\r\n\r\n`;
+}
+
+/** RFC 6455 section 4.2.2. */
+function webSocketAccept(key: string): string {
+  return createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
+}
+
+const serviceTimeLines = Array.from({ length: 256 }, (_, ms) => `x-envoy-upstream-service-time: ${ms}\r\n`);
+
+function serviceTimeLine(ms: number): string {
+  return serviceTimeLines[ms] ?? `x-envoy-upstream-service-time: ${ms}\r\n`;
 }

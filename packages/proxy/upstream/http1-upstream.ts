@@ -1,46 +1,22 @@
+import { randomBytes } from 'node:crypto';
 import type net from 'node:net';
 import { coarseNow } from '@mizzen/common';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
-import type { HeadLimits } from '../http1/head-limits.ts';
 import { HeadReader } from '../http1/head-reader.ts';
 import { OutputBatch } from '../http1/output-batch.ts';
-import { ResponseHead, readResponseHead } from '../http1/response-head.ts';
+import { readResponseHead } from '../http1/read-response-head.ts';
 import type { Violation } from '../http1/violation.ts';
+import { type Fields, noFields } from '../message/fields.ts';
+import type { HeadLimits } from '../message/head-limits.ts';
+import type { RequestHead } from '../message/request-head.ts';
+import { ResponseHead } from '../message/response-head.ts';
+import { fieldsOfLines, trailerLines } from '../message/trailer-lines.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { ReadBuffers } from '../net/read-buffers.ts';
 import type { Cluster } from './cluster.ts';
 import type { Endpoint } from './endpoint.ts';
 import type { Content } from './transport.ts';
-
-/** Who sent a request on an upstream connection and receives what comes back. */
-export interface ResponseReceiver {
-  /** HEAD: the answer has no body whatever its head says. */
-  readonly isHeadRequest: boolean;
-  /** What it has been given by `onResponseData` and still needs. */
-  readonly pendingResponseBytes: number;
-  /** The request asked for a tunnel (Upgrade, CONNECT): an answer that agrees is followed by bytes that are nobody's message. */
-  readonly isTunnelRequest: 'no' | 'upgrade' | 'connect';
-  onInformational(head: ResponseHead): void;
-  onResponseHead(head: ResponseHead, hasBody: boolean): void;
-  onResponseData(slice: Buffer): void;
-  /** The answer agreed to a tunnel; what follows comes by `onResponseData`, and `onResponseEnd` says that the peer has closed its side. */
-  onTunnel(head: ResponseHead | undefined): void;
-  /** `trailers` are field lines with their CRLFs, usually ''. The connection may already serve somebody else when this returns. */
-  onResponseEnd(trailers: string): void;
-  /** Everything that one read of the socket brought has been handed over. */
-  onResponseFlush(): void;
-  onUpstreamDrain(): void;
-  onUpstreamFailure(failure: UpstreamFailure): void;
-}
-
-export interface UpstreamFailure {
-  readonly kind: 'connect' | 'connectTimeout' | 'reset' | 'protocol';
-  readonly detail: string;
-  /** The connection had served a request before: the peer may have closed it before it saw this one. */
-  readonly wasReused: boolean;
-  /** The peer has answered nothing of this request yet. */
-  readonly beforeResponse: boolean;
-}
+import type { Introduction, ResponseReceiver, UpstreamFailure, UpstreamStream } from './upstream-stream.ts';
 
 const heldLimitBytes = 64 * 1024;
 /** Bodies of at least this length are read into a buffer of the connection's own; smaller ones travel as text. */
@@ -49,10 +25,10 @@ const longBodyBytes = 16 * 1024;
 type State = 'idle' | 'head' | 'body' | 'tunnel' | 'closed';
 
 /** One HTTP/1.1 connection to an endpoint: one request at a time, reused while both sides keep to the rules. */
-export class UpstreamConnection implements BodySink {
+export class Http1Upstream implements BodySink, UpstreamStream {
   readonly endpoint: Endpoint;
   readonly socket: net.Socket;
-  readonly output: OutputBatch;
+  readonly #output: OutputBatch;
   /** In the milliseconds of performance.now(), to a tenth of a second. */
   readonly openedAt: number;
   /** When it was last used, likewise. */
@@ -66,6 +42,7 @@ export class UpstreamConnection implements BodySink {
   #requestIsComplete: boolean;
   #sawBytes: boolean;
   #announcesTunnel: boolean;
+  #sendsChunks: boolean;
   readonly #limits: HeadLimits;
   readonly #heads: HeadReader;
   readonly #body: BodyReader;
@@ -93,7 +70,8 @@ export class UpstreamConnection implements BodySink {
     this.#heads = new HeadReader(this.#limits);
     this.#body = new BodyReader();
     this.#buffers = new ReadBuffers();
-    this.output = new OutputBatch(this);
+    this.#output = new OutputBatch(this);
+    this.#sendsChunks = false;
     this.#held = endpoint.transport.isTls ? [] : undefined;
     this.#heldBytes = 0;
     endpoint.connections++;
@@ -110,7 +88,7 @@ export class UpstreamConnection implements BodySink {
       if (this.#announcesTunnel) this.#receiver?.onTunnel(undefined);
       this.#release();
     });
-    this.socket.on('drain', () => this.#receiver?.onUpstreamDrain());
+    this.socket.on('drain', () => this.#drained());
     this.socket.on('end', () => this.#onEnd());
     this.socket.on('error', (error) => this.#fail(this.#isReady ? 'reset' : 'connect', error.message || ((error as NodeJS.ErrnoException).code ?? 'failed')));
     this.socket.on('close', () => this.#fail(this.#isReady ? 'reset' : 'connect', 'the connection was closed'));
@@ -121,13 +99,24 @@ export class UpstreamConnection implements BodySink {
     return this.#held === undefined ? this.socket.writableLength : this.#heldBytes + 1;
   }
 
-  /** Gives the connection to a request. Its bytes are then written to `socket`; nothing waits for the connection to be ready. */
-  begin(receiver: ResponseReceiver): void {
+  get isWritable(): boolean {
+    return this.#output.isWritable;
+  }
+
+  begin(receiver: ResponseReceiver, head: RequestHead, introduction: Introduction | undefined): void {
     this.#receiver = receiver;
     this.#state = 'head';
     this.#requests++;
     this.#requestIsComplete = false;
     this.#sawBytes = false;
+    this.#sendsChunks = head.isChunked;
+    const output = this.#output;
+    output.isWritable = true;
+    output.text(head.line !== '' ? head.line : `${head.method} ${head.method === 'CONNECT' ? head.authority : head.target} HTTP/1.1\r\n`);
+    output.text(head.headers.serialize(this.#cluster.settings.headerCase));
+    if (receiver.isTunnelRequest === 'upgrade') output.text(upgradeLines(head));
+    if (introduction !== undefined) output.text(introduction.text);
+    output.text(head.isChunked ? 'transfer-encoding: chunked\r\n\r\n' : '\r\n');
   }
 
   /** Gives the connection to a tunnel: no message is sent or expected; the receiver is told when bytes can go through. */
@@ -136,6 +125,8 @@ export class UpstreamConnection implements BodySink {
     this.#state = 'tunnel';
     this.#isPersistent = false;
     this.#buffers.beginLongBody();
+    this.#sendsChunks = false;
+    this.#output.isWritable = true;
     this.#announcesTunnel = true;
   }
 
@@ -149,9 +140,33 @@ export class UpstreamConnection implements BodySink {
     return typeof data === 'string' ? this.socket.write(data, 'latin1') : this.socket.write(data);
   }
 
+  data(slice: Buffer): void {
+    if (this.#sendsChunks) this.#output.chunk(slice);
+    else this.#output.bytes(slice);
+  }
+
   /** The whole request has been written. A connection whose response ended before its request cannot be used again. */
-  requestComplete(): void {
+  end(trailers: Fields): void {
+    if (this.#sendsChunks) this.#output.text(`0\r\n${trailerLines(trailers)}\r\n`);
     this.#requestIsComplete = true;
+    this.#output.flushSoon();
+  }
+
+  flushSoon(): void {
+    this.#output.flushSoon();
+  }
+
+  pause(): void {
+    this.socket.pause();
+  }
+
+  resume(): void {
+    this.socket.resume();
+  }
+
+  endTunnel(): void {
+    this.#output.flush();
+    this.socket.end();
   }
 
   /** The request is given up: nothing more is handed to its receiver, and the connection ends. */
@@ -170,6 +185,11 @@ export class UpstreamConnection implements BodySink {
     this.#receiver?.onResponseData(slice);
   }
 
+  #drained(): void {
+    this.#output.isWritable = true;
+    this.#receiver?.onUpstreamDrain();
+  }
+
   #release(): void {
     const held = this.#held;
     if (held === undefined) return;
@@ -177,7 +197,7 @@ export class UpstreamConnection implements BodySink {
     this.socket.cork();
     for (const data of held) this.write(data);
     this.socket.uncork();
-    if (this.#heldBytes >= heldLimitBytes && !this.socket.writableNeedDrain) this.#receiver?.onUpstreamDrain();
+    if (this.#heldBytes >= heldLimitBytes && !this.socket.writableNeedDrain) this.#drained();
   }
 
   #onRead(bytes: number, buffer: Buffer): boolean {
@@ -235,6 +255,7 @@ export class UpstreamConnection implements BodySink {
     if (wanted === 'upgrade' ? head.status !== 101 : head.status < 200 || head.status > 299) return false;
     this.#state = 'tunnel';
     this.#isPersistent = false;
+    this.#sendsChunks = false;
     this.#buffers.beginLongBody();
     receiver.onTunnel(head);
     return true;
@@ -260,7 +281,7 @@ export class UpstreamConnection implements BodySink {
   /** `hasMoreBytes`: the peer has sent something that nobody has asked for. */
   #finish(hasMoreBytes: boolean): void {
     const receiver = this.#receiver!;
-    const { trailers } = this.#body;
+    const trailers = fieldsOfLines(this.#body.trailers);
     const { maxRequestsPerConnection } = this.#cluster.settings;
     this.#receiver = undefined;
     this.#buffers.endLongBody();
@@ -285,7 +306,7 @@ export class UpstreamConnection implements BodySink {
 
   /** The peer has closed its side: the end of a body that lasts until then, or of a tunnel's one direction; otherwise a failure. */
   #onEnd(): void {
-    if (this.#state === 'tunnel') return this.#receiver?.onResponseEnd('');
+    if (this.#state === 'tunnel') return this.#receiver?.onResponseEnd(noFields);
     if (this.#state === 'body' && this.#body.end()) {
       const receiver = this.#receiver;
       this.#finish(false);
@@ -315,6 +336,13 @@ export class UpstreamConnection implements BodySink {
     if (at >= 0) this.endpoint.idle.splice(at, 1);
     this.#cluster.connectionClosed(this.endpoint);
   }
+}
+
+/** RFC 8441 leaves the key of RFC 6455 out; a server of HTTP/1.1 wants one. */
+function upgradeLines(head: RequestHead): string {
+  const lines = `connection: upgrade\r\nupgrade: ${head.upgrade}\r\n`;
+  if (!head.isHttp2 || head.upgrade.toLowerCase() !== 'websocket' || head.headers.has('sec-websocket-key')) return lines;
+  return `${lines}sec-websocket-key: ${randomBytes(16).toString('base64')}\r\n`;
 }
 
 function borrowed(slice: Buffer, mayBeKept: boolean): Buffer {
