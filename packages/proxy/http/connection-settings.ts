@@ -1,4 +1,5 @@
 import type { HttpFilter } from '../filters/filter.ts';
+import type { Http2Settings } from '../http2/settings.ts';
 import type { HeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import type { OverloadState } from '../overload/overload-state.ts';
@@ -42,6 +43,9 @@ export interface ConnectionSettings {
   readonly usesRemoteAddress: boolean;
   readonly preservesRequestId: boolean;
   readonly setsRequestIdInResponse: boolean;
+  /** What connections speak: told by their first bytes, or always the same (`codec_type`). */
+  readonly codec: 'auto' | 'http1' | 'http2';
+  readonly http2: Http2Settings;
   readonly headLimits: HeadLimits;
   /** How the names of response headers are written. */
   readonly headerCase: HeaderCase;

@@ -552,10 +552,10 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     );
   }
 
-  onDownstreamClosed(): void {
+  onDownstreamClosed(details = 'downstream_remote_disconnect'): void {
     if (this.#isFinished) return;
     this.addFlag('DC');
-    if (this.responseCode === 0) this.responseDetails = 'downstream_remote_disconnect';
+    if (this.responseCode === 0) this.responseDetails = details;
     this.#finish();
   }
 
@@ -589,7 +589,9 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     // RFC 9110 section 7.8: a server may overlook an Upgrade. HTTP/2 is agreed on by ALPN or not at all (RFC 9113 section 3.1).
     if (head.isHttp10 || wanted.startsWith('h2c') || wanted.startsWith('tls/') || wanted.startsWith('http/')) {
       head.upgrade = '';
-      return true;
+      if (!head.isHttp2) return true;
+      this.#refuseRequest(501, 'this protocol cannot be switched to', 'http2.unknown_protocol');
+      return false;
     }
     if (head.hasBody) {
       // Two parties could disagree on whether the body or the new protocol begins behind the head.

@@ -11,12 +11,12 @@ import type { HeaderCase } from '../message/header-case.ts';
 import { RequestHead } from '../message/request-head.ts';
 import type { ResponseHead } from '../message/response-head.ts';
 import { fieldsOfLines, trailerLines } from '../message/trailer-lines.ts';
-import type { ConnectionInfo } from '../net/connection-info.ts';
 import { countAllocatedRead } from '../net/read-buffers.ts';
-import type { PeerIdentity } from '../tls/peer-identity.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
-import { Client, type Downstream } from './downstream.ts';
+import type { Client, Downstream } from './downstream.ts';
 import { Exchange } from './exchange.ts';
+import type { SpokenHttp } from './http-connection.ts';
+import { Http2Downstream } from './http2-downstream.ts';
 import { statusLine } from './reason-phrases.ts';
 
 /** First byte of a TLS record that holds a handshake (RFC 8446 section 5.1). */
@@ -28,7 +28,7 @@ const drainIdleMs = 500;
  * One HTTP/1.1 connection of a client. It reads requests one after another; pipelined ones wait, unread, until the one before has been
  * answered.
  */
-export class Http1Downstream implements BodySink, Downstream {
+export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
   readonly socket: net.Socket;
   readonly client: Client;
   readonly #output: OutputBatch;
@@ -60,17 +60,11 @@ export class Http1Downstream implements BodySink, Downstream {
   #isTunnel: boolean;
   #isClosed: boolean;
   #isDraining: boolean;
-  readonly #onClose: (connection: Http1Downstream) => void;
+  readonly #switchTo: (next: SpokenHttp) => void;
 
-  constructor(
-    socket: net.Socket,
-    info: ConnectionInfo,
-    peer: PeerIdentity | undefined,
-    settings: () => ConnectionSettings,
-    onClose: (connection: Http1Downstream) => void,
-  ) {
+  constructor(socket: net.Socket, client: Client, settings: () => ConnectionSettings, switchTo: (next: SpokenHttp) => void) {
     this.socket = socket;
-    this.client = new Client(info, peer);
+    this.client = client;
     this.lastActivity = coarseNow();
     this.lastReadAt = this.lastActivity;
     this.saidConnected = false;
@@ -92,20 +86,18 @@ export class Http1Downstream implements BodySink, Downstream {
     this.#isTunnel = false;
     this.#isClosed = false;
     this.#isDraining = false;
-    this.#onClose = onClose;
-    const { values } = settings().context.counters;
-    values.downstream_connections_total++;
-    values.downstream_connections_active++;
-    socket.on('data', (chunk: Buffer) => this.onData(chunk));
+    this.#switchTo = switchTo;
+    socket.on('data', this.#onChunk);
     socket.on('drain', () => {
       this.lastActivity = coarseNow();
       this.#output.isWritable = true;
       this.#exchange?.onDownstreamDrain();
     });
     socket.on('end', () => this.#onEnd());
-    socket.on('error', () => socket.destroy());
     socket.on('close', () => this.#closed());
   }
+
+  readonly #onChunk = (chunk: Buffer): void => this.onData(chunk);
 
   get isIdle(): boolean {
     return this.#exchange === undefined && !this.#heads.hasPartialHead && this.#waiting === undefined;
@@ -331,6 +323,7 @@ export class Http1Downstream implements BodySink, Downstream {
       const head = readRequestHead(this.#heads.text, settings.headLimits);
       if (!(head instanceof RequestHead)) return this.#refuse(head);
       this.#connectHead = undefined;
+      if (head.upgrade !== '' && this.#switchesToHttp2(head, settings)) return this.#beginHttp2(head, chunk.subarray(at));
       if (head.method === 'CONNECT' && !settings.upgrades.has('connect') && !hasConnectRoute(settings, head)) {
         if (settings.direction !== 'outbound') return this.#refuse(violations.methodNotSupported);
         // An application that uses its sidecar as an HTTP proxy. Some clients tunnel plain HTTP through a proxy too: what comes through
@@ -360,6 +353,36 @@ export class Http1Downstream implements BodySink, Downstream {
     const next = new Exchange(this, settings, head);
     this.#exchange = next;
     next.start();
+  }
+
+  /** RFC 7540 section 3.2, which RFC 9113 has taken back: only where an upgrade_config of `h2c` asks for it. */
+  #switchesToHttp2(head: RequestHead, settings: ConnectionSettings): boolean {
+    return (
+      settings.upgrades.has('h2c') &&
+      head.upgrade.toLowerCase() === 'h2c' &&
+      !settings.isTls &&
+      !head.hasBody &&
+      !head.isHttp10 &&
+      head.headers.has('http2-settings') &&
+      this.#requests === 0
+    );
+  }
+
+  /** The request becomes stream 1 of an HTTP/2 connection, whose preface comes next. */
+  #beginHttp2(head: RequestHead, rest: Buffer): void {
+    this.#output.text('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n');
+    this.#output.flush();
+    const payload = Buffer.from(head.headers.get('http2-settings')!, 'base64url');
+    head.headers.remove('http2-settings');
+    head.upgrade = '';
+    head.line = '';
+    head.isHttp2 = true;
+    this.#isClosed = true;
+    this.socket.off('data', this.#onChunk);
+    const next = new Http2Downstream(this.socket, this.client, this.#settings);
+    this.#switchTo(next);
+    next.adoptUpgrade(head, payload);
+    if (rest.length > 0) next.onData(rest);
   }
 
   #wait(bytes: Buffer): void {
@@ -401,10 +424,8 @@ export class Http1Downstream implements BodySink, Downstream {
 
   #closed(): void {
     this.#isClosed = true;
-    this.#settings().context.counters.values.downstream_connections_active--;
     this.#exchange?.onDownstreamClosed();
     this.#exchange = undefined;
-    this.#onClose(this);
   }
 }
 

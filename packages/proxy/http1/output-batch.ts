@@ -1,4 +1,5 @@
 import { keepReadBuffer } from '../net/read-buffers.ts';
+import { flushAtTurnEnd } from '../net/turn-end.ts';
 
 /** Where a batch goes: a socket, or an upstream connection that may not be ready yet. */
 export interface Writable {
@@ -9,19 +10,6 @@ export interface Writable {
 
 /** Bodies up to this size travel in one write with what stands before them. */
 const joinBytes = 16 * 1024;
-
-/** Batches with something to write, in the order in which they were asked to. */
-let waiting: OutputBatch[] = [];
-
-/**
- * Writes what the events of one turn of the event loop have produced, one peer after another. Each write wakes its peer; done at the end
- * of the turn, the peers' processes are woken once for all of them instead of between two requests.
- */
-function writeWaiting(): void {
-  const batches = waiting;
-  waiting = [];
-  for (let i = 0; i < batches.length; i++) batches[i]!.flush();
-}
 
 /**
  * Collects what one turn produces for one connection and writes it at once: head and small body as one latin1 string, large slices as
@@ -67,8 +55,7 @@ export class OutputBatch {
   flushSoon(): void {
     if (this.#isWaiting || this.#text === '') return;
     this.#isWaiting = true;
-    if (waiting.length === 0) setImmediate(writeWaiting);
-    waiting.push(this);
+    flushAtTurnEnd(this);
   }
 
   /** Writes now. */

@@ -12,15 +12,15 @@ class Recorder implements FrameSink {
   #say(text: string): undefined {
     this.said.push(text);
   }
-  onData(_streamId: number, slice: Buffer): undefined {
-    this.#data += slice.toString('hex');
+  onData(_streamId: number, chunk: Buffer, start: number, end: number): undefined {
+    this.#data += chunk.toString('hex', start, end);
   }
-  onDataEnd(streamId: number, flowBytes: number, endsStream: boolean): undefined {
+  onDataEnd(streamId: number, flowBytes: number, _paddingBytes: number, endsStream: boolean): undefined {
     this.#say(`data ${streamId} ${this.#data} (${flowBytes})${endsStream ? ' end' : ''}`);
     this.#data = '';
   }
-  onHeaders(streamId: number, block: Buffer, endsStream: boolean, dependsOn: number): undefined {
-    this.#say(`headers ${streamId} ${block.toString('hex')}${endsStream ? ' end' : ''}${dependsOn < 0 ? '' : ` on ${dependsOn}`}`);
+  onHeaders(streamId: number, source: Buffer, start: number, end: number, endsStream: boolean, dependsOn: number): undefined {
+    this.#say(`headers ${streamId} ${source.toString('hex', start, end)}${endsStream ? ' end' : ''}${dependsOn < 0 ? '' : ` on ${dependsOn}`}`);
   }
   onPriority(streamId: number, dependsOn: number): undefined {
     this.#say(`priority ${streamId} on ${dependsOn}`);

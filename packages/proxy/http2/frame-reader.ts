@@ -3,12 +3,12 @@ import { defaultMaxFrameBytes, flags, frameHeaderBytes, frameTypes } from './fra
 
 /** Who receives frames, checked as far as a frame alone can be; what they mean to streams is the receiver's affair. Violations end the reading. */
 export interface FrameSink {
-  /** A piece of a DATA frame's content. It is part of the chunk that was read: whoever keeps it copies it. */
-  onData(streamId: number, slice: Buffer): Http2Violation | undefined;
-  /** A DATA frame is complete. `flowBytes` is what it counts for in flow control, padding included. */
-  onDataEnd(streamId: number, flowBytes: number, endsStream: boolean): Http2Violation | undefined;
-  /** A header block, with its CONTINUATION frames. `dependsOn` is the stream that its priority names; -1 without one. */
-  onHeaders(streamId: number, block: Buffer, endsStream: boolean, dependsOn: number): Http2Violation | undefined;
+  /** A piece of a DATA frame's content. It is a part of the chunk that was read: whoever keeps it copies it. */
+  onData(streamId: number, chunk: Buffer, start: number, end: number): Http2Violation | undefined;
+  /** A DATA frame is complete. `flowBytes` is what it counts for in flow control, `paddingBytes` what of that was no content. */
+  onDataEnd(streamId: number, flowBytes: number, paddingBytes: number, endsStream: boolean): Http2Violation | undefined;
+  /** A header block, with its CONTINUATION frames: `source` from `start` to `end`. `dependsOn` is the stream that its priority names; -1 without one. */
+  onHeaders(streamId: number, source: Buffer, start: number, end: number, endsStream: boolean, dependsOn: number): Http2Violation | undefined;
   onPriority(streamId: number, dependsOn: number): Http2Violation | undefined;
   onRstStream(streamId: number, code: number): Http2Violation | undefined;
   /** `entries`: six bytes each, identifier and value. */
@@ -42,7 +42,7 @@ export class FrameReader {
   readonly #onStreamViolation: (violation: Http2Violation) => void;
   #state: State;
   /** A frame header, or a payload, that has not come whole yet. */
-  readonly #held: Buffer;
+  #held: Buffer;
   #heldBytes: number;
   #length: number;
   #type: number;
@@ -60,6 +60,8 @@ export class FrameReader {
   #continuations: number;
   /** What the DATA frame under way counts for in flow control. */
   #flowBytes: number;
+  /** How much of that is padding, with the byte that says how much there is. */
+  #overheadBytes: number;
   /** Where the chunk goes on after `#gather`. */
   #next: number;
   #failure: Http2Violation | undefined;
@@ -69,7 +71,7 @@ export class FrameReader {
     this.#sink = sink;
     this.#onStreamViolation = onStreamViolation;
     this.#state = 'header';
-    this.#held = Buffer.allocUnsafe(defaultMaxFrameBytes);
+    this.#held = Buffer.allocUnsafe(64);
     this.#heldBytes = 0;
     this.#length = 0;
     this.#type = 0;
@@ -84,8 +86,13 @@ export class FrameReader {
     this.#blockDependsOn = -1;
     this.#continuations = 0;
     this.#flowBytes = 0;
+    this.#overheadBytes = 0;
     this.#next = 0;
     this.#failure = undefined;
+  }
+
+  get isInHeaderBlock(): boolean {
+    return this.#blockStreamId !== 0;
   }
 
   /** Reads a chunk to its end. Returns the violation that ends the connection, now and for ever. */
@@ -94,21 +101,33 @@ export class FrameReader {
     while (this.#failure === undefined && at < chunk.length) {
       switch (this.#state) {
         case 'header': {
-          const header = this.#gather(chunk, at, frameHeaderBytes);
+          if (this.#heldBytes === 0 && chunk.length - at >= frameHeaderBytes) {
+            const start = at;
+            at += frameHeaderBytes;
+            this.#tell(this.#beginFrame(chunk, start));
+            break;
+          }
+          const isWhole = this.#gather(chunk, at, frameHeaderBytes);
           at = this.#next;
-          if (header !== undefined) this.#tell(this.#beginFrame(header));
+          if (isWhole) this.#tell(this.#beginFrame(this.#held, 0));
           break;
         }
         case 'payload': {
-          const payload = this.#gather(chunk, at, this.#length);
+          if (this.#heldBytes === 0 && chunk.length - at >= this.#length) {
+            const start = at;
+            at += this.#length;
+            this.#endPayload(chunk, start, at);
+            break;
+          }
+          const isWhole = this.#gather(chunk, at, this.#length);
           at = this.#next;
-          if (payload !== undefined) this.#endPayload(payload);
+          if (isWhole) this.#endPayload(this.#held, 0, this.#length);
           break;
         }
         case 'data': {
           const end = Math.min(chunk.length, at + this.#dataLeft);
           this.#dataLeft -= end - at;
-          this.#tell(this.#sink.onData(this.#streamId, chunk.subarray(at, end)));
+          this.#tell(this.#sink.onData(this.#streamId, chunk, at, end));
           at = end;
           if (this.#dataLeft === 0) this.#endData();
           break;
@@ -125,19 +144,17 @@ export class FrameReader {
     return this.#failure;
   }
 
-  /** So many bytes in one piece, or undefined until they have come; `#next` is where the chunk goes on. */
-  #gather(chunk: Buffer, at: number, wanted: number): Buffer | undefined {
-    if (this.#heldBytes === 0 && chunk.length - at >= wanted) {
-      this.#next = at + wanted;
-      return chunk.subarray(at, at + wanted);
-    }
+  /** Holds bytes until there are so many; `#next` is where the chunk goes on. */
+  #gather(chunk: Buffer, at: number, wanted: number): boolean {
+    // Nothing is held yet when the frame is longer than what there is room for: most connections never need more than a header's.
+    if (this.#held.length < wanted) this.#held = Buffer.allocUnsafe(Math.max(wanted, 1024));
     const end = Math.min(chunk.length, at + wanted - this.#heldBytes);
     chunk.copy(this.#held, this.#heldBytes, at, end);
     this.#heldBytes += end - at;
     this.#next = end;
-    if (this.#heldBytes < wanted) return undefined;
+    if (this.#heldBytes < wanted) return false;
     this.#heldBytes = 0;
-    return this.#held.subarray(0, wanted);
+    return true;
   }
 
   #tell(found: Http2Violation | undefined): void {
@@ -146,11 +163,11 @@ export class FrameReader {
     else this.#onStreamViolation(found);
   }
 
-  #beginFrame(header: Buffer): Http2Violation | undefined {
-    this.#length = header.readUIntBE(0, 3);
-    this.#type = header[3]!;
-    this.#flags = header[4]!;
-    this.#streamId = header.readUInt32BE(5) & 0x7fff_ffff;
+  #beginFrame(source: Buffer, at: number): Http2Violation | undefined {
+    this.#length = (source[at]! << 16) | (source[at + 1]! << 8) | source[at + 2]!;
+    this.#type = source[at + 3]!;
+    this.#flags = source[at + 4]!;
+    this.#streamId = uint31(source, at + 5);
     const type = this.#type;
     if (this.#length > defaultMaxFrameBytes) return violation(errorCodes.FRAME_SIZE_ERROR, 'frame_too_large');
     // Section 6.10: a header block is not interrupted.
@@ -171,12 +188,13 @@ export class FrameReader {
       this.#dataLeft = this.#length;
       this.#paddingLeft = 0;
       this.#flowBytes = this.#length;
+      this.#overheadBytes = 0;
       this.#state = 'data';
       if (this.#dataLeft === 0) this.#endData();
       return undefined;
     }
     this.#state = 'payload';
-    if (this.#length === 0) this.#endPayload(empty);
+    if (this.#length === 0) this.#endPayload(empty, 0, 0);
     return undefined;
   }
 
@@ -213,9 +231,9 @@ export class FrameReader {
     }
   }
 
-  #endPayload(payload: Buffer): void {
+  #endPayload(source: Buffer, start: number, end: number): void {
     this.#state = 'header';
-    this.#tell(this.#dispatch(payload));
+    this.#tell(this.#dispatch(source, start, end));
   }
 
   #endData(): void {
@@ -224,41 +242,42 @@ export class FrameReader {
       return;
     }
     this.#state = 'header';
-    this.#tell(this.#sink.onDataEnd(this.#streamId, this.#flowBytes, (this.#flags & flags.endStream) !== 0));
+    this.#tell(this.#sink.onDataEnd(this.#streamId, this.#flowBytes, this.#overheadBytes, (this.#flags & flags.endStream) !== 0));
   }
 
-  #dispatch(payload: Buffer): Http2Violation | undefined {
+  #dispatch(source: Buffer, start: number, end: number): Http2Violation | undefined {
     const sink = this.#sink;
     const streamId = this.#streamId;
     switch (this.#type) {
       case frameTypes.data: {
         const length = this.#dataLeft;
-        const padding = payload[0]!;
+        const padding = source[start]!;
         if (padding >= length) return violation(errorCodes.PROTOCOL_ERROR, 'padding_too_long');
         this.#flowBytes = length;
         this.#paddingLeft = padding;
         this.#dataLeft = length - 1 - padding;
+        this.#overheadBytes = 1 + padding;
         this.#endData();
         return undefined;
       }
       case frameTypes.headers:
-        return this.#beginBlock(payload);
+        return this.#beginBlock(source, start, end);
       case frameTypes.continuation:
         if (++this.#continuations > this.#limits.maxContinuations) return violation(errorCodes.ENHANCE_YOUR_CALM, 'too_many_continuations');
-        return this.#addToBlock(payload);
+        return this.#addToBlock(source, start, end);
       case frameTypes.priority:
-        if (payload.length !== 5) return violation(errorCodes.FRAME_SIZE_ERROR, 'priority_size', streamId);
-        return sink.onPriority(streamId, payload.readUInt32BE(0) & 0x7fff_ffff);
+        if (end - start !== 5) return violation(errorCodes.FRAME_SIZE_ERROR, 'priority_size', streamId);
+        return sink.onPriority(streamId, uint31(source, start));
       case frameTypes.rstStream:
-        return sink.onRstStream(streamId, payload.readUInt32BE(0));
+        return sink.onRstStream(streamId, source.readUInt32BE(start));
       case frameTypes.settings:
-        return (this.#flags & flags.ack) !== 0 ? sink.onSettingsAck() : sink.onSettings(payload);
+        return (this.#flags & flags.ack) !== 0 ? sink.onSettingsAck() : sink.onSettings(source.subarray(start, end));
       case frameTypes.ping:
-        return sink.onPing(payload, (this.#flags & flags.ack) !== 0);
+        return sink.onPing(source.subarray(start, end), (this.#flags & flags.ack) !== 0);
       case frameTypes.goAway:
-        return sink.onGoAway(payload.readUInt32BE(0) & 0x7fff_ffff, payload.readUInt32BE(4), payload.subarray(8));
+        return sink.onGoAway(uint31(source, start), source.readUInt32BE(start + 4), source.subarray(start + 8, end));
       case frameTypes.windowUpdate: {
-        const increment = payload.readUInt32BE(0) & 0x7fff_ffff;
+        const increment = uint31(source, start);
         if (increment === 0) return violation(errorCodes.PROTOCOL_ERROR, 'window_update_zero', streamId);
         return sink.onWindowUpdate(streamId, increment);
       }
@@ -267,43 +286,48 @@ export class FrameReader {
     }
   }
 
-  #beginBlock(payload: Buffer): Http2Violation | undefined {
-    let start = 0;
+  #beginBlock(source: Buffer, from: number, to: number): Http2Violation | undefined {
+    let start = from;
     let padding = 0;
     if ((this.#flags & flags.padded) !== 0) {
-      if (payload.length === 0) return violation(errorCodes.FRAME_SIZE_ERROR, 'padding_missing');
-      padding = payload[start++]!;
+      if (to === from) return violation(errorCodes.FRAME_SIZE_ERROR, 'padding_missing');
+      padding = source[start++]!;
     }
     let dependsOn = -1;
     if ((this.#flags & flags.priority) !== 0) {
-      if (payload.length < start + 5) return violation(errorCodes.FRAME_SIZE_ERROR, 'priority_missing');
-      dependsOn = payload.readUInt32BE(start) & 0x7fff_ffff;
+      if (to < start + 5) return violation(errorCodes.FRAME_SIZE_ERROR, 'priority_missing');
+      dependsOn = uint31(source, start);
       start += 5;
     }
-    if (start + padding > payload.length) return violation(errorCodes.PROTOCOL_ERROR, 'padding_too_long');
+    if (start + padding > to) return violation(errorCodes.PROTOCOL_ERROR, 'padding_too_long');
     this.#blockStreamId = this.#streamId;
     this.#blockEndsStream = (this.#flags & flags.endStream) !== 0;
     this.#blockDependsOn = dependsOn;
     this.#continuations = 0;
-    return this.#addToBlock(payload.subarray(start, payload.length - padding));
+    return this.#addToBlock(source, start, to - padding);
   }
 
-  #addToBlock(part: Buffer): Http2Violation | undefined {
-    this.#blockBytes += part.length;
+  #addToBlock(source: Buffer, start: number, end: number): Http2Violation | undefined {
+    this.#blockBytes += end - start;
     // What is not read cannot be decoded, and what is not decoded leaves the table in a state that nobody knows: the connection ends.
     if (this.#blockBytes > this.#limits.maxHeaderBlockBytes) return violation(errorCodes.ENHANCE_YOUR_CALM, 'header_block_too_large');
     const isWhole = (this.#flags & flags.endHeaders) !== 0;
     if (!isWhole) {
-      this.#blockParts.push(Buffer.from(part));
+      this.#blockParts.push(Buffer.from(source.subarray(start, end)));
       return undefined;
     }
-    const block = this.#blockParts.length === 0 ? part : Buffer.concat([...this.#blockParts, part]);
     const streamId = this.#blockStreamId;
     this.#blockStreamId = 0;
-    this.#blockParts = [];
     this.#blockBytes = 0;
-    return this.#sink.onHeaders(streamId, block, this.#blockEndsStream, this.#blockDependsOn);
+    if (this.#blockParts.length === 0) return this.#sink.onHeaders(streamId, source, start, end, this.#blockEndsStream, this.#blockDependsOn);
+    const block = Buffer.concat([...this.#blockParts, source.subarray(start, end)]);
+    this.#blockParts = [];
+    return this.#sink.onHeaders(streamId, block, 0, block.length, this.#blockEndsStream, this.#blockDependsOn);
   }
+}
+
+function uint31(source: Buffer, at: number): number {
+  return ((source[at]! & 0x7f) << 24) | (source[at + 1]! << 16) | (source[at + 2]! << 8) | source[at + 3]!;
 }
 
 const empty = Buffer.alloc(0);

@@ -1,28 +1,71 @@
+import type { Fields } from '../message/fields.ts';
 import { type ErrorCode, errorCodes } from './error-codes.ts';
 import { defaultMaxFrameBytes, flags, frameHeaderBytes, frameTypes } from './frames.ts';
 import { HpackEncoder } from './hpack/encoder.ts';
 
-export type Fields = readonly (readonly [name: string, value: string])[];
+/** Where bytes go. */
+export interface ByteWriter {
+  /** Takes the bytes over, or has sent them already (`pendingBytes`). */
+  write(bytes: Buffer): void;
+  /** What was written and not taken by the kernel yet: its memory is still needed. */
+  readonly pendingBytes: number;
+  /** What was written still goes out, then the connection ends. */
+  end(): void;
+}
 
-/** Collects the frames that are to be sent, until they are taken in one piece (RFC 9113 section 6). */
+const blockBytes = 64 * 1024;
+/** Blocks that no connection is filling. */
+const freeBlocks: Buffer[] = [];
+const maxFreeBlocks = 16;
+
+/**
+ * Collects the frames that are to be sent, one behind the other in one piece of memory, until they are written (RFC 9113 section 6). A
+ * connection has such a piece only while it has something to say; the next one uses it when the kernel has taken everything.
+ */
 export class FrameWriter {
   readonly #encoder: HpackEncoder;
-  #output: Buffer[];
+  readonly #writer: ByteWriter;
+  #block: Buffer | undefined;
+  #at: number;
+  /** Where the last frame begins, if it is a DATA frame that may still be made the last of its stream; -1 otherwise. */
+  #openDataAt: number;
+  #openDataStream: number;
   /** What the peer takes in one frame (SETTINGS_MAX_FRAME_SIZE), as far as we make use of it. */
   maxFrameBytes: number;
+  /** DATA frames that were ever written. */
+  dataFrames: number;
+  /** Frames that answer what the peer may send at will, since everything was last taken from us. */
+  controlFrames: number;
 
-  constructor() {
+  constructor(writer: ByteWriter) {
     this.#encoder = new HpackEncoder();
-    this.#output = [];
+    this.#writer = writer;
+    this.#block = undefined;
+    this.#at = 0;
+    this.#openDataAt = -1;
+    this.#openDataStream = 0;
     this.maxFrameBytes = defaultMaxFrameBytes;
+    this.dataFrames = 0;
+    this.controlFrames = 0;
   }
 
-  /** Everything since the last time; undefined when there is nothing. */
-  take(): Buffer | undefined {
-    const output = this.#output;
-    if (output.length === 0) return undefined;
-    this.#output = [];
-    return output.length === 1 ? output[0]! : Buffer.concat(output);
+  /** Bytes that wait here. */
+  get bufferedBytes(): number {
+    return this.#at;
+  }
+
+  /** Writes what there is. */
+  flush(): void {
+    const block = this.#block;
+    if (block === undefined || this.#at === 0) return;
+    const length = this.#at;
+    this.#at = 0;
+    this.#openDataAt = -1;
+    this.#block = undefined;
+    this.#writer.write(block.subarray(0, length));
+    if (this.#writer.pendingBytes > 0) return; // the memory goes with the bytes
+    this.controlFrames = 0;
+    if (freeBlocks.length < maxFreeBlocks) freeBlocks.push(block);
   }
 
   /** The peer's SETTINGS_HEADER_TABLE_SIZE. */
@@ -30,40 +73,51 @@ export class FrameWriter {
     this.#encoder.setLimit(bytes);
   }
 
-  headers(streamId: number, fields: Fields, endsStream: boolean): void {
+  beginHeaders(): HpackEncoder {
     this.#encoder.begin();
-    for (const [name, value] of fields) this.#encoder.add(name, value);
-    const block = Buffer.from(this.#encoder.end());
+    return this.#encoder;
+  }
+
+  endHeaders(streamId: number, endsStream: boolean): void {
+    const encoded = this.#encoder.end();
     const most = this.maxFrameBytes;
-    for (let at = 0; at === 0 || at < block.length; at += most) {
-      const part = block.subarray(at, at + most);
-      const isLast = at + most >= block.length;
+    for (let at = 0; at === 0 || at < encoded.length; at += most) {
+      const end = Math.min(at + most, encoded.length);
+      const isLast = end === encoded.length;
       const own = (isLast ? flags.endHeaders : 0) | (at === 0 && endsStream ? flags.endStream : 0);
-      this.#frame(part.length, at === 0 ? frameTypes.headers : frameTypes.continuation, own, streamId);
-      this.#output.push(part);
+      this.#frame(end - at, at === 0 ? frameTypes.headers : frameTypes.continuation, own, streamId);
+      encoded.copy(this.#block!, this.#at, at, end);
+      this.#at += end - at;
     }
   }
 
-  /** A DATA frame of `length` bytes from the beginning of `slices`, which are taken out as they are used up. */
-  data(streamId: number, slices: Buffer[], length: number, endsStream: boolean): void {
-    this.#frame(length, frameTypes.data, endsStream ? flags.endStream : 0, streamId);
-    let left = length;
-    while (left > 0) {
-      const slice = slices[0]!;
-      if (slice.length <= left) {
-        this.#output.push(slice);
-        slices.shift();
-        left -= slice.length;
-      } else {
-        this.#output.push(slice.subarray(0, left));
-        slices[0] = slice.subarray(left);
-        left = 0;
-      }
-    }
+  fields(streamId: number, fields: Fields, endsStream: boolean): void {
+    const encoder = this.beginHeaders();
+    for (const [name, value] of fields) encoder.add(name, value);
+    this.endHeaders(streamId, endsStream);
+  }
+
+  /** A DATA frame with a copy of `source` from `start` to `end`, which is at most `maxFrameBytes`. */
+  data(streamId: number, source: Buffer, start: number, end: number): void {
+    this.#frame(end - start, frameTypes.data, 0, streamId);
+    this.dataFrames++;
+    this.#openDataAt = this.#at - frameHeaderBytes;
+    this.#openDataStream = streamId;
+    source.copy(this.#block!, this.#at, start, end);
+    this.#at += end - start;
+  }
+
+  /** Ends a stream without trailers: its last DATA frame says so, if that has not left yet and nothing came after it. */
+  endData(streamId: number): void {
+    if (this.#openDataAt >= 0 && this.#openDataStream === streamId) {
+      this.#block![this.#openDataAt + 4]! |= flags.endStream;
+      this.#openDataAt = -1;
+    } else this.#frame(0, frameTypes.data, flags.endStream, streamId);
   }
 
   reset(streamId: number, code: ErrorCode): void {
     this.#withNumber(frameTypes.rstStream, streamId, code);
+    this.controlFrames++;
   }
 
   windowUpdate(streamId: number, increment: number): void {
@@ -71,45 +125,71 @@ export class FrameWriter {
   }
 
   settings(entries: readonly (readonly [id: number, value: number])[]): void {
-    const payload = Buffer.alloc(entries.length * 6);
-    for (const [i, [id, value]] of entries.entries()) {
-      payload.writeUInt16BE(id, i * 6);
-      payload.writeUInt32BE(value, i * 6 + 2);
+    this.#frame(entries.length * 6, frameTypes.settings, 0, 0);
+    for (const [id, value] of entries) {
+      this.#at = this.#block!.writeUInt16BE(id, this.#at);
+      this.#at = this.#block!.writeUInt32BE(value, this.#at);
     }
-    this.#frame(payload.length, frameTypes.settings, 0, 0);
-    this.#output.push(payload);
   }
 
   settingsAck(): void {
     this.#frame(0, frameTypes.settings, flags.ack, 0);
+    this.controlFrames++;
   }
 
-  pingAck(payload: Buffer): void {
-    this.#frame(8, frameTypes.ping, flags.ack, 0);
-    this.#output.push(Buffer.from(payload));
+  /** `payload`: 8 bytes. */
+  ping(payload: Buffer, isAck: boolean): void {
+    this.#frame(8, frameTypes.ping, isAck ? flags.ack : 0, 0);
+    payload.copy(this.#block!, this.#at, 0, 8);
+    this.#at += 8;
+    if (isAck) this.controlFrames++;
   }
 
-  goAway(lastStreamId: number, code: ErrorCode = errorCodes.NO_ERROR): void {
-    const payload = Buffer.allocUnsafe(8);
-    payload.writeUInt32BE(lastStreamId, 0);
-    payload.writeUInt32BE(code, 4);
-    this.#frame(8, frameTypes.goAway, 0, 0);
-    this.#output.push(payload);
+  goAway(lastStreamId: number, code: ErrorCode = errorCodes.NO_ERROR, debug = ''): void {
+    this.#frame(8 + debug.length, frameTypes.goAway, 0, 0);
+    this.#at = this.#block!.writeUInt32BE(lastStreamId, this.#at);
+    this.#at = this.#block!.writeUInt32BE(code, this.#at);
+    this.#at += this.#block!.write(debug, this.#at, 'latin1');
+  }
+
+  raw(bytes: Buffer): void {
+    this.#reserve(bytes.length);
+    bytes.copy(this.#block!, this.#at);
+    this.#at += bytes.length;
   }
 
   #withNumber(type: number, streamId: number, value: number): void {
-    const payload = Buffer.allocUnsafe(4);
-    payload.writeUInt32BE(value, 0);
     this.#frame(4, type, 0, streamId);
-    this.#output.push(payload);
+    this.#number(value);
   }
 
+  #number(value: number): void {
+    const block = this.#block!;
+    let at = this.#at;
+    block[at++] = value >>> 24;
+    block[at++] = value >>> 16;
+    block[at++] = value >>> 8;
+    block[at++] = value;
+    this.#at = at;
+  }
+
+  /** A frame's header, with room for its content. */
   #frame(length: number, type: number, own: number, streamId: number): void {
-    const head = Buffer.allocUnsafe(frameHeaderBytes);
-    head.writeUIntBE(length, 0, 3);
-    head[3] = type;
-    head[4] = own;
-    head.writeUInt32BE(streamId, 5);
-    this.#output.push(head);
+    this.#reserve(frameHeaderBytes + length);
+    const block = this.#block!;
+    let at = this.#at;
+    block[at++] = length >>> 16;
+    block[at++] = length >>> 8;
+    block[at++] = length;
+    block[at++] = type;
+    block[at++] = own;
+    this.#at = at;
+    this.#number(streamId);
+    this.#openDataAt = -1;
+  }
+
+  #reserve(bytes: number): void {
+    if (this.#block !== undefined && this.#at + bytes > this.#block.length) this.flush();
+    this.#block ??= freeBlocks.pop() ?? Buffer.allocUnsafeSlow(blockBytes);
   }
 }

@@ -18,18 +18,30 @@ import {
 import { faultFilter } from '../filters/fault.ts';
 import type { HttpFilter } from '../filters/filter.ts';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
-import { defaultHeadLimits } from '../message/head-limits.ts';
+import { defaultHeadLimits, type HeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import { compileRouteTable } from '../route/compile-routes.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import { type AccessLog, compileAccessLogFormat, defaultAccessLogFormat } from '../telemetry/access-log.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { compileHttp2Options } from './compile-http2-options.ts';
 import type { ListenerEnvironment } from './compile-listener.ts';
 
 const minuteMs = 60_000;
 
 const supportedOfManager = new Set([
-  ...['codecType', 'statPrefix', 'rds', 'routeConfig', 'httpFilters', 'accessLog', 'upgradeConfigs', 'commonHttpProtocolOptions', 'httpProtocolOptions'],
+  ...[
+    'http2ProtocolOptions',
+    'codecType',
+    'statPrefix',
+    'rds',
+    'routeConfig',
+    'httpFilters',
+    'accessLog',
+    'upgradeConfigs',
+    'commonHttpProtocolOptions',
+    'httpProtocolOptions',
+  ],
   ...['maxRequestHeadersKb', 'streamIdleTimeout', 'requestTimeout', 'requestHeadersTimeout', 'delayedCloseTimeout', 'drainTimeout', 'proxy100Continue'],
   ...['useRemoteAddress', 'forwardClientCertDetails', 'setCurrentClientCertDetails'],
   ...['preserveExternalRequestId', 'alwaysSetRequestIdInResponse', 'generateRequestId', 'normalizePath'],
@@ -42,7 +54,7 @@ function refuseWhatIsFixed(manager: HttpConnectionManager, place: string): void 
   refuseUnsupported(HttpConnectionManagerSchema, manager, supportedOfManager, place);
   refuseUnsupported(Http1ProtocolOptionsSchema, manager.httpProtocolOptions, supportedOfHttp1, place);
   const fixed: readonly (readonly [boolean, string])[] = [
-    [manager.codecType === CodecType.HTTP2 || manager.codecType === CodecType.HTTP3, 'codec_type must be AUTO or HTTP1'],
+    [manager.codecType === CodecType.HTTP3, 'codec_type HTTP3 is not spoken: AUTO, HTTP1 or HTTP2'],
     [manager.generateRequestId === false, 'generate_request_id cannot be switched off'],
     [manager.normalizePath === false, 'normalize_path cannot be switched off'],
     [manager.httpProtocolOptions?.allowAbsoluteUrl === false, 'allow_absolute_url cannot be switched off'],
@@ -72,6 +84,17 @@ export function compileConnectionManager(
   const upgrades = manager.upgradeConfigs.filter((upgrade) => upgrade.enabled ?? true);
   for (const upgrade of upgrades)
     if (upgrade.filters.length > 0) throw new MizzenError('unsupported-upgrade', `${place}: filters of an upgrade_config are not supported`);
+  const headLimits: HeadLimits = {
+    ...defaultHeadLimits,
+    ...(manager.maxRequestHeadersKb ? { maxHeadBytes: manager.maxRequestHeadersKb * 1024 } : {}),
+    ...(common?.maxHeadersCount ? { maxHeaderCount: common.maxHeadersCount } : {}),
+    underscores:
+      common?.headersWithUnderscoresAction === UnderscoresAction.REJECT_REQUEST
+        ? 'reject'
+        : common?.headersWithUnderscoresAction === UnderscoresAction.DROP_HEADER
+          ? 'drop'
+          : 'allow',
+  };
   return {
     context: environment.context,
     direction: inbound ? 'inbound' : manager.useRemoteAddress === true ? 'gateway' : 'outbound',
@@ -83,17 +106,9 @@ export function compileConnectionManager(
     usesRemoteAddress: manager.useRemoteAddress ?? false,
     preservesRequestId: manager.preserveExternalRequestId,
     setsRequestIdInResponse: manager.alwaysSetRequestIdInResponse,
-    headLimits: {
-      ...defaultHeadLimits,
-      ...(manager.maxRequestHeadersKb ? { maxHeadBytes: manager.maxRequestHeadersKb * 1024 } : {}),
-      ...(common?.maxHeadersCount ? { maxHeaderCount: common.maxHeadersCount } : {}),
-      underscores:
-        common?.headersWithUnderscoresAction === UnderscoresAction.REJECT_REQUEST
-          ? 'reject'
-          : common?.headersWithUnderscoresAction === UnderscoresAction.DROP_HEADER
-            ? 'drop'
-            : 'allow',
-    },
+    codec: manager.codecType === CodecType.HTTP1 ? 'http1' : manager.codecType === CodecType.HTTP2 ? 'http2' : 'auto',
+    http2: compileHttp2Options(manager.http2ProtocolOptions, headLimits, place),
+    headLimits,
     headerCase: compileHeaderCase(manager.httpProtocolOptions?.headerKeyFormat, place),
     upgrades: new Set(upgrades.map((upgrade) => upgrade.upgradeType.toLowerCase())),
     passesContinue: manager.proxy100Continue,

@@ -16,7 +16,7 @@ import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensi
 import { type TcpProxy, TcpProxySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
-import { Http1Downstream } from '../http/http1-downstream.ts';
+import { HttpConnection } from '../http/http-connection.ts';
 import { WeightedTargets } from '../route/route.ts';
 import { explainTlsError } from '../tls/explain-tls-error.ts';
 import { type PeerIdentity, peerIdentityOf } from '../tls/peer-identity.ts';
@@ -55,18 +55,18 @@ export function compileFilterChain(
     throw new MizzenError('unsupported-transport', `${place}: the transport socket ${message.transportSocket.name} is not supported`);
   let serving = compileServing(message, listener, tlsConfig !== undefined, place, environment, routeNames);
   const isHttp = serving.kind === 'http';
-  const connections = new Set<Http1Downstream>();
+  const connections = new Set<HttpConnection>();
   const sessions = new Set<TcpSession>();
   const handshakes = new Set<net.Socket>();
   let isDraining = false;
   const { counters } = environment.context;
   const currentSettings = () => serving.settings as ConnectionSettings;
-  const connectionEnded = (connection: Http1Downstream) => connections.delete(connection);
+  const connectionEnded = (connection: HttpConnection) => connections.delete(connection);
   const sessionEnded = (session: TcpSession) => sessions.delete(session);
 
   const serve = (socket: net.Socket, info: ConnectionInfo, peer: PeerIdentity | undefined, first: Buffer | undefined) => {
     if (serving.kind === 'tcp') return void sessions.add(new TcpSession(socket, info, peer, first, serving.settings, sessionEnded));
-    const connection = new Http1Downstream(socket, info, peer, currentSettings, connectionEnded);
+    const connection = new HttpConnection(socket, info, peer, currentSettings, connectionEnded);
     connections.add(connection);
     if (isDraining) connection.drain(true);
     if (first !== undefined) connection.onData(first);

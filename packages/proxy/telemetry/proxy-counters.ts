@@ -3,6 +3,7 @@ export class ProxyCounters {
   readonly values = {
     downstream_connections_total: 0,
     downstream_connections_active: 0,
+    downstream_http2_connections_total: 0,
     downstream_requests_total: 0,
     downstream_requests_active: 0,
     downstream_connections_overload_rejected_total: 0,

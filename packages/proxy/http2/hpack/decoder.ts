@@ -1,11 +1,11 @@
-import { DynamicTable, entryBytes } from './dynamic-table.ts';
+import { DynamicTable } from './dynamic-table.ts';
+import { HeaderField } from './header-field.ts';
 import { decodeHuffman } from './huffman.ts';
-import { staticCount, staticNames, staticValues } from './static-table.ts';
+import { staticCount, staticFields } from './static-table.ts';
 
 /** Who receives the fields of a header block, in their order. */
 export interface FieldSink {
-  /** `name` and `value` as they came, latin1. */
-  onField(name: string, value: string): void;
+  onField(field: HeaderField): void;
 }
 
 /** Why a header block cannot be decoded: a connection error of type COMPRESSION_ERROR (RFC 9113 section 4.3). */
@@ -50,22 +50,21 @@ export class HpackDecoder {
     if (limitBytes < this.#table.maxBytes) this.#table.resize(limitBytes);
   }
 
-  /** undefined: the block was read to its end. */
-  decode(block: Buffer, sink: FieldSink): HpackFailure | undefined {
-    this.#source = block;
-    this.#at = 0;
-    this.#end = block.length;
+  /** The block lies in `source` from `start` to `end`. undefined: it was read to its end. */
+  decode(source: Buffer, start: number, end: number, sink: FieldSink): HpackFailure | undefined {
+    this.#source = source;
+    this.#at = start;
+    this.#end = end;
     let updates = 0;
     let isBeginning = true;
     while (this.#at < this.#end) {
-      const first = block[this.#at]!;
+      const first = source[this.#at]!;
       if ((first & 0x80) !== 0) {
         const index = this.#integer(7);
         if (index < 0) return 'integer';
         const number = index - staticCount - 1;
         if (index === 0 || number >= this.#table.count) return 'index';
-        if (number < 0) sink.onField(staticNames[index]!, staticValues[index]!);
-        else sink.onField(this.#table.nameAt(number), this.#table.valueAt(number));
+        sink.onField(number < 0 ? staticFields[index]! : this.#table.at(number));
       } else if ((first & 0xe0) === 0x20) {
         if (!isBeginning || ++updates > maxSizeUpdates) return 'too_many_size_updates';
         const size = this.#integer(5);
@@ -77,18 +76,21 @@ export class HpackDecoder {
         const isIndexed = (first & 0x40) !== 0;
         const index = this.#integer(isIndexed ? 6 : 4);
         if (index < 0) return 'integer';
-        let name: string | HpackFailure | undefined;
+        let like: HeaderField | undefined;
+        let name: string | undefined;
         if (index === 0) name = this.#string();
         else {
           const number = index - staticCount - 1;
           if (number >= this.#table.count) return 'index';
-          name = number < 0 ? staticNames[index]! : this.#table.nameAt(number);
+          like = number < 0 ? staticFields[index]! : this.#table.at(number);
+          name = like.name;
         }
         if (name === undefined) return this.#failure;
         const value = this.#string();
         if (value === undefined) return this.#failure;
-        if (isIndexed) this.#table.add(name, value);
-        sink.onField(name, value);
+        const field = new HeaderField(name, value, like);
+        if (isIndexed) this.#table.add(field);
+        sink.onField(field);
       }
       isBeginning = false;
     }
@@ -129,6 +131,3 @@ export class HpackDecoder {
     return text;
   }
 }
-
-/** What a field counts for in SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 section 6.5.2). */
-export const fieldBytes = entryBytes;

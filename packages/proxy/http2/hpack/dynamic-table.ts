@@ -1,18 +1,14 @@
-/** What an entry costs beside its octets (RFC 7541 section 4.1). */
-const entryOverheadBytes = 32;
+import { HeaderField } from './header-field.ts';
 
-export function entryBytes(name: string, value: string): number {
-  return name.length + value.length + entryOverheadBytes;
-}
+const empty = new HeaderField('x', '');
 
 /**
  * The dynamic table of one direction (RFC 7541 section 2.3.2): the newest entry has number 0. A ring, so that entries are added and evicted
  * without moving the others.
  */
 export class DynamicTable {
-  #names: string[];
-  #values: string[];
-  /** Where the next entry goes. */
+  #fields: HeaderField[];
+  /** Where the next entry goes; the ring's length is a power of two. */
   #next: number;
   #count: number;
   #bytes: number;
@@ -21,8 +17,7 @@ export class DynamicTable {
   inserted: number;
 
   constructor(maxBytes: number) {
-    this.#names = new Array<string>(64).fill('');
-    this.#values = new Array<string>(64).fill('');
+    this.#fields = new Array<HeaderField>(16).fill(empty);
     this.#next = 0;
     this.#count = 0;
     this.#bytes = 0;
@@ -42,25 +37,20 @@ export class DynamicTable {
     return this.#maxBytes;
   }
 
-  nameAt(number: number): string {
-    return this.#names[(this.#next - 1 - number + this.#names.length) % this.#names.length]!;
-  }
-
-  valueAt(number: number): string {
-    return this.#values[(this.#next - 1 - number + this.#values.length) % this.#values.length]!;
+  at(number: number): HeaderField {
+    const fields = this.#fields;
+    return fields[(this.#next - 1 - number) & (fields.length - 1)]!;
   }
 
   /** An entry that is larger than the table empties it (RFC 7541 section 4.4). Returns whether it is in the table now. */
-  add(name: string, value: string): boolean {
-    const bytes = entryBytes(name, value);
-    this.#evict(this.#maxBytes - bytes);
-    if (bytes > this.#maxBytes) return false;
-    if (this.#count === this.#names.length) this.#grow();
-    this.#names[this.#next] = name;
-    this.#values[this.#next] = value;
-    this.#next = (this.#next + 1) % this.#names.length;
+  add(field: HeaderField): boolean {
+    this.#evict(this.#maxBytes - field.bytes);
+    if (field.bytes > this.#maxBytes) return false;
+    if (this.#count === this.#fields.length) this.#grow();
+    this.#fields[this.#next] = field;
+    this.#next = (this.#next + 1) & (this.#fields.length - 1);
     this.#count++;
-    this.#bytes += bytes;
+    this.#bytes += field.bytes;
     this.inserted++;
     return true;
   }
@@ -72,24 +62,17 @@ export class DynamicTable {
 
   #evict(untilBytes: number): void {
     while (this.#bytes > untilBytes && this.#count > 0) {
-      const oldest = this.#count - 1;
-      this.#bytes -= entryBytes(this.nameAt(oldest), this.valueAt(oldest));
-      const at = (this.#next - this.#count + this.#names.length) % this.#names.length;
-      this.#names[at] = '';
-      this.#values[at] = '';
+      const at = (this.#next - this.#count) & (this.#fields.length - 1);
+      this.#bytes -= this.#fields[at]!.bytes;
+      this.#fields[at] = empty;
       this.#count--;
     }
   }
 
   #grow(): void {
-    const names = new Array<string>(this.#names.length * 2).fill('');
-    const values = new Array<string>(names.length).fill('');
-    for (let i = 0; i < this.#count; i++) {
-      names[i] = this.nameAt(this.#count - 1 - i);
-      values[i] = this.valueAt(this.#count - 1 - i);
-    }
+    const fields = new Array<HeaderField>(this.#fields.length * 2).fill(empty);
+    for (let i = 0; i < this.#count; i++) fields[i] = this.at(this.#count - 1 - i);
     this.#next = this.#count;
-    this.#names = names;
-    this.#values = values;
+    this.#fields = fields;
   }
 }

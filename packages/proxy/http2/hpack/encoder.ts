@@ -1,19 +1,60 @@
-import { DynamicTable, entryBytes } from './dynamic-table.ts';
+import { DynamicTable } from './dynamic-table.ts';
+import { HeaderField } from './header-field.ts';
 import { encodeHuffman, huffmanLength } from './huffman.ts';
-import { staticCount, staticIndexOfName, staticIndexOfPair } from './static-table.ts';
+import { staticCount, staticIndexOfName, staticIndicesOf } from './static-table.ts';
 
 const defaultTableBytes = 4096;
 /** A longer field would push too much else out of the table. */
 const maxIndexedBytes = 512;
 
-/** Fields whose values rarely repeat: to index them would push out what does. */
+/** Fields whose values rarely repeat: to index them would push out what does. Nor are they worth the time that Huffman's code takes. */
 const neverRepeats: ReadonlySet<string> = new Set([
-  ...[':path', 'age', 'content-length', 'content-range', 'date', 'etag', 'expires', 'if-match', 'if-modified-since', 'if-none-match', 'if-range'],
-  ...['if-unmodified-since', 'last-modified', 'location', 'range', 'x-request-id', 'x-envoy-upstream-service-time', 'traceparent'],
+  ...['age', 'content-length', 'content-range', 'date', 'etag', 'expires', 'if-match', 'if-modified-since', 'if-none-match', 'if-range'],
+  ...['if-unmodified-since', 'last-modified', 'location', 'range', 'x-request-id', 'x-envoy-upstream-service-time', 'traceparent', 'x-b3-traceid'],
+  ...['x-b3-spanid', 'x-b3-parentspanid', 'grpc-message'],
 ]);
 
 /** RFC 7541 section 7.1.3: secrets that could be guessed a try at a time are kept out of every table on the way. */
 const secrets: ReadonlySet<string> = new Set(['authorization', 'proxy-authorization', 'set-cookie', 'cookie']);
+
+/** Names remembered for their entries in the table; those beyond are written out each time. */
+const maxNames = 512;
+/** Values remembered of one name; old ones are forgotten first when they are no longer in the table. */
+const maxValues = 64;
+
+/** What is known of one field name on one connection. */
+class NameState {
+  readonly staticIndex: number;
+  /** Values with an entry in the static table. */
+  readonly statics: ReadonlyMap<string, number> | undefined;
+  /** `twice`: it enters the table when it is seen again (the methods of gRPC do, the paths of REST mostly not). */
+  readonly treatment: 'index' | 'twice' | 'plain' | 'secret';
+  /** Value to the count of insertions when its entry was added. */
+  readonly entries: Map<string, number>;
+  lastValue: string;
+  /** Values that were written out lately. */
+  readonly seen: string[];
+  lastInserted: number;
+  /** The newest entry with this name, whatever its value. */
+  newest: number;
+
+  constructor(name: string) {
+    this.staticIndex = staticIndexOfName.get(name) ?? 0;
+    this.statics = staticIndicesOf.get(name);
+    this.treatment = secrets.has(name) ? 'secret' : neverRepeats.has(name) ? 'plain' : name === ':path' ? 'twice' : 'index';
+    this.seen = [];
+    this.entries = new Map();
+    this.lastValue = '';
+    this.lastInserted = 0;
+    this.newest = 0;
+  }
+}
+
+function wasSeen({ seen }: NameState, value: string): boolean {
+  if (seen.includes(value)) return true;
+  if (seen.push(value) > 8) seen.shift();
+  return false;
+}
 
 /**
  * Encodes header blocks (RFC 7541): what repeats on a connection is sent as a number from the second time on. Names are in lower case and
@@ -21,9 +62,7 @@ const secrets: ReadonlySet<string> = new Set(['authorization', 'proxy-authorizat
  */
 export class HpackEncoder {
   readonly #table: DynamicTable;
-  /** `name\nvalue` to the count of insertions when it was added. */
-  readonly #pairs: Map<string, number>;
-  readonly #names: Map<string, number>;
+  readonly #names: Map<string, NameState>;
   /** What the peer lets our table be (its SETTINGS_HEADER_TABLE_SIZE), and what we have use for. */
   #limitBytes: number;
   /** The smallest size since the last block, which the peer must hear of (RFC 7541 section 4.2); -1: none. */
@@ -33,7 +72,6 @@ export class HpackEncoder {
 
   constructor() {
     this.#table = new DynamicTable(defaultTableBytes);
-    this.#pairs = new Map();
     this.#names = new Map();
     this.#limitBytes = defaultTableBytes;
     this.#smallestUpdate = -1;
@@ -48,7 +86,6 @@ export class HpackEncoder {
     this.#limitBytes = limitBytes;
     this.#smallestUpdate = this.#smallestUpdate < 0 ? limitBytes : Math.min(this.#smallestUpdate, limitBytes);
     this.#table.resize(limitBytes);
-    if (this.#table.count === 0) this.#forgetAll();
   }
 
   begin(): void {
@@ -60,21 +97,24 @@ export class HpackEncoder {
   }
 
   add(name: string, value: string): void {
-    const pair = `${name}\n${value}`;
-    const known = staticIndexOfPair.get(pair) ?? this.#dynamicIndex(this.#pairs.get(pair));
-    if (known !== undefined) return this.#integer(0x80, 7, known);
-    const nameIndex = staticIndexOfName.get(name) ?? this.#dynamicIndex(this.#names.get(name)) ?? 0;
-    const bytes = entryBytes(name, value);
-    if (secrets.has(name)) this.#literal(0x10, 4, nameIndex, name, value);
-    else if (neverRepeats.has(name) || bytes > maxIndexedBytes || bytes > this.#limitBytes) this.#literal(0x00, 4, nameIndex, name, value);
-    else {
-      this.#literal(0x40, 6, nameIndex, name, value);
-      this.#table.add(name, value);
-      this.#pairs.set(pair, this.#table.inserted);
-      this.#names.set(name, this.#table.inserted);
-      // Of entries that were evicted the maps still know: they are swept when they have become more than there can be.
-      if (this.#pairs.size > 4 * this.#table.count + 64) this.#forgetEvicted();
+    let state = this.#names.get(name);
+    if (state === undefined) {
+      state = new NameState(name);
+      if (this.#names.size < maxNames) this.#names.set(name, state);
     }
+    if (state.treatment === 'index' || state.treatment === 'twice') {
+      if (value === state.lastValue) {
+        const number = this.#table.inserted - state.lastInserted;
+        if (state.lastInserted > 0 && number < this.#table.count) return this.#integer(0x80, 7, staticCount + 1 + number);
+      }
+      const known = state.statics?.get(value) ?? this.#indexOf(state, value);
+      if (known > 0) return this.#integer(0x80, 7, known);
+      if (state.treatment === 'twice' && !wasSeen(state, value)) return this.#literal(0x00, 4, state.staticIndex, name, value, false);
+      return this.#addToTable(state, name, value);
+    }
+    const known = state.statics?.get(value);
+    if (known !== undefined) return this.#integer(0x80, 7, known);
+    this.#literal(state.treatment === 'secret' ? 0x10 : 0x00, 4, state.staticIndex || this.#index(state.newest), name, value, false);
   }
 
   /** The block. It is good until the next `begin`. */
@@ -82,27 +122,45 @@ export class HpackEncoder {
     return this.#buffer.subarray(0, this.#at);
   }
 
-  /** undefined: it was evicted. The newest entry has the index behind the static ones. */
-  #dynamicIndex(insertedAt: number | undefined): number | undefined {
-    if (insertedAt === undefined) return undefined;
-    const number = this.#table.inserted - insertedAt;
-    return number < this.#table.count ? staticCount + 1 + number : undefined;
+  #indexOf(state: NameState, value: string): number {
+    const inserted = state.entries.get(value);
+    if (inserted === undefined) return 0;
+    const index = this.#index(inserted);
+    if (index > 0) {
+      state.lastValue = value;
+      state.lastInserted = inserted;
+    }
+    return index;
   }
 
-  #forgetEvicted(): void {
-    const oldest = this.#table.inserted - this.#table.count;
-    for (const map of [this.#pairs, this.#names]) for (const [key, insertedAt] of map) if (insertedAt <= oldest) map.delete(key);
+  #addToTable(state: NameState, name: string, value: string): void {
+    const nameIndex = state.staticIndex || this.#index(state.newest);
+    const field = new HeaderField(name, value);
+    if (field.bytes > maxIndexedBytes || field.bytes > this.#limitBytes || !this.#names.has(name)) return this.#literal(0x00, 4, nameIndex, name, value, true);
+    this.#literal(0x40, 6, nameIndex, name, value, true);
+    this.#table.add(field);
+    const { inserted } = this.#table;
+    state.newest = inserted;
+    state.lastValue = value;
+    state.lastInserted = inserted;
+    if (state.entries.size >= maxValues) this.#forgetEvicted(state);
+    state.entries.set(value, inserted);
   }
 
-  #forgetAll(): void {
-    this.#pairs.clear();
-    this.#names.clear();
+  /** 0: it was evicted. The newest entry has the index behind the static ones. */
+  #index(inserted: number): number {
+    const number = this.#table.inserted - inserted;
+    return inserted > 0 && number < this.#table.count ? staticCount + 1 + number : 0;
   }
 
-  #literal(pattern: number, prefixBits: number, nameIndex: number, name: string, value: string): void {
+  #forgetEvicted(state: NameState): void {
+    for (const [value, inserted] of state.entries) if (this.#index(inserted) === 0) state.entries.delete(value);
+  }
+
+  #literal(pattern: number, prefixBits: number, nameIndex: number, name: string, value: string, isWorthCoding: boolean): void {
     this.#integer(pattern, prefixBits, nameIndex);
-    if (nameIndex === 0) this.#string(name);
-    this.#string(value);
+    if (nameIndex === 0) this.#string(name, true);
+    this.#string(value, isWorthCoding);
   }
 
   #integer(pattern: number, prefixBits: number, value: number): void {
@@ -121,15 +179,16 @@ export class HpackEncoder {
     this.#buffer[this.#at++] = rest;
   }
 
-  #string(text: string): void {
-    const length = huffmanLength(text);
+  #string(text: string, isWorthCoding: boolean): void {
+    const length = isWorthCoding ? huffmanLength(text) : text.length;
     this.#reserve(Math.max(length, text.length) + 8);
     if (length < text.length) {
       this.#integer(0x80, 7, length);
       this.#at = encodeHuffman(text, this.#buffer, this.#at);
     } else {
       this.#integer(0x00, 7, text.length);
-      this.#at += this.#buffer.write(text, this.#at, 'latin1');
+      if (text.length < 24) for (let i = 0; i < text.length; i++) this.#buffer[this.#at++] = text.charCodeAt(i);
+      else this.#at += this.#buffer.write(text, this.#at, 'latin1');
     }
   }
 

@@ -1,5 +1,7 @@
+import { HeaderField } from './header-field.ts';
+
 /** RFC 7541 appendix A: index 1 is the first entry. */
-export const staticNames: readonly string[] = [
+const staticNames: readonly string[] = [
   ...['', ':authority', ':method', ':method', ':path', ':path', ':scheme', ':scheme'],
   ...[':status', ':status', ':status', ':status', ':status', ':status', ':status'],
   ...['accept-charset', 'accept-encoding', 'accept-language', 'accept-ranges', 'accept', 'access-control-allow-origin', 'age', 'allow', 'authorization'],
@@ -15,7 +17,6 @@ const withValues: Readonly<Record<number, string>> = {
   16: 'gzip, deflate',
 };
 
-export const staticValues: readonly string[] = staticNames.map((_, index) => withValues[index] ?? '');
 export const staticCount = staticNames.length - 1;
 
 /** The first index of each name. */
@@ -26,7 +27,17 @@ export const staticIndexOfName: ReadonlyMap<string, number> = new Map(
     .reverse(),
 );
 
-/** The index of each pair of name and value that has a value, by `name\nvalue`. */
-export const staticIndexOfPair: ReadonlyMap<string, number> = new Map(
-  Object.entries(withValues).map(([index, value]) => [`${staticNames[Number(index)]}\n${value}`, Number(index)]),
-);
+/** The indices of the values of those names that have some. */
+export const staticIndicesOf: ReadonlyMap<string, ReadonlyMap<string, number>> = valuesByName();
+
+function valuesByName(): Map<string, Map<string, number>> {
+  const byName = new Map<string, Map<string, number>>();
+  for (const [index, value] of Object.entries(withValues)) {
+    const name = staticNames[Number(index)]!;
+    byName.set(name, (byName.get(name) ?? new Map()).set(value, Number(index)));
+  }
+  return byName;
+}
+
+/** The entries, by index. */
+export const staticFields: readonly HeaderField[] = staticNames.map((name, index) => new HeaderField(name || 'x', withValues[index] ?? ''));
