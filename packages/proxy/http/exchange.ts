@@ -327,7 +327,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.endpoint = endpoint;
     if (this.#tunnel === 'connect' && (this.downstream.saidConnected || (this.route!.action as ForwardAction).terminatesConnect))
       return this.#openTunnel(endpoint);
-    const acquired = cluster.acquire(endpoint, this, this.downstream.client.info, this.#needsFreshConnection);
+    const acquired = cluster.acquire(endpoint, this, this.downstream.client.info, this.head.isHttp2, this.#needsFreshConnection);
     if (acquired === 'overflow')
       return this.reply(503, 'the limit of connections to this destination, and of requests that wait for one, is reached', 'UO', 'overflow');
     if (acquired === 'queued') this.#queuedAt = endpoint;

@@ -3,11 +3,15 @@ import { isIP } from 'node:net';
 import { type ConnectionOptions, createSecureContext, type PeerCertificate, type SecureContext, type TLSSocket } from 'node:tls';
 import { MizzenError } from '@mizzen/common';
 import type { UpstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import type { Content } from '../upstream/transport.ts';
 import { alternativeNames } from './peer-identity.ts';
 import { PeerRequirements } from './peer-requirements.ts';
 import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
 import { contextOptions } from './secure-context.ts';
 import { TlsSources, validationOf } from './tls-sources.ts';
+
+const isHttp1Name = (name: string) => name.startsWith('istio-http/') || name.startsWith('http/1');
+const isHttp2Name = (name: string) => name === 'h2' || name === 'istio-h2';
 
 /** Sessions kept for resumption, one per address. */
 const maxSessions = 1024;
@@ -22,8 +26,8 @@ export class ClientTls {
   readonly #sources: TlsSources;
   readonly #requirements: PeerRequirements;
   readonly #alpn: string[];
-  /** The same for connections that carry no HTTP. */
-  readonly #bytesAlpn: string[];
+  /** What of that is said, by what the connection is for. */
+  readonly #alpnOf: Readonly<Record<Content, string[]>>;
   readonly #sni: string;
   readonly #config: UpstreamTlsContext;
   readonly #resumes: boolean;
@@ -39,7 +43,11 @@ export class ClientTls {
     this.#config = config;
     this.#requirements = new PeerRequirements(validationOf(common).context, place);
     this.#alpn = [...common.alpnProtocols];
-    this.#bytesAlpn = this.#alpn.filter((name) => !name.startsWith('istio-http/'));
+    this.#alpnOf = {
+      http: this.#alpn.filter((name) => !isHttp2Name(name)),
+      http2: this.#alpn.filter((name) => !isHttp1Name(name)),
+      bytes: this.#alpn.filter((name) => !isHttp2Name(name) && !name.startsWith('istio-http/')),
+    };
     this.#sni = config.sni;
     this.isMesh = this.#sources.hasSdsKeyPair && common.alpnProtocols.includes('istio');
     // upstream tls.proto `max_session_keys`: 1 unless it says otherwise, 0 switches resumption off.
@@ -55,8 +63,8 @@ export class ClientTls {
     return missing === undefined ? undefined : `the secret ${missing} has not arrived`;
   }
 
-  connectOptions(host: string, port: number, content: 'http' | 'bytes'): ConnectionOptions {
-    const alpn = content === 'http' ? this.#alpn : this.#bytesAlpn;
+  connectOptions(host: string, port: number, content: Content): ConnectionOptions {
+    const alpn = this.#alpnOf[content];
     const secureContext = this.#secureContext();
     const session = this.#sessions.get(`${host}|${port}`);
     return {

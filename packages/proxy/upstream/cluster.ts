@@ -1,12 +1,15 @@
 import { coarseNow } from '@mizzen/common';
+import type { Http2Settings } from '../http2/settings.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { ServiceName } from '../route/route-table.ts';
 import type { ConnectionWaiter, Endpoint } from './endpoint.ts';
 import { Http1Upstream } from './http1-upstream.ts';
+import { Http2Upstream } from './http2-upstream.ts';
 import type { Picker } from './load-balancer.ts';
 import type { OriginalDestinations } from './original-destinations.ts';
 import type { Content } from './transport.ts';
+import type { UpstreamStream } from './upstream-stream.ts';
 
 /** A compiled cluster: its endpoints, how one is chosen, and how much may be under way. Built by ./compile-cluster.ts. */
 export interface ClusterSettings {
@@ -26,6 +29,9 @@ export interface ClusterSettings {
   readonly maxConnectionDurationMs: number;
   /** Connections per request under way that are kept open (`per_upstream_preconnect_ratio`); 1: none ahead of need. */
   readonly preconnectRatio: number;
+  /** What is spoken to its endpoints; `downstream`: what the client speaks (`use_downstream_protocol_config`). */
+  readonly protocol: 'http1' | 'http2' | 'downstream';
+  readonly http2: Http2Settings;
   readonly maxResponseHeadBytes: number;
   readonly maxHeaderCount: number;
   /** How the names of request headers are written. */
@@ -37,8 +43,8 @@ export interface ClusterSettings {
   readonly blockReason: string | undefined;
 }
 
-/** A connection, a place in the queue for one, or the reason why there is neither. */
-export type Acquired = Http1Upstream | 'queued' | 'overflow';
+/** A place for a request, a place in the queue for one, or the reason why there is neither. */
+export type Acquired = UpstreamStream | 'queued' | 'overflow';
 
 export class Cluster {
   readonly settings: ClusterSettings;
@@ -62,6 +68,8 @@ export class Cluster {
     upstreamRqPendingOverflow: number;
     upstreamRqTimeout: number;
   };
+  /** What endpoints did that HTTP/2 does not allow, by reason. */
+  readonly violations: Map<string, number>;
   #healthy: readonly Endpoint[];
 
   constructor(settings: ClusterSettings) {
@@ -69,6 +77,7 @@ export class Cluster {
     this.name = settings.name;
     this.service = settings.service;
     this.endpoints = [];
+    this.violations = new Map();
     this.#healthy = [];
     this.activeRequests = 0;
     this.activeRetries = 0;
@@ -121,8 +130,9 @@ export class Cluster {
    * An idle connection, a new one, or a place in the endpoint's queue (`waiter` is called later). `fresh`: no connection that has served
    * somebody before, since such a one has just failed.
    */
-  acquire(endpoint: Endpoint, waiter: ConnectionWaiter, client: ConnectionInfo, fresh = false): Acquired {
+  acquire(endpoint: Endpoint, waiter: ConnectionWaiter, client: ConnectionInfo, isHttp2: boolean, fresh: boolean): Acquired {
     const { settings } = this;
+    if (this.#speaksHttp2(isHttp2)) return this.#acquireStream(endpoint, waiter, client, fresh);
     if (!endpoint.transport.isPerClient && !fresh) {
       for (let idle = endpoint.idle.pop(); idle !== undefined; idle = endpoint.idle.pop()) {
         if (settings.maxConnectionDurationMs === 0 || coarseNow() - idle.openedAt < settings.maxConnectionDurationMs) {
@@ -138,18 +148,61 @@ export class Cluster {
       return connection;
     }
     this.counters.upstreamCxOverflow++;
-    if (this.pendingRequests >= settings.maxPendingRequests) {
+    return this.#queue(endpoint.waiting, waiter);
+  }
+
+  #speaksHttp2(isHttp2: boolean): boolean {
+    const { protocol } = this.settings;
+    return protocol === 'http2' || (protocol === 'downstream' && isHttp2);
+  }
+
+  #acquireStream(endpoint: Endpoint, waiter: ConnectionWaiter, client: ConnectionInfo, fresh: boolean): Acquired {
+    const { transport } = endpoint;
+    if (!transport.isPerClient) {
+      const maxAgeMs = this.settings.maxConnectionDurationMs;
+      for (const connection of endpoint.http2) {
+        if (maxAgeMs > 0 && coarseNow() - connection.openedAt > maxAgeMs) {
+          connection.drain();
+          return this.#acquireStream(endpoint, waiter, client, fresh);
+        }
+        if (connection.freeStreams > 0 && !(fresh && connection.hasServedOthers)) return connection.stream();
+      }
+    }
+    if (this.#mayConnect(endpoint)) return this.#openHttp2(endpoint, client).stream();
+    this.counters.upstreamCxOverflow++;
+    return this.#queue(endpoint.waitingForStream, waiter);
+  }
+
+  #queue(queue: ConnectionWaiter[], waiter: ConnectionWaiter): Acquired {
+    if (this.pendingRequests >= this.settings.maxPendingRequests) {
       this.counters.upstreamRqPendingOverflow++;
       return 'overflow';
     }
     this.counters.upstreamRqPendingTotal++;
     this.pendingRequests++;
-    endpoint.waiting.push(waiter);
+    queue.push(waiter);
     return 'queued';
   }
 
+  /** A connection of HTTP/2 may have room for somebody who waits. */
+  streamsFreed(connection: Http2Upstream): void {
+    const { waitingForStream } = connection.endpoint;
+    while (waitingForStream.length > 0 && connection.freeStreams > 0) {
+      this.pendingRequests--;
+      waitingForStream.shift()!.onConnection(connection.stream());
+    }
+  }
+
+  countViolation(reason: string): void {
+    this.violations.set(reason, (this.violations.get(reason) ?? 0) + 1);
+  }
+
   /** For a request that nobody waits for (a mirror): a connection if one is free or may be opened, never a place in the queue. */
-  connectAside(endpoint: Endpoint, client: ConnectionInfo, _isHttp2: boolean): Http1Upstream | undefined {
+  connectAside(endpoint: Endpoint, client: ConnectionInfo, isHttp2: boolean): UpstreamStream | undefined {
+    if (this.#speaksHttp2(isHttp2)) {
+      const free = endpoint.transport.isPerClient ? undefined : endpoint.http2.find((connection) => connection.freeStreams > 0);
+      return (free ?? (this.#mayConnect(endpoint) ? this.#openHttp2(endpoint, client) : undefined))?.stream();
+    }
     return (endpoint.transport.isPerClient ? undefined : endpoint.idle.pop()) ?? this.#openIfAllowed(endpoint, 'http', client);
   }
 
@@ -160,8 +213,10 @@ export class Cluster {
 
   /** Takes a waiter out of the queue. */
   stopWaiting(endpoint: Endpoint, waiter: ConnectionWaiter): void {
-    const at = endpoint.waiting.indexOf(waiter);
-    if (at >= 0) endpoint.waiting.splice(at, 1);
+    for (const queue of [endpoint.waiting, endpoint.waitingForStream]) {
+      const at = queue.indexOf(waiter);
+      if (at >= 0) queue.splice(at, 1);
+    }
     this.pendingRequests--;
   }
 
@@ -176,8 +231,9 @@ export class Cluster {
 
   /** A connection has ended: its place may let somebody else connect. */
   connectionClosed(endpoint: Endpoint): void {
-    if (endpoint.waiting.length === 0 || !this.#mayConnect(endpoint)) return;
-    const waiter = endpoint.waiting.shift()!;
+    if (endpoint.waiting.length + endpoint.waitingForStream.length === 0 || !this.#mayConnect(endpoint)) return;
+    const waiter = endpoint.waiting.shift();
+    if (waiter === undefined) return this.streamsFreed(this.#openHttp2(endpoint, undefined));
     this.pendingRequests--;
     waiter.onConnection(this.#open(endpoint, undefined));
   }
@@ -186,6 +242,7 @@ export class Cluster {
   sweep(now: number): void {
     const { idleTimeoutMs, maxConnectionDurationMs } = this.settings;
     for (const endpoint of this.settings.originalDestinations?.values() ?? this.endpoints) {
+      if (endpoint.http2.length > 0) sweepHttp2(endpoint, now, idleTimeoutMs, maxConnectionDurationMs);
       if (endpoint.idle.length === 0) continue;
       const expired = endpoint.idle.filter(
         (connection) =>
@@ -217,6 +274,13 @@ export class Cluster {
     return new Http1Upstream(this, endpoint, content, client);
   }
 
+  #openHttp2(endpoint: Endpoint, client: ConnectionInfo | undefined): Http2Upstream {
+    this.counters.upstreamCxTotal++;
+    const connection = new Http2Upstream(this, endpoint, client);
+    endpoint.http2.push(connection);
+    return connection;
+  }
+
   #preconnect(endpoint: Endpoint): void {
     if (endpoint.transport.isPerClient) return;
     const wanted = Math.ceil((endpoint.activeRequests + 1) * this.settings.preconnectRatio);
@@ -227,6 +291,15 @@ export class Cluster {
     let sum = this.tcpConnections;
     for (const endpoint of this.settings.originalDestinations?.values() ?? this.endpoints) sum += endpoint.connections;
     return sum;
+  }
+}
+
+function sweepHttp2(endpoint: Endpoint, now: number, idleTimeoutMs: number, maxConnectionDurationMs: number): void {
+  for (const connection of [...endpoint.http2]) {
+    const isIdle = connection.streamCount === 0;
+    if (isIdle && idleTimeoutMs > 0 && now - connection.idleSince > idleTimeoutMs) connection.drain();
+    else if (maxConnectionDurationMs > 0 && now - connection.openedAt > maxConnectionDurationMs) connection.drain();
+    else connection.sweep(now);
   }
 }
 

@@ -19,12 +19,13 @@ import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extension
 import { defaultHeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import { compileHeaderCase } from '../net/compile-connection-manager.ts';
+import { compileHttp2Options } from '../net/compile-http2-options.ts';
 import { serviceNameOf } from '../route/compile-routes.ts';
 import { type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';
 import { ClientTls } from '../tls/client-tls.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
-import { Cluster } from './cluster.ts';
+import { Cluster, type ClusterSettings } from './cluster.ts';
 import { Endpoint } from './endpoint.ts';
 import { leastRequest, type Picker, randomChoice, roundRobin } from './load-balancer.ts';
 import { OriginalDestinations } from './original-destinations.ts';
@@ -43,7 +44,14 @@ export interface CompiledCluster {
 
 const supportedOfCluster = new Set([
   ...['name', 'altStatName', 'metadata', 'type', 'edsClusterConfig', 'loadAssignment', 'connectTimeout', 'lbPolicy', 'circuitBreakers', 'preconnectPolicy'],
-  ...['maxRequestsPerConnection', 'commonHttpProtocolOptions', 'httpProtocolOptions', 'typedExtensionProtocolOptions', 'transportSocket'],
+  ...[
+    'maxRequestsPerConnection',
+    'commonHttpProtocolOptions',
+    'httpProtocolOptions',
+    'http2ProtocolOptions',
+    'typedExtensionProtocolOptions',
+    'transportSocket',
+  ],
   ...['transportSocketMatches', 'perConnectionBufferLimitBytes', 'dnsLookupFamily', 'dnsRefreshRate', 'respectDnsTtl', 'upstreamBindConfig'],
 ]);
 const supportedOfThresholds = new Set(['priority', 'maxConnections', 'maxPendingRequests', 'maxRequests', 'maxRetries', 'trackRemaining']);
@@ -152,21 +160,33 @@ function peerOf(metadata: Metadata | undefined): PeerMetadata {
 /** Idle upstream connections end before most servers would end them (Envoy: after an hour). */
 const defaultIdleTimeoutMs = 60_000;
 
+/** Streams on one connection to an endpoint, if it takes so many: more go to another connection (Envoy has no limit of its own). */
+const maxStreamsUpstream = 1024;
+
 /** `typed_extension_protocol_options` of HTTP, and the older fields of the cluster itself. */
 function compileHttpOptions(message: ClusterMessage, place: string) {
   const options = unpackAny(HttpProtocolOptionsSchema, message.typedExtensionProtocolOptions['envoy.extensions.upstreams.http.v3.HttpProtocolOptions']);
   const protocol = options?.upstreamProtocolOptions;
   const explicit = protocol?.case === 'explicitHttpConfig' ? protocol.value.protocolConfig : undefined;
-  if (explicit?.case === 'http2ProtocolOptions' || explicit?.case === 'http3ProtocolOptions' || protocol?.case === 'autoConfig')
-    throw new MizzenError('unsupported-cluster', `${place}: only HTTP/1.1 is spoken to clusters yet`);
+  if (explicit?.case === 'http3ProtocolOptions' || protocol?.case === 'autoConfig')
+    throw new MizzenError('unsupported-cluster', `${place}: HTTP/3 and auto_config are not spoken to clusters: say which of HTTP/1.1 and HTTP/2 it is`);
+  const own = protocol?.case === 'useDownstreamProtocolConfig' ? protocol.value : undefined;
   const common = options?.commonHttpProtocolOptions ?? message.commonHttpProtocolOptions;
-  const http1 = explicit?.case === 'httpProtocolOptions' ? explicit.value : message.httpProtocolOptions;
+  const http1 = explicit?.case === 'httpProtocolOptions' ? explicit.value : (own?.httpProtocolOptions ?? message.httpProtocolOptions);
+  const http2 = explicit?.case === 'http2ProtocolOptions' ? explicit.value : (own?.http2ProtocolOptions ?? message.http2ProtocolOptions);
+  const maxHeaderCount = common?.maxHeadersCount ?? defaultHeadLimits.maxHeaderCount;
   const headerCase: HeaderCase = compileHeaderCase(http1?.headerKeyFormat, place);
   return {
     maxRequestsPerConnection: common?.maxRequestsPerConnection ?? message.maxRequestsPerConnection ?? 0,
     idleTimeoutMs: durationToMs(common?.idleTimeout) ?? defaultIdleTimeoutMs,
     maxConnectionDurationMs: durationToMs(common?.maxConnectionDuration) ?? 0,
-    maxHeaderCount: common?.maxHeadersCount ?? defaultHeadLimits.maxHeaderCount,
+    protocol: (own
+      ? 'downstream'
+      : explicit?.case === 'http2ProtocolOptions' || (!explicit && message.http2ProtocolOptions)
+        ? 'http2'
+        : 'http1') as ClusterSettings['protocol'],
+    http2: compileHttp2Options(http2, { ...defaultHeadLimits, maxHeaderCount }, place, maxStreamsUpstream),
+    maxHeaderCount,
     maxResponseHeadBytes: defaultHeadLimits.maxHeadBytes,
     headerCase,
   };

@@ -1,6 +1,7 @@
 import type { PeerMetadata } from '../telemetry/peer-metadata.ts';
 import type { RequestMetrics } from '../telemetry/request-metrics.ts';
 import type { Http1Upstream } from './http1-upstream.ts';
+import type { Http2Upstream } from './http2-upstream.ts';
 import type { Transport } from './transport.ts';
 import type { UpstreamStream } from './upstream-stream.ts';
 
@@ -29,8 +30,12 @@ export class Endpoint {
   connections: number;
   /** Connections without a request, the one used last at the end. */
   readonly idle: Http1Upstream[];
-  /** Requests that wait for one of the connections, the longest waiting first. */
+  /** Connections of HTTP/2, the oldest first. */
+  readonly http2: Http2Upstream[];
+  /** Requests that wait for one of the connections of HTTP/1.1, the longest waiting first. */
   readonly waiting: ConnectionWaiter[];
+  /** The same for streams of HTTP/2. */
+  readonly waitingForStream: ConnectionWaiter[];
   /** Metric series of this endpoint by response, so that a request finds its counters with one look-up. */
   readonly metrics: Map<string, RequestMetrics>;
   /** State of weighted round robin. */
@@ -55,7 +60,9 @@ export class Endpoint {
     this.activeRequests = 0;
     this.connections = 0;
     this.idle = [];
+    this.http2 = [];
     this.waiting = [];
+    this.waitingForStream = [];
     this.metrics = new Map();
     this.currentWeight = 0;
     this.isRemoved = false;
@@ -66,10 +73,11 @@ export class Endpoint {
     if (this.isRemoved) return;
     this.isRemoved = true;
     this.closeIdle();
-    for (const waiter of this.waiting.splice(0)) waiter.onEndpointRemoved();
+    for (const waiter of [...this.waiting.splice(0), ...this.waitingForStream.splice(0)]) waiter.onEndpointRemoved();
   }
 
   closeIdle(): void {
     for (const connection of this.idle.splice(0)) connection.close();
+    for (const connection of [...this.http2]) connection.drain();
   }
 }

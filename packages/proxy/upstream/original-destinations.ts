@@ -54,7 +54,7 @@ export class OriginalDestinations {
 
   #makeRoom(): boolean {
     for (const [key, endpoint] of this.#endpoints) {
-      if (endpoint.activeRequests > 0 || endpoint.waiting.length > 0) continue;
+      if (endpoint.activeRequests > 0 || endpoint.waiting.length + endpoint.waitingForStream.length > 0) continue;
       this.#endpoints.delete(key);
       endpoint.remove();
       return true;

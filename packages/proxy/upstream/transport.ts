@@ -10,8 +10,8 @@ export interface Destination {
   readonly port: number;
 }
 
-/** What a connection is for: sidecars tell each other in the handshake (ALPN `istio-http/1.1`). */
-export type Content = 'http' | 'bytes';
+/** What a connection is for: sidecars tell each other in the handshake (ALPN `istio-http/1.1`, `istio-h2`). */
+export type Content = 'http' | 'http2' | 'bytes';
 
 export type OnRead = NonNullable<net.SocketConstructorOpts['onread']>;
 
