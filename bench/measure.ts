@@ -79,6 +79,50 @@ async function wrk(load: Load, cpu: number): Promise<{ requests: number; request
   };
 }
 
+export interface Http2Load {
+  readonly url: string;
+  readonly host: string;
+  readonly connections: number;
+  readonly streams: number;
+  readonly seconds: number;
+  readonly headers: readonly string[];
+  /** The file that each request sends. */
+  readonly body?: string;
+}
+
+/** Puts a load on a proxy with h2load, pinned to the CPU that the proxy is not on, after a warm-up that does not count. */
+export async function measureHttp2(pids: readonly number[], load: Http2Load, loadCpu: number): Promise<Measurement> {
+  const run = async (seconds: number) => {
+    const output = await capture('taskset', [
+      '-c',
+      String(loadCpu),
+      'h2load',
+      '-t1',
+      `-c${load.connections}`,
+      `-m${load.streams}`,
+      `-D${seconds}`,
+      ...(load.body === undefined ? [] : ['-d', load.body]),
+      ...[`:authority: ${load.host}`, ...load.headers].flatMap((header) => ['-H', header]),
+      load.url,
+    ]);
+    const [, total, , , succeeded, failed] = /requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, (\d+) failed/.exec(output) ?? [];
+    const good = Number(/status codes: (\d+) 2xx/.exec(output)?.[1] ?? 0);
+    return { requests: good, errors: Number(failed ?? 0) + Math.max(0, Number(succeeded ?? 0) - good) + (total === undefined ? 1 : 0) };
+  };
+  await run(3);
+  const before = sum(pids.map(cpuTicks));
+  const { requests, errors } = await run(load.seconds);
+  const after = sum(pids.map(cpuTicks));
+  return {
+    cpuUsPerRequest: (((after - before) / ticksPerSecond) * 1e6) / requests,
+    requestsPerSecond: requests / load.seconds,
+    p50Ms: Number.NaN,
+    p99Ms: Number.NaN,
+    rssMb: sum(pids.map(rssMb)),
+    errors,
+  };
+}
+
 /** Latency at a fixed rate, whatever the proxy can do at most: h2load sends on schedule and logs each request. (Its `-D` never ends with HTTP/1.1.) */
 export async function measureLatency(pids: readonly number[], load: Load, requestsPerSecond: number, folder: string, loadCpu: number): Promise<Measurement> {
   const log = join(folder, 'h2load.log');

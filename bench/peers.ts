@@ -9,8 +9,8 @@ export interface Certificates {
   readonly key: string;
 }
 
-/** `address` is one more that it listens on, beside loopback. */
-export function writeOrigin(folder: string, port: number, address?: string): string {
+/** `address` is one more that it listens on, beside loopback; `http2Port` one on which it speaks HTTP/2 without TLS. */
+export function writeOrigin(folder: string, port: number, address?: string, http2Port?: number): string {
   mkdirSync(join(folder, 'www'), { recursive: true });
   writeFileSync(join(folder, 'www/1k'), 'x'.repeat(1024));
   writeFileSync(join(folder, 'www/1m'), 'x'.repeat(1024 * 1024));
@@ -20,7 +20,7 @@ export function writeOrigin(folder: string, port: number, address?: string): str
     `worker_processes 1; daemon off; pid ${folder}/origin.pid; error_log ${folder}/origin.log;
 events { worker_connections 8192; }
 http { access_log off; sendfile on; keepalive_requests 1000000; client_body_temp_path ${folder}/t1; proxy_temp_path ${folder}/t2; fastcgi_temp_path ${folder}/t3; uwsgi_temp_path ${folder}/t4; scgi_temp_path ${folder}/t5;
-  server { listen 127.0.0.1:${port} backlog=4096; ${address === undefined ? '' : `listen ${address}:${port} backlog=4096;`} root ${folder}/www; default_type text/plain; } }
+  server { listen 127.0.0.1:${port} backlog=4096; ${address === undefined ? '' : `listen ${address}:${port} backlog=4096;`} ${http2Port === undefined ? '' : `listen 127.0.0.1:${http2Port} http2 backlog=4096;`} root ${folder}/www; default_type text/plain; } }
 `,
   );
   return file;
@@ -80,6 +80,41 @@ backend tcp_origin
   return file;
 }
 
+/** HTTP/2 without TLS on both sides. */
+export function writeHttp2Haproxy(
+  folder: string,
+  ports: { readonly h2: number; readonly origin: number; readonly upload: number; readonly uploadOrigin: number },
+): string {
+  const file = join(folder, 'haproxy-h2.cfg');
+  writeFileSync(
+    file,
+    `global
+  nbthread 1
+  maxconn 8192
+defaults
+  mode http
+  timeout client 60s
+  timeout server 60s
+  timeout connect 5s
+  option forwardfor
+  unique-id-format %[uuid()]
+  unique-id-header X-Request-ID
+  http-reuse always
+frontend in
+  bind 127.0.0.1:${ports.h2} proto h2
+  default_backend origin
+backend origin
+  server origin 127.0.0.1:${ports.origin} proto h2
+frontend up
+  bind 127.0.0.1:${ports.upload} proto h2
+  default_backend sink
+backend sink
+  server sink 127.0.0.1:${ports.uploadOrigin} proto h2
+`,
+  );
+  return file;
+}
+
 type Json = { readonly [key: string]: unknown };
 const typed = (name: string, type: string, config: Json = {}): Json => ({ name, typed_config: { '@type': `type.googleapis.com/envoy.${type}`, ...config } });
 const address = (port: number): Json => ({ socket_address: { address: '127.0.0.1', port_value: port } });
@@ -113,6 +148,24 @@ export function writeBootstrap(folder: string, name: string, listeners: readonly
   return file;
 }
 
+const overHttp2: Json = { http2_protocol_options: {} };
+
+/** A proxy that takes HTTP/2 without TLS and speaks it to the origins of downloads and of uploads. */
+export function http2Edge(
+  folder: string,
+  name: string,
+  ports: { readonly h2: number; readonly origin: number; readonly upload: number; readonly uploadOrigin: number },
+) {
+  const log = join(folder, `${name}-h2.access.log`);
+  return {
+    listeners: [
+      { name: 'h2', address: address(ports.h2), filter_chains: [{ filters: [manager('in', 'origin', log)] }] },
+      { name: 'upload', address: address(ports.upload), filter_chains: [{ filters: [manager('up', 'sink', log)] }] },
+    ],
+    clusters: [cluster('origin', ports.origin, overHttp2), cluster('sink', ports.uploadOrigin, overHttp2)],
+  };
+}
+
 /** A proxy with a plain, a TLS and a TCP listener, all before the origin. */
 export function edge(
   folder: string,
@@ -144,7 +197,9 @@ export function pair(
   name: string,
   ports: { readonly client: number; readonly server: number; readonly origin: number },
   certificates: Certificates,
+  isHttp2 = false,
 ) {
+  const more = isHttp2 ? overHttp2 : {};
   const validation = {
     trusted_ca: { filename: certificates.root },
     match_typed_subject_alt_names: [{ san_type: 'URI', matcher: { exact: 'spiffe://bench/ns/default/sa/proxy' } }],
@@ -157,6 +212,7 @@ export function pair(
       ],
       clusters: [
         cluster('server', ports.server, {
+          ...more,
           transport_socket: typed('envoy.transport_sockets.tls', 'extensions.transport_sockets.tls.v3.UpstreamTlsContext', {
             common_tls_context: common,
             sni: 'server.bench',
@@ -180,7 +236,7 @@ export function pair(
           ],
         },
       ],
-      clusters: [cluster('origin', ports.origin)],
+      clusters: [cluster('origin', ports.origin, more)],
     },
   };
 }

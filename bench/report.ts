@@ -10,6 +10,8 @@ const metrics = {
 
 const round = (value: number) => Math.round(value * 100) / 100;
 
+const milliseconds = (value: number) => (Number.isNaN(value) ? '' : value.toFixed(2));
+
 export function median(values: readonly number[]): number {
   return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 }
@@ -59,7 +61,7 @@ export class Report {
           });
       }
       this.#rows.push(
-        `| ${name} | ${candidate} | ${m.cpuUsPerRequest.toFixed(1)} | ${candidate === 'mizzen' ? '1' : ratio.toFixed(2)} | ${m.requestsPerSecond.toFixed(0)} | ${m.p50Ms.toFixed(2)} | ${m.p99Ms.toFixed(2)} | ${m.rssMb.toFixed(0)} |${m.errors > 0 ? ` ${m.errors} errors` : ''}`,
+        `| ${name} | ${candidate} | ${m.cpuUsPerRequest.toFixed(1)} | ${candidate === 'mizzen' ? '1' : ratio.toFixed(2)} | ${m.requestsPerSecond.toFixed(0)} | ${milliseconds(m.p50Ms)} | ${milliseconds(m.p99Ms)} | ${m.rssMb.toFixed(0)} |${m.errors > 0 ? ` ${m.errors} errors` : ''}`,
       );
       const aim = aims[candidate];
       if (aim !== undefined)
@@ -94,6 +96,27 @@ export class Report {
     const value = median(measured);
     this.#line({ case: name, metric: name, ours: round(value), peer: null, peerName: null, ratio: null, aim });
     this.#aims.push(`| ${name} | <= ${aim} | **${value.toFixed(0)}**${value <= aim ? '' : ' (missed)'} |`);
+  }
+
+  /** Megabytes per second: at least `aim` times the peer's. */
+  throughput(name: string, results: ReadonlyMap<string, readonly number[]>, peers: readonly string[], aim: number): void {
+    const ours = median(results.get('mizzen')!);
+    for (const [candidate, list] of results)
+      this.#rows.push(`| ${name} | ${candidate} | | ${(ours / median(list)).toFixed(2)} | ${median(list).toFixed(0)} MB/s | | | |`);
+    const measured = peers.filter((peer) => results.has(peer)).map((peer) => [peer, ours / median(results.get(peer)!)] as const);
+    for (const [peer, ratio] of measured)
+      this.#line({
+        case: name,
+        metric: 'megabytes_per_second',
+        ours: round(ours),
+        peer: round(median(results.get(peer)!)),
+        peerName: peer,
+        ratio: round(ratio),
+        aim,
+      });
+    const best = Math.max(...measured.map(([, ratio]) => ratio));
+    const said = measured.map(([peer, ratio]) => `${ratio.toFixed(2)} of ${peer}'s`).join(', ');
+    this.#aims.push(`| ${name}: throughput against ${peers.join(' or ')} | >= ${aim} | **${said}**${best >= aim ? '' : ' (missed)'} |`);
   }
 
   print(): void {

@@ -100,6 +100,10 @@ export class Http2Downstream implements SpokenHttp, StreamServer, ByteWriter {
     return this.#socket.writableLength;
   }
 
+  get isFull(): boolean {
+    return this.#socket.writableNeedDrain;
+  }
+
   write(bytes: Buffer): void {
     this.#lastWriteAt = coarseNow();
     this.#socket.write(bytes);

@@ -12,8 +12,6 @@ import { type Http2Stream, noBuffers } from './stream.ts';
 
 /** How many streams that have ended are remembered, to tell what is late from what never was. */
 const rememberedStreams = 128;
-/** DATA waits in its stream when so much of the connection's output has not been taken. */
-const maxOutputBytes = 256 * 1024;
 /** A stream that was held back may be written again from here on. */
 const lowWaterBytes = 16 * 1024;
 /** SETTINGS that are not acknowledged for this long will not be. */
@@ -175,7 +173,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     if (stream.isLocalClosed || stream.ending !== undefined || this.#isClosed || bytes.length === 0) return;
     let at = 0;
     if (stream.pendingBytes === 0) {
-      while (at < bytes.length && !this.#isBacklogged()) {
+      while (at < bytes.length && !this.#writer.isFull) {
         const length = Math.min(bytes.length - at, this.#sendWindow, stream.sendWindow, this.frames.maxFrameBytes);
         if (length <= 0) break;
         stream.sendWindow -= length;
@@ -524,10 +522,6 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     }
   }
 
-  #isBacklogged(): boolean {
-    return this.#writer.pendingBytes + this.frames.bufferedBytes > maxOutputBytes;
-  }
-
   #addToken(): void {
     if (this.#controlTokens < this.settings.defences.controlFrameBurst) this.#controlTokens++;
   }
@@ -565,7 +559,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   /** A frame of each stream in turn, until windows, content or the socket's patience are used up. */
   #pump(): void {
     const relieved: Http2Stream[] = [];
-    while (this.#sending.size > 0 && this.#sendWindow > 0 && !this.#isBacklogged()) {
+    while (this.#sending.size > 0 && this.#sendWindow > 0 && !this.#writer.isFull) {
       for (const stream of this.#sending) {
         const length = Math.min(this.#sendWindow, stream.sendWindow, this.frames.maxFrameBytes, stream.pendingBytes);
         if (length > 0) this.#writePending(stream, length);
@@ -575,7 +569,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
           relieved.push(stream);
         }
         if (stream.pendingBytes === 0 && stream.ending !== undefined && !stream.isLocalClosed) this.#finish(stream, stream.ending);
-        if (this.#sendWindow <= 0 || this.#isBacklogged()) break;
+        if (this.#sendWindow <= 0 || this.#writer.isFull) break;
       }
     }
     // Without a window of the connection nobody has to be asked again before there is one.

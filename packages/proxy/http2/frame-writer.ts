@@ -9,6 +9,8 @@ export interface ByteWriter {
   write(bytes: Buffer): void;
   /** What was written and not taken by the kernel yet: its memory is still needed. */
   readonly pendingBytes: number;
+  /** No more than what has to be said should be written now; `onWritable` is called when that is over. */
+  readonly isFull: boolean;
   /** What was written still goes out, then the connection ends. */
   end(): void;
 }

@@ -42,6 +42,9 @@ class TestServer {
           get pendingBytes() {
             return socket.writableLength;
           },
+          get isFull() {
+            return socket.writableNeedDrain;
+          },
           end: () => socket.end(),
         },
         {

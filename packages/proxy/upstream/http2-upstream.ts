@@ -13,6 +13,9 @@ import type { Cluster } from './cluster.ts';
 import type { Endpoint } from './endpoint.ts';
 import type { Introduction, ResponseReceiver, UpstreamFailure, UpstreamStream } from './upstream-stream.ts';
 
+/** Requests wait in their streams when so much waits for the server to be verified. */
+const heldLimitBytes = 64 * 1024;
+
 /** One HTTP/2 connection to an endpoint, which serves many requests at once. */
 export class Http2Upstream implements ByteWriter, ConnectionOwner {
   readonly endpoint: Endpoint;
@@ -115,6 +118,10 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
 
   get pendingBytes(): number {
     return this.#held === undefined ? this.#socket.writableLength : this.#heldBytes + 1;
+  }
+
+  get isFull(): boolean {
+    return this.#held === undefined ? this.#socket.writableNeedDrain : this.#heldBytes > heldLimitBytes;
   }
 
   write(bytes: Buffer): void {
