@@ -1,6 +1,7 @@
 import type { Problem } from '../resource.ts';
 import type { DestinationSpec, HeaderOperationsSpec, HttpMatchSpec, HttpRouteSpec, StringMatchSpec, VirtualServiceSpec } from '../types/virtual-service.ts';
 import { collect, durationProblem, hostProblem, invalid, percentProblem, portProblem } from './checks.ts';
+import { grpcStatusNames, grpcStatusOf } from './grpc-status.ts';
 import { regexProblem } from './regex.ts';
 
 /** Rules of Istio's own validation of VirtualService that can be decided from the object alone. */
@@ -65,6 +66,8 @@ function routeProblems(route: HttpRouteSpec, path: string, problems: Problem[]):
   const abort = route.fault?.abort;
   if (abort && abort.httpStatus === undefined && abort.grpcStatus === undefined)
     problems.push({ code: 'missing-field', path: `${path}.fault.abort.httpStatus`, message: 'an abort needs httpStatus (or grpcStatus)' });
+  if (abort?.grpcStatus !== undefined && grpcStatusOf(abort.grpcStatus) === undefined)
+    problems.push(invalid(`${path}.fault.abort.grpcStatus`, `${JSON.stringify(abort.grpcStatus)} is no status of gRPC: one of ${grpcStatusNames.join(', ')}`));
   if (abort?.httpStatus !== undefined && !faultStatus(abort.httpStatus))
     problems.push(invalid(`${path}.fault.abort.httpStatus`, `${abort.httpStatus} is no status to abort with: use 200 to 599`));
   if (route.mirror) problems.push(...destinationProblems(route.mirror, `${path}.mirror`));

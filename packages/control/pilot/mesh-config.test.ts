@@ -9,9 +9,10 @@ describe('the mesh config', () => {
   it('has defaults, and takes what has behaviour from the text that Istio’s users bring', () => {
     assert.deepEqual(readMeshConfig(undefined), defaultMeshConfig);
     assert.deepEqual(readMeshConfig(stored('accessLogFile: /dev/stdout\nenableTracing: true\n')), defaultMeshConfig);
-    assert.deepEqual(readMeshConfig(stored('outboundTrafficPolicy:\n  mode: REGISTRY_ONLY\nprotocolDetectionTimeout: 250ms\n')), {
+    assert.deepEqual(readMeshConfig(stored('outboundTrafficPolicy:\n  mode: REGISTRY_ONLY\nprotocolDetectionTimeout: 250ms\nh2UpgradePolicy: UPGRADE\n')), {
       outboundTrafficPolicy: 'REGISTRY_ONLY',
       protocolDetectionTimeoutMs: 250,
+      upgradesToHttp2: true,
     });
     assert.deepEqual(readMeshConfig(stored('')), defaultMeshConfig);
   });
@@ -21,6 +22,7 @@ describe('the mesh config', () => {
       ['outboundTrafficPolicy: { mode: SOME }', /outboundTrafficPolicy\.mode: "SOME" is not known here: ALLOW_ANY or REGISTRY_ONLY/],
       ['outboundTrafficPolicy: REGISTRY_ONLY', /outboundTrafficPolicy\.mode/],
       ['protocolDetectionTimeout: soon', /protocolDetectionTimeout: "soon" is no duration/],
+      ['h2UpgradePolicy: DEFAULT', /h2UpgradePolicy: "DEFAULT" is not known here/],
       ['a: [', /YAML: /],
       ['- a', /must be an object/],
       [7, /must be text in YAML/],

@@ -11,9 +11,11 @@ export interface MeshConfig {
   readonly outboundTrafficPolicy: OutboundTrafficMode;
   /** What is sent on a port without a declared protocol within this time decides what is spoken. */
   readonly protocolDetectionTimeoutMs: number;
+  /** Calls between sidecars go over HTTP/2 unless a DestinationRule says otherwise (`h2UpgradePolicy: UPGRADE`). */
+  readonly upgradesToHttp2: boolean;
 }
 
-export const defaultMeshConfig: MeshConfig = { outboundTrafficPolicy: 'ALLOW_ANY', protocolDetectionTimeoutMs: 1_000 };
+export const defaultMeshConfig: MeshConfig = { outboundTrafficPolicy: 'ALLOW_ANY', protocolDetectionTimeoutMs: 1_000, upgradesToHttp2: false };
 
 /** Where Istio keeps it: the key `mesh` of the ConfigMap `istio` in the root namespace. */
 export const meshConfigName = 'istio';
@@ -40,5 +42,8 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
   const timeout = value['protocolDetectionTimeout'];
   const timeoutMs = timeout === undefined ? defaultMeshConfig.protocolDetectionTimeoutMs : typeof timeout === 'string' ? parseDurationMs(timeout) : undefined;
   if (timeoutMs === undefined) throw wrong('protocolDetectionTimeout', `${JSON.stringify(timeout)} is no duration: write 100ms or 1s`);
-  return { outboundTrafficPolicy: mode, protocolDetectionTimeoutMs: timeoutMs };
+  const upgrade = value['h2UpgradePolicy'] ?? 'DO_NOT_UPGRADE';
+  if (upgrade !== 'UPGRADE' && upgrade !== 'DO_NOT_UPGRADE')
+    throw wrong('h2UpgradePolicy', `${JSON.stringify(upgrade)} is not known here: UPGRADE or DO_NOT_UPGRADE`);
+  return { outboundTrafficPolicy: mode, protocolDetectionTimeoutMs: timeoutMs, upgradesToHttp2: upgrade === 'UPGRADE' };
 }

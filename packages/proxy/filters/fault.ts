@@ -8,7 +8,7 @@ export function faultFilter(random: () => number): HttpFilter {
       const policy = exchange.route?.fault;
       if (policy === undefined) return 'continue';
       const aborts = policy.abortShare > 0 && random() < policy.abortShare;
-      const abort = () => exchange.reply(policy.abortStatus, 'fault filter abort', 'FI', 'fault_filter_abort');
+      const abort = () => exchange.reply(policy.abortStatus, 'fault filter abort', 'FI', 'fault_filter_abort', policy.abortGrpcStatus);
       if (policy.delayShare > 0 && random() < policy.delayShare) {
         exchange.addFlag('DI');
         exchange.setTimer(policy.delayMs, () => (aborts ? abort() : exchange.resumeFilters()));

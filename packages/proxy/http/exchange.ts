@@ -38,7 +38,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   /** Who the peer says it is (inbound, mutual TLS only). */
   peerMetadata: PeerMetadata;
   responseCode: number;
-  readonly isGrpc: boolean;
+  /** The client expects what gRPC expects: a status of gRPC, whatever happens. */
+  isGrpc: boolean;
   /** `grpc-status` of the answer; '' while there is none. */
   grpcStatus: string;
   responseDetails: string;
@@ -218,7 +219,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.peerMetadata = applyForwardingHeaders(head, this.downstream.client, settings);
     const target = head.method === 'CONNECT' ? head.target : normalizeTarget(head.target);
     if (target === undefined) return this.#refuseRequest(400, 'the path leads out of the root or holds an encoded NUL', 'path_normalization_failed');
-    this.#retarget(target);
+    this.retarget(target);
     if (head.authority === '') return this.#refuseRequest(400, 'the request names no host', 'missing_host');
     const table = settings.routeTable();
     this.virtualHost = table?.findHost(head.authority);
@@ -279,7 +280,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.route!.requestHeaders?.apply(head.headers);
     this.#target!.requestHeaders?.apply(head.headers);
     if (action.rewrite !== undefined) {
-      this.#retarget(rewriteTarget(head.target, action.rewrite));
+      this.retarget(rewriteTarget(head.target, action.rewrite));
       head.headers.set('x-envoy-original-path', this.originalPath);
     }
     if (action.hostRewrite !== undefined) {
@@ -301,7 +302,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#attempt();
   }
 
-  #retarget(target: string): void {
+  /** Sends the request to another target than the client has named. */
+  retarget(target: string): void {
     const { head } = this;
     if (target === head.target) return;
     head.target = target;
@@ -462,8 +464,15 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   onResponseData(received: Buffer): void {
     if (this.#isFinished) return;
-    const slice = this.#transform === undefined || this.#isTunnel ? received : this.#transform.responseData(received);
-    this.#answer(slice);
+    if (this.#transform === undefined || this.#isTunnel) return this.#answer(received);
+    try {
+      this.#answer(this.#transform.responseData(received));
+    } catch (error) {
+      if (!(error instanceof InvalidContent)) throw error;
+      if (!this.#headIsHeld) return this.#breakOff('UPE');
+      this.#headSent = false;
+      this.reply(502, `upstream: ${error.message}`, 'UPE', 'invalid_content');
+    }
   }
 
   #answer(slice: Buffer): void {
@@ -771,7 +780,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const head = new ResponseHead();
     head.status = 200;
     head.contentLength = 0;
-    head.headers.add('content-type', 'application/grpc');
+    head.headers.add('content-type', this.#transform?.contentType ?? 'application/grpc');
     head.headers.add('grpc-status', String(status));
     if (message !== '') head.headers.add('grpc-message', encodeGrpcMessage(message));
     this.grpcStatus = String(status);

@@ -3,6 +3,8 @@ import type { ResponseHead } from '../message/response-head.ts';
 
 /** What a filter does to the content of one exchange, both ways. Made by a filter's `onRequest`, which changes the request's head itself. */
 export interface MessageTransform {
+  /** Of answers in the form that the client expects. */
+  readonly contentType: string;
   requestData(slice: Buffer): Buffer;
   /** What is left when the request ends. Throws InvalidContent when the request's content makes no sense. */
   requestEnd(): Buffer;
@@ -13,5 +15,5 @@ export interface MessageTransform {
   responseEnd(head: ResponseHead, trailers: Fields): { readonly data: Buffer; readonly trailers: Fields };
 }
 
-/** A request whose content a filter cannot make sense of: answered with 400. */
+/** Content that a filter cannot make sense of: a request is answered with 400, an answer with 502. */
 export class InvalidContent extends Error {}

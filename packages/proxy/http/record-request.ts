@@ -16,6 +16,7 @@ function metricsOf(exchange: Exchange): RequestMetrics {
   const isInbound = exchange.settings.direction === 'inbound';
   if (endpoint === undefined) return exchange.settings.context.metrics.get(labelsOf(exchange));
   let key = responseFlags === '-' ? String(responseCode) : `${responseCode}/${responseFlags}`;
+  if (exchange.isGrpc) key += `/grpc${grpcStatusOf(exchange)}`;
   if (isInbound) key += `/${exchange.peerUri}/${exchange.peerMetadata.workload}/${exchange.peerMetadata.version}`;
   const found = endpoint.metrics.get(key);
   if (found !== undefined) return found;
@@ -25,10 +26,15 @@ function metricsOf(exchange: Exchange): RequestMetrics {
   return metrics;
 }
 
+/** What peers invent is not made a label. */
+function grpcStatusOf({ isGrpc, grpcStatus }: Exchange): string {
+  return isGrpc && /^(?:\d|1[0-6])$/.test(grpcStatus) ? grpcStatus : '';
+}
+
 function labelsOf(exchange: Exchange): RequestLabels {
   const { settings, endpoint } = exchange;
   const { self } = settings.context;
-  const common = { responseCode: exchange.responseCode, responseFlags: exchange.responseFlags };
+  const common = { responseCode: exchange.responseCode, responseFlags: exchange.responseFlags, isGrpc: exchange.isGrpc, grpcStatus: grpcStatusOf(exchange) };
   if (settings.direction === 'inbound') {
     return {
       ...common,

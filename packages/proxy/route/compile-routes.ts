@@ -11,6 +11,7 @@ import {
 import type { RouteConfiguration } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { type FractionalPercent, FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
+import { httpStatusOfGrpc } from '../http/grpc.ts';
 import { HeaderOperations } from './header-operations.ts';
 import { type Condition, compileHeaderMatcher, compileRegex, compileStringMatcher, regexTest } from './matchers.ts';
 import { queryParameter } from './query.ts';
@@ -219,10 +220,12 @@ function compileFault(any: Any | undefined): FaultPolicy | undefined {
   const fault = unpackAny(HTTPFaultSchema, any);
   if (!fault) return undefined;
   const { delay, abort } = fault;
+  const grpc = abort?.errorType.case === 'grpcStatus' ? abort.errorType.value : undefined;
   return {
     delayMs: delay?.faultDelaySecifier.case === 'fixedDelay' ? (durationToMs(delay.faultDelaySecifier.value) ?? 0) : 0,
     delayShare: delay?.percentage ? shareOf(delay.percentage) : 0,
-    abortStatus: abort?.errorType.case === 'httpStatus' ? abort.errorType.value : 0,
+    abortStatus: abort?.errorType.case === 'httpStatus' ? abort.errorType.value : httpStatusOfGrpc(grpc ?? 0),
+    abortGrpcStatus: grpc,
     abortShare: abort?.percentage ? shareOf(abort.percentage) : 0,
   };
 }

@@ -150,5 +150,6 @@ export interface FaultPolicy {
   /** Share of requests, 0 to 1. */
   readonly delayShare: number;
   readonly abortStatus: number;
+  readonly abortGrpcStatus: number | undefined;
   readonly abortShare: number;
 }

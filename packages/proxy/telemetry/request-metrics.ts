@@ -44,6 +44,9 @@ export interface CommonLabels {
 export interface RequestLabels extends CommonLabels {
   readonly responseCode: number;
   readonly responseFlags: string;
+  readonly isGrpc: boolean;
+  /** `grpc-status` of the answer; '' without one. */
+  readonly grpcStatus: string;
 }
 
 /** More label sets than this are counted together, so that a peer's inventions cannot fill memory. */
@@ -63,9 +66,9 @@ export class RequestMetricsTable {
     const text = labelText(
       labels,
       [
-        ['request_protocol', 'http'],
+        ['request_protocol', labels.isGrpc ? 'grpc' : 'http'],
         ['response_code', String(labels.responseCode)],
-        ['grpc_response_status', ''],
+        ['grpc_response_status', labels.grpcStatus],
       ],
       [['response_flags', labels.responseFlags]],
     );

@@ -70,6 +70,8 @@ describe('telemetry', () => {
       responseCode: 200,
       responseFlags: '-',
       securityPolicy: 'none' as const,
+      isGrpc: false,
+      grpcStatus: '',
     });
     for (let i = 0; i < 10_050; i++) table.get(labels(`h${i}`)).record(1, 1, 1);
     const all = [...table];

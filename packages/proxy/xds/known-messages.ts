@@ -4,6 +4,8 @@ import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/l
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
+import { ConfigSchema as GrpcHttp1BridgeSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/grpc_http1_bridge/v3/config_pb.js';
+import { GrpcWebSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/grpc_web/v3/grpc_web_pb.js';
 import { RouterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/router/v3/router_pb.js';
 import { HttpInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/http_inspector/v3/http_inspector_pb.js';
 import { OriginalDstSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/original_dst/v3/original_dst_pb.js';
@@ -28,6 +30,8 @@ export const knownMessages = [
   ClusterSchema,
   DownstreamTlsContextSchema,
   FileAccessLogSchema,
+  GrpcHttp1BridgeSchema,
+  GrpcWebSchema,
   HTTPFaultSchema,
   HttpConnectionManagerSchema,
   HttpInspectorSchema,

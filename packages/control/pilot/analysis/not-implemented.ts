@@ -10,7 +10,6 @@ const fields: Readonly<Record<string, readonly string[]>> = {
     'spec.tcp',
     'spec.http.corsPolicy',
     'spec.http.delegate',
-    'spec.http.fault.abort.grpcStatus',
     'spec.http.fault.delay.exponentialDelay',
     'spec.http.retries.retryRemoteLocalities',
   ],
@@ -24,7 +23,6 @@ const fields: Readonly<Record<string, readonly string[]>> = {
     'proxyProtocol',
     'retryBudget',
     'tls.credentialName',
-    'connectionPool.http.h2UpgradePolicy',
   ]
     .flatMap((field) => [`spec.trafficPolicy.${field}`, `spec.subsets.trafficPolicy.${field}`, `spec.trafficPolicy.portLevelSettings.${field}`])
     .concat('spec.workloadSelector'),

@@ -6,7 +6,7 @@ import type { Capture, ProxyView } from '../proxy-view.ts';
 import { isHttp, type Service, type ServicePort } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { visibleServices } from './clusters.ts';
-import { connectionManager, httpInspector, originalDestination, socketAddress, tcpProxy, tlsInspector } from './connection-manager.ts';
+import { connectionManager, httpInspector, originalDestination, plainHttp, socketAddress, tcpProxy, tlsInspector } from './connection-manager.ts';
 import { blackHoleCluster, outboundClusterName, passthroughCluster } from './names.ts';
 import { outboundTrafficMode } from './outbound-traffic.ts';
 import { serviceAddresses } from './service-addresses.ts';
@@ -154,8 +154,7 @@ function addressListener({ address, service, port }: AddressPlan, snapshot: Mesh
 function httpChain(name: string, routeConfigName: string, isOnly: boolean): Init<typeof FilterChainSchema> {
   return {
     name: `${name}-http`,
-    // HTTP/2 travels as bytes.
-    ...(isOnly ? {} : { filterChainMatch: { transportProtocol: 'raw_buffer', applicationProtocols: ['http/1.0', 'http/1.1'] } }),
+    ...(isOnly ? {} : { filterChainMatch: { transportProtocol: 'raw_buffer', applicationProtocols: plainHttp } }),
     filters: [
       connectionManager({
         statPrefix: `outbound_${name}`,

@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf';
-import type { ClientTlsSpec, SubsetSpec } from '@mizzen/api';
+import type { ClientTlsSpec, SubsetSpec, TrafficPolicySpec } from '@mizzen/api';
 import { parseDurationMs } from '@mizzen/common';
 import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
 import { type Cluster, Cluster_DiscoveryType, Cluster_LbPolicy, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
@@ -9,10 +9,11 @@ import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions
 import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
 import { spiffeUri } from '../../citadel/spiffe-identity.ts';
 import type { Capture, ProxyView } from '../proxy-view.ts';
-import { mayBeHttp, type Service, type ServicePort } from '../registry/service.ts';
+import { mayBeHttp, type Protocol, type Service, type ServicePort } from '../registry/service.ts';
 import { type Configured, isVisible, type MeshSnapshot } from '../snapshot.ts';
 import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
 import { lbEndpoint, locality } from './endpoints.ts';
+import { implementedService } from './inbound-chains.ts';
 import {
   blackHoleCluster,
   inboundClusterName,
@@ -23,7 +24,7 @@ import {
   provenance,
   splitAddress,
 } from './names.ts';
-import { ads, meshTlsContext } from './tls-contexts.ts';
+import { ads, meshTlsContext, type Spoken } from './tls-contexts.ts';
 
 const defaultConnectTimeoutMs = 10_000;
 
@@ -38,7 +39,7 @@ export function clustersFor(view: ProxyView, snapshot: MeshSnapshot): Cluster[] 
       for (const subset of rule?.spec.subsets ?? []) clusters.push(outboundCluster(service, port, subset, rule, view, snapshot));
     }
   }
-  for (const port of view.inbound) clusters.push(inboundCluster(port.port, port.app));
+  for (const port of view.inbound) clusters.push(inboundCluster(port.port, port.app, implementedService(port, view, snapshot).protocol));
   if (view.capture) clusters.push(...captureClusters(view.capture));
   return clusters;
 }
@@ -101,13 +102,47 @@ function outboundCluster(
     ...(http?.maxRequestsPerConnection ? { maxRequestsPerConnection: http.maxRequestsPerConnection } : {}),
     ...(tcp?.maxConnectionDuration ? { maxConnectionDuration: durationFromMs(parseDurationMs(tcp.maxConnectionDuration) ?? 0) } : {}),
   };
-  if (Object.keys(common).length > 0)
-    cluster.typedExtensionProtocolOptions['envoy.extensions.upstreams.http.v3.HttpProtocolOptions'] = packAny(HttpProtocolOptionsSchema, {
-      commonHttpProtocolOptions: common,
-      upstreamProtocolOptions: { case: 'explicitHttpConfig', value: { protocolConfig: { case: 'httpProtocolOptions', value: {} } } },
-    });
-  applyTls(cluster, service, mayBeHttp(port.protocol), isOriginalDestination, policy.tls, snapshot);
+  const spoken = spokenTo(service, port, policy, snapshot);
+  Object.assign(cluster, httpOptions(spoken, common, http?.maxConcurrentStreams));
+  applyTls(cluster, service, spoken, isOriginalDestination, policy.tls, snapshot);
   return cluster;
+}
+
+/**
+ * What is spoken to a port: what it declares; HTTP/2 where a policy has connections upgraded and all instances have a sidecar to take it;
+ * where nothing is declared, or a policy says so, what the client speaks.
+ */
+function spokenTo(service: Service, port: ServicePort, policy: TrafficPolicySpec, snapshot: MeshSnapshot): Spoken {
+  if (!mayBeHttp(port.protocol)) return 'bytes';
+  const http = policy.connectionPool?.http;
+  if (http?.useClientProtocol) return 'either';
+  if (port.protocol === 'HTTP2' || port.protocol === 'GRPC') return 'http2';
+  if (port.protocol === 'AUTO') return 'either';
+  const upgrade = http?.h2UpgradePolicy ?? 'DEFAULT';
+  const isUpgraded = upgrade === 'UPGRADE' || (upgrade === 'DEFAULT' && snapshot.meshConfig.upgradesToHttp2);
+  const isMesh = policy.tls?.mode === undefined || policy.tls.mode === 'ISTIO_MUTUAL';
+  return isUpgraded && isMesh && service.instances.length > 0 && service.instances.every((instance) => instance.hasSidecar) ? 'http2' : 'http1';
+}
+
+const httpOptionsKey = 'envoy.extensions.upstreams.http.v3.HttpProtocolOptions';
+
+function httpOptions(
+  spoken: Spoken,
+  commonHttpProtocolOptions: NonNullable<Init<typeof HttpProtocolOptionsSchema>['commonHttpProtocolOptions']>,
+  maxConcurrentStreams: number | undefined,
+): Pick<Cluster, 'typedExtensionProtocolOptions'> | undefined {
+  if (spoken === 'bytes' || (spoken === 'http1' && Object.keys(commonHttpProtocolOptions).length === 0)) return undefined;
+  const http2ProtocolOptions = maxConcurrentStreams === undefined ? {} : { maxConcurrentStreams };
+  const upstreamProtocolOptions: Init<typeof HttpProtocolOptionsSchema>['upstreamProtocolOptions'] =
+    spoken === 'either'
+      ? { case: 'useDownstreamProtocolConfig', value: { httpProtocolOptions: {}, http2ProtocolOptions } }
+      : {
+          case: 'explicitHttpConfig',
+          value: {
+            protocolConfig: spoken === 'http2' ? { case: 'http2ProtocolOptions', value: http2ProtocolOptions } : { case: 'httpProtocolOptions', value: {} },
+          },
+        };
+  return { typedExtensionProtocolOptions: { [httpOptionsKey]: packAny(HttpProtocolOptionsSchema, { commonHttpProtocolOptions, upstreamProtocolOptions }) } };
 }
 
 /** Envoy's default is 1024; Istio, like us, leaves the limits open unless a DestinationRule sets them. */
@@ -133,7 +168,7 @@ function dnsEndpoints(service: Service, port: ServicePort, subset: SubsetSpec | 
 function applyTls(
   cluster: Cluster,
   service: Service,
-  isHttp: boolean,
+  spoken: Spoken,
   isOriginalDestination: boolean,
   tls: ClientTlsSpec | undefined,
   snapshot: MeshSnapshot,
@@ -147,7 +182,7 @@ function applyTls(
   }
   const mesh = () =>
     upstreamTls(
-      meshTlsContext([...accounts.keys()].sort(), isHttp),
+      meshTlsContext([...accounts.keys()].sort(), spoken),
       `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`,
     );
   switch (tls?.mode) {
@@ -182,7 +217,7 @@ function applyTls(
               },
             ]
           : [];
-      cluster.transportSocket = upstreamTls({ ...validation, tlsCertificates: certificates }, sni);
+      cluster.transportSocket = upstreamTls({ ...validation, tlsCertificates: certificates, alpnProtocols: originatedAlpn[spoken] }, sni);
       return;
     }
     default:
@@ -205,6 +240,9 @@ function applyTls(
   }
 }
 
+/** What a server outside the mesh is told in the handshake. */
+const originatedAlpn: Readonly<Record<Spoken, string[]>> = { bytes: [], http1: [], http2: ['h2'], either: ['h2', 'http/1.1'] };
+
 function upstreamTls(common: Init<typeof CommonTlsContextSchema>, sni: string) {
   return create(ClusterSchema, {
     transportSocket: {
@@ -214,13 +252,16 @@ function upstreamTls(common: Init<typeof CommonTlsContextSchema>, sni: string) {
   }).transportSocket!;
 }
 
-function inboundCluster(port: number, app: string): Cluster {
+/** The application is spoken to in what its port declares, or else in what its caller speaks. */
+function inboundCluster(port: number, app: string, protocol: Protocol): Cluster {
+  const spoken = protocol === 'HTTP2' || protocol === 'GRPC' ? 'http2' : protocol === 'AUTO' ? 'either' : 'http1';
   const name = inboundClusterName(port);
   const { address, port: appPort } = splitAddress(app);
   return create(ClusterSchema, {
     name,
     clusterDiscoveryType: { case: 'type', value: Cluster_DiscoveryType.STATIC },
     connectTimeout: durationFromMs(defaultConnectTimeoutMs),
+    ...httpOptions(spoken, {}, undefined),
     loadAssignment: {
       clusterName: name,
       endpoints: [

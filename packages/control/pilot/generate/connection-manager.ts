@@ -3,6 +3,7 @@ import type { AccessLogSchema } from '@mizzen/envoy-api/gen/envoy/config/accessl
 import type { FilterSchema, ListenerFilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
+import { GrpcWebSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/grpc_web/v3/grpc_web_pb.js';
 import { RouterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/router/v3/router_pb.js';
 import { HttpInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/http_inspector/v3/http_inspector_pb.js';
 import { OriginalDstSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/original_dst/v3/original_dst_pb.js';
@@ -37,6 +38,9 @@ export function tlsInspector(exceptPorts: readonly number[] = []): Init<typeof L
     ...disabledFor(exceptPorts),
   };
 }
+
+/** What the HTTP inspector calls HTTP. */
+export const plainHttp = ['http/1.0', 'http/1.1', 'h2c'];
 
 /** Where a connection was going before the kernel redirected it. */
 export const originalDestination: Init<typeof ListenerFilterSchema> = {
@@ -86,6 +90,10 @@ export const accessLog: Init<typeof AccessLogSchema>[] = [
   },
 ];
 
+const maxStreamsInbound = 100;
+/** The application is no stranger. */
+const maxStreamsOutbound = 1024;
+
 /** The HTTP connection manager of every listener. Headers by which a peer could pass as somebody else are kept only from the mesh. */
 export function connectionManager({ statPrefix, routes, direction, isTls }: ConnectionManagerOptions): Init<typeof FilterSchema> {
   const certDetails =
@@ -99,7 +107,10 @@ export function connectionManager({ statPrefix, routes, direction, isTls }: Conn
       value: packAny(HttpConnectionManagerSchema, {
         statPrefix,
         routeSpecifier: routes!,
+        // One connection of a client may not have more under way than what RFC 9113 recommends to take at least.
+        http2ProtocolOptions: { maxConcurrentStreams: direction === 'outbound' ? maxStreamsOutbound : maxStreamsInbound, allowConnect: true },
         httpFilters: [
+          { name: 'envoy.filters.http.grpc_web', configType: { case: 'typedConfig', value: packAny(GrpcWebSchema, {}) } },
           ...(direction === 'inbound'
             ? []
             : [{ name: 'envoy.filters.http.fault', configType: { case: 'typedConfig' as const, value: packAny(HTTPFaultSchema, {}) } }]),

@@ -111,7 +111,7 @@ function downstreamTls(server: Server): Init<typeof DownstreamTlsContextSchema> 
   return {
     requireClientCertificate: tls.mode === 'MUTUAL',
     commonTlsContext: {
-      alpnProtocols: ['http/1.1'],
+      alpnProtocols: ['h2', 'http/1.1'],
       tlsParams: {
         tlsMinimumProtocolVersion: Math.max(versions[tls.minProtocolVersion ?? 'TLS_AUTO'] ?? 0, 3),
         tlsMaximumProtocolVersion: versions[tls.maxProtocolVersion ?? 'TLS_AUTO'] ?? 0,

@@ -6,7 +6,7 @@ import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensio
 import type { InboundPort, ProxyView } from '../proxy-view.ts';
 import { isHttp, type Protocol, protocolOf, type Service } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
-import { connectionManager, tcpProxy } from './connection-manager.ts';
+import { connectionManager, plainHttp, tcpProxy } from './connection-manager.ts';
 import { inboundRoutes } from './inbound-routes.ts';
 import { splitAddress } from './names.ts';
 import { meshAlpn, meshHttpAlpn, meshTlsContext } from './tls-contexts.ts';
@@ -38,7 +38,7 @@ export function inboundChains({ name, cluster, mode, protocol, service, statPref
     if (isAuto)
       chains.push({
         name: `${name}-mtls-http`,
-        filterChainMatch: { ...match, transportProtocol: 'tls', applicationProtocols: [meshHttpAlpn] },
+        filterChainMatch: { ...match, transportProtocol: 'tls', applicationProtocols: meshHttpAlpn },
         transportSocket,
         filters: [http(true)],
       });
@@ -58,7 +58,7 @@ export function inboundChains({ name, cluster, mode, protocol, service, statPref
     if (isAuto)
       chains.push({
         name: `${name}-plain-http`,
-        filterChainMatch: { ...match, transportProtocol: 'raw_buffer', applicationProtocols: ['http/1.0', 'http/1.1'] },
+        filterChainMatch: { ...match, transportProtocol: 'raw_buffer', applicationProtocols: plainHttp },
         filters: [http(false)],
       });
     chains.push({ name: `${name}-plain`, ...(Object.keys(plain).length > 0 ? { filterChainMatch: plain } : {}), filters: [filter(false)] });
@@ -93,7 +93,7 @@ function mutualTls(): NonNullable<Init<typeof FilterChainSchema>['transportSocke
       value: packAny(DownstreamTlsContextSchema, {
         commonTlsContext: {
           ...meshTlsContext(undefined),
-          alpnProtocols: [meshHttpAlpn, ...meshAlpn, 'http/1.1'],
+          alpnProtocols: [...meshHttpAlpn, ...meshAlpn, 'h2', 'http/1.1'],
           tlsParams: { tlsMinimumProtocolVersion: TlsParameters_TlsProtocol.TLSv1_2 },
         },
         requireClientCertificate: true,

@@ -8,7 +8,7 @@ import { visibleServices } from './clusters.ts';
 import { outboundClusterName, outboundRouteName, passthroughCluster } from './names.ts';
 import { outboundTrafficMode } from './outbound-traffic.ts';
 import { serviceAddresses } from './service-addresses.ts';
-import { appliesTo, type Route, retryPolicy, routesOf, type VirtualHost, virtualServiceFor } from './virtual-service-routes.ts';
+import { appliesTo, type Route, retryPolicy, routesOf, timeouts, type VirtualHost, virtualServiceFor } from './virtual-service-routes.ts';
 
 /**
  * RDS for a sidecar. An explicitly called one has a single table for the services of all ports, told apart by the Host that the caller
@@ -151,7 +151,7 @@ function defaultRoute(service: Service, port: ServicePort): Route {
       case: 'route',
       value: {
         clusterSpecifier: { case: 'cluster', value: outboundClusterName(port.number, '', service.hostname) },
-        timeout: durationFromMs(0),
+        ...timeouts(undefined),
         retryPolicy: retryPolicy(undefined),
       },
     },

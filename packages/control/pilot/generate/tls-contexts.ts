@@ -15,13 +15,25 @@ export const workloadSecretName = 'default';
 export const rootSecretName = 'ROOTCA';
 /** Application protocols by which two sidecars know each other, as in Istio. */
 export const meshAlpn = ['istio-peer-exchange', 'istio'];
-/** The one by which a client's sidecar says that HTTP is inside: a port without a declared protocol is told by it (Istio's ALPN override). */
-export const meshHttpAlpn = 'istio-http/1.1';
+/** Those by which a client's sidecar says that HTTP is inside, and which: a port without a declared protocol is told by them (Istio's ALPN override). */
+export const meshHttpAlpn = ['istio-http/1.0', 'istio-http/1.1', 'istio-h2'];
+const meshHttp1Alpn = 'istio-http/1.1';
+const meshHttp2Alpn = 'istio-h2';
+
+/** What a cluster's connections carry; `either`: what its client speaks. */
+export type Spoken = 'bytes' | 'http1' | 'http2' | 'either';
+
+const spokenAlpn: Readonly<Record<Spoken, readonly string[]>> = {
+  bytes: [],
+  http1: [meshHttp1Alpn],
+  http2: [meshHttp2Alpn],
+  either: [meshHttp2Alpn, meshHttp1Alpn],
+};
 
 /** Mutual TLS inside the mesh: own certificate, peers verified against the mesh's roots and, for clients, the expected identities. */
-export function meshTlsContext(expectedIdentities: readonly string[] | undefined, isHttp = false): Init<typeof CommonTlsContextSchema> {
+export function meshTlsContext(expectedIdentities: readonly string[] | undefined, spoken: Spoken = 'bytes'): Init<typeof CommonTlsContextSchema> {
   return {
-    alpnProtocols: expectedIdentities === undefined ? ['h2', 'http/1.1'] : isHttp ? [meshHttpAlpn, ...meshAlpn] : meshAlpn,
+    alpnProtocols: expectedIdentities === undefined ? ['h2', 'http/1.1'] : [...spokenAlpn[spoken], ...meshAlpn],
     tlsCertificateSdsSecretConfigs: [{ name: workloadSecretName, sdsConfig: ads }],
     validationContextType: {
       case: 'combinedValidationContext',

@@ -1,4 +1,5 @@
 import type { HeaderOperationsSpec, HttpMatchSpec, HttpRouteSpec, PercentSpec, StringMatchSpec, VirtualServiceSpec } from '@mizzen/api';
+import { grpcStatusOf } from '@mizzen/api';
 import { parseDurationMs } from '@mizzen/common';
 import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
 import { HeaderValueOption_HeaderAppendAction } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
@@ -208,7 +209,7 @@ function forwardAction(
   const { rewrite } = spec;
   return {
     clusterSpecifier,
-    timeout: durationFromMs((spec.timeout && parseDurationMs(spec.timeout)) || 0),
+    ...timeouts(spec),
     retryPolicy: retryPolicy(spec),
     requestMirrorPolicies: mirrors,
     ...(rewrite?.uri !== undefined ? pathRewrite(rewrite.uri, match) : {}),
@@ -217,6 +218,12 @@ function forwardAction(
       : {}),
     ...(rewrite?.authority ? { hostRewriteSpecifier: { case: 'hostRewriteLiteral' as const, value: rewrite.authority } } : {}),
   };
+}
+
+/** A gRPC caller's own timeout counts, up to the route's, as in Istio. */
+export function timeouts(spec: HttpRouteSpec | undefined): Partial<Init<typeof RouteActionSchema>> {
+  const timeout = durationFromMs((spec?.timeout && parseDurationMs(spec.timeout)) || 0);
+  return { timeout, maxStreamDuration: { grpcTimeoutHeaderMax: timeout } };
 }
 
 /** `rewrite.uri` replaces the matched prefix, or the whole path when the match was exact or a regex. */
@@ -298,7 +305,9 @@ function faultConfig(spec: HttpRouteSpec): Init<typeof HTTPFaultSchema> {
       : {}),
     ...(abort?.httpStatus !== undefined
       ? { abort: { errorType: { case: 'httpStatus', value: abort.httpStatus }, percentage: fractionalPercent(abort.percentage) } }
-      : {}),
+      : abort?.grpcStatus !== undefined
+        ? { abort: { errorType: { case: 'grpcStatus', value: grpcStatusOf(abort.grpcStatus) ?? 2 }, percentage: fractionalPercent(abort.percentage) } }
+        : {}),
   };
 }
 
