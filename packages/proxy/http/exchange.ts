@@ -23,6 +23,9 @@ import { redirectLocation, rewriteTarget } from './rewrite-path.ts';
 /** Request bodies up to this size are kept until the response begins, so that the request can be sent again. */
 const replayLimitBytes = 64 * 1024;
 
+/** A request that servers do not look at is sent again so many times. */
+const maxRefusals = 5;
+
 /**
  * One request and its response: filters, route, cluster, endpoint, and back. It is the receiver of the upstream's events and of the
  * client's body, and knows no version of HTTP: those are behind `Downstream` and `UpstreamStream`. Longer than other files, since a request's life is one state machine that reads best in one place.
@@ -60,6 +63,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #queuedAt: Endpoint | undefined;
   /** The last failure was of a connection that had served others: the next one must be new. */
   #needsFreshConnection: boolean;
+  /** How often a server has said that it has not looked at the request. */
+  #refusals: number;
   #target: Target | undefined;
   #upstream: UpstreamStream | undefined;
   /** A filter's changes to the content. */
@@ -108,6 +113,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#isTunnel = false;
     this.#queuedAt = undefined;
     this.#needsFreshConnection = false;
+    this.#refusals = 0;
     this.#target = undefined;
     this.#upstream = undefined;
     this.#transform = undefined;
@@ -530,9 +536,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       this.responseDetails = 'upstream_reset_after_response_started';
       return this.#breakOff('UC');
     }
-    // What the peer says it has not looked at may be sent again whatever it is (RFC 9113 section 8.7), once more without a policy's leave.
-    if (failure.kind === 'refused' && !this.#needsFreshConnection && (this.#replay !== undefined || !this.head.hasBody)) {
-      this.#needsFreshConnection = true;
+    // What the peer says it has not looked at may be sent again whatever it is (RFC 9113 section 8.7), without a policy's leave.
+    if (failure.kind === 'refused' && (this.#replay !== undefined || !this.head.hasBody) && this.#refusals++ < maxRefusals) {
       this.#isForwarding = false;
       return this.#attempt();
     }

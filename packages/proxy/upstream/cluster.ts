@@ -127,12 +127,12 @@ export class Cluster {
   }
 
   /**
-   * An idle connection, a new one, or a place in the endpoint's queue (`waiter` is called later). `fresh`: no connection that has served
-   * somebody before, since such a one has just failed.
+   * An idle connection, a new one, or a place in the endpoint's queue (`waiter` is called later). `fresh`: no connection of HTTP/1.1 that
+   * has served somebody before, since such a one has just failed.
    */
   acquire(endpoint: Endpoint, waiter: ConnectionWaiter, client: ConnectionInfo, isHttp2: boolean, fresh: boolean): Acquired {
     const { settings } = this;
-    if (this.#speaksHttp2(isHttp2)) return this.#acquireStream(endpoint, waiter, client, fresh);
+    if (this.#speaksHttp2(isHttp2)) return this.#acquireStream(endpoint, waiter, client);
     if (!endpoint.transport.isPerClient && !fresh) {
       for (let idle = endpoint.idle.pop(); idle !== undefined; idle = endpoint.idle.pop()) {
         if (settings.maxConnectionDurationMs === 0 || coarseNow() - idle.openedAt < settings.maxConnectionDurationMs) {
@@ -156,16 +156,16 @@ export class Cluster {
     return protocol === 'http2' || (protocol === 'downstream' && isHttp2);
   }
 
-  #acquireStream(endpoint: Endpoint, waiter: ConnectionWaiter, client: ConnectionInfo, fresh: boolean): Acquired {
+  #acquireStream(endpoint: Endpoint, waiter: ConnectionWaiter, client: ConnectionInfo): Acquired {
     const { transport } = endpoint;
     if (!transport.isPerClient) {
       const maxAgeMs = this.settings.maxConnectionDurationMs;
       for (const connection of endpoint.http2) {
         if (maxAgeMs > 0 && coarseNow() - connection.openedAt > maxAgeMs) {
           connection.drain();
-          return this.#acquireStream(endpoint, waiter, client, fresh);
+          return this.#acquireStream(endpoint, waiter, client);
         }
-        if (connection.freeStreams > 0 && !(fresh && connection.hasServedOthers)) return connection.stream();
+        if (connection.freeStreams > 0) return connection.stream();
       }
     }
     if (this.#mayConnect(endpoint)) return this.#openHttp2(endpoint, client).stream();
