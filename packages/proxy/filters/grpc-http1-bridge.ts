@@ -25,7 +25,7 @@ export function grpcHttp1BridgeFilter({ wrapsProtobuf, dropsQuery }: GrpcHttp1Br
     name: 'envoy.filters.http.grpc_http1_bridge',
     onRequest(exchange) {
       const { head } = exchange;
-      if (head.isHttp2 || head.method !== 'POST') return 'continue';
+      if (head.isHttp2 || head.method !== 'POST' || exchange.isTransformed) return 'continue';
       const type = head.headers.get('content-type') ?? '';
       const wraps = wrapsProtobuf && type === protobuf;
       if (!wraps && !isGrpcType(type)) return 'continue';

@@ -258,6 +258,10 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#transform = transform;
   }
 
+  get isTransformed(): boolean {
+    return this.#transform !== undefined;
+  }
+
   /** One timer that a filter may use; cleared when the exchange ends. */
   setTimer(ms: number, callback: () => void): void {
     clearTimeout(this.#timer);
