@@ -135,6 +135,8 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
     if (serviceTimeMs >= 0) text += serviceTimeLine(serviceTimeMs);
     if (!headers.has('server')) text += 'server: mizzen\r\n';
     if (this.#sendsChunks || (head.isChunked && method === 'HEAD' && !isHttp10)) text += 'transfer-encoding: chunked\r\n';
+    // HTTP/2 says by a flag that there is no content; here it has to be said, or the client would wait for the connection's end.
+    else if (!hasBody && !hasLength && method !== 'HEAD' && head.status !== 204 && head.status !== 304) text += 'content-length: 0\r\n';
     this.#output.text(text + this.#connectionText());
   }
 

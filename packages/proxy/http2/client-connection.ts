@@ -166,6 +166,9 @@ export class Http2ClientConnection extends Http2Connection {
   }
 
   protected readBytes(chunk: Buffer): Http2Violation | undefined {
+    // The usual reason why a server's first frame is none.
+    if (!this.hasSettings && chunk.length >= 5 && chunk.toString('latin1', 0, 5) === 'HTTP/')
+      return this.violation(errorCodes.PROTOCOL_ERROR, 'server_speaks_http1');
     return this.readFrames(chunk);
   }
 

@@ -138,8 +138,8 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
 
   // ---- what becomes of it ----
 
-  onViolation({ reason }: Http2Violation): void {
-    this.#failure = 'protocol';
+  onViolation({ reason, streamId }: Http2Violation): void {
+    if (streamId === 0) this.#failure = 'protocol';
     this.cluster.countViolation(reason);
   }
 
