@@ -1,14 +1,22 @@
 import { fuzzHttp1 } from './http1-differential.ts';
+import { fuzzHttp2 } from './http2-differential.ts';
 
-/** `npm run fuzz [-- --seconds N] [-- --seed N]`: the long form of fuzz/*.test.ts. */
+/** `npm run fuzz [-- --seconds N] [-- --seed N]`: the long form of fuzz/*.test.ts; half of the time for each codec. */
 const option = (name: string, otherwise: number) => {
   const at = process.argv.indexOf(`--${name}`);
   return at < 0 ? otherwise : Number(process.argv[at + 1]);
 };
 const seed = option('seed', Date.now() % 1_000_000_000);
-const seconds = option('seconds', 600);
-console.log(`HTTP/1.1 codec against llhttp for ${seconds} s, seed ${seed}`);
-const { cases, accepted, findings } = await fuzzHttp1({ seed, cases: Number.MAX_SAFE_INTEGER, untilMs: Date.now() + seconds * 1_000 });
-for (const finding of findings) console.error(finding);
-console.log(`${cases} cases, ${accepted} accepted by both, ${findings.length} findings`);
-process.exit(findings.length === 0 ? 0 : 1);
+const seconds = option('seconds', 600) / 2;
+let isClean = true;
+for (const [name, fuzz] of [
+  ['HTTP/1.1 codec against llhttp', fuzzHttp1],
+  ['HTTP/2 codec against nghttp2', fuzzHttp2],
+] as const) {
+  console.log(`${name} for ${seconds} s, seed ${seed}`);
+  const { cases, accepted, findings } = await fuzz({ seed, cases: Number.MAX_SAFE_INTEGER, untilMs: Date.now() + seconds * 1_000 });
+  for (const finding of findings) console.error(finding);
+  console.log(`${cases} cases, ${accepted} accepted by both, ${findings.length} findings`);
+  isClean &&= findings.length === 0;
+}
+process.exit(isClean ? 0 : 1);

@@ -134,7 +134,7 @@ export function explainBadHead(text: string, isRequest: boolean): Violation {
     const version = / HTTP\/(\d)\.(\d)$/.exec(firstLine);
     if (version && version[1] !== '1') return violations.unsupportedVersion;
     if (!/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP\/1\.[01]$/.test(firstLine)) return violations.badRequestLine;
-  } else if (!/^HTTP\/1\.[01] \d{3}(?: |$)/.test(firstLine)) return violations.badStatusLine;
+  } else if (!/^HTTP\/1\.[01] [1-9]\d{2}(?: |$)/.test(firstLine)) return violations.badStatusLine;
   const fields = text.slice(firstLine.length + 2);
   if (/(?:^|\n)[ \t]/.test(fields)) return violations.obsoleteFolding;
   if (/(?:^|\n)[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]+:/.test(fields)) return violations.spaceBeforeColon;

@@ -3,7 +3,7 @@ import { ResponseHead } from '../message/response-head.ts';
 import { explainBadHead, readFields } from './fields.ts';
 import type { Violation } from './violation.ts';
 
-const grammar = /^HTTP\/1\.[01] \d{3}(?: [\t\x20-\x7e\x80-\xff]*)?\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
+const grammar = /^HTTP\/1\.[01] [1-9]\d{2}(?: [\t\x20-\x7e\x80-\xff]*)?\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
 
 /** Reads a response's head: RFC 9112 sections 4 to 6. */
 export function readResponseHead(text: string, limits: HeadLimits): ResponseHead | Violation {

@@ -290,7 +290,12 @@ export class TrailerFields implements FieldSink {
     if (this.#problem !== '') return;
     const { name, value, kind } = field;
     if (this.#bytes > this.#limits.maxHeadBytes || this.#fields.length >= this.#limits.maxHeaderCount) this.#problem = tooLarge;
-    else if (!field.hasValidValue || (kind >= fieldKinds.method && kind <= fieldKinds.connectionSpecific) || kind === fieldKinds.invalidName)
+    else if (
+      !field.hasValidValue ||
+      (kind >= fieldKinds.method && kind <= fieldKinds.connectionSpecific) ||
+      kind === fieldKinds.invalidName ||
+      (kind === fieldKinds.te && value !== 'trailers')
+    )
       this.#problem = 'invalid_trailers';
     else if (kind === fieldKinds.regular && (name === 'grpc-status' || name === 'grpc-message' || !forbiddenTrailers.test(name)))
       this.#fields.push([name, value]);
