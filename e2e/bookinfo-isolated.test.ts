@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
+import { WebSocket } from 'ws';
 import { readHosts } from '../packages/cli/lab/lab-state.ts';
 import { processesIn } from '../packages/cli/lab/network-namespace.ts';
 import { Bookinfo } from './support/bookinfo.ts';
@@ -35,6 +37,21 @@ describe('the bookinfo example on hosts of its own', { skip: notPrivileged || sk
     assert.match((await call({ port: 8080, path: '/productpage', headers: { cookie } })).body, /reviews-v2/);
     for (const host of readHosts(mesh.home).filter(({ kind }) => kind === 'inside'))
       for (const pid of await processesIn(host.namespace)) assert.doesNotMatch(readFileSync(`/proc/${pid}/environ`, 'latin1'), /https?_proxy=/i);
+  });
+
+  it('shows how many copies are left, by gRPC, and keeps the number up to date, by a WebSocket through the gateway', async () => {
+    const page = await call({ port: 8080, path: '/productpage' });
+    assert.match(page.body, /<b id="left">\d+<\/b> copies left/);
+    const feed = new WebSocket('ws://127.0.0.1:8080/api/v1/products/0/feed');
+    const seen: number[] = [];
+    feed.on('message', (message) => seen.push(JSON.parse(String(message)).left));
+    await until(
+      'the number changes',
+      async () => new Set(seen).size,
+      (count) => count >= 2,
+    );
+    feed.close();
+    await once(feed, 'close');
   });
 
   it('counts each call on both sides, with the identities that were proved', async () => {

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import http from 'node:http';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { WebSocket } from 'ws';
 import { Bookinfo, fixture, fixturesMissing } from './support/bookinfo.ts';
 import { call, until } from './support/http.ts';
 
@@ -66,6 +68,21 @@ describe('the bookinfo example', () => {
     for (let i = 0; i < 5; i++) assert.match((await call({ port: 8080, path: '/productpage', headers: { cookie } })).body, /reviews-v2/);
     assert.equal((await call({ port: 8080, path: '/nothing' })).status, 404);
     assert.equal((await call({ port: 8080 })).headers['location'], 'http://127.0.0.1:8080/productpage');
+  });
+
+  it('shows how many copies are left, by gRPC, and keeps the number up to date, by a WebSocket through the gateway', async () => {
+    const page = await call({ port: 8080, path: '/productpage' });
+    assert.match(page.body, /<b id="left">\d+<\/b> copies left/);
+    const feed = new WebSocket('ws://127.0.0.1:8080/api/v1/products/0/feed');
+    const seen: number[] = [];
+    feed.on('message', (message) => seen.push(JSON.parse(String(message)).left));
+    await until(
+      'the number changes',
+      async () => new Set(seen).size,
+      (count) => count >= 2,
+    );
+    feed.close();
+    await once(feed, 'close');
   });
 
   it("takes each of Istio's routing samples unchanged", { skip: fixturesMissing }, async () => {
@@ -153,7 +170,7 @@ describe('the bookinfo example', () => {
     const status = JSON.parse(cli('status', '-o', 'json').stdout) as { proxies: { state: string }[] };
     assert.deepEqual(
       status.proxies.map((proxy) => proxy.state),
-      Array.from({ length: 7 }, () => 'synced'),
+      Array.from({ length: 8 }, () => 'synced'),
     );
     const routes = cli('proxy-config', 'routes', 'productpage-v1');
     assert.match(routes.stdout + routes.stderr, /reviews\.default\.svc\.cluster\.local:9080/);

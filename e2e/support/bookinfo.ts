@@ -73,7 +73,7 @@ export class Bookinfo {
     await until(
       'all proxies synced',
       () => this.proxies(),
-      (proxies) => proxies.length === 7 && proxies.every((proxy) => proxy.state === 'synced'),
+      (proxies) => proxies.length === 8 && proxies.every((proxy) => proxy.state === 'synced'),
     );
   }
 

@@ -43,6 +43,8 @@ export interface ProxyConfig {
     /** Where the application is; 127.0.0.1. */
     readonly address?: string;
     readonly path?: string;
+    /** Asked for by gRPC's health checks instead; '': the server as a whole. */
+    readonly grpcService?: string;
     readonly port: number;
     readonly periodMs?: number;
     readonly timeoutMs?: number;

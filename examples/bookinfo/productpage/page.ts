@@ -13,11 +13,12 @@ export function renderPage(
   product: { readonly title: string; readonly description: string },
   details: Answer,
   reviews: Answer,
+  copies: number | undefined,
   user: string | undefined,
 ): string {
   return `<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Simple Bookstore App</title><style>${style}</style></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Simple Bookstore App</title><style>${style}</style><script src="/static/feed.js" defer></script></head>
 <body>
 <header><strong>BookInfo Sample</strong>${
     user === undefined
@@ -28,7 +29,7 @@ export function renderPage(
 <h1>${escapeHtml(product.title)}</h1>
 <p class="summary">${escapeHtml(product.description)}</p>
 <div class="columns">
-<section><h2>Book Details</h2>${renderDetails(details)}</section>
+<section><h2>Book Details</h2>${renderDetails(details)}${renderStock(copies)}</section>
 <section><h2>Book Reviews</h2>${renderReviews(reviews)}</section>
 </div>
 </main>
@@ -42,6 +43,29 @@ function renderDetails(answer: Answer): string {
   const entries = Object.entries(answer.body as Record<string, unknown>).filter(([name]) => name !== 'id');
   return `<dl>${entries.map(([name, value]) => `<dt>${escapeHtml(name)}</dt><dd>${escapeHtml(value)}</dd>`).join('')}</dl>`;
 }
+
+function renderStock(copies: number | undefined): string {
+  if (copies === undefined) return '<p class="error">Sorry, nobody can say how many copies are left.</p>';
+  return `<p class="stock"><b id="left">${copies}</b> copies left <span id="live" class="served">(when the page was made)</span></p>`;
+}
+
+/** Keeps the number of copies up to date; when the feed ends it tries again. */
+export const feedScript = `
+const left = document.getElementById('left');
+const live = document.getElementById('live');
+function follow() {
+  const feed = new WebSocket(location.origin.replace(/^http/, 'ws') + '/api/v1/products/0/feed');
+  feed.onmessage = ({ data }) => {
+    left.textContent = JSON.parse(data).left;
+    live.textContent = '(live)';
+  };
+  feed.onclose = () => {
+    live.textContent = '(the feed was interrupted)';
+    setTimeout(follow, 2000);
+  };
+}
+if (left) follow();
+`;
 
 function renderReviews(answer: Answer): string {
   if (answer.status !== 200) return '<p class="error">Sorry, product reviews are currently unavailable for this book.</p>';
@@ -74,5 +98,6 @@ dt{font-weight:600}dd{margin:0}
 blockquote{margin:0 0 1rem;border-left:3px solid #dde5ec;padding-left:1rem}
 footer{color:#46586a}
 .stars{font-size:1.4rem;letter-spacing:.1rem}.red{color:#c62828}.black{color:#111}
+.stock{margin:1rem 0 0;font-size:1.1rem}.stock .served{display:inline}
 .error{color:#b00020}.served{color:#708394;font-size:.9rem;margin:0}
 `;

@@ -1,8 +1,11 @@
-// The product page of the bookinfo example: a web page that asks two services what to show. It calls http://details:9080 and
-// http://reviews:9080 with plain fetch; the HTTP_PROXY in its environment, which it need not know of, leads through its sidecar.
+// The product page of the bookinfo example: a web page that asks three services what to show. It calls http://details:9080 and
+// http://reviews:9080 with plain fetch, and stock:9090 by gRPC; the HTTP_PROXY in its environment, which it need not know of, leads through
+// its sidecar. A WebSocket tells open pages how many copies are left.
 import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { renderPage } from './page.ts';
+import { openFeed } from './feed.ts';
+import { feedScript, renderPage } from './page.ts';
+import { copiesLeft, watchCopies } from './stock.ts';
 
 const product = {
   id: 0,
@@ -26,7 +29,7 @@ function userOf(request: IncomingMessage): string | undefined {
   return id === undefined ? undefined : sessions.get(id);
 }
 
-async function call(url: string, request: IncomingMessage, attempts: number): Promise<Answer> {
+function headersOf(request: IncomingMessage): Record<string, string> {
   const headers: Record<string, string> = {};
   for (const name of forwarded) {
     const value = request.headers[name];
@@ -34,6 +37,11 @@ async function call(url: string, request: IncomingMessage, attempts: number): Pr
   }
   const user = userOf(request) ?? request.headers['end-user'];
   if (typeof user === 'string') headers['end-user'] = user;
+  return headers;
+}
+
+async function call(url: string, request: IncomingMessage, attempts: number): Promise<Answer> {
+  const headers = headersOf(request);
   for (let attempt = 1; ; attempt++) {
     try {
       const response = await fetch(url, { headers, signal: AbortSignal.timeout(3_000) });
@@ -66,13 +74,13 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
     case '/health':
       return void response.writeHead(200).end('Product page is healthy\n');
     case '/productpage': {
-      const [detailsAnswer, reviewsAnswer] = await Promise.all([details(request), reviews(request)]);
+      const [detailsAnswer, reviewsAnswer, copies] = await Promise.all([details(request), reviews(request), copiesLeft(headersOf(request))]);
       response.writeHead(200, {
         'content-type': 'text/html; charset=utf-8',
-        'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+        'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; form-action 'self'",
         'cache-control': 'no-store',
       });
-      return void response.end(renderPage(product, detailsAnswer, reviewsAnswer, userOf(request)));
+      return void response.end(renderPage(product, detailsAnswer, reviewsAnswer, copies, userOf(request)));
     }
     case '/login': {
       const name =
@@ -89,6 +97,8 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
     }
     case '/logout':
       return void response.writeHead(302, { location: '/productpage', 'set-cookie': 'session=; Max-Age=0; Path=/' }).end();
+    case '/static/feed.js':
+      return void response.writeHead(200, { 'content-type': 'text/javascript' }).end(feedScript);
     case '/api/v1/products':
       return void json(200, [product]);
     case `/api/v1/products/${product.id}`: {
@@ -108,6 +118,16 @@ const server = createServer((request, response) => {
   answer(request, response).catch((error: unknown) => {
     console.error(error);
     if (!response.headersSent) response.writeHead(500).end();
+  });
+});
+server.on('upgrade', (request, socket) => {
+  if (request.url !== `/api/v1/products/${product.id}/feed`) return void socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n');
+  let stop = () => {};
+  const feed = openFeed(request, socket, () => stop());
+  if (feed === undefined) return;
+  stop = watchCopies((left) => {
+    if (left === undefined) feed.close();
+    else feed.send(JSON.stringify({ left }));
   });
 });
 server.keepAliveTimeout = 75_000;

@@ -14,6 +14,7 @@ export interface WorkloadSpec {
   readonly readinessProbe?: {
     readonly httpGet?: { readonly path: string; readonly port?: number };
     readonly tcpSocket?: { readonly port?: number };
+    readonly grpc?: { readonly port?: number; readonly service?: string };
     readonly periodSeconds?: number;
     readonly timeoutSeconds?: number;
     readonly failureThreshold?: number;

@@ -96,6 +96,12 @@ interface Shown {
   readonly metadata?: MetadataShown;
   readonly transport_socket?: { readonly name: string };
   readonly transport_socket_matches?: readonly unknown[];
+  readonly typed_extension_protocol_options?: Readonly<Record<string, HttpOptionsShown>>;
+}
+
+interface HttpOptionsShown {
+  readonly use_downstream_protocol_config?: unknown;
+  readonly explicit_http_config?: { readonly http2_protocol_options?: unknown };
 }
 
 interface FilterChainShown {
@@ -153,6 +159,14 @@ function addressText(address: SocketAddress | undefined): string {
   return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
+/** What is spoken to a cluster's endpoints, where it carries HTTP. */
+function spokenText(cluster: Shown): string {
+  const options = cluster.typed_extension_protocol_options?.['envoy.extensions.upstreams.http.v3.HttpProtocolOptions'];
+  if (options === undefined) return '-';
+  if (options.use_downstream_protocol_config) return "caller's HTTP";
+  return options.explicit_http_config?.http2_protocol_options ? 'HTTP/2' : 'HTTP/1.1';
+}
+
 function chainMatchText(match: FilterChainShown['filter_chain_match']): string {
   const parts = [
     match?.destination_port === undefined ? undefined : `port ${match.destination_port}`,
@@ -207,10 +221,11 @@ const tables = {
     ),
   clusters: (resources: readonly Shown[]) =>
     formatTable(
-      ['NAME', 'TYPE', 'BALANCING', 'TLS', 'FROM'],
+      ['NAME', 'TYPE', 'SPEAKS', 'BALANCING', 'TLS', 'FROM'],
       resources.map((cluster) => [
         cluster.name ?? '',
         cluster.type ?? 'STATIC',
+        spokenText(cluster),
         (cluster.lb_policy ?? 'ROUND_ROBIN').toLowerCase(),
         cluster.transport_socket ? 'tls' : cluster.transport_socket_matches?.length ? 'auto' : 'plain',
         originText(cluster.metadata),

@@ -271,7 +271,7 @@ export class Replica {
 
   #probe(): ProxyConfig['probe'] {
     const { readinessProbe } = this.#options.spec;
-    const wanted = readinessProbe?.httpGet?.port ?? readinessProbe?.tcpSocket?.port;
+    const wanted = readinessProbe?.httpGet?.port ?? readinessProbe?.tcpSocket?.port ?? readinessProbe?.grpc?.port;
     const port = this.#ports.find((candidate) => candidate.port === wanted) ?? this.#ports[0];
     if (!port) return undefined;
     const seconds = (value: number | undefined) => (value === undefined ? undefined : value * 1000);
@@ -280,6 +280,7 @@ export class Replica {
     return {
       port: port.appPort,
       ...(readinessProbe?.httpGet ? { path: readinessProbe.httpGet.path } : {}),
+      ...(readinessProbe?.grpc ? { grpcService: readinessProbe.grpc.service ?? '' } : {}),
       ...(periodMs === undefined ? {} : { periodMs }),
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
       ...(readinessProbe?.failureThreshold === undefined ? {} : { failureThreshold: readinessProbe.failureThreshold }),

@@ -1,6 +1,7 @@
 import http from 'node:http';
 import net from 'node:net';
 import type { ProxyConfig } from '../proxy-config.ts';
+import { checkGrpcHealth } from './grpc-health.ts';
 
 /** Asks the application whether it is well, as Kubernetes' readiness probes do, and tells when the answer changes. */
 export class HealthProber {
@@ -48,7 +49,8 @@ export class HealthProber {
 
   #ask(): Promise<string | undefined> {
     const timeoutMs = this.#probe.timeoutMs ?? 1_000;
-    const { path, port, address = '127.0.0.1' } = this.#probe;
+    const { path, port, address = '127.0.0.1', grpcService } = this.#probe;
+    if (grpcService !== undefined) return checkGrpcHealth(address, port, grpcService, timeoutMs);
     return new Promise((resolve) => {
       if (path === undefined) {
         const socket = net.connect({ host: address, port, timeout: timeoutMs });

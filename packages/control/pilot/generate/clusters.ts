@@ -131,7 +131,7 @@ function httpOptions(
   commonHttpProtocolOptions: NonNullable<Init<typeof HttpProtocolOptionsSchema>['commonHttpProtocolOptions']>,
   maxConcurrentStreams: number | undefined,
 ): Pick<Cluster, 'typedExtensionProtocolOptions'> | undefined {
-  if (spoken === 'bytes' || (spoken === 'http1' && Object.keys(commonHttpProtocolOptions).length === 0)) return undefined;
+  if (spoken === 'bytes') return undefined;
   const http2ProtocolOptions = maxConcurrentStreams === undefined ? {} : { maxConcurrentStreams };
   const upstreamProtocolOptions: Init<typeof HttpProtocolOptionsSchema>['upstreamProtocolOptions'] =
     spoken === 'either'

@@ -1,0 +1,57 @@
+import http2 from 'node:http2';
+
+/** HealthCheckResponse.ServingStatus (grpc health.proto). */
+const servingStatuses = ['UNKNOWN', 'SERVING', 'NOT_SERVING', 'SERVICE_UNKNOWN'];
+
+/** Asks `grpc.health.v1.Health/Check` for a service; '' is the server as a whole. Resolves with the problem, or undefined when it serves. */
+export function checkGrpcHealth(address: string, port: number, service: string, timeoutMs: number): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const session = http2.connect(`http://${address.includes(':') ? `[${address}]` : address}:${port}`);
+    const finish = (problem: string | undefined) => {
+      clearTimeout(timer);
+      session.destroy();
+      resolve(problem);
+    };
+    const timer = setTimeout(() => finish(`grpc.health.v1.Health/Check did not answer within ${timeoutMs} ms`), timeoutMs);
+    session.on('error', (error) => finish(error.message));
+    const stream = session.request({
+      ':method': 'POST',
+      ':path': '/grpc.health.v1.Health/Check',
+      ':authority': service === '' ? 'localhost' : service,
+      'content-type': 'application/grpc',
+      te: 'trailers',
+    });
+    const chunks: Buffer[] = [];
+    let status: string | undefined;
+    stream.on('response', (headers) => {
+      status = headers['grpc-status']?.toString();
+      if (headers[':status'] !== 200) finish(`grpc.health.v1.Health/Check was answered with HTTP ${headers[':status']}`);
+    });
+    stream.on('trailers', (trailers) => {
+      status = trailers['grpc-status']?.toString();
+    });
+    stream.on('data', (chunk: Buffer) => chunks.push(chunk));
+    stream.on('error', (error) => finish(error.message));
+    stream.on('close', () => {
+      if (status !== '0') return finish(`grpc.health.v1.Health/Check ended with status ${status ?? 'none'}`);
+      const serving = servingStatus(Buffer.concat(chunks));
+      finish(serving === 'SERVING' ? undefined : `grpc.health.v1.Health/Check said ${serving}`);
+    });
+    stream.end(request(service));
+  });
+}
+
+/** HealthCheckRequest: field 1, the service's name. */
+function request(service: string): Buffer {
+  const name = Buffer.from(service).subarray(0, 120);
+  const message = name.length === 0 ? Buffer.alloc(0) : Buffer.concat([Buffer.from([0x0a, name.length]), name]);
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(message.length, 1);
+  return Buffer.concat([head, message]);
+}
+
+/** Of a HealthCheckResponse, whose one field is a small enumeration. */
+function servingStatus(body: Buffer): string {
+  const message = body.subarray(5);
+  return servingStatuses[message[0] === 0x08 ? (message[1] ?? 0) : 0] ?? 'UNKNOWN';
+}
