@@ -71,7 +71,7 @@ export class Http2ClientConnection extends Http2Connection {
     this.streamsOpened++;
     const stream = new Http2Stream(this, id, this.peerStreamWindow, this.settings.streamWindowBytes, performance.now());
     stream.handler = handler;
-    this.streams.set(id, stream);
+    this.streams.add(stream);
     const encoder = this.frames.beginHeaders();
     const isUpgrade = head.upgrade !== '';
     encoder.add(':method', isUpgrade ? 'CONNECT' : head.method);
@@ -143,7 +143,7 @@ export class Http2ClientConnection extends Http2Connection {
     if (early !== undefined) return early;
     this.#isGoingAway = true;
     const reason = `GOAWAY ${code}${debugData.length > 0 ? `, ${debugData.toString('latin1', 0, 100).replace(/[^\x20-\x7e]/g, '?')}` : ''}`;
-    for (const stream of [...this.streams.values()]) {
+    for (const stream of this.streams) {
       if (stream.id <= lastStreamId) continue;
       this.forget(stream);
       stream.handler?.onStreamReset({ code: errorCodes.REFUSED_STREAM, by: 'peer', reason });

@@ -9,6 +9,7 @@ import { type FieldSink, HpackDecoder } from './hpack/decoder.ts';
 import { TrailerFields } from './received-fields.ts';
 import type { Http2Settings } from './settings.ts';
 import { type Http2Stream, noBuffers } from './stream.ts';
+import { StreamTable } from './stream-table.ts';
 
 /** How many streams that have ended are remembered, to tell what is late from what never was. */
 const rememberedStreams = 128;
@@ -24,7 +25,7 @@ const settingsTimeoutMs = 15_000;
 export abstract class Http2Connection implements FrameSink, Flushable {
   protected readonly settings: Http2Settings;
   protected readonly frames: FrameWriter;
-  protected readonly streams: Map<number, Http2Stream>;
+  protected readonly streams: StreamTable;
   /** The largest identifier of the streams that the peer has opened (server), or that we have (client). */
   protected lastStreamId: number;
   /** SETTINGS_INITIAL_WINDOW_SIZE of the peer. */
@@ -39,10 +40,10 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   readonly #reader: FrameReader;
   readonly #decoder: HpackDecoder;
   readonly #trailers: TrailerFields;
-  readonly #ended: Set<number>;
-  readonly #cut: Set<number>;
-  /** Streams with something to send and a window to send it; served in turn. */
-  readonly #sending: Set<Http2Stream>;
+  readonly #ended: RecentStreams;
+  readonly #cut: RecentStreams;
+  /** Streams with something to send and a window to send it; served in turn. Those with `isQueued` are in it. */
+  #sending: Http2Stream[];
   #isFlushPlanned: boolean;
   #hasSettings: boolean;
   /** When our SETTINGS were sent; 0: they have been acknowledged. */
@@ -64,7 +65,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     const now = performance.now();
     this.settings = settings;
     this.frames = new FrameWriter(writer);
-    this.streams = new Map();
+    this.streams = new StreamTable();
     this.lastStreamId = 0;
     this.peerStreamWindow = defaultWindowBytes;
     this.lastReadAt = now;
@@ -78,9 +79,9 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     );
     this.#decoder = new HpackDecoder(settings.headerTableBytes);
     this.#trailers = new TrailerFields(settings.headLimits);
-    this.#ended = new Set();
-    this.#cut = new Set();
-    this.#sending = new Set();
+    this.#ended = new RecentStreams();
+    this.#cut = new RecentStreams();
+    this.#sending = [];
     this.#isFlushPlanned = false;
     this.#hasSettings = false;
     this.#settingsSentAt = now;
@@ -110,7 +111,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   }
 
   openStreams(): Iterable<Http2Stream> {
-    return this.streams.values();
+    return this.streams;
   }
 
   /** Reads what came from the peer. */
@@ -127,7 +128,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   closed(reason = 'connection_closed'): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    for (const stream of [...this.streams.values()]) {
+    for (const stream of this.streams) {
       this.forget(stream);
       stream.handler?.onStreamReset({ code: errorCodes.CANCEL, by: 'connection', reason });
     }
@@ -142,7 +143,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   flush(): void {
     this.#isFlushPlanned = false;
     if (this.#isClosed) return;
-    if (this.#sending.size > 0) this.#pump();
+    if (this.#sending.length > 0) this.#pump();
     if (this.#isClosed) return;
     this.frames.flush();
   }
@@ -332,7 +333,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     if (streamId === 0) {
       this.#sendWindow += increment;
       if (this.#sendWindow > maxWindowBytes) return this.violation(errorCodes.FLOW_CONTROL_ERROR, 'connection_window_overflow');
-      for (const stream of this.streams.values()) this.#mayGoOn(stream);
+      for (const stream of this.streams) this.#mayGoOn(stream);
       return undefined;
     }
     if (streamId > this.lastStreamId) return this.violation(errorCodes.PROTOCOL_ERROR, 'window_update_on_idle_stream');
@@ -451,7 +452,6 @@ export abstract class Http2Connection implements FrameSink, Flushable {
 
   protected forget(stream: Http2Stream): void {
     this.streams.delete(stream.id);
-    this.#sending.delete(stream);
     // What came and was never used up has no one left to use it up.
     if (stream.unconsumed > 0) this.#announce(stream.unconsumed);
     stream.unconsumed = 0;
@@ -463,11 +463,11 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   }
 
   protected remember(streamId: number): void {
-    addRecent(this.#ended, streamId);
+    this.#ended.add(streamId);
   }
 
   protected cut(streamId: number): void {
-    addRecent(this.#cut, streamId);
+    this.#cut.add(streamId);
   }
 
   protected closeLocal(stream: Http2Stream): void {
@@ -507,7 +507,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
         if (value > maxWindowBytes) return this.violation(errorCodes.FLOW_CONTROL_ERROR, 'setting_initial_window_size');
         const change = value - this.peerStreamWindow;
         this.peerStreamWindow = value;
-        for (const stream of this.streams.values()) {
+        for (const stream of this.streams) {
           stream.sendWindow += change;
           if (stream.sendWindow > maxWindowBytes) return this.violation(errorCodes.FLOW_CONTROL_ERROR, 'setting_initial_window_size');
           this.#mayGoOn(stream);
@@ -550,8 +550,9 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   }
 
   #mayGoOn(stream: Http2Stream): void {
-    if (stream.pendingBytes > 0 && stream.sendWindow > 0 && this.#sendWindow > 0) {
-      this.#sending.add(stream);
+    if (stream.pendingBytes > 0 && stream.sendWindow > 0 && this.#sendWindow > 0 && !stream.isQueued) {
+      stream.isQueued = true;
+      this.#sending.push(stream);
       this.flushSoon();
     }
   }
@@ -559,22 +560,26 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   /** A frame of each stream in turn, until windows, content or the socket's patience are used up. */
   #pump(): void {
     const relieved: Http2Stream[] = [];
-    while (this.#sending.size > 0 && this.#sendWindow > 0 && !this.#writer.isFull) {
-      for (const stream of this.#sending) {
-        const length = Math.min(this.#sendWindow, stream.sendWindow, this.frames.maxFrameBytes, stream.pendingBytes);
-        if (length > 0) this.#writePending(stream, length);
-        if (stream.pendingBytes === 0 || stream.sendWindow <= 0) this.#sending.delete(stream);
-        if (stream.isHeldBack && stream.pendingBytes < lowWaterBytes) {
-          stream.isHeldBack = false;
-          relieved.push(stream);
-        }
-        if (stream.pendingBytes === 0 && stream.ending !== undefined && !stream.isLocalClosed) this.#finish(stream, stream.ending);
-        if (this.#sendWindow <= 0 || this.#writer.isFull) break;
+    while (this.#sending.length > 0 && this.#sendWindow > 0 && !this.#writer.isFull) {
+      const round = this.#sending;
+      this.#sending = [];
+      for (const stream of round) {
+        stream.isQueued = false;
+        if (this.#sendWindow > 0 && !this.#writer.isFull) this.#sendOneFrame(stream, relieved);
+        this.#mayGoOn(stream);
       }
     }
-    // Without a window of the connection nobody has to be asked again before there is one.
-    if (this.#sendWindow <= 0) this.#sending.clear();
     for (const stream of relieved) if (!stream.isLocalClosed) stream.handler?.onStreamDrain();
+  }
+
+  #sendOneFrame(stream: Http2Stream, relieved: Http2Stream[]): void {
+    const length = Math.min(this.#sendWindow, stream.sendWindow, this.frames.maxFrameBytes, stream.pendingBytes);
+    if (length > 0) this.#writePending(stream, length);
+    if (stream.isHeldBack && stream.pendingBytes < lowWaterBytes) {
+      stream.isHeldBack = false;
+      relieved.push(stream);
+    }
+    if (stream.pendingBytes === 0 && stream.ending !== undefined && !stream.isLocalClosed) this.#finish(stream, stream.ending);
   }
 
   #writePending(stream: Http2Stream, length: number): void {
@@ -596,9 +601,24 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   }
 }
 
-function addRecent(streams: Set<number>, streamId: number): void {
-  streams.add(streamId);
-  if (streams.size > rememberedStreams) streams.delete(streams.values().next().value!);
+/** The last streams of which something is to be known. */
+class RecentStreams {
+  readonly #ids: Int32Array;
+  #next: number;
+
+  constructor() {
+    this.#ids = new Int32Array(rememberedStreams);
+    this.#next = 0;
+  }
+
+  add(streamId: number): void {
+    this.#ids[this.#next] = streamId;
+    this.#next = (this.#next + 1) % rememberedStreams;
+  }
+
+  has(streamId: number): boolean {
+    return this.#ids.includes(streamId);
+  }
 }
 
 const pingPayload = Buffer.from('mizzen\0\0', 'latin1');

@@ -181,7 +181,7 @@ export class Http2ServerConnection extends Http2Connection {
     const stream = new Http2Stream(this, streamId, this.peerStreamWindow, this.settings.streamWindowBytes, this.lastReadAt);
     stream.contentLength = head.contentLength;
     stream.isRemoteClosed = endsStream;
-    this.streams.set(streamId, stream);
+    this.streams.add(stream);
     stream.handler = this.#server.onRequest(stream, head, endsStream);
   }
 

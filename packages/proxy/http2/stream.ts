@@ -48,6 +48,8 @@ export class Http2Stream {
   pendingBytes: number;
   /** What ends the stream when `pending` is empty: trailers, or nothing but the flag; undefined: more may be written. */
   ending: Fields | undefined;
+  /** It stands in the queue of those that have something to send. */
+  isQueued: boolean;
   /** The writer waits for `onStreamDrain`. */
   isHeldBack: boolean;
   /** performance.now(), to a tenth of a second. */
@@ -70,6 +72,7 @@ export class Http2Stream {
     this.pending = noBuffers;
     this.pendingBytes = 0;
     this.ending = undefined;
+    this.isQueued = false;
     this.isHeldBack = false;
     this.lastActivity = now;
     this.openedAt = now;

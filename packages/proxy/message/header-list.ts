@@ -1,17 +1,20 @@
 import { type HeaderCase, writeName } from './header-case.ts';
 
 /**
- * The header fields of one message, in their order. Received fields stay where they are, in the text of the head: a field is five
- * numbers and its lower-case name, and only becomes a string when somebody reads or changes it. Fields that nobody touched are forwarded
- * with their case, whole runs of them as one piece of the text.
+ * The header fields of one message, in their order. Fields received by HTTP/1.1 stay where they are, in the text of the head: a field is
+ * five numbers and its lower-case name, and only becomes a string when somebody reads or changes it. Fields that nobody touched are
+ * forwarded with their case, whole runs of them as one piece of the text. Fields received by HTTP/2 are names and values.
  */
 export class HeaderList {
   readonly names: string[];
   /** Some name starts with `x-envoy-`: saves looking for those headers in the many messages that have none. */
   hasInternalNames: boolean;
   #text: string;
-  /** Four numbers for each field: start and end of its value, start and end of its line. The line's start is -1 once it was changed. */
-  readonly #spans: number[];
+  /**
+   * Four numbers for each field: start and end of its value, start and end of its line. The line's start is -1 once it was changed. Only
+   * where there is a text.
+   */
+  #spans: number[] | undefined;
   /** Values that were set, by position; made when the first one is. */
   #values: (string | undefined)[] | undefined;
 
@@ -19,31 +22,26 @@ export class HeaderList {
     this.names = [];
     this.hasInternalNames = false;
     this.#text = '';
-    this.#spans = [];
+    this.#spans = undefined;
     this.#values = undefined;
   }
 
   /** The text that the numbers given to `addReceived` count in. */
   begin(text: string): void {
     this.#text = text;
+    this.#spans = [];
   }
 
   /** Adds a field of the text: its value lies from `valueStart` to `valueEnd`, its line from `lineStart` to `lineEnd`, CRLF included. */
   addReceived(name: string, valueStart: number, valueEnd: number, lineStart: number, lineEnd: number): void {
     if (name.charCodeAt(0) === 0x78 && name.startsWith('x-envoy-')) this.hasInternalNames = true;
     this.names.push(name);
-    this.#spans.push(valueStart, valueEnd, lineStart, lineEnd);
+    this.#spans!.push(valueStart, valueEnd, lineStart, lineEnd);
   }
 
   valueAt(at: number): string {
     const set = this.#values?.[at];
-    return set !== undefined ? set : this.#text.substring(this.#spans[at * 4]!, this.#spans[at * 4 + 1]!);
-  }
-
-  /** The line of one field with its CRLF. */
-  lineAt(at: number): string {
-    const start = this.#spans[at * 4 + 2]!;
-    return start >= 0 ? this.#text.substring(start, this.#spans[at * 4 + 3]!) : `${this.names[at]}: ${this.valueAt(at)}\r\n`;
+    return set !== undefined ? set : this.#text.substring(this.#spans![at * 4]!, this.#spans![at * 4 + 1]!);
   }
 
   /** The first value of a field, or undefined. */
@@ -66,9 +64,13 @@ export class HeaderList {
   }
 
   add(name: string, value: string): void {
-    (this.#values ??= [])[this.names.length] = value;
+    const spans = this.#spans;
+    if (spans === undefined) (this.#values ??= []).push(value);
+    else {
+      (this.#values ??= [])[this.names.length] = value;
+      spans.push(0, 0, -1, -1);
+    }
     this.names.push(name);
-    this.#spans.push(0, 0, -1, -1);
   }
 
   /** Makes a field have this one value. */
@@ -76,7 +78,7 @@ export class HeaderList {
     const at = this.names.indexOf(name);
     if (at < 0) return this.add(name, value);
     (this.#values ??= [])[at] = value;
-    this.#spans[at * 4 + 2] = -1;
+    if (this.#spans !== undefined) this.#spans[at * 4 + 2] = -1;
     for (let other = this.names.indexOf(name, at + 1); other >= 0; other = this.names.indexOf(name, other)) this.#removeAt(other);
   }
 
@@ -87,22 +89,23 @@ export class HeaderList {
   /** The fields as they go on the wire, each with its CRLF. */
   serialize(headerCase: HeaderCase = 'preserve'): string {
     let out = '';
-    if (headerCase !== 'preserve') {
+    const spans = this.#spans;
+    if (headerCase !== 'preserve' || spans === undefined) {
       for (let i = 0; i < this.names.length; i++) out += `${writeName(this.names[i]!, headerCase)}: ${this.valueAt(i)}\r\n`;
       return out;
     }
     let runStart = -1;
     let runEnd = -1;
     for (let i = 0; i < this.names.length; i++) {
-      const start = this.#spans[i * 4 + 2]!;
+      const start = spans[i * 4 + 2]!;
       if (start === runEnd && start >= 0) {
-        runEnd = this.#spans[i * 4 + 3]!;
+        runEnd = spans[i * 4 + 3]!;
         continue;
       }
       if (runStart >= 0) out += this.#text.substring(runStart, runEnd);
       if (start >= 0) {
         runStart = start;
-        runEnd = this.#spans[i * 4 + 3]!;
+        runEnd = spans[i * 4 + 3]!;
       } else {
         out += `${this.names[i]}: ${this.valueAt(i)}\r\n`;
         runStart = -1;
@@ -114,7 +117,7 @@ export class HeaderList {
 
   #removeAt(at: number): void {
     this.names.splice(at, 1);
-    this.#spans.splice(at * 4, 4);
+    this.#spans?.splice(at * 4, 4);
     this.#values?.splice(at, 1);
   }
 }

@@ -17,12 +17,57 @@ const maxSizeUpdates = 2;
 /** Longer integers than these are none that a table or a string here could have. */
 const maxInteger = 0x0fff_ffff;
 
+const maxMemoBytes = 128;
+/** After so many different values the next ones are not kept, but for one now and then. */
+const patience = 16;
+
+/**
+ * The last literal with a certain name, and what it came to. Servers that do not look into their dynamic table (nginx) say the same in the
+ * same bytes with every answer.
+ */
+class LiteralMemo {
+  #bytes: Buffer;
+  length: number;
+  #field: HeaderField | undefined;
+  #misses: number;
+
+  constructor() {
+    this.#bytes = noBytes;
+    this.length = 0;
+    this.#field = undefined;
+    this.#misses = 0;
+  }
+
+  recall(source: Buffer, start: number, end: number): HeaderField | undefined {
+    const { length } = this;
+    if (length === 0 || start + length > end) return undefined;
+    const bytes = this.#bytes;
+    for (let i = 0; i < length; i++) if (source[start + i] !== bytes[i]) return undefined;
+    this.#misses = 0;
+    return this.#field;
+  }
+
+  keep(source: Buffer, start: number, end: number, field: HeaderField): void {
+    const length = end - start;
+    if (++this.#misses > patience && this.#misses % 64 !== 0) return;
+    if (length > maxMemoBytes) return;
+    if (this.#bytes.length < length) this.#bytes = Buffer.allocUnsafe(maxMemoBytes);
+    source.copy(this.#bytes, 0, start, end);
+    this.length = length;
+    this.#field = field;
+  }
+}
+
+const noBytes = Buffer.alloc(0);
+
 /**
  * Decodes header blocks (RFC 7541). A block is given whole; the table carries over to the next. Fields go to the sink as they are found: what
  * they cost is the sink's to limit, and a sink that has had enough still lets the block be read to its end, for the table's sake.
  */
 export class HpackDecoder {
   readonly #table: DynamicTable;
+  /** By the static index of the name. */
+  readonly #memos: (LiteralMemo | undefined)[];
   /** What we have told the peer that its table may be (SETTINGS_HEADER_TABLE_SIZE). */
   #limitBytes: number;
   #at: number;
@@ -33,6 +78,7 @@ export class HpackDecoder {
 
   constructor(limitBytes = defaultTableBytes) {
     this.#table = new DynamicTable(limitBytes);
+    this.#memos = [];
     this.#limitBytes = limitBytes;
     this.#source = Buffer.alloc(0);
     this.#at = 0;
@@ -86,15 +132,26 @@ export class HpackDecoder {
           name = like.name;
         }
         if (name === undefined) return this.#failure;
-        const value = this.#string();
-        if (value === undefined) return this.#failure;
-        const field = new HeaderField(name, value, like);
+        const start = this.#at;
+        const memo = index > 0 && index <= staticCount ? this.#memoOf(index) : undefined;
+        let field = memo?.recall(source, start, this.#end);
+        if (field !== undefined) this.#at = start + memo!.length;
+        else {
+          const value = this.#string();
+          if (value === undefined) return this.#failure;
+          field = new HeaderField(name, value, like);
+          memo?.keep(source, start, this.#at, field);
+        }
         if (isIndexed) this.#table.add(field);
         sink.onField(field);
       }
       isBeginning = false;
     }
     return undefined;
+  }
+
+  #memoOf(index: number): LiteralMemo {
+    return (this.#memos[index] ??= new LiteralMemo());
   }
 
   /** An integer with a prefix of so many bits (RFC 7541 section 5.1); -1 when it is cut short or too large. */

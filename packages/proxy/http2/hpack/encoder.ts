@@ -7,11 +7,13 @@ const defaultTableBytes = 4096;
 /** A longer field would push too much else out of the table. */
 const maxIndexedBytes = 512;
 
-/** Fields whose values rarely repeat: to index them would push out what does. Nor are they worth the time that Huffman's code takes. */
-const neverRepeats: ReadonlySet<string> = new Set([
-  ...['age', 'content-length', 'content-range', 'date', 'etag', 'expires', 'if-match', 'if-modified-since', 'if-none-match', 'if-range'],
-  ...['if-unmodified-since', 'last-modified', 'location', 'range', 'x-request-id', 'x-envoy-upstream-service-time', 'traceparent', 'x-b3-traceid'],
-  ...['x-b3-spanid', 'x-b3-parentspanid', 'grpc-message'],
+/** Fields whose values do not repeat: to index them would push out what does. Nor are they worth the time that Huffman's code takes. */
+const neverRepeats: ReadonlySet<string> = new Set(['x-request-id', 'traceparent', 'x-b3-traceid', 'x-b3-spanid', 'x-b3-parentspanid', 'grpc-message']);
+
+/** Fields whose values may repeat or not, as what is served is: they enter the table when a value is seen again. */
+const mayRepeat: ReadonlySet<string> = new Set([
+  ...[':path', 'age', 'content-length', 'content-range', 'date', 'etag', 'expires', 'grpc-timeout', 'if-match', 'if-modified-since', 'if-none-match'],
+  ...['if-range', 'if-unmodified-since', 'last-modified', 'location', 'range', 'x-envoy-upstream-service-time'],
 ]);
 
 /** RFC 7541 section 7.1.3: secrets that could be guessed a try at a time are kept out of every table on the way. */
@@ -27,7 +29,7 @@ class NameState {
   readonly staticIndex: number;
   /** Values with an entry in the static table. */
   readonly statics: ReadonlyMap<string, number> | undefined;
-  /** `twice`: it enters the table when it is seen again (the methods of gRPC do, the paths of REST mostly not). */
+  /** `twice`: a value enters the table when it is seen again. */
   readonly treatment: 'index' | 'twice' | 'plain' | 'secret';
   /** Value to the count of insertions when its entry was added. */
   readonly entries: Map<string, number>;
@@ -41,7 +43,7 @@ class NameState {
   constructor(name: string) {
     this.staticIndex = staticIndexOfName.get(name) ?? 0;
     this.statics = staticIndicesOf.get(name);
-    this.treatment = secrets.has(name) ? 'secret' : neverRepeats.has(name) ? 'plain' : name === ':path' ? 'twice' : 'index';
+    this.treatment = secrets.has(name) ? 'secret' : neverRepeats.has(name) ? 'plain' : mayRepeat.has(name) ? 'twice' : 'index';
     this.seen = [];
     this.entries = new Map();
     this.lastValue = '';
