@@ -35,13 +35,13 @@ const wants = (name: string) => !onlyCases || onlyCases.includes(name);
 const wantsProxy = (name: string) => name === 'mizzen' || !onlyProxies || onlyProxies.includes(name);
 const transferBytes = 1024 ** 3;
 
-const origin = { http1: 21_101, h2: 21_102, grpc: 21_103 };
+const origin = { http1: 21_101, h2: 21_102, fast: 21_103 };
 const ports = {
-  haproxy: { h2: 21_110, upload: 21_111 },
-  envoy: { h2: 21_112, upload: 21_113, client: 21_114, server: 21_115 },
-  mizzen: { h2: 21_116, upload: 21_117, client: 21_118, server: 21_119 },
-  nginx: { h2: 21_120, upload: 21_121 },
-  'node:http2': { h2: 21_122, upload: 21_123 },
+  haproxy: { h2: 21_110, fast: 21_111 },
+  envoy: { h2: 21_112, fast: 21_113, client: 21_114, server: 21_115 },
+  mizzen: { h2: 21_116, fast: 21_117, client: 21_118, server: 21_119 },
+  nginx: { h2: 21_120, fast: 21_121 },
+  'node:http2': { h2: 21_122, fast: 21_123 },
 };
 type Name = keyof typeof ports;
 
@@ -52,7 +52,7 @@ async function main(): Promise<void> {
   if (!envoy) say('envoy is not installed: its rows are left out (.ci/run installs it from PyPI)');
   const certificates = makeCertificates(folder);
   await processes.start(loadCpu, ['nginx', '-c', writeOrigin(folder, origin.http1, undefined, origin.h2)], origin.h2);
-  await processes.start(loadCpu, [process.execPath, join(root, 'bench/grpc-origin.ts'), String(origin.grpc)], origin.grpc);
+  await processes.start(loadCpu, [process.execPath, join(root, 'bench/http2-origin.ts'), String(origin.fast)], origin.fast);
   // A file without content on disk: what is read of it are zeros.
   const large = openSync(join(folder, 'www/1g'), 'w');
   ftruncateSync(large, transferBytes);
@@ -64,28 +64,28 @@ async function main(): Promise<void> {
   };
   const pids = new Map<Name, number[]>();
   const pairs = new Map<Name, number[]>();
-  const at = (name: Name) => ({ ...ports[name], origin: origin.h2, uploadOrigin: origin.grpc });
+  const at = (name: Name) => ({ ...ports[name], origin: origin.h2, fastOrigin: origin.fast });
   if (inPath('haproxy') && wantsProxy('haproxy'))
     pids.set('haproxy', [await processes.start(proxyCpu, ['haproxy', '-db', '-f', writeHttp2Haproxy(folder, at('haproxy'))], ports.haproxy.h2)]);
   if (wantsProxy('nginx')) pids.set('nginx', workersOf(await processes.start(proxyCpu, ['nginx', '-c', writeNginx()], ports.nginx.h2)));
   if (wantsProxy('node:http2')) {
     const start = (port: number, to: number) =>
       processes.start(proxyCpu, [process.execPath, join(root, 'bench/node-http2-proxy.mjs'), String(port), String(to)], port);
-    pids.set('node:http2', [await start(ports['node:http2'].h2, origin.h2), await start(ports['node:http2'].upload, origin.grpc)]);
+    pids.set('node:http2', [await start(ports['node:http2'].h2, origin.h2), await start(ports['node:http2'].fast, origin.fast)]);
   }
   for (const name of ['envoy', 'mizzen'] as const) {
     if ((name === 'envoy' && !envoy) || !wantsProxy(name)) continue;
     const start = (part: string, config: ReturnType<typeof http2Edge>, id: number, port: number) =>
       processes.start(proxyCpu, commands[name](writeBootstrap(folder, `${name}-${part}`, config.listeners, config.clusters), id), port);
     pids.set(name, [await start('h2', http2Edge(folder, name, at(name)), 31, ports[name].h2)]);
-    const two = pair(folder, name, { ...ports[name], origin: origin.grpc }, certificates, true);
+    const two = pair(folder, name, { ...ports[name], origin: origin.fast }, certificates, true);
     pairs.set(name, [await start('client', two.client, 32, ports[name].client), await start('server', two.server, 33, ports[name].server)]);
   }
 
   if (wants('h2-1k'))
     await loads(
       'h2-1k',
-      [...pids].filter(([name]) => name !== 'nginx').map(([name, list]) => ({ name, pids: list.slice(0, 1), url: `http://127.0.0.1:${ports[name].h2}/1k` })),
+      [...pids].filter(([name]) => name !== 'nginx').map(([name, list]) => ({ name, pids: list.slice(-1), url: `http://127.0.0.1:${ports[name].fast}/1k` })),
       { haproxy: 2, envoy: 0.9, 'node:http2': 0.25 },
     );
   if (wants('grpc-pair')) {
@@ -99,8 +99,7 @@ async function main(): Promise<void> {
     );
   }
   if (wants('download')) await transfers('download', pids, (name) => [`http://127.0.0.1:${ports[name].h2}/1g`, '-o', '/dev/null']);
-  if (wants('upload'))
-    await transfers('upload', pids, (name) => [`http://127.0.0.1:${ports[name].upload}/up`, '-T', join(folder, 'www/1g'), '-o', '/dev/null']);
+  if (wants('upload')) await transfers('upload', pids, (name) => [`http://127.0.0.1:${ports[name].fast}/up`, '-T', join(folder, 'www/1g'), '-o', '/dev/null']);
 }
 
 async function loads(
@@ -155,9 +154,9 @@ function writeNginx(): string {
 events { worker_connections 8192; }
 http { access_log off; keepalive_requests 1000000; client_max_body_size 2g; client_body_temp_path ${folder}/m1; proxy_temp_path ${folder}/m2; fastcgi_temp_path ${folder}/m3; uwsgi_temp_path ${folder}/m4; scgi_temp_path ${folder}/m5;
   upstream origin { server 127.0.0.1:${origin.http1}; keepalive 64; }
-  upstream sink { server 127.0.0.1:${origin.grpc + 1}; keepalive 64; }
+  upstream sink { server 127.0.0.1:${origin.fast + 1}; keepalive 64; }
   server { listen 127.0.0.1:${ports.nginx.h2} http2; location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; } }
-  server { listen 127.0.0.1:${ports.nginx.upload} http2; location / { proxy_pass http://sink; proxy_request_buffering off; proxy_http_version 1.1; proxy_set_header Connection ""; } } }
+  server { listen 127.0.0.1:${ports.nginx.fast} http2; location / { proxy_pass http://sink; proxy_request_buffering off; proxy_http_version 1.1; proxy_set_header Connection ""; } } }
 `,
   );
   return file;

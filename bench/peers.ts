@@ -83,7 +83,7 @@ backend tcp_origin
 /** HTTP/2 without TLS on both sides. */
 export function writeHttp2Haproxy(
   folder: string,
-  ports: { readonly h2: number; readonly origin: number; readonly upload: number; readonly uploadOrigin: number },
+  ports: { readonly h2: number; readonly origin: number; readonly fast: number; readonly fastOrigin: number },
 ): string {
   const file = join(folder, 'haproxy-h2.cfg');
   writeFileSync(
@@ -106,10 +106,10 @@ frontend in
 backend origin
   server origin 127.0.0.1:${ports.origin} proto h2
 frontend up
-  bind 127.0.0.1:${ports.upload} proto h2
+  bind 127.0.0.1:${ports.fast} proto h2
   default_backend sink
 backend sink
-  server sink 127.0.0.1:${ports.uploadOrigin} proto h2
+  server sink 127.0.0.1:${ports.fastOrigin} proto h2
 `,
   );
   return file;
@@ -150,19 +150,19 @@ export function writeBootstrap(folder: string, name: string, listeners: readonly
 
 const overHttp2: Json = { http2_protocol_options: {} };
 
-/** A proxy that takes HTTP/2 without TLS and speaks it to the origins of downloads and of uploads. */
+/** A proxy that takes HTTP/2 without TLS and speaks it to an origin of files and to one that costs little. */
 export function http2Edge(
   folder: string,
   name: string,
-  ports: { readonly h2: number; readonly origin: number; readonly upload: number; readonly uploadOrigin: number },
+  ports: { readonly h2: number; readonly origin: number; readonly fast: number; readonly fastOrigin: number },
 ) {
   const log = join(folder, `${name}-h2.access.log`);
   return {
     listeners: [
       { name: 'h2', address: address(ports.h2), filter_chains: [{ filters: [manager('in', 'origin', log)] }] },
-      { name: 'upload', address: address(ports.upload), filter_chains: [{ filters: [manager('up', 'sink', log)] }] },
+      { name: 'fast', address: address(ports.fast), filter_chains: [{ filters: [manager('up', 'sink', log)] }] },
     ],
-    clusters: [cluster('origin', ports.origin, overHttp2), cluster('sink', ports.uploadOrigin, overHttp2)],
+    clusters: [cluster('origin', ports.origin, overHttp2), cluster('sink', ports.fastOrigin, overHttp2)],
   };
 }
 

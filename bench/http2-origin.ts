@@ -6,8 +6,9 @@ import { defaultHeadLimits } from '../packages/proxy/message/head-limits.ts';
 import { ResponseHead } from '../packages/proxy/message/response-head.ts';
 
 /**
- * A gRPC server that answers every unary call with the message it was sent, at as little cost as can be: what is measured is what stands
- * before it. On the same port it takes uploads and throws them away; on the next one too, for those who speak HTTP/1.1 to their upstreams.
+ * A server that costs as little as can be, and answers all that one read brings with one write, so that what is measured is what stands
+ * before it: GET is answered with 1 KiB, a unary call of gRPC with the message it was sent. Uploads are thrown away; on the next port too, for those who speak HTTP/1.1 to
+ * their upstreams.
  */
 const port = Number(process.argv[2]);
 const settings = {
@@ -17,6 +18,12 @@ const settings = {
   streamWindowBytes: 1024 * 1024,
   headLimits: defaultHeadLimits,
 };
+
+const kibibyte = Buffer.alloc(1024, 'x');
+const kibibyteHead = new ResponseHead();
+kibibyteHead.status = 200;
+kibibyteHead.headers.add('content-type', 'text/plain');
+kibibyteHead.headers.add('content-length', '1024');
 
 http
   .createServer((request, response) => {
@@ -40,7 +47,12 @@ net
         end: () => socket.end(),
       },
       {
-        onRequest: (stream, head) => {
+        onRequest: (stream, head, endsStream) => {
+          if (endsStream) {
+            connection.respond(stream, kibibyteHead, -1, false);
+            stream.data(kibibyte);
+            stream.end([]);
+          }
           let message: Buffer | undefined;
           const isGrpc = head.headers.get('content-type') === 'application/grpc';
           return {
