@@ -125,7 +125,9 @@ describe('servers of HTTP/2 that do not keep to it', () => {
     it(`answers 502 to the client: ${name}`, async () => {
       const answer = await answerTo(script_);
       assert.equal(answer.status, 502, answer.body);
-      assert.match(answer.body, /protocol error, http2\.[a-z_]+/);
+      const reason = /protocol error, (http2\.[a-z_0-9]+)/.exec(answer.body)?.[1];
+      assert.ok(reason, answer.body);
+      assert.ok(metric(await engine.metrics(admin), 'mizzen_upstream_http_violations_total', `cluster_name="out",reason="${reason}"`) >= 1);
     });
 
   it('breaks the answer off when it goes wrong after its head', async () => {

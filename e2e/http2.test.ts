@@ -194,13 +194,11 @@ describe('any version of HTTP to any other', () => {
   }
 
   it('one connection to a server of HTTP/2 carries what many clients ask', async () => {
-    const before =
-      metric(await engine.metrics(admin), 'envoy_cluster_upstream_cx_total', 'cluster_name="two"') ||
-      metric(await engine.metrics(admin), 'mizzen_cluster_upstream_cx_total', 'two');
+    const opened = async () => metric(await engine.metrics(admin), 'envoy_cluster_upstream_cx_total', 'cluster_name="two"');
+    const before = await opened();
     await Promise.all(Array.from({ length: 40 }, () => call({ port: ports.http2 })));
-    const text = await engine.metrics(admin);
-    const opened = (metric(text, 'envoy_cluster_upstream_cx_total', 'cluster_name="two"') || metric(text, 'mizzen_cluster_upstream_cx_total', 'two')) - before;
-    assert.ok(opened <= 1, `${opened} connections were opened`);
+    const after = await opened();
+    assert.ok(after - before <= 1, `${after - before} connections were opened`);
   });
 
   it('curl upgrades by prior knowledge, and is not upgraded by asking unless that is configured', async () => {
@@ -324,6 +322,30 @@ describe('limits and ends of connections over HTTP/2', () => {
     assert.equal(metric(await engine.metrics(admin), 'mizzen_http_violations_total', 'keepalive_timeout'), 1);
     assert.equal((await ask(alive)).status, 200, 'one that answers stays');
     alive.destroy();
+  });
+
+  it('keepalive to a server: the round trip is measured, and one that does not answer a PING is left', async () => {
+    const keepalive = { http2_protocol_options: { connection_keepalive: { interval: '0.1s', timeout: '0.4s' } } };
+    const { port, admin } = await start({}, answerAtOnce, keepalive);
+    assert.equal((await call({ port })).status, 200);
+    await until(
+      'a round trip',
+      async () => JSON.parse((await call({ port: admin, path: '/clusters' })).body).clusters[0].endpoints[0],
+      (endpoint) => endpoint.http2_connections === 1 && endpoint.round_trip_ms >= 0,
+    );
+    // This one answers the first request, and then nothing any more.
+    const silent = await engine.server((socket) => {
+      socket.write(Buffer.concat([frame(frameTypes.settings, 0, 0), frame(frameTypes.settings, 1, 0)]));
+      socket.once('data', () => socket.write(frame(frameTypes.headers, 0x5, 1, block([[':status', '200']]))));
+    });
+    const other = await engine.ports.next();
+    const proxy = await engine.start({ listeners: [listener('in', other, httpManager('out'))], clusters: [cluster('out', [silent], keepalive)] });
+    assert.equal((await call({ port: other })).status, 200);
+    await until(
+      'the connection is left',
+      () => engine.metrics(proxy.adminPort!),
+      (text) => metric(text, 'mizzen_upstream_http_violations_total', 'http2.keepalive_timeout') === 1,
+    );
   });
 
   it('a connection without a request ends after its idle timeout, politely', async () => {

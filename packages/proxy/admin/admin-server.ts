@@ -93,6 +93,8 @@ export class AdminServer {
               version: endpoint.version,
               mutual_tls: endpoint.mutualTls,
               connections: endpoint.connections,
+              http2_connections: endpoint.http2Connections,
+              ...(endpoint.rttMs < 0 ? {} : { round_trip_ms: Math.round(endpoint.rttMs * 100) / 100 }),
               active_requests: endpoint.activeRequests,
             })),
           })),

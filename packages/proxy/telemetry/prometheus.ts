@@ -33,6 +33,10 @@ export function renderPrometheus(stats: StatsSnapshot): string {
   perCluster('envoy_cluster_upstream_cx_active', 'gauge', (cluster) => cluster.endpoints.reduce((total, endpoint) => total + endpoint.connections, 0));
   perCluster('envoy_cluster_membership_total', 'gauge', (cluster) => cluster.endpoints.length);
   perCluster('envoy_cluster_membership_healthy', 'gauge', (cluster) => cluster.healthy);
+  lines.push('# TYPE mizzen_upstream_http_violations_total counter');
+  for (const { name, violations } of stats.clusters)
+    for (const [reason, count] of Object.entries(violations))
+      lines.push(`mizzen_upstream_http_violations_total{cluster_name="${escapeLabel(name)}",reason="${escapeLabel(reason)}"} ${count}`);
   lines.push('# TYPE mizzen_workers gauge', `mizzen_workers ${stats.workers}`);
   lines.push('# TYPE nodejs_active_resources gauge');
   for (const [type, count] of Object.entries(stats.activeResources)) lines.push(`nodejs_active_resources{type="${escapeLabel(type)}"} ${count}`);

@@ -49,6 +49,8 @@ export interface ClusterStats {
   readonly activeRequests: number;
   readonly pendingRequests: number;
   readonly healthy: number;
+  /** What endpoints did that their protocol does not allow, by reason. */
+  readonly violations: Readonly<Record<string, number>>;
   readonly endpoints: readonly EndpointStats[];
 }
 
@@ -60,6 +62,9 @@ export interface EndpointStats {
   readonly version: string;
   readonly mutualTls: boolean;
   readonly connections: number;
+  /** How many of the connections speak HTTP/2, and the round trip by the last PING on one of them; -1: none was measured. */
+  readonly http2Connections: number;
+  readonly rttMs: number;
   readonly activeRequests: number;
 }
 
@@ -99,6 +104,7 @@ export function takeSnapshot(from: {
       activeRequests: cluster.activeRequests,
       pendingRequests: cluster.pendingRequests,
       healthy: cluster.healthyCount,
+      violations: Object.fromEntries(cluster.violations),
       endpoints: cluster.endpoints.map((endpoint) => ({
         address: endpoint.text,
         healthy: endpoint.isHealthy,
@@ -107,6 +113,8 @@ export function takeSnapshot(from: {
         version: endpoint.peer.version,
         mutualTls: endpoint.transport.isMesh,
         connections: endpoint.connections,
+        http2Connections: endpoint.http2.length,
+        rttMs: Math.max(-1, ...endpoint.http2.map(({ http2 }) => http2.rttMs)),
         activeRequests: endpoint.activeRequests,
       })),
     })),
@@ -159,10 +167,17 @@ export function mergeSnapshots(snapshots: readonly StatsSnapshot[]): StatsSnapsh
         counters: addNumbers([a.counters, b.counters]),
         activeRequests: a.activeRequests + b.activeRequests,
         pendingRequests: a.pendingRequests + b.pendingRequests,
+        violations: addNumbers([a.violations, b.violations]),
         endpoints: mergeBy(
           [...a.endpoints, ...b.endpoints],
           (endpoint) => endpoint.address,
-          (x, y) => ({ ...x, connections: x.connections + y.connections, activeRequests: x.activeRequests + y.activeRequests }),
+          (x, y) => ({
+            ...x,
+            connections: x.connections + y.connections,
+            http2Connections: x.http2Connections + y.http2Connections,
+            rttMs: Math.max(x.rttMs, y.rttMs),
+            activeRequests: x.activeRequests + y.activeRequests,
+          }),
         ),
       }),
     ),

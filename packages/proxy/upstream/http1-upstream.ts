@@ -315,6 +315,7 @@ export class Http1Upstream implements BodySink, UpstreamStream {
   }
 
   #violate(violation: Violation): void {
+    this.#cluster.countViolation(violation.reason);
     this.#fail('protocol', violation.reason);
   }
 
