@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { TestAuthority } from './support/certificates.ts';
 import { cluster, http as httpFilter, listener, metric, serverTls, TestEngine } from './support/engine.ts';
+import { GrpcClient, grpcServer } from './support/grpc.ts';
 import { call, until } from './support/http.ts';
 
 /** Requests of the load tests; fewer for a quick look. */
@@ -161,6 +162,65 @@ describe('the life of a proxy', () => {
       await engine.untilReady(adminPort);
       assert.ok(metric(await engine.metrics(adminPort), 'istio_requests_total') > 0, 'the new process has served');
     });
+
+  it('hands its sockets to a new process under gRPC load: no call fails, and a stream that is open ends in its time', async () => {
+    const server = await grpcServer('app');
+    engine.onClose(() => server.close());
+    const [port, adminPort] = [await engine.ports.next(), await engine.ports.next()];
+    const child = await engine.spawn(
+      { listeners: [listener('in', port, httpFilter('app'))], clusters: [cluster('app', [server.port], { http2_protocol_options: {} })], adminPort },
+      ['--drain-time', '5'],
+    );
+    const clients = Array.from({ length: 8 }, () => new GrpcClient(port));
+    const codes = new Map<number, number>();
+    let done = 0;
+    let isOver = false;
+    const running = clients.map(async (client) => {
+      while (!isOver) {
+        const { code } = await client.say('x');
+        codes.set(code, (codes.get(code) ?? 0) + 1);
+        done++;
+      }
+    });
+    const calls = async (count: number) =>
+      until(
+        `${count} calls`,
+        async () => done,
+        (found) => found >= count,
+        60_000,
+      );
+    await calls(1_000);
+    const chat = clients[0]!.chat();
+    const heard: string[] = [];
+    chat.on('data', (message: Buffer) => heard.push(String(message)));
+    chat.write(Buffer.from('before'));
+    await until(
+      'an answer on the stream',
+      async () => heard.length,
+      (count) => count === 1,
+    );
+    const exited = once(child, 'exit');
+    process.kill(child.pid!, 'SIGUSR2');
+    await calls(done + 2_000);
+    chat.write(Buffer.from('after'));
+    chat.end();
+    await once(chat, 'end');
+    assert.deepEqual(heard, ['BEFORE', 'AFTER'], 'the stream stays with the old process until it ends');
+    assert.deepEqual(await exited, [0, null]);
+    await calls(done + 1_000);
+    isOver = true;
+    await Promise.all(running);
+    for (const client of clients) client.close();
+    assert.deepEqual([...codes.keys()], [0], JSON.stringify([...codes]));
+    const [successor] = processesWith(`bootstrap-${adminPort}.json`).filter(({ pid }) => pid !== child.pid);
+    process.kill(successor!.pid, 'SIGTERM');
+    await until(
+      'the new process has ended',
+      async () => statOf(successor!.pid)?.state ?? 'Z',
+      (state) => state === 'Z',
+      15_000,
+    );
+  });
 
   it('stays as the parent of its successor where a runner watches it, passes signals on, and ends with it', async () => {
     const [port, adminPort] = [await engine.ports.next(), await engine.ports.next()];

@@ -90,6 +90,8 @@ export class GrpcClient {
     this.#client = new EchoClient(`127.0.0.1:${port}`, grpc.credentials.createInsecure(), {
       'grpc.default_authority': authority,
       'grpc.enable_retries': 0,
+      // Each client has a connection of its own.
+      'grpc.use_local_subchannel_pool': 1,
     }) as never;
   }
 

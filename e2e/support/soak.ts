@@ -7,6 +7,7 @@ import type { AddressInfo } from 'node:net';
 import { TestAuthority } from './certificates.ts';
 import { clientTls, cluster, http as httpFilter, listener, metric, RawClient, serverTls, TestEngine, tcp } from './engine.ts';
 import { call, until } from './http.ts';
+import { ask, connectHttp2, frame, frameTypes, http2Server, number, RawHttp2 } from './http2.ts';
 
 export interface SoakResult {
   readonly requests: number;
@@ -62,16 +63,29 @@ export async function soak(seconds: number, say: (text: string) => void): Promis
       }
     });
     const portOf = (server: net.Server) => (server.address() as AddressInfo).port;
-    const [plain, tls, raw, adminPort] = [await engine.ports.next(), await engine.ports.next(), await engine.ports.next(), await engine.ports.next()];
+    const overHttp2 = await http2Server(engine, (stream) => {
+      stream.respond({ ':status': 200 }, { waitForTrailers: true });
+      stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }));
+      stream.pipe(stream);
+    });
+    const [plain, tls, raw, two, adminPort] = (await Promise.all(Array.from({ length: 5 }, () => engine.ports.next()))) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
     const upgrades = { upgrade_configs: [{ upgrade_type: 'websocket' }] };
     const child = await engine.spawn({
       listeners: [
         listener('plain', plain, httpFilter('app', upgrades, { retry_policy: { retry_on: '5xx,reset', num_retries: 1 } })),
         listener('tls', tls, httpFilter('secure'), {}, serverTls(certificate.cert, certificate.key)),
         listener('tcp', raw, tcp('app')),
+        listener('two', two, httpFilter('two', upgrades)),
       ],
       clusters: [
         cluster('app', [portOf(application)], { connect_timeout: '10s', common_http_protocol_options: { idle_timeout: '1s' } }),
+        cluster('two', [overHttp2], { http2_protocol_options: {}, common_http_protocol_options: { idle_timeout: '1s' } }),
         cluster('secure', [portOf(secure)], {
           ...clientTls({ validation_context: { trusted_ca: { filename: authority.certificate } } }, { sni: 'server.test' }),
           common_http_protocol_options: { idle_timeout: '1s' },
@@ -117,6 +131,28 @@ export async function soak(seconds: number, say: (text: string) => void): Promis
       () => call({ port: plain, path: '/garbage', headers: { host: 'a' }, agent: new http.Agent() }),
       () => call({ port: tls, headers: { host: 'a' }, tls: { rejectUnauthorized: false, agent: new https.Agent() } }),
       () => new RawClient(plain).write('GET / HTTP/1.1\r\nbad header\r\n\r\n').closed(),
+      // Over HTTP/2, to servers of both versions: many at once, with bodies and trailers; given up in the middle; attacks.
+      ...[plain, two].flatMap((port) => [
+        async () => {
+          const session = connectHttp2(port);
+          await Promise.all([0, 1_000, 100_000].map((size) => ask(session, { body: Buffer.alloc(size), trailers: { 'x-end': '1' } })));
+          session.destroy();
+        },
+        async () => {
+          const session = connectHttp2(port);
+          const stream = session.request({ ':method': 'POST', ':path': '/slow' });
+          stream.on('error', () => {});
+          stream.write(Buffer.alloc(50_000));
+          await once(session, 'remoteSettings');
+          stream.close(8);
+          await new Promise((resolve) => stream.on('close', resolve));
+          session.destroy();
+        },
+        async () => {
+          const client = new RawHttp2(port).send(frame(frameTypes.windowUpdate, 0, 0, number(0x7fff_ffff)));
+          await client.closed();
+        },
+      ]),
       async () => {
         // Goes away while its answer is on the way.
         const client = new RawClient(plain).write('GET /slow HTTP/1.1\r\nhost: a\r\n\r\n');
