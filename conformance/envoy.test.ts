@@ -4,7 +4,9 @@ import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { status } from '@grpc/grpc-js';
 import { envoyBootstrap } from '../e2e/support/envoy.ts';
+import { GrpcClient, type GrpcServer, grpcServer } from '../e2e/support/grpc.ts';
 import { call, until } from '../e2e/support/http.ts';
 import { service, TestMesh } from '../e2e/support/mesh.ts';
 import { skipWithout } from '../e2e/support/requirements.ts';
@@ -14,10 +16,13 @@ describe('stock Envoy as a client of pilot', { skip: skipWithout('envoy') }, () 
   let mesh: TestMesh;
   let envoy: ChildProcess;
   let outboundPort: number;
+  let echo: GrpcServer;
   let log = '';
   before(async () => {
     mesh = await TestMesh.start();
     const app = await mesh.application('plain');
+    echo = await grpcServer('echo');
+    mesh.onClose(() => echo.close());
     outboundPort = await mesh.ports.next();
     await mesh.apply(`${service('web')}
 apiVersion: networking.istio.io/v1
@@ -54,6 +59,41 @@ spec:
     headers: { request: { set: { x-a: b }, add: { x-c: d }, remove: [x-e] }, response: { remove: [x-f] } }
     route: [{ destination: { host: web, subset: v1 }, weight: 90 }, { destination: { host: web }, weight: 10, headers: { request: { set: { x-g: h } } } }]
   - route: [{ destination: { host: web } }]
+---
+apiVersion: v1
+kind: Service
+metadata: { name: echo }
+spec:
+  selector: { app: echo }
+  ports:
+  - { name: grpc, port: 9000 }
+  - { name: undeclared, port: 9001, targetPort: 9000 }
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: { name: echo-v1 }
+spec: { address: 127.0.0.1, ports: { grpc: ${echo.port}, undeclared: ${echo.port} }, labels: { app: echo } }
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: echo }
+spec:
+  host: echo
+  trafficPolicy: { connectionPool: { http: { maxConcurrentStreams: 50, http2MaxRequests: 200 } } }
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: echo }
+spec:
+  hosts: [echo]
+  http:
+  - match: [{ uri: { exact: /test.Echo/Say }, headers: { refuse: { exact: "yes" } } }]
+    fault: { abort: { grpcStatus: RESOURCE_EXHAUSTED, percentage: { value: 100 } } }
+    route: [{ destination: { host: echo } }]
+  - match: [{ uri: { prefix: /test.Echo/ } }]
+    timeout: 0.5s
+    retries: { attempts: 2, retryOn: "unavailable,cancelled" }
+    route: [{ destination: { host: echo } }]
 `);
     const metadata = {
       NAME: 'envoy',
@@ -120,6 +160,26 @@ spec:
       20_000,
     );
     for (const { path, headers } of calls) assert.deepEqual(await ask(ours.outboundPort, path, headers), await ask(outboundPort, path, headers), path);
+    // gRPC: what comes back, a fault with a status of gRPC, a retry, and a deadline that the route bounds.
+    const said = async (port: number, authority: string) => {
+      const client = new GrpcClient(port, authority);
+      const answers = [];
+      for (const metadata of [{}, { refuse: 'yes' }, { fail: '5' }, { fail: '14', 'fail-first': '1' }, { never: '1' }] as Record<string, string>[]) {
+        echo.calls = 0;
+        const { code, text } = await client.say('x', metadata, 5_000);
+        answers.push([code, text, echo.calls]);
+      }
+      answers.push(await client.count(20), await client.collect([Buffer.alloc(1_000), Buffer.alloc(2_000)]));
+      client.close();
+      return answers;
+    };
+    const answers = await said(ours.outboundPort, 'echo:9000');
+    assert.deepEqual(
+      answers.slice(0, 5).map(([code]) => code),
+      [status.OK, status.RESOURCE_EXHAUSTED, status.NOT_FOUND, status.OK, status.DEADLINE_EXCEEDED],
+    );
+    for (const authority of ['echo:9000', 'echo:9001'])
+      assert.deepEqual(await said(outboundPort, authority), await said(ours.outboundPort, authority), authority);
     const [mine, theirs] = await Promise.all([ours.outboundPort, outboundPort].map((port) => call({ port, headers: { host: 'nowhere' } })));
     assert.deepEqual([mine!.status, mine!.body], [theirs!.status, theirs!.body]);
   });
