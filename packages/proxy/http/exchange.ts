@@ -14,10 +14,12 @@ import type { ResponseReceiver, UpstreamFailure, UpstreamStream } from '../upstr
 import type { ConnectionSettings } from './connection-settings.ts';
 import type { Downstream } from './downstream.ts';
 import { applyForwardingHeaders } from './forwarding-headers.ts';
-import { encodeGrpcMessage, grpcStatus, grpcStatusOfHttp, grpcTimeoutMs, isGrpcRequest } from './grpc.ts';
+import { grpcStatus, grpcStatusOfHttp, grpcTimeoutMs, isGrpcRequest } from './grpc.ts';
+import { grpcReply, plainReply } from './local-reply.ts';
 import { InvalidContent, type MessageTransform } from './message-transform.ts';
 import { MirrorRequest } from './mirror-request.ts';
 import { recordRequest } from './record-request.ts';
+import { isRetriableAnswer, isRetriableFailure } from './retry-conditions.ts';
 import { redirectLocation, rewriteTarget } from './rewrite-path.ts';
 
 /** Request bodies up to this size are kept until the response begins, so that the request can be sent again. */
@@ -450,7 +452,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   onResponseHead(head: ResponseHead, hasBody: boolean): void {
     const retry = this.#retryPolicy();
-    if (retry !== undefined && (statusIsRetriable(head.status, retry) || this.#grpcStatusIsRetriable(head, retry)) && this.#retry(retry, 'URX')) return;
+    if (retry !== undefined && isRetriableAnswer(head, retry, this.isGrpc) && this.#retry(retry, 'URX')) return;
     clearTimeout(this.#perTryTimer);
     this.#replay = undefined;
     this.#responseHead = head;
@@ -552,14 +554,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       return this.#attempt();
     }
     const retry = this.#retryPolicy();
-    const isRetriable =
-      retry !== undefined &&
-      (isConnect
-        ? retry.onConnectFailure
-        : (failure.kind === 'refused' && retry.onRefusedStream) ||
-          retry.onReset ||
-          (retry.onResetBeforeRequest && failure.beforeResponse && this.#mayRepeat()));
-    if (isRetriable && this.#retry(retry, 'URX')) return;
+    if (retry !== undefined && isRetriableFailure(failure, retry, this.#mayRepeat()) && this.#retry(retry, 'URX')) return;
     const flag = isConnect ? 'UF' : failure.kind === 'protocol' ? 'UPE' : 'UC';
     const details = isConnect ? 'upstream_connect_failure' : failure.kind === 'protocol' ? 'upstream_protocol_error' : 'upstream_reset_before_response_started';
     this.reply(
@@ -672,13 +667,6 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     );
   }
 
-  /** gRPC says in the head that it has failed when there is nothing else to say; a status in the trailers comes too late to try again. */
-  #grpcStatusIsRetriable(head: ResponseHead, retry: RetryPolicy): boolean {
-    if (!this.isGrpc || retry.grpcStatuses.size === 0) return false;
-    const status = head.headers.get('grpc-status');
-    return status !== undefined && retry.grpcStatuses.has(status);
-  }
-
   #retryPolicy(): RetryPolicy | undefined {
     const action = this.route?.action;
     return action?.kind === 'forward' ? action.retry : undefined;
@@ -768,7 +756,12 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       this.#finish();
       return this.downstream.abort();
     }
-    const head = this.isGrpc ? this.#grpcReply(grpc ?? grpcStatusOfHttp(status), body.toString()) : plainReply(status, body, contentType, grpc);
+    let head: ResponseHead;
+    if (this.isGrpc) {
+      const code = grpc ?? grpcStatusOfHttp(status);
+      this.grpcStatus = String(code);
+      head = grpcReply(code, body.toString(), this.#transform?.contentType);
+    } else head = plainReply(status, body, contentType, grpc);
     this.responseCode = head.status;
     for (const [name, value] of extra) head.headers.add(name, value);
     if (this.settings.setsRequestIdInResponse) head.headers.add('x-request-id', this.head.headers.get('x-request-id') ?? '');
@@ -782,18 +775,6 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.downstream.end(noFields);
     this.#finish();
     this.downstream.ended();
-  }
-
-  /** An answer that a gRPC client understands: only a head, with the status that otherwise trailers would have ("Trailers-Only"). */
-  #grpcReply(status: number, message: string): ResponseHead {
-    const head = new ResponseHead();
-    head.status = 200;
-    head.contentLength = 0;
-    head.headers.add('content-type', this.#transform?.contentType ?? 'application/grpc');
-    head.headers.add('grpc-status', String(status));
-    if (message !== '') head.headers.add('grpc-message', encodeGrpcMessage(message));
-    this.grpcStatus = String(status);
-    return head;
   }
 
   // ---- the end ----
@@ -829,24 +810,3 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 }
 
 const toHttps: RedirectAction = { kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, prefixRewrite: undefined };
-
-function plainReply(status: number, body: Buffer, contentType: string, grpc: number | undefined): ResponseHead {
-  const head = new ResponseHead();
-  const { headers } = head;
-  head.status = status;
-  head.contentLength = status === 204 || status === 304 ? 0 : body.length;
-  headers.add('content-length', String(status === 204 ? 0 : body.length));
-  if (body.length > 0 && contentType !== '') headers.add('content-type', contentType);
-  if (grpc !== undefined) headers.add('grpc-status', String(grpc));
-  return head;
-}
-
-function statusIsRetriable(status: number, retry: RetryPolicy): boolean {
-  if (status < 400) return retry.statusCodes.has(status);
-  return (
-    retry.statusCodes.has(status) ||
-    (retry.on5xx && status >= 500) ||
-    (retry.onGatewayError && status >= 502 && status <= 504) ||
-    (retry.onRetriable4xx && status === 409)
-  );
-}

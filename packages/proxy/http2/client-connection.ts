@@ -68,7 +68,7 @@ export class Http2ClientConnection extends Http2Connection {
     this.#nextStreamId += 2;
     if (this.#nextStreamId > maxStreamId) this.#isGoingAway = true; // its numbers are used up: another connection is next
     this.lastStreamId = id;
-    this.streamsOpened++;
+    this.counters.streamOpened();
     const stream = new Http2Stream(this, id, this.peerStreamWindow, this.settings.streamWindowBytes, performance.now());
     stream.handler = handler;
     this.streams.add(stream);

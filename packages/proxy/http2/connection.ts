@@ -1,18 +1,18 @@
 import { coarseNow } from '@mizzen/common';
 import { type Fields, noFields } from '../message/fields.ts';
 import { type Flushable, flushAtTurnEnd } from '../net/turn-end.ts';
+import { DefenceCounters } from './defence-counters.ts';
 import { type ErrorCode, errorCodes, type Http2Violation } from './error-codes.ts';
 import { FrameReader, type FrameSink } from './frame-reader.ts';
 import { type ByteWriter, FrameWriter } from './frame-writer.ts';
 import { defaultMaxFrameBytes, defaultWindowBytes, maxWindowBytes, settingIds } from './frames.ts';
 import { type FieldSink, HpackDecoder } from './hpack/decoder.ts';
 import { TrailerFields } from './received-fields.ts';
+import { RecentStreams } from './recent-streams.ts';
 import type { Http2Settings } from './settings.ts';
 import { type Http2Stream, noBuffers } from './stream.ts';
 import { StreamTable } from './stream-table.ts';
 
-/** How many streams that have ended are remembered, to tell what is late from what never was. */
-const rememberedStreams = 128;
 /** A stream that was held back may be written again from here on. */
 const lowWaterBytes = 16 * 1024;
 /** SETTINGS that are not acknowledged for this long will not be. */
@@ -53,13 +53,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   #receiveWindow: number;
   #unannounced: number;
   #isClosed: boolean;
-  // ---- what the defences count ----
-  protected streamsOpened: number;
-  #emptyFrames: number;
-  #priorityFrames: number;
-  #windowUpdates: number;
-  #controlTokens: number;
-  #tokensAt: number;
+  protected readonly counters: DefenceCounters;
 
   constructor(settings: Http2Settings, writer: ByteWriter) {
     const now = performance.now();
@@ -90,12 +84,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     this.#receiveWindow = settings.connectionWindowBytes;
     this.#unannounced = 0;
     this.#isClosed = false;
-    this.streamsOpened = 0;
-    this.#emptyFrames = 0;
-    this.#priorityFrames = 0;
-    this.#windowUpdates = 0;
-    this.#controlTokens = settings.defences.controlFrameBurst;
-    this.#tokensAt = now;
+    this.counters = new DefenceCounters(settings.defences, now);
   }
 
   get streamCount(): number {
@@ -258,11 +247,9 @@ export abstract class Http2Connection implements FrameSink, Flushable {
       return this.violation(errorCodes.STREAM_CLOSED, 'data_after_end', streamId);
     }
     if (flowBytes === 0 && !endsStream) {
-      if (++this.#emptyFrames > this.settings.defences.maxEmptyFrames) return this.violation(errorCodes.ENHANCE_YOUR_CALM, 'empty_frames_flood');
-    } else {
-      this.#emptyFrames = 0;
-      this.#addToken();
-    }
+      const flood = this.counters.emptyData();
+      if (flood !== undefined) return this.enough(flood);
+    } else this.counters.contentReceived();
     stream.receiveWindow -= flowBytes;
     if (stream.receiveWindow < 0) return this.violation(errorCodes.FLOW_CONTROL_ERROR, 'stream_window_exceeded', streamId);
     if (paddingBytes > 0) {
@@ -277,8 +264,8 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   onPriority(streamId: number, dependsOn: number): Http2Violation | undefined {
     const early = this.notBeforeSettings();
     if (early !== undefined) return early;
-    if (++this.#priorityFrames > this.settings.defences.maxPriorityFramesPerStream * (1 + this.streamsOpened))
-      return this.violation(errorCodes.ENHANCE_YOUR_CALM, 'priority_flood');
+    const flood = this.counters.priority();
+    if (flood !== undefined) return this.enough(flood);
     // Priorities are deprecated and not acted upon (section 5.3.2); what contradicts itself is refused all the same.
     return dependsOn === streamId ? this.violation(errorCodes.PROTOCOL_ERROR, 'depends_on_itself', streamId) : undefined;
   }
@@ -286,7 +273,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   onRstStream(streamId: number, code: number): Http2Violation | undefined {
     if (streamId > this.lastStreamId || (streamId & 1) === 0) return this.violation(errorCodes.PROTOCOL_ERROR, 'reset_of_idle_stream');
     const stream = this.streams.get(streamId);
-    if (stream === undefined) return this.#spendToken('reset_flood');
+    if (stream === undefined) return this.#control('reset');
     this.forget(stream);
     const found = this.onPeerReset(stream);
     stream.handler?.onStreamReset({ code, by: 'peer', reason: 'reset_by_peer' });
@@ -296,7 +283,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
 
   onSettings(entries: Buffer): Http2Violation | undefined {
     this.#hasSettings = true;
-    const flood = this.#spendToken('settings_flood');
+    const flood = this.#control('settings');
     if (flood !== undefined) return flood;
     const found = this.applySettings(entries);
     if (found !== undefined) return found;
@@ -318,7 +305,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
       this.onPingAck();
       return undefined;
     }
-    const flood = this.#spendToken('ping_flood');
+    const flood = this.#control('ping');
     if (flood !== undefined) return flood;
     this.frames.ping(payload, true);
     return this.#queuedTooMuch();
@@ -327,9 +314,8 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   abstract onGoAway(lastStreamId: number, code: number, debugData: Buffer): Http2Violation | undefined;
 
   onWindowUpdate(streamId: number, increment: number): Http2Violation | undefined {
-    const { maxWindowUpdatesPerDataFrame } = this.settings.defences;
-    if (++this.#windowUpdates > 5 + 2 * (this.streamsOpened + maxWindowUpdatesPerDataFrame * this.frames.dataFrames))
-      return this.violation(errorCodes.ENHANCE_YOUR_CALM, 'window_update_flood');
+    const flood = this.counters.windowUpdate(this.frames.dataFrames);
+    if (flood !== undefined) return this.enough(flood);
     if (streamId === 0) {
       this.#sendWindow += increment;
       if (this.#sendWindow > maxWindowBytes) return this.violation(errorCodes.FLOW_CONTROL_ERROR, 'connection_window_overflow');
@@ -404,6 +390,11 @@ export abstract class Http2Connection implements FrameSink, Flushable {
 
   protected violation(code: ErrorCode, reason: string, streamId = 0): Http2Violation {
     return { code, reason: `http2.${reason}`, streamId };
+  }
+
+  /** The peer has done too much of something. */
+  protected enough(reason: string): Http2Violation {
+    return this.violation(errorCodes.ENHANCE_YOUR_CALM, reason);
   }
 
   /** Section 3.4: a peer's first frame is SETTINGS. */
@@ -522,23 +513,14 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     }
   }
 
-  #addToken(): void {
-    if (this.#controlTokens < this.settings.defences.controlFrameBurst) this.#controlTokens++;
-  }
-
-  #spendToken(reason: string): Http2Violation | undefined {
-    const { controlFrameBurst, controlFramesPerSecond } = this.settings.defences;
-    if (--this.#controlTokens >= 0) return undefined;
-    const earned = Math.floor(((this.lastReadAt - this.#tokensAt) / 1000) * controlFramesPerSecond);
-    this.#tokensAt = this.lastReadAt;
-    this.#controlTokens = Math.min(controlFrameBurst, this.#controlTokens + earned);
-    return this.#controlTokens >= 0 ? undefined : this.violation(errorCodes.ENHANCE_YOUR_CALM, reason);
+  #control(kind: 'settings' | 'ping' | 'reset'): Http2Violation | undefined {
+    const flood = this.counters.control(kind, this.lastReadAt);
+    return flood === undefined ? undefined : this.enough(flood);
   }
 
   #queuedTooMuch(): Http2Violation | undefined {
-    return this.frames.controlFrames > this.settings.defences.maxQueuedControlFrames
-      ? this.violation(errorCodes.ENHANCE_YOUR_CALM, 'outbound_control_flood')
-      : undefined;
+    const flood = this.counters.queuedAnswers(this.frames.controlFrames);
+    return flood === undefined ? undefined : this.enough(flood);
   }
 
   #announce(bytes: number): void {
@@ -598,26 +580,6 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     if (trailers.length > 0) this.frames.fields(stream.id, trailers, true);
     else this.frames.endData(stream.id);
     this.closeLocal(stream);
-  }
-}
-
-/** The last streams of which something is to be known. */
-class RecentStreams {
-  readonly #ids: Int32Array;
-  #next: number;
-
-  constructor() {
-    this.#ids = new Int32Array(rememberedStreams);
-    this.#next = 0;
-  }
-
-  add(streamId: number): void {
-    this.#ids[this.#next] = streamId;
-    this.#next = (this.#next + 1) % rememberedStreams;
-  }
-
-  has(streamId: number): boolean {
-    return this.#ids.includes(streamId);
   }
 }
 

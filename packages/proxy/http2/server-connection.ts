@@ -28,7 +28,6 @@ export class Http2ServerConnection extends Http2Connection {
   #prefaceRead: number;
   #drainStartedAt: number;
   #isLastKnown: boolean;
-  #prematureResets: number;
 
   constructor(settings: Http2Settings, writer: ByteWriter, server: StreamServer) {
     super(settings, writer);
@@ -37,7 +36,6 @@ export class Http2ServerConnection extends Http2Connection {
     this.#prefaceRead = 0;
     this.#drainStartedAt = 0;
     this.#isLastKnown = false;
-    this.#prematureResets = 0;
     this.sendOwnSettings([
       [settingIds.maxConcurrentStreams, settings.maxConcurrentStreams],
       [settingIds.enableConnectProtocol, 1],
@@ -62,7 +60,7 @@ export class Http2ServerConnection extends Http2Connection {
     // That they have been taken is said by 101 already, not by an acknowledgement.
     const found = this.applySettings(settings);
     if (found !== undefined) return found;
-    this.streamsOpened++;
+    this.counters.streamOpened();
     this.lastStreamId = 1;
     this.#open(1, head, true);
     return undefined;
@@ -107,7 +105,7 @@ export class Http2ServerConnection extends Http2Connection {
     if (streamId <= this.lastStreamId) return this.violation(errorCodes.PROTOCOL_ERROR, 'stream_id_not_increasing');
     this.lastStreamId = streamId;
     if (this.#isLastKnown) return void this.cut(streamId); // the client will learn that nobody has looked at it
-    this.streamsOpened++;
+    this.counters.streamOpened();
     if (dependsOn === streamId) return this.#refuse(streamId, errorCodes.PROTOCOL_ERROR, 'depends_on_itself');
     if (this.streams.size >= this.settings.maxConcurrentStreams) return this.#refuse(streamId, errorCodes.REFUSED_STREAM, 'too_many_streams');
     const head = this.#request.finish(endsStream);
@@ -142,12 +140,9 @@ export class Http2ServerConnection extends Http2Connection {
     return undefined;
   }
 
-  /** CVE-2023-44487, and streams that are made to be reset by us: what is given up at once has cost the client nothing and us a request. */
   protected onPeerReset(stream: Http2Stream): Http2Violation | undefined {
-    const { prematureResetMs, prematureResetStreams } = this.settings.defences;
-    if (this.lastReadAt - stream.openedAt < prematureResetMs) this.#prematureResets++;
-    if (this.streamsOpened < prematureResetStreams || this.#prematureResets * 2 <= this.streamsOpened) return undefined;
-    return this.violation(errorCodes.ENHANCE_YOUR_CALM, 'rapid_reset');
+    const flood = this.counters.streamReset(this.lastReadAt - stream.openedAt);
+    return flood === undefined ? undefined : this.enough(flood);
   }
 
   protected dataOnEndedStream(streamId: number): Http2Violation | undefined {
