@@ -201,6 +201,37 @@ describe('any version of HTTP to any other', () => {
     assert.ok(after - before <= 1, `${after - before} connections were opened`);
   });
 
+  it('mirrors requests over HTTP/2, and tells nobody what became of the copy', async () => {
+    const copies: string[] = [];
+    const shadow = await http2Server(engine, (stream, headers) => {
+      let bytes = 0;
+      stream.on('data', (chunk: Buffer) => {
+        bytes += chunk.length;
+      });
+      stream.on('end', () => {
+        copies.push(`${headers[':method']} ${headers[':path']} ${headers[':authority']} ${bytes}`);
+        stream.respond({ ':status': 500 }, { endStream: true });
+      });
+    });
+    const [real, port] = [await http1Origin(engine), await engine.ports.next()];
+    await engine.start({
+      listeners: [listener('in', port, httpManager('real', {}, { request_mirror_policies: [{ cluster: 'shadow' }] }))],
+      clusters: [cluster('real', [real]), cluster('shadow', [shadow], { http2_protocol_options: {} })],
+    });
+    const session = connectHttp2(port);
+    const [over2, over1] = [
+      await ask(session, { path: '/a', headers: { ':authority': 'shop:80' }, body: 'x'.repeat(100_000) }),
+      await call({ port, path: '/b', headers: { host: 'shop' } }),
+    ];
+    assert.deepEqual([over2.status, over1.status], [200, 200]);
+    session.close();
+    await until(
+      'both copies',
+      async () => [...copies].sort(),
+      (found) => JSON.stringify(found) === JSON.stringify(['GET /b shop-shadow 0', 'POST /a shop-shadow:80 100000']),
+    );
+  });
+
   it('curl upgrades by prior knowledge, and is not upgraded by asking unless that is configured', async () => {
     const url = `http://127.0.0.1:${ports.http1}/x`;
     const version = async (...args: string[]) => (await run('curl', ['-sS', '-o', '/dev/null', '-w', '%{http_version} %{http_code}', ...args, url])).stdout;

@@ -20,7 +20,8 @@ const settingsTimeoutMs = 15_000;
 
 /**
  * What both sides of an HTTP/2 connection have in common (RFC 9113): a state machine over bytes, which knows no sockets. Many frames of one
- * read are handled before what they lead to is written, in one piece, at the end of the turn of the event loop.
+ * read are handled before what they lead to is written, in one piece, at the end of the turn of the event loop. Longer than other files,
+ * since windows, streams and frames change each other, and read best in one place.
  */
 export abstract class Http2Connection implements FrameSink, Flushable {
   protected readonly settings: Http2Settings;

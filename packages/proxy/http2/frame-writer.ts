@@ -19,6 +19,8 @@ const blockBytes = 64 * 1024;
 /** Blocks that no connection is filling. */
 const freeBlocks: Buffer[] = [];
 const maxFreeBlocks = 16;
+/** Up to this, bytes are rather copied than given away with a whole block. */
+const copiedBytes = 16 * 1024;
 
 /**
  * Collects the frames that are to be sent, one behind the other in one piece of memory, until they are written (RFC 9113 section 6). A
@@ -29,6 +31,8 @@ export class FrameWriter {
   readonly #writer: ByteWriter;
   #block: Buffer | undefined;
   #at: number;
+  /** The last write was not taken at once. */
+  #wasHeld: boolean;
   /** Where the last frame begins, if it is a DATA frame that may still be made the last of its stream; -1 otherwise. */
   #openDataAt: number;
   #openDataStream: number;
@@ -44,6 +48,7 @@ export class FrameWriter {
     this.#writer = writer;
     this.#block = undefined;
     this.#at = 0;
+    this.#wasHeld = false;
     this.#openDataAt = -1;
     this.#openDataStream = 0;
     this.maxFrameBytes = defaultMaxFrameBytes;
@@ -64,10 +69,12 @@ export class FrameWriter {
     this.#at = 0;
     this.#openDataAt = -1;
     this.#block = undefined;
-    this.#writer.write(block.subarray(0, length));
-    if (this.#writer.pendingBytes > 0) return; // the memory goes with the bytes
-    this.controlFrames = 0;
-    if (freeBlocks.length < maxFreeBlocks) freeBlocks.push(block);
+    // Whoever does not take what it is given at once (TLS never does) is given memory that is just as large.
+    const isCopied = this.#wasHeld && length < copiedBytes;
+    this.#writer.write(isCopied ? Buffer.from(block.subarray(0, length)) : block.subarray(0, length));
+    this.#wasHeld = this.#writer.pendingBytes > 0;
+    if (!this.#wasHeld) this.controlFrames = 0;
+    if ((isCopied || !this.#wasHeld) && freeBlocks.length < maxFreeBlocks) freeBlocks.push(block);
   }
 
   /** The peer's SETTINGS_HEADER_TABLE_SIZE. */
