@@ -130,6 +130,19 @@ describe('servers of HTTP/2 that do not keep to it', () => {
       assert.ok(metric(await engine.metrics(admin), 'mizzen_upstream_http_violations_total', `cluster_name="out",reason="${reason}"`) >= 1);
     });
 
+  it('interim answers without end, over both versions', async () => {
+    const hint = (stream: number) => frame(frameTypes.headers, 0x4, stream, block([[':status', '103']]));
+    const answer = await answerTo((stream) => repeat(5_000, hint(stream)));
+    assert.equal(answer.status, 502);
+    assert.match(answer.body, /too_many_interim_responses/);
+    const server = await engine.server((socket) => socket.on('data', () => socket.write('HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n'.repeat(5_000))));
+    const other = await engine.ports.next();
+    await engine.start({ listeners: [listener('in', other, httpManager('out'))], clusters: [cluster('out', [server])] });
+    const old = await call({ port: other });
+    assert.equal(old.status, 502);
+    assert.match(old.body, /too_many_interim_responses/);
+  });
+
   it('breaks the answer off when it goes wrong after its head', async () => {
     for (const rest of [
       (stream: number) => frame(frameTypes.data, 0x1, stream, Buffer.from('123456')),

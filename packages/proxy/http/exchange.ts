@@ -27,6 +27,8 @@ const replayLimitBytes = 64 * 1024;
 
 /** A request that servers do not look at is sent again so many times. */
 const maxRefusals = 5;
+/** Interim responses (1xx) to one request. */
+const maxInterimHeads = 32;
 
 /**
  * One request and its response: filters, route, cluster, endpoint, and back. It is the receiver of the upstream's events and of the
@@ -81,6 +83,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #headSent: boolean;
   #isFinished: boolean;
   #headIsHeld: boolean;
+  #interimHeads: number;
   #attempts: number;
   #attemptStartedAt: number;
   #failedEndpoints: Endpoint[] | undefined;
@@ -128,6 +131,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#headSent = false;
     this.#isFinished = false;
     this.#headIsHeld = false;
+    this.#interimHeads = 0;
     this.#attempts = 0;
     this.#attemptStartedAt = 0;
     this.#failedEndpoints = undefined;
@@ -446,6 +450,17 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   // ---- the way back ----
 
   onInformational(head: ResponseHead): void {
+    // They are not held back by what the client takes: a server must not be able to send them without end.
+    if (++this.#interimHeads > maxInterimHeads) {
+      this.#dropUpstream();
+      this.cluster!.countViolation('too_many_interim_responses');
+      return this.reply(
+        502,
+        'upstream connect error or disconnect/reset before headers. reset reason: protocol error, too_many_interim_responses',
+        'UPE',
+        'upstream_protocol_error',
+      );
+    }
     // Unless it is passed on, 100 Continue was answered when the request arrived; other interim responses go on to clients that know them.
     if ((head.status !== 100 || this.settings.passesContinue) && !this.#headSent) this.downstream.informational(head);
   }

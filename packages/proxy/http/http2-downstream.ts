@@ -21,7 +21,7 @@ export class Http2Downstream implements SpokenHttp, StreamServer, ByteWriter {
   readonly #settings: () => ConnectionSettings;
   readonly #openedAt: number;
   #requests: number;
-  /** When the last stream ended, or something else was heard. */
+  /** When there was last a stream, to a quarter of a second. */
   #idleSince: number;
   /** Nothing is read any more; what was written still goes out. */
   #isClosing: boolean;
@@ -75,23 +75,18 @@ export class Http2Downstream implements SpokenHttp, StreamServer, ByteWriter {
       return;
     }
     this.http2.sweep(now);
-    if (this.http2.streamCount === 0) this.#sweepIdle(now, settings);
-    else {
+    const { idleTimeoutMs, requestHeadersTimeoutMs, maxConnectionDurationMs } = settings;
+    // Neither the beginning of a connection nor a header block is waited for longer than a head of HTTP/1.1.
+    const waitsSince = this.http2.hasSettings ? this.http2.partialSince : this.#openedAt;
+    if (requestHeadersTimeoutMs > 0 && waitsSince > 0 && now - waitsSince > requestHeadersTimeoutMs) {
+      settings.context.counters.values.timeouts_total++;
+      return void this.#socket.destroy();
+    }
+    if (this.http2.streamCount > 0) {
       this.#idleSince = now;
       for (const stream of this.http2.openStreams()) (stream.handler as Http2Request | undefined)?.sweep(now, settings);
-    }
-    const { maxConnectionDurationMs } = settings;
+    } else if (idleTimeoutMs > 0 && now - this.#idleSince > idleTimeoutMs) this.http2.drain();
     if (maxConnectionDurationMs > 0 && now - this.#openedAt > maxConnectionDurationMs) this.http2.drain();
-  }
-
-  #sweepIdle(now: number, settings: ConnectionSettings): void {
-    const { idleTimeoutMs, requestHeadersTimeoutMs } = settings;
-    const { partialSince } = this.http2;
-    if (requestHeadersTimeoutMs > 0 && partialSince > 0 && now - partialSince > requestHeadersTimeoutMs) {
-      settings.context.counters.values.timeouts_total++;
-      this.#socket.destroy();
-    } else if (idleTimeoutMs > 0 && now - Math.max(this.#idleSince, this.http2.hasSettings ? this.#openedAt : this.http2.lastReadAt) > idleTimeoutMs)
-      this.http2.drain();
   }
 
   // ---- where its bytes go ----
