@@ -2,13 +2,13 @@ import { chmodSync, closeSync, existsSync, ftruncateSync, mkdtempSync, openSync,
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { proxyCommand } from '../packages/cli/runner/program.ts';
-import { capture, type Measurement, measureHttp2 } from './measure.ts';
+import { capture, type Measurement, measure, measureHttp2 } from './measure.ts';
 import { http2Edge, pair, writeBootstrap, writeHttp2Haproxy, writeOrigin } from './peers.ts';
 import { inPath, makeCertificates, Processes, workersOf } from './processes.ts';
 import { Report } from './report.ts';
 
 /**
- * `npm run bench:http2 [-- --json] [-- --seconds N] [-- --rounds N] [-- --case h2-1k,grpc-pair,download,upload] [-- --proxies haproxy,envoy]`:
+ * `npm run bench:http2 [-- --json] [-- --seconds N] [-- --rounds N] [-- --case h2-1k,grpc-pair,h1-over-h2-pair,download,upload] [-- --proxies haproxy,envoy]`:
  * HTTP/2 beside haproxy, Envoy, nginx and node:http2, as `npm run bench` does for HTTP/1.1.
  */
 const root = join(import.meta.dirname, '..');
@@ -43,10 +43,12 @@ const ports = {
   nginx: { h2: 21_120, fast: 21_121 },
   'node:http2': { h2: 21_122, fast: 21_123 },
 };
+/** Of two proxies each, whose applications speak HTTP/1.1. */
+const hopPorts = { envoy: 21_130, mizzen: 21_134 };
 type Name = keyof typeof ports;
 
 async function main(): Promise<void> {
-  for (const program of ['h2load', 'nginx', 'taskset', 'openssl', 'curl'])
+  for (const program of ['h2load', 'wrk', 'nginx', 'taskset', 'openssl', 'curl'])
     if (!inPath(program)) throw new Error(`the bench needs ${program} (Debian: apt-get install curl nginx-light haproxy nghttp2-client openssl util-linux)`);
   const envoy = [join(root, '.tools/envoy/bin/envoy'), 'envoy'].find((program) => existsSync(program) || (!program.includes('/') && inPath(program)));
   if (!envoy) say('envoy is not installed: its rows are left out (.ci/run installs it from PyPI)');
@@ -64,6 +66,7 @@ async function main(): Promise<void> {
   };
   const pids = new Map<Name, number[]>();
   const pairs = new Map<Name, number[]>();
+  const hops = new Map<string, { readonly pids: readonly number[]; readonly port: number }>();
   const at = (name: Name) => ({ ...ports[name], origin: origin.h2, fastOrigin: origin.fast });
   if (inPath('haproxy') && wantsProxy('haproxy'))
     pids.set('haproxy', [await processes.start(proxyCpu, ['haproxy', '-db', '-f', writeHttp2Haproxy(folder, at('haproxy'))], ports.haproxy.h2)]);
@@ -78,8 +81,16 @@ async function main(): Promise<void> {
     const start = (part: string, config: ReturnType<typeof http2Edge>, id: number, port: number) =>
       processes.start(proxyCpu, commands[name](writeBootstrap(folder, `${name}-${part}`, config.listeners, config.clusters), id), port);
     pids.set(name, [await start('h2', http2Edge(folder, name, at(name)), 31, ports[name].h2)]);
-    const two = pair(folder, name, { ...ports[name], origin: origin.fast }, certificates, true);
+    const two = pair(folder, name, { ...ports[name], origin: origin.fast }, certificates, { hop: 'http2', origin: 'http2' });
     pairs.set(name, [await start('client', two.client, 32, ports[name].client), await start('server', two.server, 33, ports[name].server)]);
+    for (const [i, hop] of (['http1', 'http2'] as const).entries()) {
+      const at_ = { client: hopPorts[name] + 2 * i, server: hopPorts[name] + 2 * i + 1, origin: origin.http1 };
+      const config = pair(folder, `${name}-${hop}`, at_, certificates, { hop, origin: 'http1' });
+      hops.set(hop === 'http2' ? name : `${name}, hop of HTTP/1.1`, {
+        pids: [await start(`${hop}-client`, config.client, 34 + 2 * i, at_.client), await start(`${hop}-server`, config.server, 35 + 2 * i, at_.server)],
+        port: at_.client,
+      });
+    }
   }
 
   if (wants('h2-1k'))
@@ -97,6 +108,16 @@ async function main(): Promise<void> {
       { envoy: 1 },
       { body: message, headers: ['content-type: application/grpc', 'te: trailers'] },
     );
+  }
+  if (wants('h1-over-h2-pair')) {
+    const results = new Map<string, Measurement[]>();
+    for (let round = 0; round < rounds; round++)
+      for (const [name, { pids: list, port }] of hops) {
+        const measured = await measure(list, { url: `http://127.0.0.1:${port}/1k`, host: 'plain.bench', connections: 32, seconds }, loadCpu);
+        results.set(name, [...(results.get(name) ?? []), measured]);
+        say(`h1-over-h2-pair round ${round + 1} ${name.padEnd(26)} ${measured.cpuUsPerRequest.toFixed(1).padStart(8)} us/request`);
+      }
+    report.loads('h1-over-h2-pair', results, { 'mizzen, hop of HTTP/1.1': 1 });
   }
   if (wants('download')) await transfers('download', pids, (name) => [`http://127.0.0.1:${ports[name].h2}/1g`, '-o', '/dev/null']);
   if (wants('upload')) await transfers('upload', pids, (name) => [`http://127.0.0.1:${ports[name].fast}/up`, '-T', join(folder, 'www/1g'), '-o', '/dev/null']);

@@ -197,9 +197,9 @@ export function pair(
   name: string,
   ports: { readonly client: number; readonly server: number; readonly origin: number },
   certificates: Certificates,
-  isHttp2 = false,
+  over: { readonly hop: 'http1' | 'http2'; readonly origin: 'http1' | 'http2' } = { hop: 'http1', origin: 'http1' },
 ) {
-  const more = isHttp2 ? overHttp2 : {};
+  const options = (version: 'http1' | 'http2') => (version === 'http2' ? overHttp2 : {});
   const validation = {
     trusted_ca: { filename: certificates.root },
     match_typed_subject_alt_names: [{ san_type: 'URI', matcher: { exact: 'spiffe://bench/ns/default/sa/proxy' } }],
@@ -212,7 +212,7 @@ export function pair(
       ],
       clusters: [
         cluster('server', ports.server, {
-          ...more,
+          ...options(over.hop),
           transport_socket: typed('envoy.transport_sockets.tls', 'extensions.transport_sockets.tls.v3.UpstreamTlsContext', {
             common_tls_context: common,
             sni: 'server.bench',
@@ -236,7 +236,7 @@ export function pair(
           ],
         },
       ],
-      clusters: [cluster('origin', ports.origin, more)],
+      clusters: [cluster('origin', ports.origin, options(over.origin))],
     },
   };
 }
