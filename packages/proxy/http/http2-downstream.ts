@@ -60,7 +60,7 @@ export class Http2Downstream implements SpokenHttp, StreamServer, ByteWriter {
   /** The request with which a connection of HTTP/1.1 was upgraded. `payload`: six bytes for each setting. */
   adoptUpgrade(head: RequestHead, payload: Buffer): void {
     if (payload.length % 6 !== 0 || payload.length > 600) return void this.#socket.destroy();
-    this.http2.adoptUpgrade(head, payload);
+    if (this.http2.adoptUpgrade(head, payload) !== undefined) this.#socket.destroy();
   }
 
   drain(): void {

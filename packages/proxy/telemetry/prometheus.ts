@@ -54,6 +54,8 @@ const clusterCounters = {
   upstreamCxTotal: 'upstream_cx_total',
   upstreamCxOverflow: 'upstream_cx_overflow',
   upstreamCxConnectFail: 'upstream_cx_connect_fail',
+  healthCheckSuccess: 'health_check_success',
+  healthCheckFailure: 'health_check_failure',
 } as const;
 
 function histogram(lines: string[], name: string, all: readonly RequestSeries[], read: (series: RequestSeries) => HistogramValues): void {

@@ -57,6 +57,8 @@ export interface ClusterStats {
 export interface EndpointStats {
   readonly address: string;
   readonly healthy: boolean;
+  /** What active health checks found; ''. */
+  readonly checkProblem: string;
   readonly weight: number;
   readonly workload: string;
   readonly version: string;
@@ -107,7 +109,8 @@ export function takeSnapshot(from: {
       violations: Object.fromEntries(cluster.violations),
       endpoints: cluster.endpoints.map((endpoint) => ({
         address: endpoint.text,
-        healthy: endpoint.isHealthy,
+        healthy: endpoint.isHealthy && endpoint.checkProblem === undefined,
+        checkProblem: endpoint.checkProblem ?? '',
         weight: endpoint.weight,
         workload: endpoint.peer.workload,
         version: endpoint.peer.version,

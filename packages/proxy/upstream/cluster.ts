@@ -4,6 +4,7 @@ import type { HeaderCase } from '../message/header-case.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { ServiceName } from '../route/route-table.ts';
 import type { ConnectionWaiter, Endpoint } from './endpoint.ts';
+import { type HealthCheck, HealthChecker } from './health-checker.ts';
 import { Http1Upstream } from './http1-upstream.ts';
 import { Http2Upstream } from './http2-upstream.ts';
 import type { Picker } from './load-balancer.ts';
@@ -67,10 +68,13 @@ export class Cluster {
     upstreamRqPendingTotal: number;
     upstreamRqPendingOverflow: number;
     upstreamRqTimeout: number;
+    healthCheckSuccess: number;
+    healthCheckFailure: number;
   };
   /** What endpoints did that HTTP/2 does not allow, by reason. */
   readonly violations: Map<string, number>;
   #healthy: readonly Endpoint[];
+  #checkers: readonly HealthChecker[];
 
   constructor(settings: ClusterSettings) {
     this.settings = settings;
@@ -79,6 +83,7 @@ export class Cluster {
     this.endpoints = [];
     this.violations = new Map();
     this.#healthy = [];
+    this.#checkers = [];
     this.activeRequests = 0;
     this.activeRetries = 0;
     this.pendingRequests = 0;
@@ -92,6 +97,8 @@ export class Cluster {
       upstreamRqPendingTotal: 0,
       upstreamRqPendingOverflow: 0,
       upstreamRqTimeout: 0,
+      healthCheckSuccess: 0,
+      healthCheckFailure: 0,
     };
   }
 
@@ -103,9 +110,19 @@ export class Cluster {
     const kept = new Set(endpoints);
     const gone = this.endpoints.filter((endpoint) => !kept.has(endpoint));
     this.endpoints = endpoints;
-    this.#healthy = endpoints.filter((endpoint) => endpoint.isHealthy);
+    this.healthChanged();
     // Only now: those who wait for an endpoint that is gone choose again among the new ones.
     for (const endpoint of gone) endpoint.remove();
+  }
+
+  /** Counts anew which endpoints may be chosen. */
+  healthChanged(): void {
+    this.#healthy = this.endpoints.filter((endpoint) => endpoint.isHealthy && endpoint.checkProblem === undefined);
+  }
+
+  /** Has the endpoints asked whether they are well. */
+  checkHealth(checks: readonly HealthCheck[], random: () => number): void {
+    this.#checkers = checks.map((check) => new HealthChecker(this, check, random));
   }
 
   /** An endpoint for the next request; `avoid` are those that have just failed it, taken only when there is no other. */
@@ -197,8 +214,8 @@ export class Cluster {
     this.violations.set(reason, (this.violations.get(reason) ?? 0) + 1);
   }
 
-  /** For a request that nobody waits for (a mirror): a connection if one is free or may be opened, never a place in the queue. */
-  connectAside(endpoint: Endpoint, client: ConnectionInfo, isHttp2: boolean): UpstreamStream | undefined {
+  /** For a request that nobody waits for (a mirror, a health check): a connection if one is free or may be opened, never a place in the queue. */
+  connectAside(endpoint: Endpoint, client: ConnectionInfo | undefined, isHttp2: boolean): UpstreamStream | undefined {
     if (this.#speaksHttp2(isHttp2)) {
       const free = endpoint.transport.isPerClient ? undefined : endpoint.http2.find((connection) => connection.freeStreams > 0);
       return (free ?? (this.#mayConnect(endpoint) ? this.#openHttp2(endpoint, client) : undefined))?.stream();
@@ -240,6 +257,7 @@ export class Cluster {
 
   /** Closes connections that nobody has used for the idle timeout. */
   sweep(now: number): void {
+    for (const checker of this.#checkers) checker.sweep(now);
     const { idleTimeoutMs, maxConnectionDurationMs } = this.settings;
     for (const endpoint of this.settings.originalDestinations?.values() ?? this.endpoints) {
       if (endpoint.http2.length > 0) sweepHttp2(endpoint, now, idleTimeoutMs, maxConnectionDurationMs);
@@ -254,6 +272,7 @@ export class Cluster {
   }
 
   close(): void {
+    for (const checker of this.#checkers) checker.close();
     for (const endpoint of this.endpoints) endpoint.remove();
     this.settings.originalDestinations?.close();
   }
@@ -263,7 +282,7 @@ export class Cluster {
     return this.settings.maxConnections >= unlimited || endpoint.connections === 0 || this.#connections() < this.settings.maxConnections;
   }
 
-  #openIfAllowed(endpoint: Endpoint, content: Content, client: ConnectionInfo): Http1Upstream | undefined {
+  #openIfAllowed(endpoint: Endpoint, content: Content, client: ConnectionInfo | undefined): Http1Upstream | undefined {
     if (this.#mayConnect(endpoint)) return this.#open(endpoint, client, content);
     this.counters.upstreamCxOverflow++;
     return undefined;

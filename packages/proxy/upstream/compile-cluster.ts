@@ -26,6 +26,7 @@ import { ClientTls } from '../tls/client-tls.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { Cluster, type ClusterSettings } from './cluster.ts';
+import { compileHealthCheck } from './compile-health-check.ts';
 import { Endpoint } from './endpoint.ts';
 import { leastRequest, type Picker, randomChoice, roundRobin } from './load-balancer.ts';
 import { OriginalDestinations } from './original-destinations.ts';
@@ -52,7 +53,7 @@ const supportedOfCluster = new Set([
     'typedExtensionProtocolOptions',
     'transportSocket',
   ],
-  ...['transportSocketMatches', 'perConnectionBufferLimitBytes', 'dnsLookupFamily', 'dnsRefreshRate', 'respectDnsTtl', 'upstreamBindConfig'],
+  ...['transportSocketMatches', 'healthChecks', 'perConnectionBufferLimitBytes', 'dnsLookupFamily', 'dnsRefreshRate', 'respectDnsTtl', 'upstreamBindConfig'],
 ]);
 const supportedOfThresholds = new Set(['priority', 'maxConnections', 'maxPendingRequests', 'maxRequests', 'maxRetries', 'trackRemaining']);
 
@@ -89,6 +90,10 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
     originalDestinations: type === Cluster_DiscoveryType.ORIGINAL_DST ? new OriginalDestinations(base, defaultPort) : undefined,
     blockReason: blockReasonOf(message.metadata),
   });
+  cluster.checkHealth(
+    message.healthChecks.map((check) => compileHealthCheck(check, place)),
+    random,
+  );
   const applyAssignment = (assignment: ClusterLoadAssignment) => {
     const before = new Map(cluster.endpoints.map((endpoint) => [endpointKey(endpoint), endpoint]));
     const endpoints = assignment.endpoints

@@ -41,6 +41,8 @@ export class Endpoint {
   /** State of weighted round robin. */
   currentWeight: number;
   isRemoved: boolean;
+  /** Why active health checks say that it is not well; undefined: they do not, or there are none. */
+  checkProblem: string | undefined;
 
   constructor(fields: {
     readonly address: string;
@@ -66,6 +68,7 @@ export class Endpoint {
     this.metrics = new Map();
     this.currentWeight = 0;
     this.isRemoved = false;
+    this.checkProblem = undefined;
   }
 
   /** No longer named by configuration: idle connections end now, the others with their requests. */

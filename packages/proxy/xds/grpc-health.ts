@@ -1,4 +1,5 @@
 import http2 from 'node:http2';
+import { healthRequest } from '../upstream/health-checker.ts';
 
 /** HealthCheckResponse.ServingStatus (grpc health.proto). */
 const servingStatuses = ['UNKNOWN', 'SERVING', 'NOT_SERVING', 'SERVICE_UNKNOWN'];
@@ -37,17 +38,8 @@ export function checkGrpcHealth(address: string, port: number, service: string, 
       const serving = servingStatus(Buffer.concat(chunks));
       finish(serving === 'SERVING' ? undefined : `grpc.health.v1.Health/Check said ${serving}`);
     });
-    stream.end(request(service));
+    stream.end(healthRequest(service));
   });
-}
-
-/** HealthCheckRequest: field 1, the service's name. */
-function request(service: string): Buffer {
-  const name = Buffer.from(service).subarray(0, 120);
-  const message = name.length === 0 ? Buffer.alloc(0) : Buffer.concat([Buffer.from([0x0a, name.length]), name]);
-  const head = Buffer.alloc(5);
-  head.writeUInt32BE(message.length, 1);
-  return Buffer.concat([head, message]);
 }
 
 /** Of a HealthCheckResponse, whose one field is a small enumeration. */
