@@ -99,4 +99,12 @@ describe("other people's clients of HTTP/2", () => {
       'late DEADLINE_EXCEEDED',
     ]);
   });
+
+  it("Python's grpcio by the proxy of its environment: HTTP/2 inside a CONNECT", { skip: skipWithout('grpcio-python') }, async () => {
+    const env = { ...process.env, http_proxy: `http://127.0.0.1:${ports.grpc}`, no_proxy: '' };
+    // A name that nobody but the proxy has to know.
+    const { stdout } = await run(python, [join(import.meta.dirname, 'grpc_client.py'), 'echo.example:9000', 'echo.example:9000'], { env });
+    assert.equal(stdout.trim().split('\n')[0], 'say echo: hello');
+    assert.equal(stdout.trim().split('\n').at(-1), 'late DEADLINE_EXCEEDED');
+  });
 });

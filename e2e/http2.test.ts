@@ -6,9 +6,9 @@ import http2 from 'node:http2';
 import type net from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
-import { cluster, http as httpManager, listener, metric, TestEngine } from './support/engine.ts';
+import { cluster, http as httpManager, listener, metric, RawClient, TestEngine } from './support/engine.ts';
 import { call, until } from './support/http.ts';
-import { answerOf, ask, block, connectHttp2, frame, frameTypes, getBlock, http2Server, RawHttp2 } from './support/http2.ts';
+import { answerOf, ask, block, connectHttp2, frame, frameTypes, getBlock, http2Server, preface, RawHttp2 } from './support/http2.ts';
 
 const run = promisify(execFile);
 const large = 5 * 1024 * 1024;
@@ -230,6 +230,20 @@ describe('any version of HTTP to any other', () => {
       async () => [...copies].sort(),
       (found) => JSON.stringify(found) === JSON.stringify(['GET /b shop-shadow 0', 'POST /a shop-shadow:80 100000']),
     );
+  });
+
+  it('HTTP/2 inside the CONNECT of a client that takes its sidecar for a proxy, however its first bytes are cut', async () => {
+    const start = Buffer.concat([preface, frame(frameTypes.settings, 0, 0), frame(frameTypes.headers, 0x5, 1, getBlock)]);
+    for (const cut of [0, 1, 3, 4, 30]) {
+      const client = new RawClient(ports.http1).write('CONNECT a.example:80 HTTP/1.1\r\nhost: a.example:80\r\n\r\n');
+      await client.until(/200 Connection established\r\n\r\n$/);
+      client.text = '';
+      client.write(start.subarray(0, cut));
+      await new Promise(setImmediate);
+      client.write(start.subarray(cut));
+      await client.until(/"method":"GET","path":"\/","authority":"a\.example"/);
+      client.destroy();
+    }
   });
 
   it('curl upgrades by prior knowledge, and is not upgraded by asking unless that is configured', async () => {

@@ -6,6 +6,7 @@ import { HeadReader } from '../http1/head-reader.ts';
 import { OutputBatch } from '../http1/output-batch.ts';
 import { readRequestHead } from '../http1/read-request-head.ts';
 import { type Violation, violations } from '../http1/violation.ts';
+import { connectionPreface } from '../http2/frames.ts';
 import type { Fields } from '../message/fields.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import { RequestHead } from '../message/request-head.ts';
@@ -21,6 +22,8 @@ import { statusLine } from './reason-phrases.ts';
 
 /** First byte of a TLS record that holds a handshake (RFC 8446 section 5.1). */
 const tlsHandshake = 0x16;
+/** How HTTP/2 begins (RFC 9113 section 3.4), as far as it takes to tell it from a method. */
+const prefaceStart = connectionPreface.subarray(0, 4);
 /** A connection without a request for this long has no request on its way. */
 const drainIdleMs = 500;
 
@@ -52,6 +55,8 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
   #waiting: Buffer | undefined;
   /** A CONNECT whose content has not been seen yet. */
   #connectHead: RequestHead | undefined;
+  /** The beginning of what may become the preface of HTTP/2 inside a CONNECT. */
+  #heldFirst: Buffer | undefined;
   #headStartedAt: number;
   /** Nothing is read any more; what was written still goes out. */
   #isClosing: boolean;
@@ -80,6 +85,7 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
     this.#keepsConnection = true;
     this.#waiting = undefined;
     this.#connectHead = undefined;
+    this.#heldFirst = undefined;
     this.#headStartedAt = 0;
     this.#isClosing = false;
     this.#flushedAt = 0;
@@ -285,8 +291,10 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
     else if (settings.maxConnectionDurationMs > 0 && now - this.#openedAt > settings.maxConnectionDurationMs) this.drain(false);
   }
 
-  onData(chunk: Buffer): void {
-    countAllocatedRead(chunk.length);
+  onData(received: Buffer): void {
+    countAllocatedRead(received.length);
+    const chunk = this.#heldFirst === undefined ? received : Buffer.concat([this.#heldFirst, received]);
+    this.#heldFirst = undefined;
     this.lastReadAt = performance.now();
     this.lastActivity = this.lastReadAt;
     let at = 0;
@@ -304,6 +312,16 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
         at = next;
         if (this.#body.isDone && this.#exchange === exchange) exchange.onRequestEnd(fieldsOfLines(this.#body.trailers));
         continue;
+      }
+      if (this.#connectHead !== undefined && chunk[at] === prefaceStart[0]) {
+        // Clients of gRPC tunnel HTTP/2 through a proxy. Its preface is told from a method by its first bytes.
+        const end = Math.min(chunk.length, at + prefaceStart.length);
+        const mayBeHttp2 = prefaceStart.compare(chunk, at, end, 0, end - at) === 0;
+        if (mayBeHttp2 && end - at === prefaceStart.length) return this.#becomeHttp2().onData(chunk.subarray(at));
+        if (mayBeHttp2) {
+          this.#heldFirst = chunk.subarray(at);
+          return;
+        }
       }
       if (this.#connectHead !== undefined && chunk[at] === tlsHandshake) {
         const head = this.#connectHead;
@@ -329,7 +347,7 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
       if (head.method === 'CONNECT' && !settings.upgrades.has('connect') && !hasConnectRoute(settings, head)) {
         if (settings.direction !== 'outbound') return this.#refuse(violations.methodNotSupported);
         // An application that uses its sidecar as an HTTP proxy. Some clients tunnel plain HTTP through a proxy too: what comes through
-        // the tunnel decides. Requests are routed like any others, a TLS handshake makes it a tunnel to the service that was named.
+        // the tunnel decides. Requests, of either version, are routed like any others, a TLS handshake makes it a tunnel to the service that was named.
         this.#output.text('HTTP/1.1 200 Connection established\r\n\r\n');
         this.#output.flush();
         head.target = '/';
@@ -379,12 +397,18 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
     head.upgrade = '';
     head.line = '';
     head.isHttp2 = true;
+    const next = this.#becomeHttp2();
+    next.adoptUpgrade(head, payload);
+    if (rest.length > 0) next.onData(rest);
+  }
+
+  /** The connection goes on as one of HTTP/2, and this object has nothing more to do with it. */
+  #becomeHttp2(): Http2Downstream {
     this.#isClosed = true;
     this.socket.off('data', this.#onChunk);
     const next = new Http2Downstream(this.socket, this.client, this.#settings);
     this.#switchTo(next);
-    next.adoptUpgrade(head, payload);
-    if (rest.length > 0) next.onData(rest);
+    return next;
   }
 
   #wait(bytes: Buffer): void {
