@@ -46,6 +46,18 @@ spec:
   http:
   - match: [{ uri: { prefix: /admin }, headers: { x-role: { exact: user } }, queryParams: { a: { exact: b } } }]
     directResponse: { status: 403, body: { string: no } }
+  - match: [{ uri: { prefix: /shared } }]
+    corsPolicy:
+      allowOrigins: [{ exact: "https://shop.example" }, { regex: "https://.*[.]shop[.]example" }]
+      allowMethods: [GET, POST]
+      allowHeaders: [content-type, x-grpc-web]
+      exposeHeaders: [grpc-status]
+      maxAge: 24h
+      allowCredentials: true
+    route: [{ destination: { host: web } }]
+  - match: [{ uri: { prefix: /own } }]
+    corsPolicy: { allowOrigin: ["https://a.example"], unmatchedPreflights: IGNORE }
+    route: [{ destination: { host: web } }]
   - match: [{ uri: { exact: /moved } }]
     redirect: { uri: /there, redirectCode: 302 }
   - match: [{ uri: { prefix: /fault } }]
@@ -160,6 +172,36 @@ spec:
       20_000,
     );
     for (const { path, headers } of calls) assert.deepEqual(await ask(ours.outboundPort, path, headers), await ask(outboundPort, path, headers), path);
+    // Browsers of other origins: preflights and calls, of origins that may and that may not.
+    const cors = async (port: number) => {
+      const answers = [];
+      for (const path of ['/shared/x', '/own/x', '/'])
+        for (const origin of ['https://shop.example', 'https://eu.shop.example', 'https://evil.example', 'https://a.example', ''])
+          for (const preflight of [{}, { 'access-control-request-method': 'POST' }] as Record<string, string>[]) {
+            const method = 'access-control-request-method' in preflight ? 'OPTIONS' : 'GET';
+            const answer = await call({ port, path, method, headers: { host: 'web:9080', ...(origin ? { origin } : {}), ...preflight } });
+            const found = Object.entries(answer.headers).filter(([name]) => name.startsWith('access-control-'));
+            answers.push([path, origin, method, answer.status, found.sort(), answer.body.startsWith('{')]);
+          }
+      return answers;
+    };
+    const shared = await cors(ours.outboundPort);
+    assert.deepEqual(shared[1], [
+      '/shared/x',
+      'https://shop.example',
+      'OPTIONS',
+      200,
+      [
+        ['access-control-allow-credentials', 'true'],
+        ['access-control-allow-headers', 'content-type,x-grpc-web'],
+        ['access-control-allow-methods', 'GET,POST'],
+        ['access-control-allow-origin', 'https://shop.example'],
+        ['access-control-expose-headers', 'grpc-status'],
+        ['access-control-max-age', '86400'],
+      ],
+      false,
+    ]);
+    assert.deepEqual(shared, await cors(outboundPort));
     // gRPC: what comes back, a fault with a status of gRPC, a retry, and a deadline that the route bounds.
     const said = async (port: number, authority: string) => {
       const client = new GrpcClient(port, authority);

@@ -360,7 +360,7 @@ describe('limits and ends of connections over HTTP/2', () => {
   });
 
   it('keepalive: a client that does not answer a PING has gone', async () => {
-    const { port, admin } = await start({ http2_protocol_options: { connection_keepalive: { interval: '0.3s', timeout: '0.3s' } } }, answerAtOnce);
+    const { port, admin } = await start({ http2_protocol_options: { connection_keepalive: { interval: '0.3s', timeout: '1s' } } }, answerAtOnce);
     const alive = connectHttp2(port);
     const raw = new RawHttp2(port);
     await raw.closed();
@@ -404,17 +404,17 @@ describe('limits and ends of connections over HTTP/2', () => {
   });
 
   it('a stream on which nothing moves ends after its idle timeout; the connection and its other streams go on', async () => {
-    const { port } = await start({ stream_idle_timeout: '0.4s' }, (stream, headers) => {
+    const { port } = await start({ stream_idle_timeout: '1s' }, (stream, headers) => {
       if (headers[':path'] === '/never') return;
       stream.respond({ ':status': 200 });
       const timer = setInterval(() => stream.write('tick'), 100);
       stream.on('close', () => clearInterval(timer));
-      setTimeout(() => stream.end(), 1_200);
+      setTimeout(() => stream.end(), 2_500);
     });
     const session = connectHttp2(port);
     const [never, ticking] = await Promise.all([ask(session, { path: '/never' }), ask(session, { path: '/ticks' })]);
     assert.deepEqual([never.status, ticking.status], [408, 200]);
-    assert.ok(ticking.body.length > 4 * 5);
+    assert.ok(ticking.body.length >= 4 * 15);
     session.destroy();
   });
 

@@ -63,7 +63,7 @@ describe('WebSocket', () => {
     );
     const deaf = await http2Server(engine, (stream) => stream.respond({ ':status': 200 }, { endStream: true }));
     for (const name of Object.keys(ports) as (keyof typeof ports)[]) ports[name] = await engine.ports.next();
-    const on = { upgrade_configs: [{ upgrade_type: 'websocket' }], stream_idle_timeout: '0.5s' };
+    const on = { upgrade_configs: [{ upgrade_type: 'websocket' }], stream_idle_timeout: '1s' };
     const proxy = await engine.start({
       listeners: [
         listener('one', ports.http1, httpManager('one', on)),
@@ -154,9 +154,9 @@ describe('WebSocket', () => {
     await once(idle, 'open');
     await once(idle, 'close');
     await until(
-      'twelve ticks',
+      'two seconds of ticks',
       async () => ticks,
-      (seen) => seen >= 12,
+      (seen) => seen >= 20,
     );
     assert.equal(isOver, false);
     ticking.terminate();

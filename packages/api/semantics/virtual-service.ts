@@ -1,8 +1,31 @@
 import type { Problem } from '../resource.ts';
-import type { DestinationSpec, HeaderOperationsSpec, HttpMatchSpec, HttpRouteSpec, StringMatchSpec, VirtualServiceSpec } from '../types/virtual-service.ts';
+import type {
+  CorsPolicySpec,
+  DestinationSpec,
+  HeaderOperationsSpec,
+  HttpMatchSpec,
+  HttpRouteSpec,
+  StringMatchSpec,
+  VirtualServiceSpec,
+} from '../types/virtual-service.ts';
 import { collect, durationProblem, hostProblem, invalid, percentProblem, portProblem } from './checks.ts';
 import { grpcStatusNames, grpcStatusOf } from './grpc-status.ts';
 import { regexProblem } from './regex.ts';
+
+const token = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+
+function corsProblems(policy: CorsPolicySpec, path: string, problems: Problem[]): void {
+  problems.push(...collect(durationProblem(policy.maxAge, `${path}.maxAge`, 0)));
+  policy.allowOrigins?.forEach((origin, i) => {
+    if (origin.exact === undefined && origin.prefix === undefined && origin.regex === undefined)
+      problems.push(invalid(`${path}.allowOrigins[${i}]`, 'one of exact, prefix and regex is needed'));
+    if (origin.regex !== undefined) problems.push(...collect(regexProblem(origin.regex, `${path}.allowOrigins[${i}].regex`)));
+  });
+  for (const field of ['allowMethods', 'allowHeaders', 'exposeHeaders'] as const)
+    policy[field]?.forEach((name, i) => {
+      if (!token.test(name)) problems.push(invalid(`${path}.${field}[${i}]`, `${JSON.stringify(name)} is no name of a method or header`));
+    });
+}
 
 /** Rules of Istio's own validation of VirtualService that can be decided from the object alone. */
 export function virtualServiceProblems(spec: VirtualServiceSpec): Problem[] {
@@ -58,6 +81,7 @@ function routeProblems(route: HttpRouteSpec, path: string, problems: Problem[]):
       durationProblem(route.fault?.delay?.fixedDelay, `${path}.fault.delay.fixedDelay`),
     ),
   );
+  if (route.corsPolicy) corsProblems(route.corsPolicy, `${path}.corsPolicy`, problems);
   const attempts = route.retries?.attempts;
   if (attempts !== undefined && (!Number.isInteger(attempts) || attempts < 0))
     problems.push(invalid(`${path}.retries.attempts`, `${attempts} is no number of attempts: it must be a whole number of at least 0`));

@@ -24,7 +24,7 @@ export interface HttpRouteSpec {
   readonly mirrorPercent?: number;
   readonly headers?: HeadersSpec;
   readonly delegate?: unknown;
-  readonly corsPolicy?: unknown;
+  readonly corsPolicy?: CorsPolicySpec;
 }
 
 export interface PercentSpec {
@@ -94,6 +94,18 @@ export interface HttpRetrySpec {
   readonly retryRemoteLocalities?: boolean;
   readonly retryIgnorePreviousHosts?: boolean;
   readonly backoff?: string;
+}
+
+export interface CorsPolicySpec {
+  /** Older form: exact origins, `*` for all. */
+  readonly allowOrigin?: readonly string[];
+  readonly allowOrigins?: readonly StringMatchSpec[];
+  readonly allowMethods?: readonly string[];
+  readonly allowHeaders?: readonly string[];
+  readonly exposeHeaders?: readonly string[];
+  readonly maxAge?: string;
+  readonly allowCredentials?: boolean;
+  readonly unmatchedPreflights?: 'UNSPECIFIED' | 'FORWARD' | 'IGNORE';
 }
 
 export interface HttpFaultSpec {

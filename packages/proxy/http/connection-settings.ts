@@ -38,6 +38,8 @@ export interface ConnectionSettings {
   /** Now, whatever table is in effect; undefined while none has arrived. */
   readonly routeTable: () => RouteTable | undefined;
   readonly filters: readonly HttpFilter[];
+  /** Those of them that look at answers, in the order in which they do. */
+  readonly responseFilters: readonly HttpFilter[];
   readonly accessLogs: readonly AccessLog[];
   readonly forwardClientCert: 'sanitize' | 'sanitizeSet' | 'appendForward' | 'forwardOnly';
   readonly usesRemoteAddress: boolean;

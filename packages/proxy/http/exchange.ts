@@ -25,6 +25,7 @@ import { redirectLocation, rewriteTarget } from './rewrite-path.ts';
 /** Request bodies up to this size are kept until the response begins, so that the request can be sent again. */
 const replayLimitBytes = 64 * 1024;
 
+const noBody = Buffer.alloc(0);
 /** A request that servers do not look at is sent again so many times. */
 const maxRefusals = 5;
 /** Interim responses (1xx) to one request. */
@@ -485,6 +486,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (this.settings.setsRequestIdInResponse) headers.set('x-request-id', this.head.headers.get('x-request-id') ?? '');
     if (this.isGrpc) this.grpcStatus = headers.get('grpc-status') ?? '';
     this.#headSent = true;
+    for (const filter of this.settings.responseFilters) filter.onResponse!(this, head);
     if (this.#transform?.responseHead(head) === 'hold') this.#headIsHeld = true;
     else this.downstream.respond(head, hasBody, this.upstreamServiceTimeMs);
   }
@@ -742,6 +744,12 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#replyWith(status, Buffer.from(text), 'text/plain', flag, details, noFields, grpc);
   }
 
+  /** Answers with this head and nothing else. */
+  replyHead(head: ResponseHead, details: string): void {
+    this.responseDetails = details;
+    this.#answerWith(head, noBody);
+  }
+
   #refuseRequest(status: number, text: string, details: string): void {
     this.settings.context.counters.countViolation(details);
     this.downstream.makeLast();
@@ -777,8 +785,13 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       this.grpcStatus = String(code);
       head = grpcReply(code, body.toString(), this.#transform?.contentType);
     } else head = plainReply(status, body, contentType, grpc);
-    this.responseCode = head.status;
     for (const [name, value] of extra) head.headers.add(name, value);
+    this.#answerWith(head, body);
+  }
+
+  #answerWith(head: ResponseHead, body: Buffer): void {
+    this.responseCode = head.status;
+    for (const filter of this.settings.responseFilters) filter.onResponse!(this, head);
     if (this.settings.setsRequestIdInResponse) head.headers.add('x-request-id', this.head.headers.get('x-request-id') ?? '');
     const hasBody = head.contentLength > 0 && !this.isHeadRequest;
     this.downstream.respond(head, hasBody, -1);

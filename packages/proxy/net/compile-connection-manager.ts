@@ -17,6 +17,7 @@ import {
   HttpConnectionManagerSchema,
   type HttpFilter as HttpFilterMessage,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import { corsFilter } from '../filters/cors.ts';
 import { faultFilter } from '../filters/fault.ts';
 import type { HttpFilter } from '../filters/filter.ts';
 import { grpcHttp1BridgeFilter } from '../filters/grpc-http1-bridge.ts';
@@ -88,6 +89,7 @@ export function compileConnectionManager(
   const upgrades = manager.upgradeConfigs.filter((upgrade) => upgrade.enabled ?? true);
   for (const upgrade of upgrades)
     if (upgrade.filters.length > 0) throw new MizzenError('unsupported-upgrade', `${place}: filters of an upgrade_config are not supported`);
+  const filters = compileFilters(manager, place, environment);
   const headLimits: HeadLimits = {
     ...defaultHeadLimits,
     ...(manager.maxRequestHeadersKb ? { maxHeadBytes: manager.maxRequestHeadersKb * 1024 } : {}),
@@ -104,7 +106,9 @@ export function compileConnectionManager(
     direction: inbound ? 'inbound' : manager.useRemoteAddress === true ? 'gateway' : 'outbound',
     isTls,
     routeTable: compileRoutes(manager, place, environment, routeNames),
-    filters: compileFilters(manager, place, environment),
+    filters,
+    // An answer meets the filters in the opposite order.
+    responseFilters: filters.filter((filter) => filter.onResponse !== undefined).reverse(),
     accessLogs: compileAccessLogs(manager.accessLog, place, environment),
     forwardClientCert: certDetails[manager.forwardClientCertDetails] ?? 'sanitize',
     usesRemoteAddress: manager.useRemoteAddress ?? false,
@@ -183,6 +187,7 @@ function compileFilters(manager: HttpConnectionManager, place: string, environme
       if (!isLast) throw new MizzenError('invalid-filters', `${place}: the router must be the last HTTP filter`);
     } else if (isLast) throw new MizzenError('invalid-filters', `${place}: the last HTTP filter must be the router`);
     else if (filter.name === 'envoy.filters.http.fault') filters.push(faultFilter(environment.context.random));
+    else if (filter.name === 'envoy.filters.http.cors') filters.push(corsFilter);
     else if (filter.name === 'envoy.filters.http.grpc_web') filters.push(grpcWebFilter);
     else if (filter.name === 'envoy.filters.http.grpc_http1_bridge') filters.push(compileBridge(filter, place));
     else if (!filter.isOptional) throw new MizzenError('unsupported-filter', `${place}: the HTTP filter ${filter.name} is not supported`);

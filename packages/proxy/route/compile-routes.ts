@@ -9,13 +9,17 @@ import {
   VirtualHost_TlsRequirementType,
 } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import type { RouteConfiguration } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
+import { CorsPolicySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { type FractionalPercent, FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
+import { corsFields } from '../filters/cors.ts';
 import { httpStatusOfGrpc } from '../http/grpc.ts';
+import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { HeaderOperations } from './header-operations.ts';
 import { type Condition, compileHeaderMatcher, compileRegex, compileStringMatcher, regexTest } from './matchers.ts';
 import { queryParameter } from './query.ts';
 import {
+  type CorsPolicy,
   type FaultPolicy,
   type ForwardAction,
   type PathCondition,
@@ -71,6 +75,7 @@ function compileRoute(route: RouteMessage, place: string): Route {
     path,
     conditions,
     action: compileAction(route, path, place),
+    cors: compileCors(route.typedPerFilterConfig['envoy.filters.http.cors'], place),
     fault: compileFault(route.typedPerFilterConfig['envoy.filters.http.fault']),
     requestHeaders: HeaderOperations.compile(route.requestHeadersToAdd, route.requestHeadersToRemove),
     responseHeaders: HeaderOperations.compile(route.responseHeadersToAdd, route.responseHeadersToRemove),
@@ -213,6 +218,26 @@ function compileRetry(policy: RouteActionMessage['retryPolicy']): RetryPolicy | 
     avoidsPreviousHosts: policy.retryHostPredicate.some((predicate) => predicate.name.endsWith('previous_hosts')),
     backoffBaseMs: base,
     backoffMaxMs: durationToMs(policy.retryBackOff?.maxInterval) ?? base * 10,
+  };
+}
+
+const supportedOfCors = new Set([
+  ...['allowOriginStringMatch', 'allowMethods', 'allowHeaders', 'exposeHeaders', 'maxAge', 'allowCredentials', 'forwardNotMatchingPreflights', 'filterEnabled'],
+]);
+
+function compileCors(any: Any | undefined, place: string): CorsPolicy | undefined {
+  const cors = unpackAny(CorsPolicySchema, any);
+  if (!cors) return undefined;
+  refuseUnsupported(CorsPolicySchema, cors, supportedOfCors, `${place}, cors`);
+  if (cors.filterEnabled?.defaultValue && shareOf(cors.filterEnabled.defaultValue) < 1)
+    throw new MizzenError('unsupported-route', `${place}, cors: filter_enabled for a share of the requests is not supported`);
+  for (const value of [cors.allowMethods, cors.allowHeaders, cors.exposeHeaders, cors.maxAge])
+    if (/[\x00-\x1f\x7f]/.test(value)) throw new MizzenError('invalid-route', `${place}, cors: ${JSON.stringify(value)} cannot be the value of a header`);
+  const origins = cors.allowOriginStringMatch.map(compileStringMatcher);
+  return {
+    allowsOrigin: (origin) => origins.some((matches) => matches(origin)),
+    ...corsFields({ ...cors, allowsCredentials: cors.allowCredentials ?? false }),
+    forwardsUnmatchedPreflights: cors.forwardNotMatchingPreflights ?? true,
   };
 }
 

@@ -1,4 +1,5 @@
 import type { RE2JS } from 're2js';
+import type { Fields } from '../message/fields.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import type { HeaderOperations } from './header-operations.ts';
 import type { Condition, TextTest } from './matchers.ts';
@@ -10,6 +11,7 @@ export class Route {
   readonly conditions: readonly Condition[];
   readonly action: RouteAction;
   readonly fault: FaultPolicy | undefined;
+  readonly cors: CorsPolicy | undefined;
   readonly requestHeaders: HeaderOperations | undefined;
   readonly responseHeaders: HeaderOperations | undefined;
   /** Where a person wrote it: `bookinfo.yaml:41`. */
@@ -21,6 +23,7 @@ export class Route {
     this.conditions = fields.conditions;
     this.action = fields.action;
     this.fault = fields.fault;
+    this.cors = fields.cors;
     this.requestHeaders = fields.requestHeaders;
     this.responseHeaders = fields.responseHeaders;
     this.origin = fields.origin;
@@ -143,6 +146,15 @@ export interface RetryPolicy {
   readonly avoidsPreviousHosts: boolean;
   readonly backoffBaseMs: number;
   readonly backoffMaxMs: number;
+}
+
+/** Which pages of other origins may call a route (envoy cors.proto `CorsPolicy`). */
+export interface CorsPolicy {
+  allowsOrigin(origin: string): boolean;
+  /** Of answers to preflights, beside those of all answers. */
+  readonly preflightFields: Fields;
+  readonly answerFields: Fields;
+  readonly forwardsUnmatchedPreflights: boolean;
 }
 
 export interface FaultPolicy {

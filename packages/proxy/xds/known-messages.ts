@@ -3,6 +3,7 @@ import { ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/
 import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
+import { CorsPolicySchema, CorsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { ConfigSchema as GrpcHttp1BridgeSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/grpc_http1_bridge/v3/config_pb.js';
 import { GrpcWebSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/grpc_web/v3/grpc_web_pb.js';
@@ -28,6 +29,8 @@ import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extension
 export const knownMessages = [
   ClusterLoadAssignmentSchema,
   ClusterSchema,
+  CorsPolicySchema,
+  CorsSchema,
   DownstreamTlsContextSchema,
   FileAccessLogSchema,
   GrpcHttp1BridgeSchema,

@@ -5,14 +5,7 @@ import { groupOf, isPlainObject, type Resource } from '@mizzen/api';
  * A line leaves this table when its behaviour arrives.
  */
 const fields: Readonly<Record<string, readonly string[]>> = {
-  VirtualService: [
-    'spec.tls',
-    'spec.tcp',
-    'spec.http.corsPolicy',
-    'spec.http.delegate',
-    'spec.http.fault.delay.exponentialDelay',
-    'spec.http.retries.retryRemoteLocalities',
-  ],
+  VirtualService: ['spec.tls', 'spec.tcp', 'spec.http.delegate', 'spec.http.fault.delay.exponentialDelay', 'spec.http.retries.retryRemoteLocalities'],
   DestinationRule: [
     'outlierDetection',
     'loadBalancer.consistentHash',

@@ -2,6 +2,7 @@ import { type Init, packAny } from '@mizzen/envoy-api';
 import type { AccessLogSchema } from '@mizzen/envoy-api/gen/envoy/config/accesslog/v3/accesslog_pb.js';
 import type { FilterSchema, ListenerFilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
+import { CorsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { GrpcWebSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/grpc_web/v3/grpc_web_pb.js';
 import { RouterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/router/v3/router_pb.js';
@@ -110,6 +111,7 @@ export function connectionManager({ statPrefix, routes, direction, isTls }: Conn
         // One connection of a client may not have more under way than what RFC 9113 recommends to take at least.
         http2ProtocolOptions: { maxConcurrentStreams: direction === 'outbound' ? maxStreamsOutbound : maxStreamsInbound, allowConnect: true },
         httpFilters: [
+          { name: 'envoy.filters.http.cors', configType: { case: 'typedConfig', value: packAny(CorsSchema, {}) } },
           { name: 'envoy.filters.http.grpc_web', configType: { case: 'typedConfig', value: packAny(GrpcWebSchema, {}) } },
           ...(direction === 'inbound'
             ? []

@@ -1,4 +1,4 @@
-import type { HeaderOperationsSpec, HttpMatchSpec, HttpRouteSpec, PercentSpec, StringMatchSpec, VirtualServiceSpec } from '@mizzen/api';
+import type { CorsPolicySpec, HeaderOperationsSpec, HttpMatchSpec, HttpRouteSpec, PercentSpec, StringMatchSpec, VirtualServiceSpec } from '@mizzen/api';
 import { grpcStatusOf } from '@mizzen/api';
 import { parseDurationMs } from '@mizzen/common';
 import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
@@ -12,6 +12,7 @@ import {
   type RouteSchema,
   type VirtualHostSchema,
 } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
+import { CorsPolicySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { PreviousHostsPredicateSchema } from '@mizzen/envoy-api/gen/envoy/extensions/retry/host/previous_hosts/v3/previous_hosts_pb.js';
 import type { StringMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
@@ -164,8 +165,11 @@ function routeAction(
         : { specifier: { case: 'inlineString' as const, value: body?.string ?? '' } };
     return { ...headers, action: { case: 'directResponse', value: { status, ...(body ? { body: content } : {}) } } };
   }
-  const fault = spec.fault ? { typedPerFilterConfig: { 'envoy.filters.http.fault': packAny(HTTPFaultSchema, faultConfig(spec)) } } : {};
-  return { ...headers, ...fault, action: { case: 'route', value: forwardAction(spec, match, virtualService, port, snapshot) } };
+  const typedPerFilterConfig = {
+    ...(spec.fault ? { 'envoy.filters.http.fault': packAny(HTTPFaultSchema, faultConfig(spec)) } : {}),
+    ...(spec.corsPolicy ? { 'envoy.filters.http.cors': packAny(CorsPolicySchema, corsConfig(spec.corsPolicy)) } : {}),
+  };
+  return { ...headers, typedPerFilterConfig, action: { case: 'route', value: forwardAction(spec, match, virtualService, port, snapshot) } };
 }
 
 function forwardAction(
@@ -288,6 +292,20 @@ function redirectAction(spec: HttpRouteSpec) {
       : redirect.uri !== undefined
         ? { pathRewriteSpecifier: { case: 'pathRedirect' as const, value: redirect.uri } }
         : {}),
+  };
+}
+
+function corsConfig(policy: CorsPolicySpec): Init<typeof CorsPolicySchema> {
+  const maxAgeMs = policy.maxAge ? parseDurationMs(policy.maxAge) : undefined;
+  const origins = [...(policy.allowOrigins ?? []), ...(policy.allowOrigin ?? []).map((origin) => (origin === '*' ? { regex: '.*' } : { exact: origin }))];
+  return {
+    allowOriginStringMatch: origins.map(stringMatcher),
+    allowMethods: (policy.allowMethods ?? []).join(','),
+    allowHeaders: (policy.allowHeaders ?? []).join(','),
+    exposeHeaders: (policy.exposeHeaders ?? []).join(','),
+    maxAge: maxAgeMs === undefined ? '' : String(Math.round(maxAgeMs / 1000)),
+    ...(policy.allowCredentials === undefined ? {} : { allowCredentials: policy.allowCredentials }),
+    forwardNotMatchingPreflights: policy.unmatchedPreflights !== 'IGNORE',
   };
 }
 
