@@ -3,6 +3,7 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { proxyCommand } from '../packages/cli/runner/program.ts';
 import { capture, type Measurement, measure, measureHttp2 } from './measure.ts';
+import { numberOption, wordsOption } from './options.ts';
 import { http2Edge, pair, writeBootstrap, writeHttp2Haproxy, writeOrigin } from './peers.ts';
 import { inPath, makeCertificates, Processes, workersOf } from './processes.ts';
 import { Report } from './report.ts';
@@ -12,18 +13,10 @@ import { Report } from './report.ts';
  * HTTP/2 beside haproxy, Envoy, nginx and node:http2, as `npm run bench` does for HTTP/1.1.
  */
 const root = join(import.meta.dirname, '..');
-const option = (name: string, otherwise: number) => {
-  const at = process.argv.indexOf(`--${name}`);
-  return at < 0 ? otherwise : Number(process.argv[at + 1]);
-};
-const words = (name: string) => {
-  const at = process.argv.indexOf(`--${name}`);
-  return at < 0 ? undefined : process.argv[at + 1]?.split(',');
-};
-const onlyCases = words('case');
-const onlyProxies = words('proxies');
-const seconds = option('seconds', 5);
-const rounds = option('rounds', 5);
+const onlyCases = wordsOption('case');
+const onlyProxies = wordsOption('proxies');
+const seconds = numberOption('seconds', 5);
+const rounds = numberOption('rounds', 5);
 const proxyCpu = 0;
 const loadCpu = cpus().length > 1 ? 1 : 0;
 const folder = mkdtempSync(join(tmpdir(), 'mizzen-bench-'));

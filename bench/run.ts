@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { proxyCommand } from '../packages/cli/runner/program.ts';
 import { type Measurement, measure, measureLatency, rssMb, rssWithIdleConnections } from './measure.ts';
 import { startMesh } from './mesh.ts';
+import { numberOption, wordsOption } from './options.ts';
 import { edge, pair, writeBootstrap, writeHaproxy, writeNginx, writeOrigin } from './peers.ts';
 import { inPath, makeCertificates, Processes, workersOf } from './processes.ts';
 import { Report } from './report.ts';
@@ -14,19 +15,11 @@ import { Report } from './report.ts';
  * `mizzen` are given the same file; `mizzen sidecar` is one of a mesh, with Istio's metrics.
  */
 const root = join(import.meta.dirname, '..');
-const option = (name: string, otherwise: number) => {
-  const at = process.argv.indexOf(`--${name}`);
-  return at < 0 ? otherwise : Number(process.argv[at + 1]);
-};
-const words = (name: string) => {
-  const at = process.argv.indexOf(`--${name}`);
-  return at < 0 ? undefined : process.argv[at + 1]?.split(',');
-};
 /** `--case http1-1k` and `--proxies nginx,envoy` narrow a run while working on one thing. */
-const onlyCases = words('case');
-const onlyProxies = words('proxies');
-const seconds = option('seconds', 5);
-const rounds = option('rounds', 5);
+const onlyCases = wordsOption('case');
+const onlyProxies = wordsOption('proxies');
+const seconds = numberOption('seconds', 5);
+const rounds = numberOption('rounds', 5);
 const proxyCpu = 0;
 const loadCpu = cpus().length > 1 ? 1 : 0;
 const folder = mkdtempSync(join(tmpdir(), 'mizzen-bench-'));

@@ -41,19 +41,6 @@ describe('the engine in a mesh', () => {
     });
     return (server.address() as AddressInfo).port;
   };
-  const sidecar = async (name: string, app: number, port: { readonly name?: string; readonly port: number }) => {
-    const running = await mesh.proxy(name, {
-      labels: { app: name },
-      registers: true,
-      inbound: [{ ...port, listen: `127.0.0.1:${await mesh.ports.next()}`, app: `127.0.0.1:${app}` }],
-    });
-    await running.proxy.ready;
-    await mesh.plane.pilot.refresh();
-    await mesh.synced();
-    return running;
-  };
-  const portOf = (name: string, number: number, portName: string) =>
-    `apiVersion: v1\nkind: Service\nmetadata: { name: ${name} }\nspec:\n  selector: { app: ${name} }\n  ports:\n  - { ${portName ? `name: ${portName}, ` : ''}port: ${number} }\n---\n`;
 
   it('carries a WebSocket through two sidecars and mutual TLS', async () => {
     const app = http.createServer();
@@ -69,7 +56,7 @@ describe('the engine in a mesh', () => {
       app.close();
     });
     await mesh.apply(service('chat'));
-    const server = await sidecar('chat', (app.address() as AddressInfo).port, { name: 'http', port: 9080 });
+    const server = await mesh.sidecar('chat', (app.address() as AddressInfo).port, { name: 'http', port: 9080 });
     const socket = new RawClient(client.outboundPort).write('GET /ws HTTP/1.1\r\nhost: chat:9080\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n');
     await socket.until(/^HTTP\/1\.1 101 [\s\S]*\r\n\r\n$/);
     socket.write('through the mesh');
@@ -86,8 +73,8 @@ describe('the engine in a mesh', () => {
       socket.write('220 mail ready\r\n');
       socket.on('data', (chunk: Buffer) => socket.end(`250 ${chunk}`));
     });
-    await mesh.apply(portOf('mail', 25, 'tcp-smtp'));
-    const server = await sidecar('mail', app, { name: 'tcp-smtp', port: 25 });
+    await mesh.apply(service('mail', 'tcp-smtp', 25));
+    const server = await mesh.sidecar('mail', app, { name: 'tcp-smtp', port: 25 });
     const socket = new RawClient(client.outboundPort).write('CONNECT mail:25 HTTP/1.1\r\nhost: mail:25\r\n\r\n');
     await socket.until(/^HTTP\/1\.1 200 OK\r\n\r\n220 mail ready\r\n$/);
     socket.write('HELO');
@@ -112,8 +99,8 @@ describe('the engine in a mesh', () => {
       app.closeAllConnections();
       app.close();
     });
-    await mesh.apply(portOf('vault', 8443, 'https'));
-    await sidecar('vault', (app.address() as AddressInfo).port, { name: 'https', port: 8443 });
+    await mesh.apply(service('vault', 'https', 8443));
+    await mesh.sidecar('vault', (app.address() as AddressInfo).port, { name: 'https', port: 8443 });
     const socket = net.connect(client.outboundPort, '127.0.0.1');
     socket.write('CONNECT vault:8443 HTTP/1.1\r\nhost: vault:8443\r\n\r\n');
     await once(socket, 'data');
@@ -141,8 +128,8 @@ describe('the engine in a mesh', () => {
         if (chunk.toString().startsWith('GET ')) socket.end('HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nhttp');
       });
     });
-    await mesh.apply(portOf('mixed', 7000, ''));
-    const server = await sidecar('mixed', app, { port: 7000 });
+    await mesh.apply(service('mixed', '', 7000));
+    const server = await mesh.sidecar('mixed', app, { port: 7000 });
     assert.equal((await call({ port: client.outboundPort, headers: { host: 'mixed:7000' } })).body, 'http');
     const plain = await call({ port: server.inboundPort, headers: { host: 'mixed:7000' } });
     assert.equal(plain.body, 'http');

@@ -6,7 +6,7 @@ import { cluster, http as httpManager, type Json, listener, metric, TestEngine, 
 import { GrpcClient, type GrpcServer, grpcServer } from './support/grpc.ts';
 import { call, until } from './support/http.ts';
 import { ask, connectHttp2 } from './support/http2.ts';
-import { type RunningProxy, TestMesh } from './support/mesh.ts';
+import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 const overHttp2 = { http2_protocol_options: {} };
 const fault = typed('envoy.filters.http.fault', 'extensions.filters.http.fault.v3.HTTPFault');
@@ -210,19 +210,6 @@ describe('gRPC in a mesh', () => {
   let client: RunningProxy;
   const servers: GrpcServer[] = [];
 
-  const workload = async (name: string, app: number, port: { readonly name?: string; readonly port: number }, labels: Record<string, string> = {}) => {
-    const running = await mesh.proxy(`${name}${Object.values(labels).join('')}`, {
-      labels: { app: name, ...labels },
-      registers: true,
-      inbound: [{ ...port, listen: `127.0.0.1:${await mesh.ports.next()}`, app: `127.0.0.1:${app}` }],
-    });
-    await running.proxy.ready;
-    await mesh.plane.pilot.refresh();
-    await mesh.synced();
-    return running;
-  };
-  const service = (name: string, portName: string, port: number) =>
-    `apiVersion: v1\nkind: Service\nmetadata: { name: ${name} }\nspec:\n  selector: { app: ${name} }\n  ports:\n  - { ${portName ? `name: ${portName}, ` : ''}port: ${port} }\n---\n`;
   const grpcApp = async (name: string) => {
     const server = await grpcServer(name);
     servers.push(server);
@@ -238,8 +225,8 @@ describe('gRPC in a mesh', () => {
   after(() => mesh.close());
 
   it('a declared gRPC service: mutual TLS over HTTP/2 between the sidecars, per-call balancing, metrics on both sides', async () => {
-    const one = await workload('echo', await grpcApp('one'), { name: 'grpc', port: 9000 }, { version: 'v1' });
-    await workload('echo', await grpcApp('two'), { name: 'grpc', port: 9000 }, { version: 'v2' });
+    const one = await mesh.sidecar('echo', await grpcApp('one'), { name: 'grpc', port: 9000 }, { version: 'v1' });
+    await mesh.sidecar('echo', await grpcApp('two'), { name: 'grpc', port: 9000 }, { version: 'v2' });
     await mesh.apply(service('echo', 'grpc', 9000));
     const caller = new GrpcClient(client.outboundPort, 'echo:9000');
     const answers = await until(
@@ -296,7 +283,7 @@ spec:
   });
 
   it('a port that nobody declared: gRPC and HTTP/1.1 beside each other', async () => {
-    await workload('either', await grpcApp('either'), { port: 9100 });
+    await mesh.sidecar('either', await grpcApp('either'), { port: 9100 });
     await mesh.apply(service('either', '', 9100));
     const caller = new GrpcClient(client.outboundPort, 'either:9100');
     assert.deepEqual((({ code, text }) => [code, text])(await caller.say('x')), [status.OK, 'either: x']);
@@ -305,7 +292,7 @@ spec:
 
   it('h2UpgradePolicy: calls of applications that speak HTTP/1.1 share one connection between the sidecars', async () => {
     const web = await mesh.workload('web');
-    await mesh.apply(`${service('web', 'http', 9080)}apiVersion: networking.istio.io/v1
+    await mesh.apply(`${service('web')}apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: { name: web }
 spec:

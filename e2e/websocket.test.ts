@@ -179,13 +179,8 @@ describe('WebSocket in a mesh whose sidecars speak HTTP/2 to each other', () => 
   it('an application that speaks HTTP/1.1 on both ends notices nothing', async () => {
     const client = await mesh.proxy('client');
     const app = await webSocketApp((close) => mesh.onClose(close));
-    const running = await mesh.proxy('feed', {
-      labels: { app: 'feed' },
-      registers: true,
-      inbound: [{ name: 'http', port: 9080, listen: `127.0.0.1:${await mesh.ports.next()}`, app: `127.0.0.1:${app}` }],
-    });
-    await Promise.all([client.proxy.ready, running.proxy.ready]);
-    await mesh.plane.pilot.refresh();
+    const running = await mesh.sidecar('feed', app, { name: 'http', port: 9080 });
+    await client.proxy.ready;
     await mesh.apply(`${service('feed')}apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: { name: feed }

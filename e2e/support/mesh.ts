@@ -141,6 +141,24 @@ export class TestMesh {
     return running;
   }
 
+  /** A sidecar for an application that is there already, on one port of its own. Resolves when callers can use it. */
+  async sidecar(
+    name: string,
+    app: number,
+    port: { readonly name?: string; readonly port: number },
+    labels: Readonly<Record<string, string>> = {},
+  ): Promise<RunningProxy> {
+    const running = await this.proxy([name, ...Object.values(labels)].join('-'), {
+      labels: { app: name, ...labels },
+      registers: true,
+      inbound: [{ ...port, listen: `127.0.0.1:${await this.ports.next()}`, app: `127.0.0.1:${app}` }],
+    });
+    await running.proxy.ready;
+    await this.plane.pilot.refresh();
+    await this.synced();
+    return running;
+  }
+
   onClose(close: () => Promise<void>): void {
     this.#closers.unshift(close);
   }
@@ -160,6 +178,7 @@ export interface RunningProxy {
   readonly adminPort: number;
 }
 
-export function service(name: string): string {
-  return `apiVersion: v1\nkind: Service\nmetadata: { name: ${name} }\nspec:\n  selector: { app: ${name} }\n  ports:\n  - { name: http, port: 9080 }\n---\n`;
+/** `portName` '': a port that declares nothing. */
+export function service(name: string, portName = 'http', port = 9080): string {
+  return `apiVersion: v1\nkind: Service\nmetadata: { name: ${name} }\nspec:\n  selector: { app: ${name} }\n  ports:\n  - { ${portName ? `name: ${portName}, ` : ''}port: ${port} }\n---\n`;
 }
