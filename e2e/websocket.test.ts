@@ -141,6 +141,19 @@ describe('WebSocket', () => {
     assert.match(deaf.body, /takes no websocket over HTTP\/2/);
   });
 
+  it('is answered when the server of HTTP/2 ends the connection before it has said what it takes, or is not there', async () => {
+    const rude = await engine.server((socket) => socket.once('data', () => socket.destroy()));
+    for (const to of [rude, await engine.ports.next()]) {
+      const port = await engine.ports.next();
+      await engine.start({
+        listeners: [listener('in', port, httpManager('out', { upgrade_configs: [{ upgrade_type: 'websocket' }] }))],
+        clusters: [cluster('out', [to], { http2_protocol_options: {} })],
+      });
+      const answer = await call({ port, headers: { connection: 'upgrade', upgrade: 'websocket', 'sec-websocket-key': 'x', 'sec-websocket-version': '13' } });
+      assert.equal(answer.status, 503);
+    }
+  });
+
   it('idle timeouts end what is idle, not what lives in one direction only', async () => {
     const ticking = new WebSocket(`ws://127.0.0.1:${ports.http1}/ticks`);
     const idle = new WebSocket(`ws://127.0.0.1:${ports.http1}/`);

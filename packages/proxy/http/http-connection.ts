@@ -57,7 +57,7 @@ export class HttpConnection {
       if (this.#spoken === undefined) socket.destroy();
     });
     const alpn = (socket as { alpnProtocol?: string | false }).alpnProtocol;
-    if (codec === 'http1') this.#begin(new Http1Downstream(socket, this.client, settings, (next) => this.#switchTo(next)));
+    if (codec === 'http1') this.#begin(new Http1Downstream(socket, this.client, settings, (next) => this.#begin(next)));
     else if (codec === 'http2' || alpn === 'h2') this.#begin(new Http2Downstream(socket, this.client, settings));
     else socket.once('data', this.#onFirst);
   }
@@ -100,19 +100,15 @@ export class HttpConnection {
     this.#first = undefined;
     const { socket, client } = this;
     this.#begin(
-      mayBeHttp2 ? new Http2Downstream(socket, client, this.#settings) : new Http1Downstream(socket, client, this.#settings, (next) => this.#switchTo(next)),
+      mayBeHttp2 ? new Http2Downstream(socket, client, this.#settings) : new Http1Downstream(socket, client, this.#settings, (next) => this.#begin(next)),
     );
     this.#spoken!.onData(first);
   };
 
+  /** Once, and again when HTTP/1.1 goes over into HTTP/2 (an Upgrade to h2c, or a CONNECT). */
   #begin(spoken: SpokenHttp): void {
     this.#spoken = spoken;
     if (this.#isDraining) spoken.drain(true);
-  }
-
-  /** The connection goes on with another protocol (Upgrade to h2c). */
-  #switchTo(next: SpokenHttp): void {
-    this.#begin(next);
   }
 
   #closed(): void {

@@ -20,7 +20,7 @@ export interface ResponseHandler extends StreamHandler {
 /** Who has opened a connection. */
 export interface ConnectionOwner {
   onViolation(violation: Http2Violation): void;
-  /** There may be room for another stream, or there will be none any more: see `freeStreams` and `isGoingAway`. */
+  /** There may be room for another stream, or there will be none any more: see `freeStreams`. */
   onChange(): void;
   onEnd(reason: string): void;
 }
@@ -56,10 +56,6 @@ export class Http2ClientConnection extends Http2Connection {
   get freeStreams(): number {
     if (this.#isGoingAway || this.isClosed) return 0;
     return Math.min(this.#peerMaxStreams, this.settings.maxConcurrentStreams) - this.streams.size;
-  }
-
-  get isGoingAway(): boolean {
-    return this.#isGoingAway;
   }
 
   /** Opens a stream. The caller has seen that there is one free. `more` are fields beside those of the head. */

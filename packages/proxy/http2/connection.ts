@@ -165,7 +165,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     let at = 0;
     if (stream.pendingBytes === 0) {
       while (at < bytes.length && !this.#writer.isFull) {
-        const length = Math.min(bytes.length - at, this.#sendWindow, stream.sendWindow, this.frames.maxFrameBytes);
+        const length = Math.min(bytes.length - at, this.#sendWindow, stream.sendWindow, defaultMaxFrameBytes);
         if (length <= 0) break;
         stream.sendWindow -= length;
         this.#sendWindow -= length;
@@ -556,7 +556,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   }
 
   #sendOneFrame(stream: Http2Stream, relieved: Http2Stream[]): void {
-    const length = Math.min(this.#sendWindow, stream.sendWindow, this.frames.maxFrameBytes, stream.pendingBytes);
+    const length = Math.min(this.#sendWindow, stream.sendWindow, defaultMaxFrameBytes, stream.pendingBytes);
     if (length > 0) this.#writePending(stream, length);
     if (stream.isHeldBack && stream.pendingBytes < lowWaterBytes) {
       stream.isHeldBack = false;

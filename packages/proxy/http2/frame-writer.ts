@@ -36,8 +36,6 @@ export class FrameWriter {
   /** Where the last frame begins, if it is a DATA frame that may still be made the last of its stream; -1 otherwise. */
   #openDataAt: number;
   #openDataStream: number;
-  /** What the peer takes in one frame (SETTINGS_MAX_FRAME_SIZE), as far as we make use of it. */
-  maxFrameBytes: number;
   /** DATA frames that were ever written. */
   dataFrames: number;
   /** Frames that answer what the peer may send at will, since everything was last taken from us. */
@@ -51,7 +49,6 @@ export class FrameWriter {
     this.#wasHeld = false;
     this.#openDataAt = -1;
     this.#openDataStream = 0;
-    this.maxFrameBytes = defaultMaxFrameBytes;
     this.dataFrames = 0;
     this.controlFrames = 0;
   }
@@ -89,7 +86,7 @@ export class FrameWriter {
 
   endHeaders(streamId: number, endsStream: boolean): void {
     const encoded = this.#encoder.end();
-    const most = this.maxFrameBytes;
+    const most = defaultMaxFrameBytes;
     for (let at = 0; at === 0 || at < encoded.length; at += most) {
       const end = Math.min(at + most, encoded.length);
       const isLast = end === encoded.length;
@@ -106,7 +103,7 @@ export class FrameWriter {
     this.endHeaders(streamId, endsStream);
   }
 
-  /** A DATA frame with a copy of `source` from `start` to `end`, which is at most `maxFrameBytes`. */
+  /** A DATA frame with a copy of `source` from `start` to `end`, which is at most what any peer takes in one frame. */
   data(streamId: number, source: Buffer, start: number, end: number): void {
     this.#frame(end - start, frameTypes.data, 0, streamId);
     this.dataFrames++;

@@ -7,8 +7,8 @@ import { refuseUnsupported } from '../xds/supported-fields.ts';
 
 /** Extended CONNECT is always taken. `override_stream_error_on_invalid_http_message` is how it is: what is malformed ends its stream. */
 const supported = new Set([
-  ...['hpackTableSize', 'maxConcurrentStreams', 'initialStreamWindowSize', 'initialConnectionWindowSize', 'allowConnect', 'allowMetadata'],
-  ...['maxOutboundFrames', 'maxOutboundControlFrames', 'maxConsecutiveInboundFramesWithEmptyPayload', 'maxInboundPriorityFramesPerStream'],
+  ...['hpackTableSize', 'maxConcurrentStreams', 'initialStreamWindowSize', 'initialConnectionWindowSize', 'allowConnect'],
+  ...['maxOutboundControlFrames', 'maxConsecutiveInboundFramesWithEmptyPayload', 'maxInboundPriorityFramesPerStream'],
   ...['maxInboundWindowUpdateFramesPerDataFrameSent', 'overrideStreamErrorOnInvalidHttpMessage', 'connectionKeepalive'],
 ]);
 

@@ -4,6 +4,7 @@ import { RequestHead } from '../message/request-head.ts';
 import type { ResponseHead } from '../message/response-head.ts';
 import type { Cluster } from './cluster.ts';
 import type { Endpoint } from './endpoint.ts';
+import { healthRequest, servingStatus } from './grpc-health-messages.ts';
 import type { ResponseReceiver, UpstreamFailure, UpstreamStream } from './upstream-stream.ts';
 
 /** One active health check (core health_check.proto `HealthCheck`). */
@@ -181,7 +182,8 @@ class Check implements ResponseReceiver {
     if (kind.name === 'http') return this.end(kind.expects(this.#status) ? undefined : `${kind.method} ${kind.path} was answered with ${this.#status}`, true);
     const status = trailers.find(([name]) => name === 'grpc-status')?.[1] ?? this.#grpcStatus;
     if (this.#status !== 200 || status !== '0') return this.end(`its health check ended with HTTP ${this.#status}, grpc-status ${status ?? 'none'}`, true);
-    this.end(isServing(this.#content) ? undefined : 'its health check does not say SERVING', true);
+    const serving = servingStatus(this.#content);
+    this.end(serving === 'SERVING' ? undefined : `its health check says ${serving}`, true);
   }
 
   onUpstreamFailure({ detail }: UpstreamFailure): void {
@@ -214,18 +216,4 @@ function grpcHead(authority: string): RequestHead {
   head.headers.add('te', 'trailers');
   head.headers.add('user-agent', 'mizzen/health-check');
   return head;
-}
-
-/** A framed HealthCheckRequest (grpc health.proto): field 1 is the service's name, '' the server as a whole. */
-export function healthRequest(service: string): Buffer {
-  const name = Buffer.from(service).subarray(0, 120);
-  const message = name.length === 0 ? Buffer.alloc(0) : Buffer.concat([Buffer.from([0x0a, name.length]), name]);
-  const head = Buffer.alloc(5);
-  head.writeUInt32BE(message.length, 1);
-  return Buffer.concat([head, message]);
-}
-
-/** A framed HealthCheckResponse whose status is SERVING. */
-function isServing(content: Buffer): boolean {
-  return content.length >= 7 && content[5] === 0x08 && content[6] === 1;
 }

@@ -33,7 +33,7 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
   #held: Buffer[] | undefined;
   #heldBytes: number;
   /** Requests that have to know first whether the server takes extended CONNECT. */
-  #waitingForSettings: (() => void)[];
+  #waitingForSettings: Http2UpstreamStream[];
   #failure: UpstreamFailure['kind'];
 
   constructor(cluster: Cluster, endpoint: Endpoint, client: ConnectionInfo | undefined) {
@@ -56,7 +56,7 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
       callback: (bytes, buffer) => {
         buffers.begin();
         this.http2.read((buffer as Buffer).subarray(0, bytes));
-        if (this.#waitingForSettings.length > 0 && this.http2.hasSettings) for (const begin of this.#waitingForSettings.splice(0)) begin();
+        if (this.#waitingForSettings.length > 0 && this.http2.hasSettings) for (const stream of this.#waitingForSettings.splice(0)) stream.onSettled();
         return true;
       },
     });
@@ -100,9 +100,10 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
     return new Http2UpstreamStream(this, isLast);
   }
 
-  onceSettled(begin: () => void): void {
-    if (this.http2.hasSettings) begin();
-    else this.#waitingForSettings.push(begin);
+  /** Tells the stream when the server has said what it takes, or that it will not any more. */
+  awaitSettings(stream: Http2UpstreamStream): void {
+    if (this.http2.hasSettings) stream.onSettled();
+    else this.#waitingForSettings.push(stream);
   }
 
   /** No more requests: it ends with those under way. */
@@ -148,8 +149,9 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
     this.cluster.streamsFreed(this);
   }
 
-  onEnd(): void {
+  onEnd(reason: string): void {
     clearTimeout(this.#connectTimer);
+    for (const stream of this.#waitingForSettings.splice(0)) stream.onStreamReset({ code: errorCodes.CANCEL, by: 'connection', reason });
     const { endpoint } = this;
     endpoint.connections--;
     const at = endpoint.http2.indexOf(this);
@@ -180,6 +182,8 @@ class Http2UpstreamStream implements UpstreamStream, ResponseHandler {
   /** The connection takes no request after this one. */
   readonly #isLast: boolean;
   #stream: Http2Stream | undefined;
+  /** A request for a tunnel, until it is known whether the server takes it. */
+  #waiting: { readonly head: RequestHead; readonly more: Fields } | undefined;
   #receiver: ResponseReceiver | undefined;
   #isPaused: boolean;
   #uncredited: number;
@@ -193,6 +197,7 @@ class Http2UpstreamStream implements UpstreamStream, ResponseHandler {
     this.#upstream = upstream;
     this.#isLast = isLast;
     this.#stream = undefined;
+    this.#waiting = undefined;
     this.#receiver = undefined;
     this.#isPaused = false;
     this.#uncredited = 0;
@@ -214,11 +219,16 @@ class Http2UpstreamStream implements UpstreamStream, ResponseHandler {
     this.#receiver = receiver;
     const more = introduction?.fields ?? noFields;
     if (head.upgrade === '') return this.#open(head, more, !head.hasBody && receiver.isTunnelRequest === 'no');
-    this.#upstream.onceSettled(() => {
-      if (this.#receiver === undefined) return;
-      if (this.#upstream.http2.takesExtendedConnect) return this.#open(head, more, false);
-      this.#fail('protocol', `the server takes no ${head.upgrade} over HTTP/2 (RFC 8441)`);
-    });
+    this.#waiting = { head, more };
+    this.#upstream.awaitSettings(this);
+  }
+
+  /** The server has said whether it takes extended CONNECT. */
+  onSettled(): void {
+    const { head, more } = this.#waiting!;
+    if (this.#receiver === undefined) return;
+    if (this.#upstream.http2.takesExtendedConnect) return this.#open(head, more, false);
+    this.#fail('protocol', `the server takes no ${head.upgrade} over HTTP/2 (RFC 8441)`);
   }
 
   #open(head: RequestHead, more: Fields, endsStream: boolean): void {

@@ -1,8 +1,5 @@
 import http2 from 'node:http2';
-import { healthRequest } from '../upstream/health-checker.ts';
-
-/** HealthCheckResponse.ServingStatus (grpc health.proto). */
-const servingStatuses = ['UNKNOWN', 'SERVING', 'NOT_SERVING', 'SERVICE_UNKNOWN'];
+import { healthRequest, servingStatus } from '../upstream/grpc-health-messages.ts';
 
 /** Asks `grpc.health.v1.Health/Check` for a service; '' is the server as a whole. Resolves with the problem, or undefined when it serves. */
 export function checkGrpcHealth(address: string, port: number, service: string, timeoutMs: number): Promise<string | undefined> {
@@ -40,10 +37,4 @@ export function checkGrpcHealth(address: string, port: number, service: string, 
     });
     stream.end(healthRequest(service));
   });
-}
-
-/** Of a HealthCheckResponse, whose one field is a small enumeration. */
-function servingStatus(body: Buffer): string {
-  const message = body.subarray(5);
-  return servingStatuses[message[0] === 0x08 ? (message[1] ?? 0) : 0] ?? 'UNKNOWN';
 }
