@@ -180,17 +180,18 @@ describe('the DNS proxy', () => {
       const answer = reply(query, false);
       if (answer) upstream.send(answer, from.port, from.address);
     });
-    upstream.bind(0, '127.0.0.1');
-    await once(upstream, 'listening');
-    const upstreamPort = upstream.address().port;
     upstreamTcp = net.createServer((socket) =>
       socket.once('data', (framed) => {
         const answer = reply(framed.subarray(2), true);
         if (answer) socket.write(Buffer.concat([Buffer.from([answer.length >> 8, answer.length & 255]), answer]));
       }),
     );
-    upstreamTcp.listen(upstreamPort, '127.0.0.1');
+    // One number for both: a port that is free for TCP, chosen first, since connections of others hold most of those that are not.
+    upstreamTcp.listen(0, '127.0.0.1');
     await once(upstreamTcp, 'listening');
+    const upstreamPort = (upstreamTcp.address() as net.AddressInfo).port;
+    upstream.bind(upstreamPort, '127.0.0.1');
+    await once(upstream, 'listening');
     const probe = net.createServer().listen(0, '127.0.0.1');
     await once(probe, 'listening');
     port = (probe.address() as net.AddressInfo).port;
