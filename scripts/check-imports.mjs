@@ -8,8 +8,10 @@ const root = join(import.meta.dirname, '..');
 /** What each package may import, besides itself. */
 const packages = {
   cli: ['control', 'proxy', 'api', 'common'],
-  control: ['api', 'envoy-api', 'common'],
-  proxy: ['envoy-api', 'common'],
+  control: ['api', 'gateway', 'envoy-api', 'common'],
+  proxy: ['gateway', 'filter', 'envoy-api', 'common'],
+  gateway: ['envoy-api', 'common'],
+  filter: [],
   api: ['common'],
   'envoy-api': [],
   common: [],
@@ -17,7 +19,7 @@ const packages = {
 
 /** Inside a package: folders, from top to bottom. A folder imports itself and what stands after it. Files of the package's root are above all. */
 const layers = {
-  control: ['pilot', 'galley', 'citadel'],
+  control: ['pilot', 'galley', 'rate-limit', 'citadel'],
   api: ['semantics', 'types'],
   cli: ['commands', 'runner', 'lab', 'capture'],
 };

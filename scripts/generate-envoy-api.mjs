@@ -54,7 +54,7 @@ function assembleSources(scratch) {
   };
   for (const path of files) {
     const name = relative(scratch, path);
-    if (/^(envoy|xds|udpa|istio)\//.test(name)) visit(name);
+    if (/^(envoy|xds|udpa|istio|mizzen|opentelemetry)\//.test(name)) visit(name);
   }
   for (const path of files) if (!reachable.has(relative(scratch, path))) rmSync(path);
   return reachable.size;

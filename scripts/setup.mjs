@@ -2,7 +2,7 @@
 // schemas. Every step is skipped when what it would make is already there and current. Runs on any Node >= 20.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const root = join(import.meta.dirname, '..');
@@ -20,8 +20,10 @@ const wanted = {
   envoyApi: digest(
     'package-lock.json',
     'scripts/generate-envoy-api.mjs',
-    'packages/envoy-api/proto/istio/v1/auth/ca.proto',
-    'packages/envoy-api/proto/istio/networking/nds/v1/nds.proto',
+    ...readdirSync(join(root, 'packages/envoy-api/proto'), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.proto'))
+      .sort()
+      .map((name) => join('packages/envoy-api/proto', name)),
   ),
   schemas: digest('package-lock.json', 'scripts/generate-schemas.mjs'),
 };

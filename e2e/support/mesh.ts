@@ -22,7 +22,7 @@ export class TestMesh {
     this.#closers = [];
   }
 
-  static async start(options: { readonly trustDomain?: string } = {}): Promise<TestMesh> {
+  static async start(options: { readonly trustDomain?: string; readonly directory?: string; readonly rateLimitRedis?: string } = {}): Promise<TestMesh> {
     const mesh = new TestMesh();
     mesh.plane = await startControlPlane({
       home: mesh.home,

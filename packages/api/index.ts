@@ -16,6 +16,7 @@ export {
 export { groupOf, type ManagedFieldsEntry, nameOf, type ObjectMeta, type Problem, type Resource, type SourcedResource, versionOf } from './resource.ts';
 export type { Schema } from './schema.ts';
 export { grpcStatusNames, grpcStatusOf } from './semantics/grpc-status.ts';
+export type * from './types/api.ts';
 export type * from './types/destination-rule.ts';
 export type * from './types/gateway.ts';
 export type * from './types/service.ts';

@@ -88,10 +88,14 @@ const names: Readonly<Record<string, Readonly<Record<string, NameEntry>>>> = {
       shortNames: ['wl'],
       columns: [column('Service-Account', 'spec.serviceAccount'), column('Replicas', 'spec.replicas'), column('Ready', 'status.readyReplicas')],
     },
+    Api: { columns: [column('Placement', 'spec.placement'), column('Hosts', 'spec.hosts'), column('Version', 'spec.version')] },
+    Consumer: { columns: [column('Groups', 'spec.groups')] },
+    Credential: { shortNames: ['cred'], columns: [column('Consumer', 'spec.consumer'), column('Expires', 'spec.expires')] },
   },
 };
 
-const ownKinds = [{ group: 'mizzen.dev', version: 'v1alpha1', kind: 'Workload' }];
+/** Kinds whose schemas are written by hand, in ./schemas. */
+const ownKinds = ['Workload', 'Api', 'Consumer', 'Credential'].map((kind) => ({ group: 'mizzen.dev', version: 'v1alpha1', kind }));
 
 /** Kinds that are known to Mizzen's users but mean nothing to it, with what to use instead. */
 const foreignKinds: Readonly<Record<string, string>> = {

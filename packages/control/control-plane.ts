@@ -9,6 +9,7 @@ import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { findKind, type Resource } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
+import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { transportPeerKey, transportPeerOf } from './citadel/caller.ts';
 import { CertificateAuthority } from './citadel/certificate-authority.ts';
@@ -25,6 +26,8 @@ import { notEnforced, notImplementedWarnings } from './pilot/analysis/not-implem
 import { Pilot } from './pilot/pilot.ts';
 import { rootNamespace } from './pilot/snapshot.ts';
 import { discoveryService } from './pilot/xds/discovery-service.ts';
+import { MemoryCounters } from './rate-limit/limit-counters.ts';
+import { rateLimitService } from './rate-limit/rate-limit-service.ts';
 
 /** The control plane: galley, pilot and citadel over one store, in one process. */
 export interface ControlPlaneOptions {
@@ -43,6 +46,8 @@ export interface ControlPlaneOptions {
   readonly directory?: string;
   readonly onDirectoryProblems?: (problems: readonly string[]) => void;
   readonly logger: Logger;
+  /** Where limits of the whole mesh are counted: a Redis server; undefined: in this process. */
+  readonly rateLimitRedis?: string | undefined;
   readonly debounceMs?: number;
   readonly registrationGraceMs?: number;
 }
@@ -98,20 +103,28 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     trustDomain,
     trustBundle: () => authority.trustBundle,
     logger: logger.child('pilot'),
+    filesRoot: options.directory,
     ...(options.debounceMs === undefined ? {} : { debounceMs: options.debounceMs }),
     ...(options.registrationGraceMs === undefined ? {} : { registrationGraceMs: options.registrationGraceMs }),
   });
   let directory: DirectorySource | undefined;
+  let isStarted = false;
   if (options.directory) {
     directory = new DirectorySource({
       directory: options.directory,
       registry,
       logger: logger.child('galley'),
+      onPass: () => isStarted && void pilot.refresh(),
       ...(options.onDirectoryProblems ? { onProblems: options.onDirectoryProblems } : {}),
     });
     await directory.start();
   }
   await pilot.start();
+  isStarted = true;
+  const counters =
+    options.rateLimitRedis === undefined
+      ? new MemoryCounters()
+      : new (await import('./rate-limit/redis-counters.ts')).RedisCounters(options.rateLimitRedis, logger.child('rate-limit'));
 
   const names = {
     dns: ['mizzen-control', 'istiod.istio-system.svc', 'localhost'],
@@ -120,6 +133,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const certificate = await authority.issueServer(names, serverCertificateSeconds);
   const routes = (router: ConnectRouter) => {
     router.service(AggregatedDiscoveryService, discoveryService(pilot, tokens, logger.child('pilot')));
+    router.service(RateLimitService, rateLimitService(counters));
     router.service(IstioCertificateService, certificateService(authority, tokens, logger.child('citadel')));
   };
   const handler = connectNodeAdapter({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });
@@ -160,6 +174,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     await api.close();
     await directory?.close();
     await pilot.close();
+    await counters.close();
     for (const server of [secure, plain]) {
       if (!server?.listening) continue;
       const closed = once(server, 'close');
@@ -234,7 +249,7 @@ const schemas = { cluster: true, endpoint: true, listener: true, route: true, se
 
 /** What a resource that was just written leads to, once pilot has seen it. */
 async function pendingFindings(pilot: Pilot, resource: Resource): Promise<string[]> {
-  if (!['VirtualService', 'DestinationRule', 'Gateway', 'ConfigMap'].includes(resource.kind)) return [];
+  if (!['VirtualService', 'DestinationRule', 'Gateway', 'ConfigMap', 'Api', 'Credential'].includes(resource.kind)) return [];
   await pilot.refresh();
   const object = `${resource.kind} ${resource.metadata.namespace}/${resource.metadata.name}`;
   return pilot.findings.filter((finding) => finding.object === object).map(describeFinding);

@@ -78,6 +78,8 @@ export class Engine {
         overload,
         counters: this.counters,
         random: Math.random,
+        logger,
+        filterStates: new Map(),
       },
       accessLogFile: options.accessLogFile,
       onReady: () => events.emit('ready'),

@@ -36,6 +36,10 @@ export interface ProxyConfig {
   /** Answers `/stats/prometheus` to everybody (Envoy of Istio: 15090). */
   readonly metricsPort?: number;
   readonly gatewayBind?: string;
+  /** Where the sidecar listens for public ports of APIs, where that is another place than the port itself. */
+  readonly publicPorts?: readonly { readonly port: number; readonly listen: string }[];
+  /** Filters of the workload's own, with whole paths. */
+  readonly filters?: readonly { readonly file: string; readonly config?: Readonly<Record<string, unknown>>; readonly timeout?: string }[];
   /** Loopback port of the admin server; 0 chooses one, undefined: none. */
   readonly adminPort?: number;
   readonly registers?: boolean;

@@ -1,4 +1,5 @@
 import type { Problem, Resource } from '../resource.ts';
+import { apiProblems, credentialProblems } from './api.ts';
 import { destinationRuleProblems } from './destination-rule.ts';
 import { gatewayProblems } from './gateway.ts';
 import { peerAuthenticationProblems } from './peer-authentication.ts';
@@ -16,6 +17,8 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
   'security.istio.io/PeerAuthentication': peerAuthenticationProblems,
   '/Service': serviceProblems,
   'mizzen.dev/Workload': workloadProblems,
+  'mizzen.dev/Api': apiProblems,
+  'mizzen.dev/Credential': credentialProblems,
 };
 
 export function semanticProblems(resource: Resource): Problem[] {

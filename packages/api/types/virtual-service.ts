@@ -25,6 +25,8 @@ export interface HttpRouteSpec {
   readonly headers?: HeadersSpec;
   readonly delegate?: unknown;
   readonly corsPolicy?: CorsPolicySpec;
+  /** Not of Istio: what policies of an Api say to filters, packed. No resource can set it: no schema has it. */
+  readonly filterConfigs?: Readonly<Record<string, unknown>>;
 }
 
 export interface PercentSpec {
@@ -35,6 +37,8 @@ export interface StringMatchSpec {
   readonly exact?: string;
   readonly prefix?: string;
   readonly regex?: string;
+  /** Not of Istio: a prefix by whole segments. */
+  readonly segments?: string;
 }
 
 export interface HttpMatchSpec {

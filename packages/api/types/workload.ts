@@ -1,3 +1,5 @@
+import type { FilterReferenceSpec } from './api.ts';
+
 /** mizzen.dev/v1alpha1 Workload; its fields are explained in ../schemas/Workload.json, which `kubectl explain workload` shows. */
 export interface WorkloadSpec {
   readonly command?: readonly string[];
@@ -11,6 +13,8 @@ export interface WorkloadSpec {
   readonly workingDirectory?: string;
   readonly sidecar?: boolean;
   readonly gateway?: boolean;
+  readonly publicPorts?: readonly number[];
+  readonly filters?: readonly FilterReferenceSpec[];
   readonly readinessProbe?: {
     readonly httpGet?: { readonly path: string; readonly port?: number };
     readonly tcpSocket?: { readonly port?: number };

@@ -1,5 +1,5 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { WorkloadSpec } from '@mizzen/api';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
@@ -199,6 +199,10 @@ export class Replica {
         ...(protocol ? { protocol } : {}),
       })),
       ...(probe ? { probe } : {}),
+      ...(spec.publicPorts && this.#host === undefined
+        ? { publicPorts: spec.publicPorts.map((port) => ({ port, listen: `127.0.0.1:${port + this.#options.index}` })) }
+        : {}),
+      ...(spec.filters ? { filters: spec.filters.map((filter) => ({ ...filter, file: resolve(this.#options.workingDirectory, filter.file) })) } : {}),
       ...(this.#host === undefined ? {} : captureOnHost(lab!.hasIPv6)),
     };
     writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });

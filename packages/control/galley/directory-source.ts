@@ -20,11 +20,14 @@ export interface DirectorySourceOptions {
   readonly onProblems?: (problems: readonly string[]) => void;
   /** How long a file must be quiet before it is read, in milliseconds. Editors write in several steps. */
   readonly settleMs?: number;
+  /** Called after each pass: files that resources name may have changed without them. */
+  readonly onPass?: () => void;
 }
 
 const manager = 'mizzen-directory';
-/** Where a Workload was written. */
+/** Where a resource was written that names other files. */
 export const originFileAnnotation = 'mizzen.dev/origin-file';
+const namesFiles = new Set(['Workload', 'Api']);
 const maxFiles = 5_000;
 
 export class DirectorySource {
@@ -119,6 +122,7 @@ export class DirectorySource {
     this.#applied.clear();
     for (const [file, kept] of now) this.#applied.set(file, kept);
     this.#report(problems);
+    this.#options.onPass?.();
   }
 
   async #apply(
@@ -127,11 +131,10 @@ export class DirectorySource {
     now: Map<string, Map<string, { key: ResourceKey; text: string }>>,
     problems: string[],
   ): Promise<void> {
-    // A workload's relative paths start at its file, so whoever runs it must know where that is.
-    const resource =
-      written.kind === 'Workload'
-        ? { ...written, metadata: { ...written.metadata, annotations: { ...written.metadata.annotations, [originFileAnnotation]: resolve(file) } } }
-        : written;
+    // Relative paths of these start at their file, so whoever reads them must know where that is.
+    const resource = namesFiles.has(written.kind)
+      ? { ...written, metadata: { ...written.metadata, annotations: { ...written.metadata.annotations, [originFileAnnotation]: resolve(file) } } }
+      : written;
     const kind = findKind(groupOf(resource.apiVersion), resource.kind)!;
     const key = keyOf(kind, resource.metadata.namespace ?? '', resource.metadata.name);
     const text = JSON.stringify([resource, origin]);

@@ -13,9 +13,27 @@ export interface MeshConfig {
   readonly protocolDetectionTimeoutMs: number;
   /** Calls between sidecars go over HTTP/2 unless a DestinationRule says otherwise (`h2UpgradePolicy: UPGRADE`). */
   readonly upgradesToHttp2: boolean;
+  readonly extensionProviders: readonly TracingProvider[];
+  /** Names of providers (`defaultProviders.tracing`) for proxies that no Telemetry says otherwise for. */
+  readonly defaultTracingProviders: readonly string[];
 }
 
-export const defaultMeshConfig: MeshConfig = { outboundTrafficPolicy: 'ALLOW_ANY', protocolDetectionTimeoutMs: 1_000, upgradesToHttp2: false };
+export const defaultMeshConfig: MeshConfig = {
+  outboundTrafficPolicy: 'ALLOW_ANY',
+  protocolDetectionTimeoutMs: 1_000,
+  upgradesToHttp2: false,
+  extensionProviders: [],
+  defaultTracingProviders: [],
+};
+
+/** `extensionProviders[].opentelemetry` (istio/api mesh config.proto): where spans are sent, by OTLP. */
+export interface TracingProvider {
+  readonly name: string;
+  readonly service: string;
+  readonly port: number;
+  /** undefined: gRPC. */
+  readonly http: { readonly path: string; readonly timeoutMs: number; readonly headers: Readonly<Record<string, string>> } | undefined;
+}
 
 /** Where Istio keeps it: the key `mesh` of the ConfigMap `istio` in the root namespace. */
 export const meshConfigName = 'istio';
@@ -45,5 +63,44 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
   const upgrade = value['h2UpgradePolicy'] ?? 'DO_NOT_UPGRADE';
   if (upgrade !== 'UPGRADE' && upgrade !== 'DO_NOT_UPGRADE')
     throw wrong('h2UpgradePolicy', `${JSON.stringify(upgrade)} is not known here: UPGRADE or DO_NOT_UPGRADE`);
-  return { outboundTrafficPolicy: mode, protocolDetectionTimeoutMs: timeoutMs, upgradesToHttp2: upgrade === 'UPGRADE' };
+  return {
+    outboundTrafficPolicy: mode,
+    protocolDetectionTimeoutMs: timeoutMs,
+    upgradesToHttp2: upgrade === 'UPGRADE',
+    extensionProviders: readProviders(value['extensionProviders'], wrong),
+    defaultTracingProviders: stringList((value['defaultProviders'] as Record<string, unknown> | undefined)?.['tracing']),
+  };
+}
+
+const stringList = (value: unknown): string[] => (Array.isArray(value) ? value.filter((entry): entry is string => typeof entry === 'string') : []);
+
+function readProviders(value: unknown, wrong: (field: string, problem: string) => MizzenError): TracingProvider[] {
+  if (value === undefined) return [];
+  if (!Array.isArray(value)) throw wrong('extensionProviders', 'must be a list');
+  const providers: TracingProvider[] = [];
+  for (const [i, entry] of value.entries()) {
+    const place = `extensionProviders[${i}]`;
+    if (!isPlainObject(entry) || typeof entry['name'] !== 'string') throw wrong(place, 'needs a name');
+    const given = entry['opentelemetry'];
+    // Providers of other kinds are for what nothing acts on yet.
+    if (!isPlainObject(given)) continue;
+    const { service, port, http } = given;
+    if (typeof service !== 'string' || !Number.isInteger(port)) throw wrong(`${place}.opentelemetry`, 'needs service and port');
+    const timeout = isPlainObject(http) && typeof http['timeout'] === 'string' ? parseDurationMs(http['timeout']) : undefined;
+    const headers = isPlainObject(http) && Array.isArray(http['headers']) ? http['headers'].filter(isPlainObject) : [];
+    providers.push({
+      name: entry['name'],
+      // Istio writes NAMESPACE/HOST where there are several.
+      service: service.slice(service.indexOf('/') + 1),
+      port: port as number,
+      http: isPlainObject(http)
+        ? {
+            path: typeof http['path'] === 'string' ? http['path'] : '/v1/traces',
+            timeoutMs: timeout ?? 5_000,
+            headers: Object.fromEntries(headers.map((header) => [String(header['name']), String(header['value'] ?? '')])),
+          }
+        : undefined,
+    });
+  }
+  return providers;
 }

@@ -23,6 +23,8 @@ export interface PilotOptions {
   /** ...but never longer than this. */
   readonly debounceMaxMs?: number;
   readonly registrationGraceMs?: number;
+  /** The folder in which resources may name files (documents, filters); undefined: none. */
+  readonly filesRoot?: string | undefined;
 }
 
 export class Pilot {
@@ -41,7 +43,7 @@ export class Pilot {
   constructor(options: PilotOptions) {
     this.trustDomain = options.trustDomain;
     this.#options = options;
-    this.#builder = new SnapshotBuilder(options.registry.store, options.trustDomain, options.logger);
+    this.#builder = new SnapshotBuilder(options.registry.store, options.trustDomain, options.logger, options.filesRoot);
     this.#registration = new Registration({
       registry: options.registry,
       logger: options.logger,

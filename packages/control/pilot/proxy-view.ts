@@ -1,3 +1,4 @@
+import type { FilterReferenceSpec } from '@mizzen/api';
 import { MizzenError } from '@mizzen/common';
 import type { Node } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 
@@ -26,6 +27,12 @@ export interface ProxyView {
   readonly admin: string | undefined;
   /** Register this workload in the registry while it is connected. */
   readonly registers: boolean;
+  /** Where it listens for public ports of APIs, where that is another place than the port itself. */
+  readonly publicPorts: readonly { readonly port: number; readonly listen: string }[];
+  /** Filters of the workload's own, with whole paths. */
+  readonly filters: readonly FilterReferenceSpec[];
+  /** `host:port` by which it reaches the control plane. */
+  readonly control: string | undefined;
   readonly version: string;
   readonly locality: string;
 }
@@ -75,6 +82,11 @@ export function viewOf(node: Node | undefined): ProxyView {
     gatewayBind: text(metadata, 'MIZZEN_GATEWAY_BIND') ?? '127.0.0.1',
     admin: text(metadata, 'MIZZEN_ADMIN'),
     registers: metadata['MIZZEN_REGISTER'] === true,
+    publicPorts: entries(metadata['MIZZEN_PUBLIC_PORTS']).flatMap(({ port, listen }) =>
+      Number.isInteger(port) && typeof listen === 'string' ? [{ port: port as number, listen }] : [],
+    ),
+    filters: entries(metadata['MIZZEN_FILTERS']).flatMap((entry) => (typeof entry['file'] === 'string' ? [entry as unknown as FilterReferenceSpec] : [])),
+    control: text(metadata, 'MIZZEN_CONTROL'),
     version: node.userAgentName ? `${node.userAgentName}/${node.userAgentVersionType.case === 'userAgentVersion' ? node.userAgentVersionType.value : '?'}` : '',
     locality: [node.locality?.region, node.locality?.zone, node.locality?.subZone].filter(Boolean).join('/'),
   };
@@ -109,6 +121,10 @@ function inboundPort(value: unknown): InboundPort {
     listen: entry['listen'],
     app: entry['app'],
   };
+}
+
+function entries(value: unknown): readonly Readonly<Record<string, unknown>>[] {
+  return Array.isArray(value) ? value.filter((entry) => typeof entry === 'object' && entry !== null) : [];
 }
 
 function text(metadata: Metadata, key: string): string | undefined {

@@ -3,6 +3,8 @@ import { describeOrigin, type Logger, messageOf } from '@mizzen/common';
 import type { ConfigStore } from '../galley/config-store.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
 import { destinationRuleFindings, virtualServiceFindings } from './analysis/references.ts';
+import { consumerTable } from './apis/consumer-table.ts';
+import { type ResolvedApi, resolveApi } from './apis/resolved-api.ts';
 import { defaultMeshConfig, type MeshConfig, meshConfigName, readMeshConfig } from './mesh-config.ts';
 import { type Configured, type MeshSnapshot, rootNamespace, takeSnapshot } from './snapshot.ts';
 
@@ -16,15 +18,20 @@ export class SnapshotBuilder {
   readonly #logger: Logger;
   /** The newest admitted version of each VirtualService, by namespace/name. */
   readonly #lastGood: Map<string, Configured<VirtualServiceSpec>>;
+  readonly #lastGoodApis: Map<string, ResolvedApi>;
+  readonly #filesRoot: string | undefined;
   #meshConfig: MeshConfig;
   #reported: Set<string>;
   #findings: readonly Finding[];
 
-  constructor(store: ConfigStore, trustDomain: string, logger: Logger) {
+  /** `filesRoot`: the folder in which resources may name files; undefined: none. */
+  constructor(store: ConfigStore, trustDomain: string, logger: Logger, filesRoot: string | undefined) {
     this.#store = store;
     this.#trustDomain = trustDomain;
     this.#logger = logger;
     this.#lastGood = new Map();
+    this.#lastGoodApis = new Map();
+    this.#filesRoot = filesRoot;
     this.#meshConfig = defaultMeshConfig;
     this.#reported = new Set();
     this.#findings = [];
@@ -37,12 +44,20 @@ export class SnapshotBuilder {
 
   async build(): Promise<MeshSnapshot> {
     const configProblem = await this.#readMeshConfig();
-    const raw = await takeSnapshot(this.#store, this.#trustDomain, this.#meshConfig);
-    const findings: Finding[] = [...configProblem, ...destinationRuleFindings(raw)];
+    const taken = await takeSnapshot(this.#store, this.#trustDomain, this.#meshConfig, this.#filesRoot);
+    const consumers = consumerTable(taken.consumerConfigs, taken.credentialConfigs, taken.secrets);
+    const findings: Finding[] = [...configProblem, ...destinationRuleFindings(taken), ...consumers.findings];
+    const apis = this.#resolveApis(taken, findings);
+    const raw: MeshSnapshot = {
+      ...taken,
+      apis,
+      consumers: consumers.table,
+      virtualServices: [...taken.virtualServices, ...apis.map(({ virtualService }) => virtualService)],
+    };
     const admitted: Configured<VirtualServiceSpec>[] = [];
     const present = new Set<string>();
     for (const virtualService of raw.virtualServices) {
-      const key = `${virtualService.namespace}/${virtualService.name}`;
+      const key = `${virtualService.kind}/${virtualService.namespace}/${virtualService.name}`;
       present.add(key);
       const own = virtualServiceFindings(virtualService, raw);
       const previous = this.#lastGood.get(key);
@@ -60,6 +75,34 @@ export class SnapshotBuilder {
     this.#findings = findings;
     this.#report(findings);
     return { ...raw, virtualServices: admitted };
+  }
+
+  /** What an API refers to is found; one whose documents or secrets cannot be used does not replace the version of it that could. */
+  #resolveApis(snapshot: MeshSnapshot, findings: Finding[]): ResolvedApi[] {
+    const resolved: ResolvedApi[] = [];
+    const present = new Set<string>();
+    for (const api of snapshot.apiConfigs) {
+      const key = `${api.namespace}/${api.name}`;
+      present.add(key);
+      try {
+        const one = resolveApi(api, snapshot);
+        this.#lastGoodApis.set(key, one);
+        resolved.push(one);
+      } catch (error) {
+        const previous = this.#lastGoodApis.get(key);
+        if (previous !== undefined) resolved.push(previous);
+        findings.push({
+          code: 'MZ0005',
+          level: 'error',
+          object: `Api ${key}`,
+          path: 'spec',
+          place: api.origin.source === 'file' ? describeOrigin(api.origin) : '',
+          message: `Api ${key}: ${messageOf(error)}. ${previous === undefined ? 'It is not in effect.' : 'The version before it stays in effect.'}`,
+        });
+      }
+    }
+    for (const key of this.#lastGoodApis.keys()) if (!present.has(key)) this.#lastGoodApis.delete(key);
+    return resolved;
   }
 
   /** What cannot be read does not replace what could. */

@@ -1,10 +1,24 @@
-import type { DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec, SidecarSpec, VirtualServiceSpec } from '@mizzen/api';
+import type {
+  ApiSpec,
+  ConsumerSpec,
+  CredentialSpec,
+  DestinationRuleSpec,
+  GatewaySpec,
+  PeerAuthenticationSpec,
+  SidecarSpec,
+  VirtualServiceSpec,
+} from '@mizzen/api';
 import type { Origin } from '@mizzen/common';
 import type { ConfigStore, StoredResource } from '../galley/config-store.ts';
+import { originFileAnnotation } from '../galley/directory-source.ts';
+import type { ConsumerTable } from './apis/consumer-table.ts';
+import { DocumentReader } from './apis/documents.ts';
+import type { ResolvedApi } from './apis/resolved-api.ts';
 import type { MeshConfig } from './mesh-config.ts';
 import { type AutoAddress, autoAddresses } from './registry/auto-addresses.ts';
 import { buildServices } from './registry/build-services.ts';
 import type { Service } from './registry/service.ts';
+import type { TelemetrySpec } from './telemetry-config.ts';
 
 /**
  * Everything that generation reads, at one revision and immutable: a push never sees half of a change.
@@ -24,6 +38,16 @@ export interface MeshSnapshot {
   /** Addresses of services that have none of their own, by host name. */
   readonly autoAddresses: ReadonlyMap<string, AutoAddress>;
   readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
+  readonly configMaps: ReadonlyMap<string, Readonly<Record<string, string>>>;
+  readonly apiConfigs: readonly Configured<ApiSpec>[];
+  readonly consumerConfigs: readonly Configured<ConsumerSpec>[];
+  readonly credentialConfigs: readonly Configured<CredentialSpec>[];
+  readonly telemetries: readonly Configured<TelemetrySpec>[];
+  /** Those that can be honoured, with what they refer to. */
+  readonly apis: readonly ResolvedApi[];
+  readonly consumers: ConsumerTable;
+  /** Paths of files that resources name, within the folder that is followed. */
+  readonly documents: DocumentReader;
 }
 
 /** A resource as generation uses it: its spec, its identity and where it came from. */
@@ -35,12 +59,20 @@ export interface Configured<Spec> {
   readonly revision: number;
   readonly spec: Spec;
   readonly origin: Origin;
+  /** The file that it was written in, where the control plane has read it from one. */
+  readonly originFile: string | undefined;
 }
 
 /** The namespace whose policies hold for the whole mesh, as in Istio. */
 export const rootNamespace = 'istio-system';
 
-export async function takeSnapshot(store: ConfigStore, trustDomain: string, meshConfig: MeshConfig, domain = 'cluster.local'): Promise<MeshSnapshot> {
+export async function takeSnapshot(
+  store: ConfigStore,
+  trustDomain: string,
+  meshConfig: MeshConfig,
+  filesRoot: string | undefined,
+  domain = 'cluster.local',
+): Promise<MeshSnapshot> {
   const list = async (group: string, kind: string) => (await store.list(group, kind)).items;
   const networking = 'networking.istio.io';
   const services = buildServices(
@@ -57,6 +89,12 @@ export async function takeSnapshot(store: ConfigStore, trustDomain: string, mesh
   const secrets = (await list('', 'Secret')).map(
     (stored) => [`${stored.key.namespace}/${stored.key.name}`, (stored.resource['data'] ?? {}) as Record<string, string>] as const,
   );
+  const own = 'mizzen.dev';
+  const configMaps = new Map(
+    (await list('', 'ConfigMap')).map(
+      (stored) => [`${stored.key.namespace}/${stored.key.name}`, (stored.resource['data'] ?? {}) as Record<string, string>] as const,
+    ),
+  );
   return {
     revision: store.revision(),
     trustDomain,
@@ -71,6 +109,14 @@ export async function takeSnapshot(store: ConfigStore, trustDomain: string, mesh
     meshConfig,
     autoAddresses: autoAddresses([...servicesByHostname.values()]),
     secrets: new Map(secrets),
+    configMaps,
+    apiConfigs: (await list(own, 'Api')).map(configured<ApiSpec>).sort(byAge),
+    consumerConfigs: (await list(own, 'Consumer')).map(configured<ConsumerSpec>).sort(byAge),
+    credentialConfigs: (await list(own, 'Credential')).map(configured<CredentialSpec>).sort(byAge),
+    telemetries: (await list('telemetry.istio.io', 'Telemetry')).map(configured<TelemetrySpec>).sort(byAge),
+    apis: [],
+    consumers: { consumers: [] },
+    documents: new DocumentReader(filesRoot, configMaps),
   };
 }
 
@@ -83,6 +129,7 @@ function configured<Spec>(stored: StoredResource): Configured<Spec> {
     revision: stored.revision,
     spec: (stored.resource.spec ?? {}) as Spec,
     origin: stored.origin,
+    originFile: stored.resource.metadata.annotations?.[originFileAnnotation],
   };
 }
 

@@ -1,3 +1,5 @@
+import type { Any } from '@bufbuild/protobuf/wkt';
+import type { ProxyContext } from '../http/connection-settings.ts';
 import type { Exchange } from '../http/exchange.ts';
 import type { ResponseHead } from '../message/response-head.ts';
 
@@ -10,4 +12,12 @@ export interface HttpFilter {
   onRequest?(exchange: Exchange): 'continue' | 'stop';
   /** May change the head of an answer before it goes to the client: the server's, or the proxy's own. */
   onResponse?(exchange: Exchange, head: ResponseHead): void;
+}
+
+/** A kind of filter, by the name that configurations call it. Throws MizzenError where a configuration cannot be honoured. */
+export interface FilterKind {
+  readonly name: string;
+  create(config: Any | undefined, place: string, context: ProxyContext): HttpFilter;
+  /** What a route says to it (`typed_per_filter_config`); absent: routes have nothing to say to it. */
+  compileRoute?(config: Any, place: string): unknown;
 }

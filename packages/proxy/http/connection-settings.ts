@@ -1,3 +1,4 @@
+import type { Logger } from '@mizzen/common';
 import type { HttpFilter } from '../filters/filter.ts';
 import type { Http2Settings } from '../http2/settings.ts';
 import type { HeadLimits } from '../message/head-limits.ts';
@@ -9,6 +10,7 @@ import type { PeerMetadata, PeerMetadataReader } from '../telemetry/peer-metadat
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import type { RequestMetricsTable } from '../telemetry/request-metrics.ts';
 import type { TcpMetricsTable } from '../telemetry/tcp-metrics.ts';
+import type { Tracer } from '../telemetry/tracing/tracer.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { Introduction } from '../upstream/upstream-stream.ts';
 
@@ -23,6 +25,9 @@ export interface ProxyContext {
   readonly overload: OverloadState;
   readonly counters: ProxyCounters;
   readonly random: () => number;
+  readonly logger: Logger;
+  /** What filters keep beyond an update of their configuration (buckets of rate limits, say), by their names. */
+  readonly filterStates: Map<string, unknown>;
   findCluster(name: string): Cluster | undefined;
 }
 
@@ -41,6 +46,8 @@ export interface ConnectionSettings {
   /** Those of them that look at answers, in the order in which they do. */
   readonly responseFilters: readonly HttpFilter[];
   readonly accessLogs: readonly AccessLog[];
+  /** undefined: requests leave no trace. */
+  readonly tracer: Tracer | undefined;
   readonly forwardClientCert: 'sanitize' | 'sanitizeSet' | 'appendForward' | 'forwardOnly';
   readonly usesRemoteAddress: boolean;
   readonly preservesRequestId: boolean;

@@ -8,6 +8,7 @@ import type { ForwardAction, RedirectAction, RetryPolicy, Route, Target } from '
 import type { VirtualHost } from '../route/route-table.ts';
 import type { LoggedStream } from '../telemetry/access-log.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
+import type { RequestSpan } from '../telemetry/tracing/tracer.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { ConnectionWaiter, Endpoint } from '../upstream/endpoint.ts';
 import type { ResponseReceiver, UpstreamFailure, UpstreamStream } from '../upstream/upstream-stream.ts';
@@ -26,6 +27,29 @@ import { redirectLocation, rewriteTarget } from './rewrite-path.ts';
 const replayLimitBytes = 64 * 1024;
 
 const noBody = Buffer.alloc(0);
+
+/** RFC 9457; `errors` says what is wrong with single parts of a request. */
+export interface Problem {
+  readonly title: string;
+  readonly detail: string;
+  readonly errors?: readonly { readonly pointer?: string; readonly parameter?: string; readonly detail: string }[];
+}
+
+/** Somebody who has proved who they are with a credential of an API. */
+export interface Consumer {
+  readonly name: string;
+  readonly groups: readonly string[];
+  /** Of a token; empty for other credentials. */
+  readonly claims: Readonly<Record<string, unknown>>;
+}
+
+/** Sees the server's answer before anything is done to it. */
+export interface ResponseObserver {
+  onHead(head: ResponseHead): void;
+  onData(slice: Buffer): void;
+  /** The answer is whole. Not called for one that broke off. */
+  onEnd(): void;
+}
 /** A request that servers do not look at is sent again so many times. */
 const maxRefusals = 5;
 /** Interim responses (1xx) to one request. */
@@ -74,6 +98,18 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #upstream: UpstreamStream | undefined;
   /** A filter's changes to the content. */
   #transform: MessageTransform | undefined;
+  /** A filter that waits for the whole of the request's content. */
+  #collector: { readonly limitBytes: number; readonly done: (body: Buffer) => void } | undefined;
+  #observer: ResponseObserver | undefined;
+  #responseHold: ((head: ResponseHead, release: () => void) => void) | undefined;
+  /** What comes behind a head that a filter holds. */
+  #held: { readonly head: ResponseHead; readonly hasBody: boolean; readonly slices: Buffer[]; trailers: Fields | undefined } | undefined;
+  /** What filters remember of this request, by their names; made when the first one does. */
+  #notes: Map<string, unknown> | undefined;
+  /** Who calls, as a filter has proved; undefined: nobody has. */
+  consumer: Consumer | undefined;
+  /** What is said of this request in its trace; undefined: it is in none. */
+  span: RequestSpan | undefined;
   /** Body slices that have arrived so far; undefined once they are no longer needed or no longer complete. */
   #replay: Buffer[] | undefined;
   #replayBytes: number;
@@ -123,6 +159,13 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#target = undefined;
     this.#upstream = undefined;
     this.#transform = undefined;
+    this.#collector = undefined;
+    this.#observer = undefined;
+    this.#responseHold = undefined;
+    this.#held = undefined;
+    this.#notes = undefined;
+    this.consumer = undefined;
+    this.span = undefined;
     this.#replay = undefined;
     this.#replayBytes = 0;
     this.#requestTrailers = noFields;
@@ -219,6 +262,11 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     return this.#requestEnded;
   }
 
+  /** Its answer is given, or it has been broken off. */
+  get isOver(): boolean {
+    return this.#isFinished;
+  }
+
   /** In the milliseconds of performance.now(). */
   get beganAt(): number {
     return this.#startedAt;
@@ -230,6 +278,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (settings.context.overload.refusesRequests) return this.#refuseForOverload();
     if (head.upgrade !== '' && !this.#acceptsUpgrade()) return;
     this.peerMetadata = applyForwardingHeaders(head, this.downstream.client, settings);
+    if (settings.tracer !== undefined) this.span = settings.tracer.begin(this);
     const target = head.method === 'CONNECT' ? head.target : normalizeTarget(head.target);
     if (target === undefined) return this.#refuseRequest(400, 'the path leads out of the root or holds an encoded NUL', 'path_normalization_failed');
     this.retarget(target);
@@ -246,10 +295,10 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   /** Runs the filters that have not run yet, then forwards. */
   resumeFilters(): void {
     const { filters } = this.settings;
-    while (this.#filterIndex < filters.length) {
+    while (this.#filterIndex < filters.length && !this.#isFinished) {
       const filter = filters[this.#filterIndex++]!;
       if (filter.onRequest !== undefined && filter.onRequest(this) === 'stop') {
-        if (!this.#isFinished && !this.#requestEnded) this.downstream.pauseRequest();
+        if (!this.#isFinished && !this.#requestEnded && this.#collector === undefined) this.downstream.pauseRequest();
         return;
       }
     }
@@ -258,6 +307,75 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (action.kind === 'redirect') return this.#redirect(action);
     if (action.kind === 'direct') return this.#replyWith(action.status, action.body, 'text/plain', '', 'direct_response', noFields);
     this.#prepare(action);
+  }
+
+  /** What the route says to the filter of this name; undefined: nothing. */
+  filterConfig(name: string): unknown {
+    return this.route?.filterConfigs?.get(name);
+  }
+
+  /** What the filter of this name has noted of this request. */
+  note(name: string): unknown {
+    return this.#notes?.get(name);
+  }
+
+  setNote(name: string, value: unknown): void {
+    (this.#notes ??= new Map()).set(name, value);
+  }
+
+  /**
+   * Waits for the whole of the request's content and gives it to `done`; the filter says `stop` meanwhile. Content beyond `limitBytes` is
+   * answered with 413.
+   */
+  collectRequest(limitBytes: number, done: (body: Buffer) => void): void {
+    const { head } = this;
+    if (head.contentLength > limitBytes) return this.#tooLarge(limitBytes);
+    if (this.#requestEnded) return done(this.#collected());
+    this.#collector = { limitBytes, done };
+    if (head.expectsContinue) {
+      head.expectsContinue = false;
+      head.headers.remove('expect');
+      const goOn = new ResponseHead();
+      goOn.status = 100;
+      this.downstream.informational(goOn);
+    }
+    this.downstream.resumeRequest();
+  }
+
+  #collected(): Buffer {
+    const slices = this.#replay ?? [];
+    const body = slices.length === 1 ? slices[0]! : Buffer.concat(slices);
+    if (slices.length > 1) this.#replay = [body];
+    return body;
+  }
+
+  #tooLarge(limitBytes: number): void {
+    this.#collector = undefined;
+    this.downstream.makeLast();
+    this.replyProblem(413, { title: 'Content Too Large', detail: `the request's content may have ${limitBytes} bytes` }, 'content_too_large');
+  }
+
+  /** Sends this content instead of what has been collected. */
+  replaceRequestBody(body: Buffer): void {
+    const { head } = this;
+    this.#replay = body.length === 0 ? [] : [body];
+    this.#replayBytes = body.length;
+    head.isChunked = false;
+    head.contentLength = body.length;
+    head.headers.set('content-length', String(body.length));
+  }
+
+  /**
+   * Has the server's answer wait: `look` is given its head, may change it, and calls `release` then or later. One filter may. Answers of the
+   * proxy's own do not wait.
+   */
+  holdResponse(look: (head: ResponseHead, release: () => void) => void): void {
+    this.#responseHold = look;
+  }
+
+  /** Shows the server's answer, as it came, to somebody who wants to keep it. One may. */
+  observeResponse(observer: ResponseObserver): void {
+    this.#observer = observer;
   }
 
   /** Has the content of request and answer changed on its way. Called by a filter before anything was forwarded; one may. */
@@ -400,6 +518,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (this.#isFinished) return;
     const slice = this.#transform === undefined || this.#isTunnel ? received : this.#transformed(() => this.#transform!.requestData(received));
     if (slice === undefined || slice.length === 0) return;
+    if (this.#collector !== undefined && this.#replayBytes + slice.length > this.#collector.limitBytes) return this.#tooLarge(this.#collector.limitBytes);
     if (this.#replay !== undefined) {
       this.#replayBytes += slice.length;
       if (this.#replayBytes <= replayLimitBytes || !this.#isForwarding) this.#replay.push(slice);
@@ -407,7 +526,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     }
     if (this.#mirrors !== undefined) for (const mirror of this.#mirrors) mirror.data(slice);
     if (this.#isForwarding) this.#sendBody(slice);
-    else if (this.#replayBytes > replayLimitBytes) this.downstream.pauseRequest();
+    else if (this.#replayBytes > replayLimitBytes && this.#collector === undefined) this.downstream.pauseRequest();
   }
 
   onRequestEnd(trailers: Fields): void {
@@ -422,6 +541,12 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     }
     this.#requestEnded = true;
     this.#requestTrailers = trailers;
+    if (this.#collector !== undefined) {
+      const { done } = this.#collector;
+      this.#collector = undefined;
+      if (!this.#isFinished) done(this.#collected());
+      return;
+    }
     if (this.#mirrors !== undefined) for (const mirror of this.#mirrors) mirror.end(trailers);
     if (this.#isForwarding && !this.#isFinished) this.#upstream!.end(trailers);
   }
@@ -471,6 +596,28 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (retry !== undefined && isRetriableAnswer(head, retry, this.isGrpc) && this.#retry(retry, 'URX')) return;
     clearTimeout(this.#perTryTimer);
     this.#replay = undefined;
+    if (this.#responseHold === undefined) return this.#takeResponseHead(head, hasBody);
+    const look = this.#responseHold;
+    this.#responseHold = undefined;
+    this.#held = { head, hasBody, slices: [], trailers: undefined };
+    this.#upstream?.pause();
+    look(head, () => this.#releaseResponse());
+  }
+
+  #releaseResponse(): void {
+    const held = this.#held;
+    if (held === undefined || this.#isFinished) return;
+    this.#held = undefined;
+    this.#takeResponseHead(held.head, held.hasBody);
+    for (const slice of held.slices) this.onResponseData(slice);
+    if (held.trailers !== undefined) this.onResponseEnd(held.trailers);
+    else {
+      this.#upstream?.resume();
+      this.downstream.flushSoon();
+    }
+  }
+
+  #takeResponseHead(head: ResponseHead, hasBody: boolean): void {
     this.#responseHead = head;
     this.responseCode = head.status;
     this.responseDetails = 'via_upstream';
@@ -481,6 +628,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       headers.remove(peerMetadataIdHeader);
       headers.remove('x-envoy-upstream-service-time');
     }
+    this.#observer?.onHead(head);
     this.route!.responseHeaders?.apply(headers);
     this.#target?.responseHeaders?.apply(headers);
     if (this.settings.setsRequestIdInResponse) headers.set('x-request-id', this.head.headers.get('x-request-id') ?? '');
@@ -493,6 +641,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   onResponseData(received: Buffer): void {
     if (this.#isFinished) return;
+    if (this.#held !== undefined) return void this.#held.slices.push(Buffer.from(received));
+    this.#observer?.onData(received);
     if (this.#transform === undefined || this.#isTunnel) return this.#answer(received);
     try {
       this.#answer(this.#transform.responseData(received));
@@ -515,7 +665,12 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (this.#isTunnel) return this.#tunnelEnded();
     this.#leaveEndpoint();
     this.#upstream = undefined;
+    if (this.#held !== undefined) {
+      this.#held.trailers = trailers;
+      return;
+    }
     if (this.isGrpc) for (const [name, value] of trailers) if (name === 'grpc-status') this.grpcStatus = value;
+    this.#observer?.onEnd();
     if (this.#transform === undefined) this.downstream.end(trailers);
     else this.#endTransformed(this.#transform, trailers);
     this.#finish();
@@ -534,7 +689,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   }
 
   onResponseFlush(): void {
-    if (!this.#isFinished) this.downstream.flushSoon();
+    if (!this.#isFinished && this.#held === undefined) this.downstream.flushSoon();
   }
 
   onDownstreamDrain(): void {
@@ -744,10 +899,22 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#replyWith(status, Buffer.from(text), 'text/plain', flag, details, noFields, grpc);
   }
 
-  /** Answers with this head and nothing else. */
-  replyHead(head: ResponseHead, details: string): void {
+  /** Answers with this head and content. */
+  replyHead(head: ResponseHead, details: string, body: Buffer = noBody): void {
     this.responseDetails = details;
-    this.#answerWith(head, noBody);
+    this.#answerWith(head, body);
+  }
+
+  /** Answers with this content. */
+  replyContent(status: number, body: Buffer, contentType: string, details: string, fields: Fields = noFields): void {
+    this.#replyWith(status, body, contentType, '', details, fields);
+  }
+
+  /** Answers with RFC 9457 problem details. */
+  replyProblem(status: number, problem: Problem, details: string, fields: Fields = noFields): void {
+    if (this.isGrpc) return this.#replyWith(status, Buffer.from(problem.detail), '', '', details, fields);
+    const body = Buffer.from(`${JSON.stringify({ status, ...problem })}\n`);
+    this.#replyWith(status, body, 'application/problem+json', '', details, fields);
   }
 
   #refuseRequest(status: number, text: string, details: string): void {
@@ -831,7 +998,10 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (this.#queuedAt !== undefined) this.cluster!.stopWaiting(this.#queuedAt, this);
     if (this.#upstream !== undefined) this.#dropUpstream();
     this.#replay = undefined;
+    this.#collector = undefined;
+    this.#held = undefined;
     this.durationMs = performance.now() - this.#startedAt;
+    this.span?.end(this);
     this.settings.context.counters.values.downstream_requests_active--;
     recordRequest(this);
   }

@@ -9,25 +9,21 @@ import {
 } from '@mizzen/envoy-api/gen/envoy/config/core/v3/protocol_pb.js';
 import type { Listener as ListenerMessage } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
-import { ConfigSchema as BridgeSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/grpc_http1_bridge/v3/config_pb.js';
 import {
   HttpConnectionManager_ForwardClientCertDetails as CertDetails,
   HttpConnectionManager_CodecType as CodecType,
   type HttpConnectionManager,
   HttpConnectionManagerSchema,
-  type HttpFilter as HttpFilterMessage,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
-import { corsFilter } from '../filters/cors.ts';
-import { faultFilter } from '../filters/fault.ts';
 import type { HttpFilter } from '../filters/filter.ts';
-import { grpcHttp1BridgeFilter } from '../filters/grpc-http1-bridge.ts';
-import { grpcWebFilter } from '../filters/grpc-web.ts';
+import { filterKinds } from '../filters/filter-kinds.ts';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
 import { defaultHeadLimits, type HeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import { compileRouteTable } from '../route/compile-routes.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import { type AccessLog, compileAccessLogFormat, defaultAccessLogFormat } from '../telemetry/access-log.ts';
+import { compileTracer } from '../telemetry/tracing/compile-tracer.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { compileHttp2Options } from './compile-http2-options.ts';
 import type { ListenerEnvironment } from './compile-listener.ts';
@@ -47,7 +43,16 @@ const supportedOfManager = new Set([
     'commonHttpProtocolOptions',
     'httpProtocolOptions',
   ],
-  ...['maxRequestHeadersKb', 'streamIdleTimeout', 'requestTimeout', 'requestHeadersTimeout', 'delayedCloseTimeout', 'drainTimeout', 'proxy100Continue'],
+  ...[
+    'tracing',
+    'maxRequestHeadersKb',
+    'streamIdleTimeout',
+    'requestTimeout',
+    'requestHeadersTimeout',
+    'delayedCloseTimeout',
+    'drainTimeout',
+    'proxy100Continue',
+  ],
   ...['useRemoteAddress', 'forwardClientCertDetails', 'setCurrentClientCertDetails'],
   ...['preserveExternalRequestId', 'alwaysSetRequestIdInResponse', 'generateRequestId', 'normalizePath'],
 ]);
@@ -110,6 +115,7 @@ export function compileConnectionManager(
     // An answer meets the filters in the opposite order.
     responseFilters: filters.filter((filter) => filter.onResponse !== undefined).reverse(),
     accessLogs: compileAccessLogs(manager.accessLog, place, environment),
+    tracer: compileTracer(manager.tracing, inbound ? 'inbound' : manager.useRemoteAddress === true ? 'gateway' : 'outbound', place, environment.context),
     forwardClientCert: certDetails[manager.forwardClientCertDetails] ?? 'sanitize',
     usesRemoteAddress: manager.useRemoteAddress ?? false,
     preservesRequestId: manager.preserveExternalRequestId,
@@ -183,20 +189,15 @@ function compileFilters(manager: HttpConnectionManager, place: string, environme
   const filters: HttpFilter[] = [];
   for (const [i, filter] of manager.httpFilters.entries()) {
     const isLast = i === manager.httpFilters.length - 1;
+    const kind = filterKinds.get(filter.name);
     if (filter.name === 'envoy.filters.http.router') {
       if (!isLast) throw new MizzenError('invalid-filters', `${place}: the router must be the last HTTP filter`);
     } else if (isLast) throw new MizzenError('invalid-filters', `${place}: the last HTTP filter must be the router`);
-    else if (filter.name === 'envoy.filters.http.fault') filters.push(faultFilter(environment.context.random));
-    else if (filter.name === 'envoy.filters.http.cors') filters.push(corsFilter);
-    else if (filter.name === 'envoy.filters.http.grpc_web') filters.push(grpcWebFilter);
-    else if (filter.name === 'envoy.filters.http.grpc_http1_bridge') filters.push(compileBridge(filter, place));
+    else if (kind !== undefined)
+      filters.push(
+        kind.create(filter.configType.case === 'typedConfig' ? filter.configType.value : undefined, `${place}, ${filter.name}`, environment.context),
+      );
     else if (!filter.isOptional) throw new MizzenError('unsupported-filter', `${place}: the HTTP filter ${filter.name} is not supported`);
   }
   return filters;
-}
-
-function compileBridge(filter: HttpFilterMessage, place: string): HttpFilter {
-  const config = unpackAny(BridgeSchema, filter.configType.case === 'typedConfig' ? filter.configType.value : undefined);
-  if (config) refuseUnsupported(BridgeSchema, config, new Set(['upgradeProtobufToGrpc', 'ignoreQueryParameters']), place);
-  return grpcHttp1BridgeFilter({ wrapsProtobuf: config?.upgradeProtobufToGrpc ?? false, dropsQuery: config?.ignoreQueryParameters ?? false });
 }

@@ -13,6 +13,7 @@ import { CorsPolicySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { type FractionalPercent, FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
 import { corsFields } from '../filters/cors.ts';
+import { filterKinds } from '../filters/filter-kinds.ts';
 import { httpStatusOfGrpc } from '../http/grpc.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { HeaderOperations } from './header-operations.ts';
@@ -39,7 +40,7 @@ export function compileRouteTable(config: RouteConfiguration): RouteTable {
     domains: host.domains,
     host: new VirtualHost(
       host.name,
-      host.routes.map((route) => compileRoute(route, `route table ${config.name}, virtual host ${host.name}`)),
+      host.routes.map((route) => compileRoute(route, host.typedPerFilterConfig, `route table ${config.name}, virtual host ${host.name}`)),
       host.requireTls !== VirtualHost_TlsRequirementType.NONE,
       serviceNameOf(host.metadata),
     ),
@@ -55,8 +56,9 @@ export function serviceNameOf(metadata: Metadata | undefined): ServiceName | und
   return { host: String(first['host'] ?? ''), name: String(first['name'] ?? ''), namespace: String(first['namespace'] ?? '') };
 }
 
-function compileRoute(route: RouteMessage, place: string): Route {
+function compileRoute(route: RouteMessage, ofHost: Readonly<Record<string, Any>>, place: string): Route {
   const { match } = route;
+  const perFilter = { ...ofHost, ...route.typedPerFilterConfig };
   if (!match) throw new MizzenError('invalid-route', `${place}: a route has no match`);
   const path = compilePath(match.pathSpecifier, match.caseSensitive === false, place);
   const conditions: Condition[] = match.headers.map(compileHeaderMatcher);
@@ -75,12 +77,26 @@ function compileRoute(route: RouteMessage, place: string): Route {
     path,
     conditions,
     action: compileAction(route, path, place),
-    cors: compileCors(route.typedPerFilterConfig['envoy.filters.http.cors'], place),
-    fault: compileFault(route.typedPerFilterConfig['envoy.filters.http.fault']),
+    cors: compileCors(perFilter['envoy.filters.http.cors'], place),
+    fault: compileFault(perFilter['envoy.filters.http.fault']),
+    filterConfigs: compileFilterConfigs(perFilter, place),
     requestHeaders: HeaderOperations.compile(route.requestHeadersToAdd, route.requestHeadersToRemove),
     responseHeaders: HeaderOperations.compile(route.responseHeadersToAdd, route.responseHeadersToRemove),
     origin: String(route.metadata?.filterMetadata['mizzen.provenance']?.['origin'] ?? ''),
   });
+}
+
+const compiledElsewhere = new Set(['envoy.filters.http.cors', 'envoy.filters.http.fault']);
+
+function compileFilterConfigs(perFilter: Readonly<Record<string, Any>>, place: string): Map<string, unknown> | undefined {
+  let compiled: Map<string, unknown> | undefined;
+  for (const [name, any] of Object.entries(perFilter)) {
+    if (compiledElsewhere.has(name)) continue;
+    const kind = filterKinds.get(name);
+    if (kind?.compileRoute === undefined) throw new MizzenError('unsupported-filter', `${place}: the HTTP filter ${name} takes nothing from routes here`);
+    (compiled ??= new Map()).set(name, kind.compileRoute(any, `${place}, ${name}`));
+  }
+  return compiled;
 }
 
 function compilePath(spec: NonNullable<RouteMessage['match']>['pathSpecifier'], ignoresCase: boolean, place: string): PathCondition {

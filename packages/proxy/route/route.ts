@@ -12,6 +12,8 @@ export class Route {
   readonly action: RouteAction;
   readonly fault: FaultPolicy | undefined;
   readonly cors: CorsPolicy | undefined;
+  /** What the route says to filters, compiled, by their names (`typed_per_filter_config`); undefined: nothing. */
+  readonly filterConfigs: ReadonlyMap<string, unknown> | undefined;
   readonly requestHeaders: HeaderOperations | undefined;
   readonly responseHeaders: HeaderOperations | undefined;
   /** Where a person wrote it: `bookinfo.yaml:41`. */
@@ -24,6 +26,7 @@ export class Route {
     this.action = fields.action;
     this.fault = fields.fault;
     this.cors = fields.cors;
+    this.filterConfigs = fields.filterConfigs;
     this.requestHeaders = fields.requestHeaders;
     this.responseHeaders = fields.responseHeaders;
     this.origin = fields.origin;

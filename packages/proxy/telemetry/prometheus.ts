@@ -23,6 +23,14 @@ export function renderPrometheus(stats: StatsSnapshot): string {
   lines.push('# TYPE mizzen_http_violations_total counter');
   for (const [reason, count] of Object.entries(stats.violations)) lines.push(`mizzen_http_violations_total{reason="${escapeLabel(reason)}"} ${count}`);
 
+  let last = '';
+  for (const [name, value] of Object.entries(stats.series).sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const family = name.slice(0, name.indexOf('{'));
+    if (family !== last) lines.push(`# TYPE mizzen_${family} ${family.endsWith('_total') ? 'counter' : 'gauge'}`);
+    last = family;
+    lines.push(`mizzen_${name} ${value}`);
+  }
+
   const perCluster = (name: string, type: 'counter' | 'gauge', read: (cluster: ClusterStats) => number) => {
     lines.push(`# TYPE ${name} ${type}`);
     for (const cluster of stats.clusters) lines.push(`${name}{cluster_name="${escapeLabel(cluster.name)}"} ${read(cluster)}`);

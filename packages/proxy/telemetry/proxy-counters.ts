@@ -39,6 +39,19 @@ export class ProxyCounters {
   };
   readonly violations: Map<string, number> = new Map();
 
+  /** Series with labels, by their whole name: `policy_rejections_total{policy="api_key",reason="missing"}`. */
+  readonly series: Map<string, number> = new Map();
+
+  /** A request that a policy has turned away. Reasons are words of ours, never of a peer's. */
+  countRejection(policy: string, reason: string): void {
+    this.count(`policy_rejections_total{policy="${policy}",reason="${reason}"}`);
+  }
+
+  /** `series` is a name with its labels; callers see to it that there are few. */
+  count(series: string, by = 1): void {
+    this.series.set(series, (this.series.get(series) ?? 0) + by);
+  }
+
   countViolation(reason: string): void {
     this.violations.set(reason, (this.violations.get(reason) ?? 0) + 1);
   }

@@ -8,6 +8,8 @@ import type { TcpMetricsTable } from './tcp-metrics.ts';
 export interface StatsSnapshot {
   readonly counters: Readonly<Record<string, number>>;
   readonly violations: Readonly<Record<string, number>>;
+  /** Counters with labels, by their whole name. */
+  readonly series: Readonly<Record<string, number>>;
   readonly requests: readonly RequestSeries[];
   readonly tcp: readonly TcpSeries[];
   readonly clusters: readonly ClusterStats[];
@@ -92,6 +94,7 @@ export function takeSnapshot(from: {
   return {
     counters: { ...from.counters.values },
     violations: Object.fromEntries(from.counters.violations),
+    series: Object.fromEntries(from.counters.series),
     requests: [...from.requests].map((series) => ({
       labels: series.labels,
       requests: series.requests,
@@ -140,6 +143,7 @@ export function mergeSnapshots(snapshots: readonly StatsSnapshot[]): StatsSnapsh
   return {
     counters: addNumbers(snapshots.map((snapshot) => snapshot.counters)),
     violations: addNumbers(snapshots.map((snapshot) => snapshot.violations)),
+    series: addNumbers(snapshots.map((snapshot) => snapshot.series)),
     requests: mergeBy(
       snapshots.flatMap((snapshot) => snapshot.requests),
       (series) => series.labels,

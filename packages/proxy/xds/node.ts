@@ -1,4 +1,4 @@
-import { create } from '@bufbuild/protobuf';
+import { create, type JsonObject } from '@bufbuild/protobuf';
 import { version } from '@mizzen/common';
 import { type Node, NodeSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
@@ -32,6 +32,9 @@ export function nodeOf(config: ProxyConfig, adminPort: number | undefined): Node
         ...(protocol ? { protocol } : {}),
       })),
       ...(config.outbound ? { MIZZEN_OUTBOUND: config.outbound } : {}),
+      MIZZEN_CONTROL: config.control,
+      ...(config.publicPorts ? { MIZZEN_PUBLIC_PORTS: config.publicPorts.map(({ port, listen }) => ({ port, listen })) } : {}),
+      ...(config.filters ? { MIZZEN_FILTERS: config.filters.map((filter) => ({ ...filter }) as JsonObject) } : {}),
       ...(config.gatewayBind ? { MIZZEN_GATEWAY_BIND: config.gatewayBind } : {}),
       ...(adminPort === undefined ? {} : { MIZZEN_ADMIN: `127.0.0.1:${adminPort}` }),
     },

@@ -20,6 +20,15 @@ const fields: Readonly<Record<string, readonly string[]>> = {
     .flatMap((field) => [`spec.trafficPolicy.${field}`, `spec.subsets.trafficPolicy.${field}`, `spec.trafficPolicy.portLevelSettings.${field}`])
     .concat('spec.workloadSelector'),
   ServiceEntry: ['spec.subjectAltNames'],
+  Telemetry: [
+    'spec.metrics',
+    'spec.accessLogging',
+    'spec.targetRef',
+    'spec.targetRefs',
+    'spec.tracing.customTags',
+    'spec.tracing.match',
+    'spec.tracing.useRequestIdForTraceSampling',
+  ],
   Sidecar: ['spec.egress', 'spec.ingress', 'spec.inboundConnectionPool', 'spec.outboundTrafficPolicy.egressProxy'],
 };
 
@@ -27,7 +36,6 @@ const kindsWithoutEffect: Readonly<Record<string, string>> = {
   'networking.istio.io/WorkloadGroup': 'sidecars register without it',
   'networking.istio.io/ProxyConfig': 'proxies are configured by their command line',
   'networking.istio.io/EnvoyFilter': 'the generated configuration is not patched',
-  'telemetry.istio.io/Telemetry': 'metrics and access logs are always on',
   'extensions.istio.io/WasmPlugin': 'no plugin is loaded',
   'gateway.networking.k8s.io/Gateway': 'use a networking.istio.io/v1 Gateway',
   'gateway.networking.k8s.io/HTTPRoute': 'use a networking.istio.io/v1 VirtualService',
@@ -51,7 +59,7 @@ export function notImplementedWarnings(resource: Resource): string[] {
   const group = groupOf(resource.apiVersion);
   const without = kindsWithoutEffect[`${group}/${resource.kind}`];
   if (without) return [`${resource.kind} is stored but has no effect yet: ${without}.`];
-  if (group !== 'networking.istio.io') return [];
+  if (group !== 'networking.istio.io' && group !== 'telemetry.istio.io') return [];
   return (fields[resource.kind] ?? []).filter((path) => isSet(resource, path.split('.'))).map((path) => `${path} is stored but has no effect yet.`);
 }
 

@@ -1,5 +1,6 @@
 import type { DestinationSpec, GatewaySpec, VirtualServiceSpec } from '@mizzen/api';
 import { closestName, describeOrigin } from '@mizzen/common';
+import { sidecarGateway } from '../apis/resolved-api.ts';
 import { destinationRuleFor } from '../generate/destination-policy.ts';
 import { type Configured, hostMatches, type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import type { Finding } from './finding.ts';
@@ -7,7 +8,7 @@ import type { Finding } from './finding.ts';
 /** References of a VirtualService that lead to nothing: hosts, subsets, ports and gateways. An error means that requests would fail. */
 export function virtualServiceFindings(virtualService: Configured<VirtualServiceSpec>, snapshot: MeshSnapshot): Finding[] {
   const findings: Finding[] = [];
-  const object = `VirtualService ${virtualService.namespace}/${virtualService.name}`;
+  const object = `${virtualService.kind} ${virtualService.namespace}/${virtualService.name}`;
   const add = (code: Finding['code'], level: Finding['level'], path: string, linePath: string, message: string) =>
     findings.push({ code, level, object, path, place: placeOf(virtualService, linePath), message });
 
@@ -63,7 +64,7 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
       add('MZ0002', 'info', `spec.http[${i + 1}]`, `spec.http[${i + 1}]`, `${object}: the route after one without a match is never reached.`);
   }
   for (const [i, name] of (virtualService.spec.gateways ?? []).entries()) {
-    if (name === 'mesh') continue;
+    if (name === 'mesh' || name === sidecarGateway) continue;
     const [namespace, gatewayName] = name.includes('/') ? (name.split('/') as [string, string]) : [virtualService.namespace, name];
     const gateway = snapshot.gateways.find((candidate) => candidate.namespace === namespace && candidate.name === gatewayName);
     if (!gateway) {

@@ -6,6 +6,7 @@ import { protocolOf } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { httpInspector, originalDestination, socketAddress, tcpProxy, tlsInspector } from './connection-manager.ts';
 import { type InboundTarget, implementedService, inboundChains } from './inbound-chains.ts';
+import { inboundExtras } from './inbound-extras.ts';
 import { blackHoleCluster, inboundClusterName, inboundPassthroughCluster, inboundPassthroughClusterIpv6 } from './names.ts';
 import { peerAuthenticationMode, portsWithOwnMode } from './peer-authentication.ts';
 
@@ -53,8 +54,15 @@ function inboundTargets(view: ProxyView, version: 4 | 6, snapshot: MeshSnapshot)
     ...implementedService(inbound, view, snapshot),
     statPrefix: `inbound_${view.address}_${inbound.port}`,
     match: { destinationPort: inbound.port },
+    ...inboundExtras(view, snapshot),
   }));
-  const undeclared = { cluster: passthrough, protocol: protocolOf(undefined, undefined, undefined), service: undefined, statPrefix: passthrough };
+  const undeclared = {
+    cluster: passthrough,
+    protocol: protocolOf(undefined, undefined, undefined),
+    service: undefined,
+    statPrefix: passthrough,
+    ...inboundExtras(view, snapshot),
+  };
   return [
     ...declared,
     ...portsWithOwnMode(view.namespace, view.labels, snapshot)

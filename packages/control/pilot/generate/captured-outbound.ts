@@ -2,9 +2,11 @@ import { create } from '@bufbuild/protobuf';
 import { durationFromMs, type Init } from '@mizzen/envoy-api';
 import type { FilterChainSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { type Listener, ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { apiFilters, apisOf } from '../apis/listener-filters.ts';
 import type { Capture, ProxyView } from '../proxy-view.ts';
 import { isHttp, type Service, type ServicePort } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
+import { tracingFor } from '../telemetry-config.ts';
 import { visibleServices } from './clusters.ts';
 import { connectionManager, httpInspector, originalDestination, plainHttp, socketAddress, tcpProxy, tlsInspector } from './connection-manager.ts';
 import { blackHoleCluster, outboundClusterName, passthroughCluster } from './names.ts';
@@ -23,8 +25,8 @@ export function capturedOutboundListeners(view: ProxyView, capture: Capture, sna
   const plan = planListeners(view, snapshot);
   return [
     ...versions.map((version) => virtualOutbound(capture.outboundPort, version, others)),
-    ...versions.flatMap((version) => [...plan.byPort].map(([port, wanted]) => portListener(port, wanted, version, others, snapshot))),
-    ...[...plan.byAddress.values()].map((wanted) => addressListener(wanted, snapshot)),
+    ...versions.flatMap((version) => [...plan.byPort].map(([port, wanted]) => portListener(port, wanted, version, others, view, snapshot))),
+    ...[...plan.byAddress.values()].map((wanted) => addressListener(wanted, view, snapshot)),
   ];
 }
 
@@ -102,13 +104,13 @@ function planListeners(view: ProxyView, snapshot: MeshSnapshot): { byPort: Map<n
   return { byPort, byAddress };
 }
 
-function portListener(port: number, plan: PortPlan, version: 4 | 6, others: string, snapshot: MeshSnapshot): Listener {
+function portListener(port: number, plan: PortPlan, version: 4 | 6, others: string, view: ProxyView, snapshot: MeshSnapshot): Listener {
   const address = version === 4 ? '0.0.0.0' : '::';
   const name = `${address}_${port}`;
   const speaksHttp = plan.isHttp || plan.isUndeclared;
   // Where HTTP alone is spoken nothing has to be found out.
   const isHttpOnly = plan.isHttp && !plan.isUndeclared && plan.byServerName.size === 0 && plan.byRange.size === 0 && plan.tcpCluster === undefined;
-  const http = httpChain(name, String(port), isHttpOnly);
+  const http = httpChain(name, String(port), isHttpOnly, view, snapshot);
   const rest = plan.tcpCluster ?? others;
   return create(ListenerSchema, {
     name,
@@ -136,7 +138,7 @@ function portListener(port: number, plan: PortPlan, version: 4 | 6, others: stri
   });
 }
 
-function addressListener({ address, service, port }: AddressPlan, snapshot: MeshSnapshot): Listener {
+function addressListener({ address, service, port }: AddressPlan, view: ProxyView, snapshot: MeshSnapshot): Listener {
   const name = `${address}_${port.number}`;
   const cluster = outboundClusterName(port.number, '', service.hostname);
   const isUndeclared = port.protocol === 'AUTO';
@@ -146,12 +148,12 @@ function addressListener({ address, service, port }: AddressPlan, snapshot: Mesh
     bindToPort: false,
     trafficDirection: 2,
     ...(isUndeclared ? detection(snapshot, true, true) : {}),
-    filterChains: isUndeclared ? [httpChain(name, `${service.hostname}:${port.number}`, false)] : [],
+    filterChains: isUndeclared ? [httpChain(name, `${service.hostname}:${port.number}`, false, view, snapshot)] : [],
     defaultFilterChain: { name: `${name}-tcp`, filters: [tcpProxy(cluster, cluster)] },
   });
 }
 
-function httpChain(name: string, routeConfigName: string, isOnly: boolean): Init<typeof FilterChainSchema> {
+function httpChain(name: string, routeConfigName: string, isOnly: boolean, view: ProxyView, snapshot: MeshSnapshot): Init<typeof FilterChainSchema> {
   return {
     name: `${name}-http`,
     ...(isOnly ? {} : { filterChainMatch: { transportProtocol: 'raw_buffer', applicationProtocols: plainHttp } }),
@@ -161,6 +163,8 @@ function httpChain(name: string, routeConfigName: string, isOnly: boolean): Init
         routes: { case: 'rds', value: { configSource: ads, routeConfigName } },
         direction: 'outbound',
         isTls: false,
+        filters: apiFilters(apisOf(view, snapshot).client, snapshot),
+        tracing: tracingFor(view, snapshot),
       }),
     ],
   };

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { create } from '@bufbuild/protobuf';
 import type { ClientTlsSpec, SubsetSpec, TrafficPolicySpec } from '@mizzen/api';
 import { parseDurationMs } from '@mizzen/common';
@@ -8,9 +9,11 @@ import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensi
 import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
 import { spiffeUri } from '../../citadel/spiffe-identity.ts';
+import { apisOf, rateLimitCluster } from '../apis/listener-filters.ts';
 import type { Capture, ProxyView } from '../proxy-view.ts';
 import { mayBeHttp, type Protocol, type Service, type ServicePort } from '../registry/service.ts';
 import { type Configured, isVisible, type MeshSnapshot } from '../snapshot.ts';
+import { socketAddress } from './connection-manager.ts';
 import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
 import { lbEndpoint, locality } from './endpoints.ts';
 import { implementedService } from './inbound-chains.ts';
@@ -24,7 +27,7 @@ import {
   provenance,
   splitAddress,
 } from './names.ts';
-import { ads, meshTlsContext, type Spoken } from './tls-contexts.ts';
+import { ads, meshTlsContext, rootSecretName, type Spoken, workloadSecretName } from './tls-contexts.ts';
 
 const defaultConnectTimeoutMs = 10_000;
 
@@ -41,6 +44,8 @@ export function clustersFor(view: ProxyView, snapshot: MeshSnapshot): Cluster[] 
   }
   for (const port of view.inbound) clusters.push(inboundCluster(port.port, port.app, implementedService(port, view, snapshot).protocol));
   if (view.capture) clusters.push(...captureClusters(view.capture));
+  const { edge, client, sidecar } = apisOf(view, snapshot);
+  if (view.control !== undefined && [...edge, ...client, ...sidecar].some((api) => api.hasGlobalLimits)) clusters.push(rateLimitServiceCluster(view.control));
   return clusters;
 }
 
@@ -251,6 +256,39 @@ function upstreamTls(common: Init<typeof CommonTlsContextSchema>, sni: string) {
     },
   }).transportSocket!;
 }
+
+/** Limits of the whole mesh are counted by the control plane, at the address by which the proxy knows it. */
+function rateLimitServiceCluster(control: string): Cluster {
+  const { address, port } = splitAddress(control);
+  const cluster = create(ClusterSchema, {
+    name: rateLimitCluster,
+    clusterDiscoveryType: { case: 'type', value: isIP(address) === 0 ? Cluster_DiscoveryType.STRICT_DNS : Cluster_DiscoveryType.STATIC },
+    connectTimeout: durationFromMs(1_000),
+    ...httpOptions('http2', {}, undefined),
+    loadAssignment: {
+      clusterName: rateLimitCluster,
+      endpoints: [{ lbEndpoints: [{ hostIdentifier: { case: 'endpoint', value: { address: socketAddress(address, port) } } }] }],
+    },
+  });
+  cluster.transportSocket = upstreamTls(
+    {
+      alpnProtocols: ['h2'],
+      tlsCertificateSdsSecretConfigs: [{ name: workloadSecretName, sdsConfig: ads }],
+      validationContextType: {
+        case: 'combinedValidationContext',
+        value: {
+          defaultValidationContext: { matchTypedSubjectAltNames: [{ sanType: 2, matcher: { matchPattern: { case: 'exact', value: controlPlaneName } } }] },
+          validationContextSdsSecretConfig: { name: rootSecretName, sdsConfig: ads },
+        },
+      },
+    },
+    controlPlaneName,
+  );
+  return cluster;
+}
+
+/** A name in the certificate of every control plane. */
+const controlPlaneName = 'mizzen-control';
 
 /** The application is spoken to in what its port declares, or else in what its caller speaks. */
 function inboundCluster(port: number, app: string, protocol: Protocol): Cluster {

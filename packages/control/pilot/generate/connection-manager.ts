@@ -11,7 +11,9 @@ import { OriginalDstSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filter
 import { TlsInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector_pb.js';
 import {
   HttpConnectionManager_ForwardClientCertDetails,
+  type HttpConnectionManager_TracingSchema,
   HttpConnectionManagerSchema,
+  type HttpFilterSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { TcpProxySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
 
@@ -72,6 +74,9 @@ export interface ConnectionManagerOptions {
   readonly routes: Init<typeof HttpConnectionManagerSchema>['routeSpecifier'];
   readonly direction: 'inbound' | 'outbound' | 'gateway';
   readonly isTls: boolean;
+  /** Filters of APIs and workloads, in their order. */
+  readonly filters?: readonly Init<typeof HttpFilterSchema>[];
+  readonly tracing?: Init<typeof HttpConnectionManager_TracingSchema> | undefined;
 }
 
 /** The access log of HTTP and TCP alike. */
@@ -96,7 +101,7 @@ const maxStreamsInbound = 100;
 const maxStreamsOutbound = 1024;
 
 /** The HTTP connection manager of every listener. Headers by which a peer could pass as somebody else are kept only from the mesh. */
-export function connectionManager({ statPrefix, routes, direction, isTls }: ConnectionManagerOptions): Init<typeof FilterSchema> {
+export function connectionManager({ statPrefix, routes, direction, isTls, filters = [], tracing }: ConnectionManagerOptions): Init<typeof FilterSchema> {
   const certDetails =
     direction === 'inbound' && isTls
       ? HttpConnectionManager_ForwardClientCertDetails.APPEND_FORWARD
@@ -112,12 +117,14 @@ export function connectionManager({ statPrefix, routes, direction, isTls }: Conn
         http2ProtocolOptions: { maxConcurrentStreams: direction === 'outbound' ? maxStreamsOutbound : maxStreamsInbound, allowConnect: true },
         httpFilters: [
           { name: 'envoy.filters.http.cors', configType: { case: 'typedConfig', value: packAny(CorsSchema, {}) } },
+          ...filters,
           { name: 'envoy.filters.http.grpc_web', configType: { case: 'typedConfig', value: packAny(GrpcWebSchema, {}) } },
           ...(direction === 'inbound'
             ? []
             : [{ name: 'envoy.filters.http.fault', configType: { case: 'typedConfig' as const, value: packAny(HTTPFaultSchema, {}) } }]),
           { name: 'envoy.filters.http.router', configType: { case: 'typedConfig', value: packAny(RouterSchema, {}) } },
         ],
+        ...(tracing === undefined ? {} : { tracing }),
         useRemoteAddress: direction === 'gateway',
         forwardClientCertDetails: certDetails,
         setCurrentClientCertDetails: { uri: true, dns: true, subject: true },

@@ -6,9 +6,11 @@ import { type Listener, ListenerSchema } from '@mizzen/envoy-api/gen/envoy/confi
 import { VirtualHost_TlsRequirementType } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { apiFilters, apisOf } from '../apis/listener-filters.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
+import { tracingFor } from '../telemetry-config.ts';
 import { connectionManager, tlsInspector } from './connection-manager.ts';
 import { provenance } from './names.ts';
 import { ads } from './tls-contexts.ts';
@@ -49,6 +51,7 @@ function hostsOf(server: Server): string[] {
 /** LDS for a gateway: one listener per port; servers that share a port become its filter chains (TLS, by SNI) or its virtual hosts. */
 export function gatewayListeners(view: ProxyView, snapshot: MeshSnapshot): Listener[] {
   const byPort = new Map<number, Server[]>();
+  const extras = { filters: apiFilters(apisOf(view, snapshot).edge, snapshot), tracing: tracingFor(view, snapshot) };
   for (const server of serversOf(view, snapshot)) byPort.set(server.port, [...(byPort.get(server.port) ?? []), server]);
   return [...byPort].map(([port, servers]) => {
     const plain = servers.filter((server) => !server.isTls);
@@ -62,6 +65,7 @@ export function gatewayListeners(view: ProxyView, snapshot: MeshSnapshot): Liste
           routes: { case: 'rds', value: { configSource: ads, routeConfigName: routeNameOf(server) } },
           direction: 'gateway',
           isTls: true,
+          ...extras,
         }),
       ],
       transportSocket: {
@@ -79,6 +83,7 @@ export function gatewayListeners(view: ProxyView, snapshot: MeshSnapshot): Liste
             routes: { case: 'rds', value: { configSource: ads, routeConfigName: `http.${port}` } },
             direction: 'gateway',
             isTls: false,
+            ...extras,
           }),
         ],
       });

@@ -1,3 +1,4 @@
+import type { Any } from '@bufbuild/protobuf/wkt';
 import type { MutualTlsMode } from '@mizzen/api';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import type { FilterChainMatchSchema, FilterChainSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
@@ -6,7 +7,7 @@ import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensio
 import type { InboundPort, ProxyView } from '../proxy-view.ts';
 import { isHttp, type Protocol, protocolOf, type Service } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
-import { connectionManager, plainHttp, tcpProxy } from './connection-manager.ts';
+import { type ConnectionManagerOptions, connectionManager, plainHttp, tcpProxy } from './connection-manager.ts';
 import { inboundRoutes } from './inbound-routes.ts';
 import { splitAddress } from './names.ts';
 import { meshAlpn, meshHttpAlpn, meshTlsContext } from './tls-contexts.ts';
@@ -22,13 +23,34 @@ export interface InboundTarget {
   readonly statPrefix: string;
   /** What its connections are told by, beside their transport: the destination port, say. */
   readonly match: Init<typeof FilterChainMatchSchema>;
+  readonly filters: NonNullable<ConnectionManagerOptions['filters']>;
+  readonly filterConfigs: Readonly<Record<string, Any>>;
+  readonly tracing: ConnectionManagerOptions['tracing'];
 }
 
 /** The filter chains of one port: by mutual TLS mode, and by what is spoken where nothing was declared. */
-export function inboundChains({ name, cluster, mode, protocol, service, statPrefix, match }: InboundTarget): Init<typeof FilterChainSchema>[] {
+export function inboundChains({
+  name,
+  cluster,
+  mode,
+  protocol,
+  service,
+  statPrefix,
+  match,
+  filters,
+  filterConfigs,
+  tracing,
+}: InboundTarget): Init<typeof FilterChainSchema>[] {
   const tcp = tcpProxy(cluster, cluster);
   const http = (isTls: boolean) =>
-    connectionManager({ statPrefix, routes: { case: 'routeConfig', value: inboundRoutes(cluster, name, service) }, direction: 'inbound', isTls });
+    connectionManager({
+      statPrefix,
+      routes: { case: 'routeConfig', value: inboundRoutes(cluster, name, service, filterConfigs) },
+      direction: 'inbound',
+      isTls,
+      filters,
+      tracing,
+    });
   const isAuto = protocol === 'AUTO';
   const filter = (isTls: boolean) => (isHttp(protocol) ? http(isTls) : tcp);
   const chains: Init<typeof FilterChainSchema>[] = [];

@@ -1,8 +1,9 @@
+import type { Any } from '@bufbuild/protobuf/wkt';
 import { durationFromMs } from '@mizzen/envoy-api';
 import type { Service } from '../registry/service.ts';
 
 /** The route table of an inbound port: everything goes to the application. `name` is the port's. */
-export function inboundRoutes(cluster: string, name: string, service: Service | undefined) {
+export function inboundRoutes(cluster: string, name: string, service: Service | undefined, typedPerFilterConfig: Readonly<Record<string, Any>>) {
   return {
     name: cluster,
     validateClusters: false,
@@ -10,6 +11,7 @@ export function inboundRoutes(cluster: string, name: string, service: Service | 
       {
         name: `inbound|http|${name}`,
         domains: ['*'],
+        typedPerFilterConfig,
         routes: [
           {
             name: 'default',

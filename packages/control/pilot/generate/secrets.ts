@@ -2,6 +2,7 @@ import { create } from '@bufbuild/protobuf';
 import { type Secret, SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
+import { publicApis } from './public-listeners.ts';
 import { rootSecretName } from './tls-contexts.ts';
 
 /**
@@ -20,7 +21,8 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
       );
       continue;
     }
-    if (view.type !== 'gateway' || !name.startsWith('kubernetes://') || !namedByItsGateways(name, view, snapshot)) continue;
+    if (!name.startsWith('kubernetes://') || !(view.type === 'gateway' ? namedByItsGateways(name, view, snapshot) : namedByItsApis(name, view, snapshot)))
+      continue;
     const [namespace, given = ''] = name.slice('kubernetes://'.length).split('/');
     const wantsCa = given.endsWith('-cacert') && !snapshot.secrets.has(`${namespace}/${given}`);
     const data = snapshot.secrets.get(`${namespace}/${wantsCa ? given.slice(0, -'-cacert'.length) : given}`);
@@ -55,6 +57,14 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
     }
   }
   return secrets;
+}
+
+/** A sidecar is given the certificates of APIs that it answers for. */
+function namedByItsApis(name: string, view: ProxyView, snapshot: MeshSnapshot): boolean {
+  const plain = name.endsWith('-cacert') ? name.slice(0, -'-cacert'.length) : name;
+  return publicApis(view, snapshot).some(({ resolved: { api } }) =>
+    [name, plain].includes(`kubernetes://${api.namespace}/${api.spec.listener?.tls?.credentialName}`),
+  );
 }
 
 /** A gateway is given a secret only when a Gateway resource that selects it names the secret. */

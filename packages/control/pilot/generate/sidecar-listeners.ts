@@ -1,14 +1,18 @@
 import { create } from '@bufbuild/protobuf';
 import { durationFromMs } from '@mizzen/envoy-api';
 import { type Listener, ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { apiFilters, apisOf } from '../apis/listener-filters.ts';
 import type { InboundPort, ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
+import { tracingFor } from '../telemetry-config.ts';
 import { capturedInboundListeners } from './captured-inbound.ts';
 import { capturedOutboundListeners } from './captured-outbound.ts';
 import { connectionManager, httpInspector, socketAddress, tlsInspector } from './connection-manager.ts';
 import { implementedService, inboundChains } from './inbound-chains.ts';
+import { inboundExtras } from './inbound-extras.ts';
 import { inboundClusterName, outboundRouteName, splitAddress } from './names.ts';
 import { peerAuthenticationMode } from './peer-authentication.ts';
+import { publicListeners } from './public-listeners.ts';
 import { ads } from './tls-contexts.ts';
 
 /**
@@ -17,7 +21,8 @@ import { ads } from './tls-contexts.ts';
  */
 export function sidecarListeners(view: ProxyView, snapshot: MeshSnapshot): Listener[] {
   return [
-    ...(view.outbound ? [outboundListener(view.outbound)] : []),
+    ...(view.outbound ? [outboundListener(view.outbound, view, snapshot)] : []),
+    ...publicListeners(view, snapshot),
     ...(view.capture ? capturedOutboundListeners(view, view.capture, snapshot) : []),
     ...(view.capture?.inboundPort === undefined
       ? view.inbound.map((port) => inboundListener(port, view, snapshot))
@@ -25,7 +30,7 @@ export function sidecarListeners(view: ProxyView, snapshot: MeshSnapshot): Liste
   ];
 }
 
-function outboundListener(listen: string): Listener {
+function outboundListener(listen: string, view: ProxyView, snapshot: MeshSnapshot): Listener {
   const { address, port } = splitAddress(listen);
   return create(ListenerSchema, {
     name: `${address}_${port}`,
@@ -39,6 +44,8 @@ function outboundListener(listen: string): Listener {
             routes: { case: 'rds', value: { configSource: ads, routeConfigName: outboundRouteName } },
             direction: 'outbound',
             isTls: false,
+            filters: apiFilters(apisOf(view, snapshot).client, snapshot),
+            tracing: tracingFor(view, snapshot),
           }),
         ],
       },
@@ -66,6 +73,7 @@ function inboundListener(inbound: InboundPort, view: ProxyView, snapshot: MeshSn
       service,
       statPrefix: `inbound_${inbound.listen}`,
       match: {},
+      ...inboundExtras(view, snapshot),
     }),
     metadata: { filterMetadata: { 'mizzen.inbound': { mtls: mode, port: inbound.port } } },
   });

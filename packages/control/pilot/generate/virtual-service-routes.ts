@@ -1,3 +1,4 @@
+import type { Any } from '@bufbuild/protobuf/wkt';
 import type { CorsPolicySpec, HeaderOperationsSpec, HttpMatchSpec, HttpRouteSpec, PercentSpec, StringMatchSpec, VirtualServiceSpec } from '@mizzen/api';
 import { grpcStatusOf } from '@mizzen/api';
 import { parseDurationMs } from '@mizzen/common';
@@ -139,6 +140,7 @@ function headerMatcher(name: string, spec: StringMatchSpec | null, isInverted: b
 function pathSpecifier(uri: StringMatchSpec | undefined): Init<typeof RouteMatchSchema>['pathSpecifier'] {
   if (uri?.exact !== undefined) return { case: 'path', value: uri.exact };
   if (uri?.regex !== undefined) return { case: 'safeRegex', value: { regex: uri.regex } };
+  if (uri?.segments !== undefined) return { case: 'pathSeparatedPrefix', value: uri.segments };
   return { case: 'prefix', value: uri?.prefix ?? '/' };
 }
 
@@ -168,6 +170,7 @@ function routeAction(
   const typedPerFilterConfig = {
     ...(spec.fault ? { 'envoy.filters.http.fault': packAny(HTTPFaultSchema, faultConfig(spec)) } : {}),
     ...(spec.corsPolicy ? { 'envoy.filters.http.cors': packAny(CorsPolicySchema, corsConfig(spec.corsPolicy)) } : {}),
+    ...(spec.filterConfigs as Readonly<Record<string, Any>> | undefined),
   };
   return { ...headers, typedPerFilterConfig, action: { case: 'route', value: forwardAction(spec, match, virtualService, port, snapshot) } };
 }

@@ -1,0 +1,175 @@
+import type { Any } from '@bufbuild/protobuf/wkt';
+import type { ApiPoliciesSpec, ApiSpec, FilterReferenceSpec, JwtProviderSpec, RateLimitSpec } from '@mizzen/api';
+import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
+import { type Init, packAny } from '@mizzen/envoy-api';
+import {
+  AuthenticationPerRouteSchema,
+  CachePerRouteSchema,
+  CredentialPerRouteSchema,
+  IpAccessPerRouteSchema,
+  type JwtProviderSchema,
+  Limit_By,
+  type LimitSchema,
+  RateLimitPerRouteSchema,
+  ScriptPerRouteSchema,
+  TranscodingPerRouteSchema,
+  ValidationPerRouteSchema,
+} from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
+import { OpenApiDocument, readTranscodedMethods } from '@mizzen/gateway';
+import { parse } from 'yaml';
+import type { Configured } from '../snapshot.ts';
+import type { DocumentReader } from './documents.ts';
+
+/** The filters of API policies, in the order in which a request meets them. */
+export const policyFilters = {
+  ipAccess: 'mizzen.filters.http.ip_access',
+  authentication: 'mizzen.filters.http.authentication',
+  rateLimit: 'mizzen.filters.http.rate_limit',
+  validation: 'mizzen.filters.http.validation',
+  script: 'mizzen.filters.http.script',
+  cache: 'mizzen.filters.http.cache',
+  transcoder: 'mizzen.filters.http.grpc_json_transcoder',
+  credential: 'mizzen.filters.http.credential_injector',
+} as const;
+
+export interface PolicySources {
+  readonly documents: DocumentReader;
+  /** Values of Secrets, in base64, by `namespace/name`. */
+  readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
+}
+
+/** What the policies of an API say to the filters on its routes. Throws MizzenError, with the field, for what cannot be honoured. */
+export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources): Record<string, Any> {
+  const { spec } = api;
+  const policies: ApiPoliciesSpec = spec.policies ?? {};
+  const configs: Record<string, Any> = {};
+  const originFile = api.originFile;
+  if (policies.ipAccess)
+    configs[policyFilters.ipAccess] = packAny(IpAccessPerRouteSchema, {
+      allow: [...(policies.ipAccess.allow ?? [])],
+      deny: [...(policies.ipAccess.deny ?? [])],
+    });
+  if (policies.authentication) {
+    const { apiKey, basic, hmac, jwt = [], optional, forwardCredentials, allow } = policies.authentication;
+    const isPlaced = apiKey?.headers?.length || apiKey?.queryParameters?.length;
+    configs[policyFilters.authentication] = packAny(AuthenticationPerRouteSchema, {
+      ...(apiKey ? { apiKey: { headers: isPlaced ? [...(apiKey.headers ?? [])] : ['x-api-key'], queryParameters: [...(apiKey.queryParameters ?? [])] } } : {}),
+      ...(basic ? { basic: { realm: basic.realm ?? spec.hosts[0] ?? 'api' } } : {}),
+      ...(hmac ? { hmac: { clockSkewSeconds: hmac.clockSkewSeconds ?? 0, requiresDigest: hmac.requiresDigest ?? false } } : {}),
+      jwt: jwt.map(jwtProvider),
+      allowsAnonymous: optional ?? false,
+      forwardsCredentials: forwardCredentials ?? false,
+      allowedConsumers: (allow?.consumers ?? []).map((name) => (name.includes('/') ? name : `${api.namespace}/${name}`)),
+      allowedGroups: [...(allow?.groups ?? [])],
+    });
+  }
+  if (policies.rateLimits?.length)
+    configs[policyFilters.rateLimit] = packAny(RateLimitPerRouteSchema, { limits: policies.rateLimits.map((limit, i) => rateLimit(limit, i, api)) });
+  if (policies.validation) {
+    const openapi = openApiOf(api, sources.documents);
+    const basePath = policies.validation.basePath ?? basePathOf(openapi);
+    OpenApiDocument.compile(openapi, basePath, 'spec.openapi');
+    configs[policyFilters.validation] = packAny(ValidationPerRouteSchema, {
+      openapi,
+      basePath,
+      maxBodyBytes: policies.validation.maxBodyBytes ?? 0,
+      allowsUnknown: policies.validation.allowUnknown ?? false,
+    });
+  }
+  if (policies.filters?.length) configs[policyFilters.script] = scriptConfig(policies.filters, (file) => sources.documents.fileOf(file, originFile));
+  if (policies.cache) {
+    const { defaultTtl, maxBodyBytes, maxBytes } = policies.cache;
+    configs[policyFilters.cache] = packAny(CachePerRouteSchema, {
+      defaultTtlMs: (defaultTtl && parseDurationMs(defaultTtl)) || 0,
+      maxBodyBytes: maxBodyBytes ?? 0,
+      maxBytes: BigInt(maxBytes ?? 0),
+    });
+  }
+  if (policies.transcoding) {
+    const { services, maxBodyBytes } = policies.transcoding;
+    let descriptorSet = sources.documents.read(policies.transcoding, api.namespace, originFile);
+    // A ConfigMap holds text.
+    if (policies.transcoding.configMap) descriptorSet = Buffer.from(descriptorSet.toString(), 'base64');
+    readTranscodedMethods(descriptorSet, services, 'spec.policies.transcoding');
+    configs[policyFilters.transcoder] = packAny(TranscodingPerRouteSchema, { descriptorSet, services: [...services], maxBodyBytes: maxBodyBytes ?? 0 });
+  }
+  if (policies.credential) {
+    const { header, queryParameter, prefix, secret } = policies.credential;
+    const value = sources.secrets.get(`${api.namespace}/${secret.name}`)?.[secret.key];
+    if (value === undefined)
+      throw new MizzenError(
+        'no-secret',
+        `spec.policies.credential.secret: the Secret ${api.namespace}/${secret.name} does not exist, or has no key ${JSON.stringify(secret.key)}`,
+      );
+    configs[policyFilters.credential] = packAny(CredentialPerRouteSchema, {
+      header: header ?? '',
+      queryParameter: queryParameter ?? '',
+      value: `${prefix ?? ''}${Buffer.from(value, 'base64').toString('utf8').trim()}`,
+    });
+  }
+  return configs;
+}
+
+export function scriptConfig(filters: readonly FilterReferenceSpec[], fileOf: (file: string) => string): Any {
+  return packAny(ScriptPerRouteSchema, {
+    scripts: filters.map(({ file, config, timeout }) => ({
+      file: fileOf(file),
+      ...(config === undefined ? {} : { config: config as never }),
+      timeoutMs: (timeout && parseDurationMs(timeout)) || 0,
+    })),
+  });
+}
+
+function jwtProvider(provider: JwtProviderSpec): Init<typeof JwtProviderSchema> {
+  const { jwks, jwksUri } = provider;
+  return {
+    name: provider.name ?? provider.issuer,
+    issuer: provider.issuer,
+    audiences: [...(provider.audiences ?? [])],
+    keys: jwks === undefined ? { case: 'jwksUri', value: jwksUri! } : { case: 'jwks', value: jwks },
+    headers: [...(provider.headers ?? (provider.queryParameters?.length ? [] : ['authorization']))],
+    queryParameters: [...(provider.queryParameters ?? [])],
+    clockSkewSeconds: provider.clockSkewSeconds ?? 0,
+    claimToHeader: { ...provider.claimToHeader },
+    consumerClaim: provider.consumerClaim ?? '',
+  };
+}
+
+const limitedBy = { all: Limit_By.ALL, consumer: Limit_By.CONSUMER, ip: Limit_By.IP, header: Limit_By.HEADER, claim: Limit_By.CLAIM } as const;
+
+function rateLimit(limit: RateLimitSpec, index: number, api: Configured<ApiSpec>): Init<typeof LimitSchema> {
+  return {
+    // Two APIs' limits of one name are two limits.
+    name: `${api.namespace}/${api.name}/${limit.name ?? index}`,
+    by: limitedBy[limit.by ?? 'all'],
+    key: limit.key ?? '',
+    requests: limit.requests,
+    perMs: parseDurationMs(limit.per) ?? 1_000,
+    burst: limit.burst ?? 0,
+    isGlobal: limit.scope === 'global',
+    failsClosed: limit.failClosed ?? false,
+  };
+}
+
+/** The OpenAPI document as JSON, whatever it was written in. */
+function openApiOf(api: Configured<ApiSpec>, documents: DocumentReader): string {
+  const { openapi } = api.spec;
+  if (openapi?.inline) return JSON.stringify(openapi.inline);
+  const text = documents.read(openapi!, api.namespace, api.originFile).toString('utf8');
+  try {
+    return JSON.stringify(text.trimStart().startsWith('{') ? JSON.parse(text) : parse(text, { maxAliasCount: 100 }));
+  } catch (error) {
+    throw new MizzenError('invalid-openapi', `spec.openapi: the document is neither JSON nor YAML: ${messageOf(error).split('\n')[0]}`);
+  }
+}
+
+/** OpenAPI, Server Object: the path of the first one stands before all paths. */
+function basePathOf(openapi: string): string {
+  const { servers } = JSON.parse(openapi) as { readonly servers?: readonly { readonly url?: string }[] };
+  const url = servers?.[0]?.url ?? '';
+  try {
+    return new URL(url, 'http://api.invalid').pathname.replace(/\/$/, '');
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,53 @@
+import { readFileSync, realpathSync, statSync } from 'node:fs';
+import { dirname, isAbsolute, relative, resolve } from 'node:path';
+import type { DocumentSpec } from '@mizzen/api';
+import { MizzenError, messageOf } from '@mizzen/common';
+
+const maxDocumentBytes = 10 * 1024 * 1024;
+
+/** What a resource refers to, found: files beside it, and ConfigMaps. */
+export class DocumentReader {
+  readonly #root: string | undefined;
+  readonly #configMaps: ReadonlyMap<string, Readonly<Record<string, string>>>;
+
+  /** Files are only read within `root`, the folder that the control plane follows: whoever may write resources may not thereby read the machine. */
+  constructor(root: string | undefined, configMaps: ReadonlyMap<string, Readonly<Record<string, string>>>) {
+    this.#root = root;
+    this.#configMaps = configMaps;
+  }
+
+  /** The whole path of a file that a resource names. Throws MizzenError. */
+  fileOf(file: string, originFile: string | undefined): string {
+    if (this.#root === undefined)
+      throw new MizzenError('no-files', `the file ${JSON.stringify(file)} cannot be read: this control plane follows no folder (--dir). Use a ConfigMap.`);
+    const path = resolve(originFile === undefined ? this.#root : dirname(resolve(originFile)), file);
+    let real: string;
+    try {
+      real = realpathSync(path);
+    } catch {
+      throw new MizzenError('no-file', `the file ${path} does not exist`);
+    }
+    const inside = relative(realpathSync(this.#root), real);
+    if (inside.startsWith('..') || isAbsolute(inside))
+      throw new MizzenError('file-outside', `the file ${JSON.stringify(file)} is outside of the folder that the control plane follows`);
+    return real;
+  }
+
+  /** The content of a document. Throws MizzenError. */
+  read(spec: DocumentSpec, namespace: string, originFile: string | undefined): Buffer {
+    if (spec.configMap !== undefined) {
+      const { name, key } = spec.configMap;
+      const value = this.#configMaps.get(`${namespace}/${name}`)?.[key];
+      if (value === undefined)
+        throw new MizzenError('no-config-map', `the ConfigMap ${namespace}/${name} does not exist, or has no key ${JSON.stringify(key)}`);
+      return Buffer.from(value);
+    }
+    const path = this.fileOf(spec.file!, originFile);
+    try {
+      if (statSync(path).size > maxDocumentBytes) throw new MizzenError('file-too-large', `the file ${path} is larger than ${maxDocumentBytes} bytes`);
+      return readFileSync(path);
+    } catch (error) {
+      throw new MizzenError('no-file', `the file ${path} cannot be read: ${messageOf(error)}`);
+    }
+  }
+}

@@ -1,0 +1,244 @@
+import { MizzenError, messageOf } from '@mizzen/common';
+import { queryValues } from './query-string.ts';
+import { newSchemaCompiler, type SchemaCompiler } from './schema-compiler.ts';
+
+export interface ContentCheck {
+  readonly errors: readonly { readonly pointer?: string; readonly parameter?: string; readonly detail: string }[];
+  readonly detail: string;
+}
+
+/** As much of a message's header as checking needs. */
+export interface HeaderFields {
+  /** All values of a field, joined with commas. */
+  getJoined(name: string): string | undefined;
+}
+
+type Json = Readonly<Record<string, unknown>>;
+const methods = ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace'];
+const maxDepth = 64;
+
+/** An OpenAPI document as requests meet it: templates of paths, and for each operation what it takes. */
+export class OpenApiDocument {
+  readonly #paths: readonly PathItem[];
+  readonly #basePath: string;
+
+  private constructor(paths: readonly PathItem[], basePath: string) {
+    this.#paths = paths;
+    this.#basePath = basePath;
+  }
+
+  /** Throws MizzenError with the place in the document that cannot be used. */
+  static compile(text: string, basePath: string, place: string): OpenApiDocument {
+    let document: Json;
+    try {
+      document = JSON.parse(text) as Json;
+    } catch (error) {
+      throw new MizzenError('invalid-openapi', `${place}: the OpenAPI document is no JSON: ${messageOf(error)}`);
+    }
+    const version = document['openapi'];
+    if (typeof version !== 'string' || !/^3\.[01]\.\d+/.test(version))
+      throw new MizzenError('invalid-openapi', `${place}: openapi is ${JSON.stringify(version)}; documents of OpenAPI 3.0 and 3.1 are taken`);
+    const compiler = newSchemaCompiler(document);
+    const paths = Object.entries((document['paths'] ?? {}) as Record<string, Json>).map(([template, item]) => {
+      try {
+        return new PathItem(template, item, compiler);
+      } catch (error) {
+        throw new MizzenError('invalid-openapi', `${place}: paths["${template}"]: ${messageOf(error)}`);
+      }
+    });
+    // OpenAPI 3.1, "Path Templating Matching": concrete paths before templated ones.
+    paths.sort((a, b) => a.parameterNames.length - b.parameterNames.length);
+    return new OpenApiDocument(paths, basePath.replace(/\/$/, ''));
+  }
+
+  find(
+    method: string,
+    target: string,
+  ):
+    | { readonly kind: 'unknown-path' }
+    | { readonly kind: 'unknown-method'; readonly allowed: readonly string[] }
+    | { readonly kind: 'operation'; readonly operation: Operation; readonly pathParameters: Readonly<Record<string, string>> } {
+    const cut = target.indexOf('?');
+    const path = cut < 0 ? target : target.slice(0, cut);
+    if (!path.startsWith(this.#basePath)) return { kind: 'unknown-path' };
+    const rest = path.slice(this.#basePath.length) || '/';
+    let allowed: readonly string[] | undefined;
+    for (const item of this.#paths) {
+      const pathParameters = item.match(rest);
+      if (pathParameters === undefined) continue;
+      const operation = item.operations.get(method) ?? (method === 'HEAD' ? item.operations.get('GET') : undefined);
+      if (operation !== undefined) return { kind: 'operation', operation, pathParameters };
+      allowed ??= [...item.operations.keys()];
+    }
+    return allowed === undefined ? { kind: 'unknown-path' } : { kind: 'unknown-method', allowed };
+  }
+}
+
+class PathItem {
+  readonly parameterNames: readonly string[];
+  readonly operations: ReadonlyMap<string, Operation>;
+  readonly #pattern: RegExp;
+
+  constructor(template: string, given: Json, compiler: SchemaCompiler) {
+    const item = compiler.resolve(given);
+    const names: string[] = [];
+    if (!template.startsWith('/')) throw new Error('a path begins with /');
+    const source = template.split(/(\{[^}]+\})/).map((part) => {
+      if (!part.startsWith('{')) return part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+      names.push(part.slice(1, -1));
+      return '([^/]+)';
+    });
+    this.#pattern = new RegExp(`^${source.join('')}$`);
+    this.parameterNames = names;
+    const pointer = `#/paths/${escapePointer(template)}`;
+    const shared = ((item['parameters'] ?? []) as Json[]).map((parameter) => compiler.resolve(parameter));
+    this.operations = new Map(
+      methods.flatMap((method) => {
+        const operation = item[method];
+        return operation === undefined ? [] : [[method.toUpperCase(), new Operation(operation as Json, shared, `${pointer}/${method}`, compiler)] as const];
+      }),
+    );
+  }
+
+  match(path: string): Record<string, string> | undefined {
+    const match = this.#pattern.exec(path);
+    if (match === null) return undefined;
+    const values: Record<string, string> = {};
+    for (const [i, name] of this.parameterNames.entries()) {
+      try {
+        values[name] = decodeURIComponent(match[i + 1]!);
+      } catch {
+        return undefined;
+      }
+    }
+    return values;
+  }
+}
+
+interface Parameter {
+  readonly name: string;
+  readonly location: 'path' | 'query' | 'header' | 'cookie';
+  readonly isRequired: boolean;
+  readonly isList: boolean;
+  /** `explode`: a list is given by repeating the parameter. */
+  readonly explodes: boolean;
+  check(values: { value: unknown }): string | undefined;
+}
+
+export class Operation {
+  readonly requiresBody: boolean;
+  readonly mediaTypes: readonly string[];
+  readonly #parameters: readonly Parameter[];
+  readonly #contents: ReadonlyMap<string, ((body: Buffer) => ContentCheck) | undefined>;
+
+  constructor(operation: Json, shared: readonly Json[], pointer: string, compiler: SchemaCompiler) {
+    const own = ((operation['parameters'] ?? []) as Json[]).map((parameter) => compiler.resolve(parameter));
+    const key = (parameter: Json) => `${String(parameter['in'])} ${String(parameter['name'])}`;
+    const taken = new Set(own.map(key));
+    this.#parameters = [...own, ...shared.filter((parameter) => !taken.has(key(parameter)))].flatMap((parameter) => {
+      const compiled = compileParameter(parameter, compiler);
+      return compiled === undefined ? [] : [compiled];
+    });
+    const given = operation['requestBody'] as Json | undefined;
+    const body = given && compiler.resolve(given);
+    this.requiresBody = body?.['required'] === true;
+    const contents = (body?.['content'] ?? {}) as Record<string, Json>;
+    this.mediaTypes = Object.keys(contents);
+    this.#contents = new Map(
+      Object.entries(contents).map(([type, content]) => {
+        const isJson = /^(?:[\w.+-]+|\*)\/(?:json|[\w.+-]+\+json|\*)$/.test(type.toLowerCase());
+        const schema = content['schema'];
+        return [
+          type.toLowerCase(),
+          isJson && schema !== undefined ? jsonCheck(compiler.compile(schema as Json, `${pointer}/requestBody`)) : undefined,
+        ] as const;
+      }),
+    );
+  }
+
+  checkParameters(path: Readonly<Record<string, string>>, target: string, headers: HeaderFields): ContentCheck['errors'] {
+    const errors: { parameter: string; detail: string }[] = [];
+    for (const parameter of this.#parameters) {
+      const { name, location, isRequired, isList, explodes } = parameter;
+      let values: string[];
+      if (location === 'path') values = path[name] === undefined ? [] : [path[name]];
+      else if (location === 'query') values = queryValues(target, name);
+      else if (location === 'header') {
+        const value = headers.getJoined(name.toLowerCase());
+        values = value === undefined ? [] : [value.trim()];
+      } else values = cookieValues(headers.getJoined('cookie'), name);
+      if (values.length === 0) {
+        if (isRequired) errors.push({ parameter: name, detail: `the ${location} parameter is missing` });
+        continue;
+      }
+      if (!isList && values.length > 1) {
+        errors.push({ parameter: name, detail: 'the parameter may be given once' });
+        continue;
+      }
+      const value = isList ? (explodes && location === 'query' ? values : values.flatMap((text) => text.split(','))) : values[0];
+      const problem = parameter.check({ value });
+      if (problem !== undefined) errors.push({ parameter: name, detail: problem });
+    }
+    return errors;
+  }
+
+  contentCheckFor(contentType: string | undefined): ((body: Buffer) => ContentCheck) | 'not-taken' | 'not-checked' {
+    const type = (contentType ?? '').split(';', 1)[0]!.trim().toLowerCase();
+    for (const candidate of [type, `${type.split('/', 1)[0]}/*`, '*/*'])
+      if (this.#contents.has(candidate)) {
+        const check = this.#contents.get(candidate);
+        return check === undefined || !/\/(?:.*\+)?json$/.test(type) ? 'not-checked' : check;
+      }
+    return 'not-taken';
+  }
+}
+
+function compileParameter(parameter: Json, compiler: SchemaCompiler): Parameter | undefined {
+  const name = String(parameter['name']);
+  const location = parameter['in'];
+  if (location !== 'path' && location !== 'query' && location !== 'header' && location !== 'cookie') return undefined;
+  // These are about HTTP itself, and described elsewhere (OpenAPI 3.1, Parameter Object).
+  if (location === 'header' && ['accept', 'content-type', 'authorization'].includes(name.toLowerCase())) return undefined;
+  const style = parameter['style'] ?? (location === 'query' || location === 'cookie' ? 'form' : 'simple');
+  const schema = parameter['schema'] as Json | undefined;
+  const isRequired = parameter['required'] === true || location === 'path';
+  const resolved = schema && compiler.resolve(schema);
+  const isList = resolved?.['type'] === 'array';
+  // Objects and rarer styles are only looked for, not into.
+  const isPlain = schema !== undefined && (style === 'form' || style === 'simple') && resolved?.['type'] !== 'object';
+  const check = isPlain ? compiler.compileParameter(schema) : undefined;
+  return { name, location, isRequired, isList: isList || !isPlain, explodes: parameter['explode'] !== false, check: (holder) => check?.(holder) };
+}
+
+function jsonCheck(check: (value: unknown) => ContentCheck['errors']): (body: Buffer) => ContentCheck {
+  return (body) => {
+    let value: unknown;
+    try {
+      value = JSON.parse(body.toString('utf8'));
+    } catch (error) {
+      return { errors: [{ pointer: '#', detail: messageOf(error) }], detail: 'the body is no JSON' };
+    }
+    if (isDeeperThan(value, maxDepth))
+      return { errors: [{ pointer: '#', detail: `it is nested deeper than ${maxDepth}` }], detail: 'the body is nested too deep' };
+    return { errors: check(value), detail: 'the body is not what this API takes' };
+  };
+}
+
+function isDeeperThan(value: unknown, depth: number): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  if (depth === 0) return true;
+  for (const member of Object.values(value)) if (isDeeperThan(member, depth - 1)) return true;
+  return false;
+}
+
+function cookieValues(text: string | undefined, name: string): string[] {
+  return (text ?? '')
+    .split(/[;,]/)
+    .map((part) => part.trim())
+    .filter((part) => part.startsWith(`${name}=`))
+    .map((part) => part.slice(name.length + 1));
+}
+
+function escapePointer(text: string): string {
+  return text.replaceAll('~', '~0').replaceAll('/', '~1');
+}

@@ -1,0 +1,29 @@
+/** All values of a query parameter, decoded; one that cannot be decoded counts as it is. */
+export function queryValues(target: string, parameter: string): string[] {
+  const cut = target.indexOf('?');
+  if (cut < 0) return [];
+  const values: string[] = [];
+  for (const part of target.slice(cut + 1).split('&')) {
+    const equals = part.indexOf('=');
+    if (decode(equals < 0 ? part : part.slice(0, equals)) === parameter) values.push(equals < 0 ? '' : decode(part.slice(equals + 1)));
+  }
+  return values;
+}
+
+/** The target without a parameter of its query, however that is written. */
+export function removeQueryParameter(target: string, parameter: string): string {
+  const cut = target.indexOf('?');
+  if (cut < 0) return target;
+  const parts = target.slice(cut + 1).split('&');
+  const rest = parts.filter((part) => decode(part.split('=', 1)[0]!) !== parameter);
+  if (rest.length === parts.length) return target;
+  return rest.length === 0 ? target.slice(0, cut) : `${target.slice(0, cut)}?${rest.join('&')}`;
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text.replaceAll('+', ' '));
+  } catch {
+    return text;
+  }
+}

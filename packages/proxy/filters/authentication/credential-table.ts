@@ -1,0 +1,109 @@
+import { createHash, createHmac, randomBytes, scrypt, timingSafeEqual } from 'node:crypto';
+import { MizzenError } from '@mizzen/common';
+import type { Authentication } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
+import type { Consumer } from '../../http/exchange.ts';
+
+/** A consumer as a credential proves it. */
+export interface Holder {
+  readonly consumer: Consumer;
+  /** namespace/name of the credential. */
+  readonly credential: string;
+  /** Milliseconds since 1970; Infinity: never. */
+  readonly expiresAtMs: number;
+}
+
+interface Login {
+  readonly holder: Holder;
+  readonly parameters: { readonly N: number; readonly r: number; readonly p: number };
+  readonly salt: Buffer;
+  readonly hash: Buffer;
+}
+
+/** Passwords cost 30 ms each by design: no more than so many are looked at, or wait for it, at one time. */
+const maxPendingPasswords = 32;
+/** A password that was right is taken without that cost for so long. */
+const rememberMs = 5 * 60_000;
+const maxRemembered = 10_000;
+
+/**
+ * All credentials that a proxy knows, found by what their holders show: API keys by their SHA-256, so that the keys themselves are nowhere;
+ * passwords against their scrypt hash (RFC 7914).
+ */
+export class CredentialTable {
+  readonly #keys: Map<string, Holder>;
+  readonly #logins: Map<string, Login>;
+  readonly #hmacKeys: Map<string, { readonly holder: Holder; readonly secret: Buffer }>;
+  readonly #remembered: Map<string, number>;
+  readonly #rememberKey: Buffer;
+  #pendingPasswords: number;
+
+  constructor(config: Authentication, place: string) {
+    this.#keys = new Map();
+    this.#logins = new Map();
+    this.#hmacKeys = new Map();
+    this.#remembered = new Map();
+    this.#rememberKey = randomBytes(32);
+    this.#pendingPasswords = 0;
+    for (const { name, groups, credentials } of config.consumers) {
+      const consumer: Consumer = { name, groups, claims: {} };
+      for (const credential of credentials) {
+        const holder: Holder = {
+          consumer,
+          credential: credential.name,
+          expiresAtMs: credential.expiresAtMs === 0n ? Number.POSITIVE_INFINITY : Number(credential.expiresAtMs),
+        };
+        const { kind } = credential;
+        if (kind.case === 'apiKey') this.#keys.set(Buffer.from(kind.value.sha256).toString('base64'), holder);
+        else if (kind.case === 'basic') this.#logins.set(kind.value.username, readLogin(kind.value.passwordHash, holder, place));
+        else if (kind.case === 'hmac') this.#hmacKeys.set(kind.value.keyId, { holder, secret: Buffer.from(kind.value.secret) });
+        else throw new MizzenError('invalid-filter', `${place}: credential ${credential.name} is of no kind that is known`);
+      }
+    }
+  }
+
+  /** Whoever holds this key. The look-up is by its hash: how long it takes says nothing about keys. */
+  byApiKey(key: string): Holder | undefined {
+    return this.#keys.get(createHash('sha256').update(key).digest('base64'));
+  }
+
+  byHmacKeyId(keyId: string): { readonly holder: Holder; readonly secret: Buffer } | undefined {
+    return this.#hmacKeys.get(keyId);
+  }
+
+  /** A login that was right a short while ago; undefined says nothing. */
+  rememberedLogin(username: string, password: string, now: number): Holder | undefined {
+    const until = this.#remembered.get(this.#fingerprint(username, password));
+    return until !== undefined && until > now ? this.#logins.get(username)?.holder : undefined;
+  }
+
+  /** Calls `done` later, with the holder, undefined for a wrong login, or `busy`. */
+  checkLogin(username: string, password: string, now: number, done: (holder: Holder | undefined | 'busy') => void): void {
+    if (this.#pendingPasswords >= maxPendingPasswords) return done('busy');
+    const login = this.#logins.get(username);
+    // A name that nobody has takes as long as a wrong password.
+    const { parameters, salt, hash } = login ?? noLogin;
+    this.#pendingPasswords++;
+    scrypt(password, salt, hash.length, { ...parameters, maxmem: 256 * parameters.N * parameters.r }, (error, derived) => {
+      this.#pendingPasswords--;
+      if (error !== null || login === undefined || !timingSafeEqual(derived, hash)) return done(undefined);
+      if (this.#remembered.size >= maxRemembered) this.#remembered.clear();
+      this.#remembered.set(this.#fingerprint(username, password), now + rememberMs);
+      done(login.holder);
+    });
+  }
+
+  #fingerprint(username: string, password: string): string {
+    return createHmac('sha256', this.#rememberKey).update(`${username.length}:${username}${password}`).digest('base64');
+  }
+}
+
+const noLogin = { parameters: { N: 16_384, r: 8, p: 1 }, salt: Buffer.alloc(16), hash: Buffer.alloc(32) };
+
+function readLogin(text: string, holder: Holder, place: string): Login {
+  const match = /^scrypt\$(\d+)\$(\d+)\$(\d+)\$([A-Za-z0-9+/]+=*)\$([A-Za-z0-9+/]+=*)$/.exec(text);
+  const [N, r, p] = (match ?? []).slice(1, 4).map(Number);
+  // What a hash costs is bounded: it is paid for every login.
+  if (match === null || !(N! >= 1024 && N! <= 65_536 && r! >= 1 && r! <= 16 && p! >= 1 && p! <= 4) || (N! & (N! - 1)) !== 0)
+    throw new MizzenError('invalid-filter', `${place}: the password of credential ${holder.credential} is no scrypt hash (scrypt$N$r$p$salt$hash)`);
+  return { holder, parameters: { N: N!, r: r!, p: p! }, salt: Buffer.from(match[4]!, 'base64'), hash: Buffer.from(match[5]!, 'base64') };
+}

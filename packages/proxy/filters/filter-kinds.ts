@@ -1,0 +1,43 @@
+import { unpackAny } from '@mizzen/envoy-api';
+import { ConfigSchema as BridgeSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/grpc_http1_bridge/v3/config_pb.js';
+import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { authentication } from './authentication/authentication.ts';
+import { cache } from './cache/cache.ts';
+import { corsFilter } from './cors.ts';
+import { credentialInjector } from './credential-injector.ts';
+import { faultFilter } from './fault.ts';
+import type { FilterKind } from './filter.ts';
+import { grpcHttp1BridgeFilter } from './grpc-http1-bridge.ts';
+import { grpcWebFilter } from './grpc-web.ts';
+import { ipAccess } from './ip-access.ts';
+import { rateLimit } from './rate-limit/rate-limit.ts';
+import { script } from './script/script.ts';
+import { transcoder } from './transcoder/transcoder.ts';
+import { validation } from './validation/validation.ts';
+
+const bridge: FilterKind = {
+  name: 'envoy.filters.http.grpc_http1_bridge',
+  create(any, place) {
+    const config = unpackAny(BridgeSchema, any);
+    if (config) refuseUnsupported(BridgeSchema, config, new Set(['upgradeProtobufToGrpc', 'ignoreQueryParameters']), place);
+    return grpcHttp1BridgeFilter({ wrapsProtobuf: config?.upgradeProtobufToGrpc ?? false, dropsQuery: config?.ignoreQueryParameters ?? false });
+  },
+};
+
+/** Every HTTP filter that there is, by its name. A new one is a line here. */
+export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
+  [
+    { name: 'envoy.filters.http.cors', create: () => corsFilter } satisfies FilterKind,
+    { name: 'envoy.filters.http.grpc_web', create: () => grpcWebFilter } satisfies FilterKind,
+    { name: 'envoy.filters.http.fault', create: (_config, _place, { random }) => faultFilter(random) } satisfies FilterKind,
+    bridge,
+    ipAccess,
+    authentication,
+    rateLimit,
+    validation,
+    script,
+    cache,
+    transcoder,
+    credentialInjector,
+  ].map((kind) => [kind.name, kind]),
+);

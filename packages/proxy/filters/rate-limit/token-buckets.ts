@@ -1,0 +1,64 @@
+/**
+ * Token buckets, one for each key. A bucket is filled evenly: `tokens` in each `periodMs`, up to `capacity`. Keys that have not been used for
+ * long are forgotten, which changes nothing: their buckets would be full.
+ */
+export class TokenBuckets {
+  readonly capacity: number;
+  readonly #perMs: number;
+  readonly #maxKeys: number;
+  readonly #buckets: Map<string, Bucket>;
+
+  constructor(tokens: number, periodMs: number, capacity: number, maxKeys: number) {
+    this.capacity = capacity;
+    this.#perMs = tokens / periodMs;
+    this.#maxKeys = maxKeys;
+    this.#buckets = new Map();
+  }
+
+  /** Takes a token, if there is one. `now` in milliseconds of a clock that does not go back. */
+  take(key: string, now: number): Taken {
+    let bucket = this.#buckets.get(key);
+    if (bucket === undefined) {
+      if (this.#buckets.size >= this.#maxKeys) this.#forgetOldest(now);
+      bucket = new Bucket(this.capacity, now);
+      this.#buckets.set(key, bucket);
+    } else {
+      bucket.tokens = Math.min(this.capacity, bucket.tokens + (now - bucket.at) * this.#perMs);
+      bucket.at = now;
+    }
+    const isAllowed = bucket.tokens >= 1;
+    if (isAllowed) bucket.tokens -= 1;
+    return {
+      isAllowed,
+      remaining: Math.floor(bucket.tokens),
+      untilFullMs: (this.capacity - bucket.tokens) / this.#perMs,
+      untilNextMs: bucket.tokens >= 1 ? 0 : (1 - bucket.tokens) / this.#perMs,
+    };
+  }
+
+  /** An attacker with many keys (addresses, say) must not make us forget who is limited now: those that would be full go first. */
+  #forgetOldest(now: number): void {
+    let looked = 0;
+    for (const [key, bucket] of this.#buckets) {
+      if (bucket.tokens + (now - bucket.at) * this.#perMs >= this.capacity) this.#buckets.delete(key);
+      if (++looked >= 64) break;
+    }
+    if (this.#buckets.size >= this.#maxKeys) this.#buckets.delete(this.#buckets.keys().next().value!);
+  }
+}
+
+class Bucket {
+  tokens: number;
+  at: number;
+  constructor(tokens: number, at: number) {
+    this.tokens = tokens;
+    this.at = at;
+  }
+}
+
+export interface Taken {
+  readonly isAllowed: boolean;
+  readonly remaining: number;
+  readonly untilFullMs: number;
+  readonly untilNextMs: number;
+}
