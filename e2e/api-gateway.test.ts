@@ -105,9 +105,7 @@ describe('an API gateway', () => {
   after(() => mesh.close());
 
   describe('with API keys', () => {
-    before(() =>
-      mesh.apply(api('keys', 'keys.test', '    authentication: { apiKey: { headers: [x-api-key], queryParameters: [api_key] } }')),
-    );
+    before(() => mesh.apply(api('keys', 'keys.test', '    authentication: { apiKey: { headers: [x-api-key], queryParameters: [api_key] } }')));
 
     it('lets in who holds a key, tells the service who it is, and keeps the key to itself', async () => {
       const answer = await ask('keys.test', '/things?a=1', { headers: { 'x-api-key': 'alice-secret', 'x-mizzen-consumer': 'default/root' } });
@@ -191,9 +189,17 @@ describe('an API gateway', () => {
       const created = change.created ?? Math.floor(Date.now() / 1000);
       const parameters = `(${components.map((name) => `"${name}"`).join(' ')});created=${created};keyid="alice-1";alg="hmac-sha256";nonce="${change.nonce ?? Math.random()}"`;
       const [pathOnly, query] = path.split('?');
-      const values: Record<string, string> = { '@method': method, '@authority': 'hmac.test', '@path': pathOnly!, '@query': `?${query ?? ''}`, 'content-digest': digest };
+      const values: Record<string, string> = {
+        '@method': method,
+        '@authority': 'hmac.test',
+        '@path': pathOnly!,
+        '@query': `?${query ?? ''}`,
+        'content-digest': digest,
+      };
       const base = [...components.map((name) => `"${name}": ${values[name]}`), `"@signature-params": ${parameters}`].join('\n');
-      const signature = createHmac('sha256', change.key ?? 'hmac-secret').update(base).digest('base64');
+      const signature = createHmac('sha256', change.key ?? 'hmac-secret')
+        .update(base)
+        .digest('base64');
       return { 'signature-input': `sig1=${parameters}`, signature: `sig1=:${signature}:`, ...(body ? { 'content-digest': digest } : {}) };
     };
 
@@ -274,7 +280,7 @@ describe('an API gateway', () => {
         [token({ ...good(), aud: 'elsewhere' }), 'wrong audience'],
         [token({ ...good(), iss: 'https://other.test' }), 'wrong issuer'],
         [token(good(), { alg: 'RS256', kid: '../../k1' }), 'unknown key'],
-        [token(good(), { alg: 'none' }, () => ''), 'malformed'],
+        [token(good(), { alg: 'none' }, () => ''), 'algorithm not allowed|malformed'],
         [token(good(), { alg: 'RS256', kid: 'k1', crit: ['x'], x: 1 }), 'algorithm not allowed|malformed'],
         [token(good(), { alg: 'HS256', kid: 'k1' }, (body) => createHmac('sha256', pem).update(body).digest('base64url')), 'unknown key|algorithm|signature'],
         [`${token(good()).slice(0, -4)}AAAA`, 'wrong signature'],
@@ -292,7 +298,11 @@ describe('an API gateway', () => {
   describe('with limits', () => {
     it('counts each consumer for itself, and says where it stands', async () => {
       await mesh.apply(
-        api('limits', 'limits.test', '    authentication: { apiKey: {}, optional: true }\n    rateLimits: [{ name: free, requests: 3, per: 1h, by: consumer }]'),
+        api(
+          'limits',
+          'limits.test',
+          '    authentication: { apiKey: {}, optional: true }\n    rateLimits: [{ name: free, requests: 3, per: 1h, by: consumer }]',
+        ),
       );
       const alice = () => ask('limits.test', '/', { headers: { 'x-api-key': 'alice-secret' } });
       for (const remaining of ['2', '1', '0']) {
@@ -348,7 +358,11 @@ describe('an API gateway', () => {
             required: ['items'],
             additionalProperties: false,
             properties: {
-              items: { type: 'array', minItems: 1, items: { type: 'object', required: ['sku'], properties: { sku: { type: 'string' }, quantity: { type: 'integer', minimum: 1 } } } },
+              items: {
+                type: 'array',
+                minItems: 1,
+                items: { type: 'object', required: ['sku'], properties: { sku: { type: 'string' }, quantity: { type: 'integer', minimum: 1 } } },
+              },
               note: { type: ['string', 'null'], maxLength: 10 },
             },
           },
@@ -430,13 +444,18 @@ describe('an API gateway', () => {
   });
 
   it('lets in by address', async () => {
-    await mesh.apply(api('ip-no', 'ip-no.test', '    ipAccess: { deny: [127.0.0.0/8] }') + api('ip-yes', 'ip-yes.test', '    ipAccess: { allow: [127.0.0.1, "::1"], deny: [10.0.0.0/8] }'));
+    await mesh.apply(
+      api('ip-no', 'ip-no.test', '    ipAccess: { deny: [127.0.0.0/8] }') +
+        api('ip-yes', 'ip-yes.test', '    ipAccess: { allow: [127.0.0.1, "::1"], deny: [10.0.0.0/8] }'),
+    );
     assert.equal((await ask('ip-no.test', '/', { headers: { 'x-forwarded-for': '8.8.8.8' } })).status, 403);
     assert.equal((await ask('ip-yes.test')).status, 200);
   });
 
   it('answers preflights before it asks for credentials', async () => {
-    await mesh.apply(api('cors', 'cors.test', '    cors: { allowOrigins: [{ exact: "https://page.test" }], allowMethods: [GET] }\n    authentication: { apiKey: {} }'));
+    await mesh.apply(
+      api('cors', 'cors.test', '    cors: { allowOrigins: [{ exact: "https://page.test" }], allowMethods: [GET] }\n    authentication: { apiKey: {} }'),
+    );
     const answer = await ask('cors.test', '/', { method: 'OPTIONS', headers: { origin: 'https://page.test', 'access-control-request-method': 'GET' } });
     assert.equal(answer.status, 200);
     assert.equal(answer.headers['access-control-allow-origin'], 'https://page.test');
@@ -451,11 +470,23 @@ describe('an API gateway', () => {
         const url = new URL(request.url!, 'http://x');
         const control = url.searchParams.get('control');
         response
-          .writeHead(200, { ...(control ? { 'cache-control': control } : {}), etag: '"v1"', vary: 'accept-language', 'content-type': 'text/plain', ...(url.searchParams.has('cookie') ? { 'set-cookie': 'a=1' } : {}) })
+          .writeHead(200, {
+            ...(control ? { 'cache-control': control } : {}),
+            etag: '"v1"',
+            vary: 'accept-language',
+            'content-type': 'text/plain',
+            ...(url.searchParams.has('cookie') ? { 'set-cookie': 'a=1' } : {}),
+          })
           .end(`${request.headers['accept-language'] ?? '-'} ${served}`);
       });
       await mesh.sidecar('pages', app, { port: 9080 });
-      await mesh.apply(service('pages') + api('cache', 'cache.test', '    authentication: { apiKey: {}, optional: true }\n    cache: { maxBodyBytes: 1000 }').replace('service: echo', 'service: pages'));
+      await mesh.apply(
+        service('pages') +
+          api('cache', 'cache.test', '    authentication: { apiKey: {}, optional: true }\n    cache: { maxBodyBytes: 1000 }').replace(
+            'service: echo',
+            'service: pages',
+          ),
+      );
     });
 
     it('answers what is fresh itself, by what it varies on, with its age', async () => {
@@ -524,7 +555,8 @@ spec:
 `);
     await caller.proxy.ready;
     const answers = [];
-    for (let i = 0; i < 3; i++) answers.push(await call({ port: caller.outboundPort, path: '/charge', headers: { host: 'api.pay.test', authorization: 'Bearer mine' } }));
+    for (let i = 0; i < 3; i++)
+      answers.push(await call({ port: caller.outboundPort, path: '/charge', headers: { host: 'api.pay.test', authorization: 'Bearer mine' } }));
     assert.deepEqual(
       answers.map(({ status }) => status),
       [200, 200, 429],
@@ -533,7 +565,8 @@ spec:
   });
 
   it('shows no secret of a credential in its configuration', async () => {
-    const routes = await (await fetch(`http://127.0.0.1:${gw.adminPort}/config_dump`)).text();
-    assert.doesNotMatch(routes, new RegExp(Buffer.from('hmac-secret').toString('base64').replaceAll('=', '')));
+    const dump = await (await fetch(`http://127.0.0.1:${gw.adminPort}/config_dump`)).text();
+    assert.match(dump, /alice-hmac/);
+    assert.doesNotMatch(dump, new RegExp(`hmac-secret|${Buffer.from('hmac-secret').toString('base64').replaceAll('=', '')}`));
   });
 });

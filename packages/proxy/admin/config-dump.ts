@@ -4,6 +4,7 @@ import { messageOf } from '@mizzen/common';
 import { resourceTypes } from '@mizzen/envoy-api';
 import { knownMessages } from '../xds/known-messages.ts';
 import type { ResourceState } from '../xds/resource-state.ts';
+import { redacted } from './redact.ts';
 
 const registry = createRegistry(...knownMessages);
 
@@ -17,11 +18,11 @@ export function configDump(state: ResourceState, versions: Readonly<Record<strin
   return { configs };
 }
 
-/** A resource with a part of a type that is not known here is still shown, packed, rather than keeping the others from being shown. */
+/** A resource with a part of a type that is not known here is named: packed, it could hold what nobody may see. */
 function describe(any: Any): unknown {
   try {
-    return toJson(AnySchema, any, { registry, useProtoFieldName: true });
+    return toJson(AnySchema, redacted(AnySchema, any, registry) as Any, { registry, useProtoFieldName: true });
   } catch (error) {
-    return { '@type': any.typeUrl, value: Buffer.from(any.value).toString('base64'), not_shown_because: messageOf(error) };
+    return { '@type': any.typeUrl, bytes: any.value.length, not_shown_because: messageOf(error) };
   }
 }

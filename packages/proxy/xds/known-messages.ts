@@ -2,6 +2,7 @@ import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/clu
 import { ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
 import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
+import { OpenTelemetryConfigSchema } from '@mizzen/envoy-api/gen/envoy/config/trace/v3/opentelemetry_pb.js';
 import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
 import { CorsPolicySchema, CorsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
@@ -21,16 +22,32 @@ import { RawBufferSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transpor
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { DownstreamTlsContextSchema, UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
+import {
+  AuthenticationPerRouteSchema,
+  AuthenticationSchema,
+  CachePerRouteSchema,
+  CredentialPerRouteSchema,
+  IpAccessPerRouteSchema,
+  RateLimitPerRouteSchema,
+  RateLimitSchema,
+  ScriptPerRouteSchema,
+  TranscodingPerRouteSchema,
+  ValidationPerRouteSchema,
+} from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 
 /**
  * The messages that configuration may hold packed: what reading and writing its JSON form needs to know. Messages, not their files: a
  * registry of files takes ten times as long to make.
  */
 export const knownMessages = [
+  AuthenticationPerRouteSchema,
+  AuthenticationSchema,
+  CachePerRouteSchema,
   ClusterLoadAssignmentSchema,
   ClusterSchema,
   CorsPolicySchema,
   CorsSchema,
+  CredentialPerRouteSchema,
   DownstreamTlsContextSchema,
   FileAccessLogSchema,
   GrpcHttp1BridgeSchema,
@@ -39,17 +56,24 @@ export const knownMessages = [
   HttpConnectionManagerSchema,
   HttpInspectorSchema,
   HttpProtocolOptionsSchema,
+  IpAccessPerRouteSchema,
   ListenerSchema,
+  OpenTelemetryConfigSchema,
   OriginalDstSchema,
   PreviousHostsPredicateSchema,
   ProxyProtocolSchema,
   ProxyProtocolUpstreamTransportSchema,
+  RateLimitPerRouteSchema,
+  RateLimitSchema,
   RawBufferSchema,
   RouteConfigurationSchema,
   RouterSchema,
+  ScriptPerRouteSchema,
   SecretSchema,
   TcpProxySchema,
   TlsInspectorSchema,
+  TranscodingPerRouteSchema,
   UdpProxyConfigSchema,
   UpstreamTlsContextSchema,
+  ValidationPerRouteSchema,
 ] as const;

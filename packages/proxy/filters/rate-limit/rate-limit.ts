@@ -92,6 +92,7 @@ class RateLimitFilter implements HttpFilter {
   readonly name = name;
   readonly #context: ProxyContext;
   readonly #cluster: string;
+  readonly #authority: string;
   readonly #domain: string;
   readonly #timeoutMs: number;
   /** Outlives updates: a new configuration gives nobody new tokens. */
@@ -100,6 +101,8 @@ class RateLimitFilter implements HttpFilter {
   constructor(context: ProxyContext, cluster: string, domain: string, timeoutMs: number) {
     this.#context = context;
     this.#cluster = cluster;
+    // A cluster's name may hold what no authority can.
+    this.#authority = cluster.replace(/[^\w.-]/g, '-');
     this.#domain = domain;
     this.#timeoutMs = timeoutMs;
     const kept = context.filterStates.get(name) as Map<string, TokenBuckets> | undefined;
@@ -173,7 +176,7 @@ class RateLimitFilter implements HttpFilter {
     }
     unaryCall(
       cluster,
-      this.#cluster,
+      this.#authority,
       'envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit',
       toBinary(RateLimitRequestSchema, request),
       this.#timeoutMs,
