@@ -9,7 +9,12 @@ const out = join(root, 'dist');
 rmSync(out, { recursive: true, force: true });
 const { errors, warnings } = await build({
   // Workers are started by the name of their file, beside the chunk that starts them (packages/proxy/workers/worker-pool.ts).
-  entryPoints: { main: join(root, 'packages/cli/main.ts'), 'worker-main': join(root, 'packages/proxy/workers/worker-main.ts') },
+  // So are the threads of filters (packages/proxy/filters/script/script-host.ts).
+  entryPoints: {
+    main: join(root, 'packages/cli/main.ts'),
+    'worker-main': join(root, 'packages/proxy/workers/worker-main.ts'),
+    'script-thread': join(root, 'packages/proxy/filters/script/script-thread.ts'),
+  },
   outdir: out,
   bundle: true,
   splitting: true,

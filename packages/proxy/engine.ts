@@ -51,6 +51,7 @@ export class Engine {
   readonly #tcpMetrics: TcpMetricsTable;
   readonly #overload: OverloadManager;
   readonly #sweeper: NodeJS.Timeout;
+  readonly #filterStates: Map<string, object>;
   #closing: Promise<void> | undefined;
 
   constructor(options: EngineOptions) {
@@ -58,6 +59,7 @@ export class Engine {
     this.counters = new ProxyCounters();
     this.secrets = new SecretStore(logger);
     this.sessionTicketKeys = options.sessionTicketKeys ?? randomBytes(48);
+    this.#filterStates = new Map();
     this.#metrics = new RequestMetricsTable();
     this.#tcpMetrics = new TcpMetricsTable();
     const overload = new OverloadState(Number.POSITIVE_INFINITY);
@@ -79,7 +81,7 @@ export class Engine {
         counters: this.counters,
         random: Math.random,
         logger,
-        filterStates: new Map(),
+        filterStates: this.#filterStates,
       },
       accessLogFile: options.accessLogFile,
       onReady: () => events.emit('ready'),
@@ -135,6 +137,7 @@ export class Engine {
     clearInterval(this.#sweeper);
     this.#overload.close();
     await this.state.close();
+    for (const state of this.#filterStates.values()) if ('close' in state && typeof state.close === 'function') state.close();
     this.secrets.close();
   }
 }

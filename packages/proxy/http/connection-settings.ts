@@ -26,8 +26,8 @@ export interface ProxyContext {
   readonly counters: ProxyCounters;
   readonly random: () => number;
   readonly logger: Logger;
-  /** What filters keep beyond an update of their configuration (buckets of rate limits, say), by their names. */
-  readonly filterStates: Map<string, unknown>;
+  /** What filters keep beyond an update of their configuration (buckets of rate limits, say), by their names. What has a `close` is closed at the end. */
+  readonly filterStates: Map<string, object>;
   findCluster(name: string): Cluster | undefined;
 }
 

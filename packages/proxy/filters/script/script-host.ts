@@ -11,6 +11,8 @@ const threadFile = fileURLToPath(new URL(`./script-thread${extname(import.meta.u
 const memoryLimitMb = 128;
 const reloadDelayMs = 50;
 const maxPending = 1_000;
+/** How often a call may have been under way when a thread ended that another call had made hang. */
+const maxAttempts = 3;
 const loadTimeoutMs = 10_000;
 
 interface Pending {
@@ -113,12 +115,12 @@ export class ScriptHost {
     const pending = thread.pending.get(id);
     const culprit = Atomics.load(thread.running, 0);
     this.#counters.count(`script_timeouts_total{file="${basename(this.file)}"}`);
-    this.#settle(thread, id, { kind: 'error', message: `it has not answered within ${pending?.timeoutMs} ms` });
     // Code that waits for something lets others run. Code that runs does not: its thread is ended, and the others are asked anew.
     if (culprit !== 0) {
       this.#settle(thread, culprit, { kind: 'error', message: 'it does not end' });
       return this.#endHanging(thread);
     }
+    this.#settle(thread, id, { kind: 'error', message: `it has not answered within ${pending?.timeoutMs} ms` });
     // It may hang in what came after an await: then its heart does not beat.
     const beat = Atomics.load(thread.running, 1);
     setTimeout(() => {
@@ -141,7 +143,7 @@ export class ScriptHost {
     this.#counters.count(`script_restarts_total{file="${basename(this.file)}"}`);
     this.#load();
     for (const pending of others) {
-      if (pending.attempts++ > 0) pending.done({ kind: 'error', message: 'its thread has ended twice' });
+      if (pending.attempts++ >= maxAttempts) pending.done({ kind: 'error', message: 'its thread has ended again and again' });
       else
         this.#waiting.push(() =>
           this.#thread?.isLoaded ? this.#send(this.#thread, pending) : pending.done({ kind: 'error', message: this.#problem ?? 'it is gone' }),

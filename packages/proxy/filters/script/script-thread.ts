@@ -14,10 +14,11 @@ const port = parentPort!;
 const tell = (message: FromThread) => port.postMessage(message);
 
 // A filter finds the library that it is written with wherever its file lies.
+const libraries = new Map(['@mizzen/filter', '@mizzen/filter/testing'].map((specifier) => [specifier, import.meta.resolve(specifier)]));
 registerHooks({
   resolve(specifier, context, nextResolve) {
-    if (specifier !== '@mizzen/filter' && specifier !== '@mizzen/filter/testing') return nextResolve(specifier, context);
-    return { url: import.meta.resolve(specifier), shortCircuit: true };
+    const url = libraries.get(specifier);
+    return url === undefined ? nextResolve(specifier, context) : { url, shortCircuit: true };
   },
 });
 

@@ -35,15 +35,22 @@ export const script: FilterKind = {
     }),
 };
 
+/** One for each file, for all listeners. */
+class ScriptHosts extends Map<string, ScriptHost> {
+  close(): void {
+    for (const host of this.values()) host.close();
+  }
+}
+
 class ScriptFilter implements HttpFilter {
   readonly name = name;
   readonly #context: ProxyContext;
-  readonly #hosts: Map<string, ScriptHost>;
+  readonly #hosts: ScriptHosts;
 
   constructor(context: ProxyContext) {
     this.#context = context;
-    const kept = context.filterStates.get(name) as Map<string, ScriptHost> | undefined;
-    this.#hosts = kept ?? new Map<string, ScriptHost>();
+    const kept = context.filterStates.get(name) as ScriptHosts | undefined;
+    this.#hosts = kept ?? new ScriptHosts();
     context.filterStates.set(name, this.#hosts);
   }
 

@@ -1,0 +1,272 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import * as grpc from '@grpc/grpc-js';
+import { loadSync } from '@grpc/proto-loader';
+import { call, until } from './support/http.ts';
+import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
+
+const root = join(import.meta.dirname, '..');
+
+describe('an API with filters of its users, and with gRPC behind it', () => {
+  let folder: string;
+  let mesh: TestMesh;
+  let gw: RunningProxy;
+  let port: number;
+  const ask = (path: string, options: { method?: string; headers?: Record<string, string>; body?: string } = {}) =>
+    call({ port, path, ...options, headers: { host: 'api.test', ...options.headers } });
+  const metrics = async () => (await call({ port: gw.adminPort, path: '/stats/prometheus' })).body;
+
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'mizzen-filters-'));
+    mesh = await TestMesh.start({ directory: folder });
+    port = await mesh.ports.next();
+    await mesh.workload('echo');
+    gw = await mesh.proxy('gw', { type: 'gateway', labels: { app: 'gateway' } });
+    await mesh.apply(`${service('echo')}
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: { name: ingress }
+spec: { selector: { app: gateway }, servers: [{ port: { number: ${port}, name: http, protocol: HTTP }, hosts: ["*"] }] }
+`);
+    await gw.proxy.ready;
+  });
+  after(async () => {
+    await mesh.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  const api = (name: string, path: string, policies: string, upstream = 'service: echo') => `
+apiVersion: mizzen.dev/v1alpha1
+kind: Api
+metadata: { name: ${name} }
+spec:
+  hosts: [api.test]
+  paths: [${path}]
+  placement: edge
+  gateways: [ingress]
+  upstream: { ${upstream} }
+  policies:
+${policies}
+---
+`;
+
+  describe('written in TypeScript', () => {
+    const filter = (greeting: string) => `
+import { defineFilter, respond } from '@mizzen/filter';
+interface Config { readonly tenant: string }
+export default defineFilter<Config>({
+  name: 'tenant',
+  config(raw) {
+    const { tenant } = raw as Partial<Config>;
+    if (typeof tenant !== 'string') throw new Error('tenant is missing');
+    return { tenant };
+  },
+  async onRequest(request, config) {
+    const does = request.headers.get('x-do');
+    if (does === 'throw') throw new Error('as asked');
+    if (does === 'hang') await new Promise(() => {});
+    if (does === 'loop') for (;;);
+    if (does === 'loop-later') { await new Promise((resolve) => setTimeout(resolve, 1)); for (;;); }
+    if (does === 'refuse') return respond(418, { title: 'teapot' }, { 'x-why': 'asked' });
+    if (does === 'forget') { const all = []; for (;;) all.push(new Array(1e6).fill(1)); }
+    request.headers.set('x-tenant', config.tenant);
+    request.headers.delete('x-secret');
+    if (request.path.startsWith('/ts/old')) request.path = request.path.replace('/old', '/new');
+    return undefined;
+  },
+  onResponse(response, request, config) {
+    response.headers.set('x-greeting', \`${greeting} \${config.tenant} \${request.method}\`);
+    if (request.headers.get('x-do') === 'throw-later') throw new Error('as asked');
+    if (request.headers.get('x-do') === 'accept') response.status = 202;
+  },
+});
+`;
+    const file = () => join(folder, 'tenant.ts');
+    before(async () => {
+      writeFileSync(file(), filter('hello'));
+      await mesh.apply(api('ts', '/ts', '    filters: [{ file: tenant.ts, config: { tenant: acme }, timeout: 300ms }]'));
+    });
+
+    it('changes requests and answers, with the configuration that the resource gives it', async () => {
+      const answer = await ask('/ts/old/a?b=1', { method: 'POST', body: 'x'.repeat(100_000), headers: { 'x-secret': '1', 'x-do': 'accept' } });
+      assert.equal(answer.status, 202);
+      assert.equal(answer.headers['x-greeting'], 'hello acme POST');
+      const echo = JSON.parse(answer.body) as { url: string; headers: Record<string, string>; body: string };
+      assert.equal(echo.url, '/ts/new/a?b=1');
+      assert.equal(echo.headers['x-tenant'], 'acme');
+      assert.equal(echo.headers['x-secret'], undefined);
+      assert.equal(echo.body.length, 100_000);
+    });
+
+    it('answers requests itself', async () => {
+      const answer = await ask('/ts/a', { headers: { 'x-do': 'refuse' } });
+      assert.equal(answer.status, 418);
+      assert.equal(answer.headers['x-why'], 'asked');
+      assert.deepEqual(JSON.parse(answer.body), { title: 'teapot' });
+    });
+
+    for (const does of ['throw', 'throw-later', 'hang', 'loop', 'loop-later', 'forget'])
+      it(`ends its own request and nothing more when it is told to ${does}`, async () => {
+        const [bad, ...others] = await Promise.all([ask('/ts/a', { headers: { 'x-do': does } }), ...Array.from({ length: 5 }, () => ask('/ts/b'))]);
+        assert.equal(bad!.status, 500);
+        assert.match(bad!.body, /the filter tenant\.ts has failed/);
+        assert.doesNotMatch(bad!.body, /as asked/);
+        if (does !== 'loop-later') for (const other of others) assert.equal(other.status, 200);
+        await until(
+          'it serves again',
+          () => ask('/ts/c'),
+          ({ status }) => status === 200,
+        );
+      });
+
+    it('is counted when it fails, and when its thread has to be ended', async () => {
+      const text = (await metrics())
+        .split('\n')
+        .filter((line) => line.startsWith('mizzen_script'))
+        .join('\n');
+      assert.match(text, /mizzen_script_failures_total\{file="tenant.ts"\} \d+/);
+      assert.match(text, /mizzen_script_restarts_total\{file="tenant.ts"\} [2-9]/);
+      assert.match(text, /mizzen_script_timeouts_total\{file="tenant.ts"\} [2-9]/);
+    });
+
+    it('is loaded again when its file changes, and stays as it was when the new one cannot be', async () => {
+      writeFileSync(file(), filter('good evening'));
+      await until(
+        'the new filter',
+        () => ask('/ts/a'),
+        ({ headers }) => headers['x-greeting'] === 'good evening acme GET',
+      );
+      writeFileSync(file(), 'export default {');
+      await until('the failure is counted', metrics, (text) => /mizzen_script_load_failures_total\{file="tenant.ts"\} 1/.test(text));
+      assert.equal((await ask('/ts/a')).headers['x-greeting'], 'good evening acme GET');
+    });
+
+    it('answers 500 while its configuration is refused', async () => {
+      await mesh.apply(api('ts', '/ts', '    filters: [{ file: tenant.ts, config: {} }]'));
+      assert.equal((await ask('/ts/a')).status, 500);
+    });
+
+    it('is only loaded from the folder that the control plane follows', async () => {
+      await mesh.apply(api('outside', '/outside', '    filters: [{ file: ../../etc/passwd }]'));
+      const [finding] = mesh.plane.pilot.findings.filter(({ object }) => object === 'Api default/outside');
+      assert.match(finding!.message, /outside of the folder|does not exist/);
+      assert.equal((await ask('/outside')).status, 404);
+    });
+  });
+
+  it('is at work for a workload too, on what comes to it', async () => {
+    writeFileSync(
+      join(folder, 'stamp.ts'),
+      `export default { name: 'stamp', onRequest(request: any) { request.headers.set('x-stamp', request.principal); } };`,
+    );
+    const caller = await mesh.proxy('caller');
+    await mesh.workload('stamped', { fields: { filters: [{ file: join(folder, 'stamp.ts') }] } });
+    await mesh.apply(service('stamped'));
+    await caller.proxy.ready;
+    const answer = await call({ port: caller.outboundPort, headers: { host: 'stamped:9080' } });
+    assert.equal((JSON.parse(answer.body) as { headers: Record<string, string> }).headers['x-stamp'], 'spiffe://cluster.local/ns/default/sa/caller');
+  });
+
+  describe('called by JSON, answered by gRPC', () => {
+    const proto = `syntax = "proto3";
+package shop.v1;
+import "google/api/annotations.proto";
+import "google/protobuf/timestamp.proto";
+service Books {
+  rpc GetBook(GetBookRequest) returns (Book) { option (google.api.http) = { get: "/grpc/v1/{name=shelves/*/books/*}" additional_bindings { get: "/grpc/books/{name}" } }; }
+  rpc CreateBook(CreateBookRequest) returns (Book) { option (google.api.http) = { post: "/grpc/v1/{shelf}/books" body: "book" }; }
+  rpc Archive(ArchiveRequest) returns (ArchiveResponse) { option (google.api.http) = { post: "/grpc/v1/{name=shelves/*}:archive" body: "*" response_body: "count" }; }
+  rpc NotByHttp(GetBookRequest) returns (Book);
+}
+message GetBookRequest { string name = 1; repeated string fields = 2; bool verbose = 3; View view = 4; enum View { BASIC = 0; FULL = 1; } }
+message Book { string name = 1; string title = 2; int64 pages = 3; google.protobuf.Timestamp published_at = 4; repeated string tags = 5; }
+message CreateBookRequest { string shelf = 1; Book book = 2; string request_id = 3; }
+message ArchiveRequest { string name = 1; bool dry_run = 2; }
+message ArchiveResponse { int32 count = 1; }
+`;
+    before(async () => {
+      const protos = join(folder, 'protos');
+      mkdirSync(join(protos, 'google/api'), { recursive: true });
+      for (const name of ['annotations.proto', 'http.proto'])
+        cpSync(join(root, 'node_modules/@grpc/grpc-js-xds/deps/googleapis/google/api', name), join(protos, 'google/api', name));
+      writeFileSync(join(protos, 'books.proto'), proto);
+      writeFileSync(join(protos, 'buf.yaml'), 'version: v2\n');
+      execFileSync(join(root, 'node_modules/.bin/buf'), ['build', '--as-file-descriptor-set', '-o', join(folder, 'books.binpb')], { cwd: protos });
+      const books = (grpc.loadPackageDefinition(loadSync('books.proto', { includeDirs: [protos], keepCase: true, longs: String, enums: String })) as never)[
+        'shop'
+      ]['v1']['Books'] as grpc.ServiceClientConstructor;
+      const server = new grpc.Server();
+      server.addService(books.service, {
+        GetBook(one: grpc.ServerUnaryCall<Record<string, unknown>, unknown>, callback: grpc.sendUnaryData<unknown>) {
+          const { name, fields, verbose, view } = one.request;
+          if (name === 'shelves/1/books/none') return callback({ code: grpc.status.NOT_FOUND, details: 'no such book: "none"' });
+          callback(null, { name, title: `${verbose} ${view} ${String(fields)}`, pages: '9007199254740993', tags: [] });
+        },
+        CreateBook(one: grpc.ServerUnaryCall<Record<string, unknown>, unknown>, callback: grpc.sendUnaryData<unknown>) {
+          const { shelf, book, request_id } = one.request as { shelf: string; book: { title: string }; request_id: string };
+          callback(null, { name: `${shelf}/${book.title}`, title: request_id });
+        },
+        Archive(one: grpc.ServerUnaryCall<{ name: string; dry_run: boolean }, unknown>, callback: grpc.sendUnaryData<unknown>) {
+          callback(null, { count: one.request.dry_run ? 0 : one.request.name.length });
+        },
+        NotByHttp: (_one: unknown, callback: grpc.sendUnaryData<unknown>) => callback(null, {}),
+      });
+      const appPort = await new Promise<number>((resolve, reject) =>
+        server.bindAsync('127.0.0.1:0', grpc.ServerCredentials.createInsecure(), (error, bound) => (error ? reject(error) : resolve(bound))),
+      );
+      mesh.onClose(async () => server.forceShutdown());
+      await mesh.sidecar('books', appPort, { name: 'grpc', port: 9080 });
+      await mesh.apply(service('books', 'grpc') + api('books', '/grpc', '    transcoding: { file: books.binpb, services: [shop.v1.Books] }', 'service: books'));
+    });
+
+    it('makes a message of path, query and body, and JSON of the answer', async () => {
+      const got = await ask('/grpc/v1/shelves/1/books/a%20b?fields=x&fields=y&verbose=true&view=FULL');
+      assert.equal(got.status, 200);
+      assert.equal(got.headers['content-type'], 'application/json');
+      assert.deepEqual(JSON.parse(got.body), { name: 'shelves/1/books/a b', title: 'true FULL x,y', pages: '9007199254740993', tags: [] });
+      assert.deepEqual((JSON.parse((await ask('/grpc/books/one')).body) as { name: string }).name, 'one');
+      const created = await ask('/grpc/v1/s1/books?request_id=r7', { method: 'POST', body: '{"title":"t","publishedAt":"2026-01-01T00:00:00Z"}' });
+      assert.equal((JSON.parse(created.body) as { name: string; title: string }).name, 's1/t');
+      assert.equal((JSON.parse(created.body) as { name: string; title: string }).title, 'r7');
+      assert.equal((await ask('/grpc/v1/shelves/1:archive', { method: 'POST', body: '{}' })).body, '9');
+      assert.equal((await ask('/grpc/v1/shelves/1:archive', { method: 'POST', body: '{"dryRun":true}' })).body, '0');
+    });
+
+    it('says what went wrong in the service by status and message', async () => {
+      const answer = await ask('/grpc/v1/shelves/1/books/none');
+      assert.equal(answer.status, 404);
+      assert.deepEqual(JSON.parse(answer.body), { code: 5, message: 'no such book: "none"' });
+    });
+
+    it('refuses what no message can be made of', async () => {
+      for (const [path, options] of [
+        ['/grpc/v1/shelves/1/books/1?nofield=1', {}],
+        ['/grpc/v1/shelves/1/books/1?verbose=maybe', {}],
+        ['/grpc/v1/shelves/1/books/1?verbose=true&verbose=false', {}],
+        ['/grpc/v1/shelves/1/books/1?name=other', {}],
+        ['/grpc/v1/s1/books', { method: 'POST', body: '{' }],
+        ['/grpc/v1/s1/books', { method: 'POST', body: '{"title":1}' }],
+        ['/grpc/v1/s1/books', { method: 'POST', body: '{"pages":"9223372036854775808"}' }],
+        ['/grpc/v1/shelves/1:archive', { method: 'POST', body: '[]' }],
+      ] as const) {
+        const answer = await ask(path, options);
+        assert.equal(answer.status, 400, path);
+        assert.equal(answer.headers['content-type'], 'application/problem+json');
+      }
+    });
+
+    it('refuses a descriptor that does not fit, with the reason', async () => {
+      for (const [policy, reason] of [
+        ['{ file: books.binpb, services: [shop.v1.Cars] }', /no service shop\.v1\.Cars.*It has: shop\.v1\.Books/],
+        ['{ file: protos/books.proto, services: [shop.v1.Books] }', /descriptor set cannot be used/],
+      ] as const) {
+        await mesh.apply(api('bad', '/bad', `    transcoding: ${policy}`, 'service: books'));
+        assert.match(mesh.plane.pilot.findings.find(({ object }) => object === 'Api default/bad')!.message, reason);
+      }
+    });
+  });
+});
