@@ -7,7 +7,8 @@ const root = join(import.meta.dirname, '..');
 
 /** What each package may import, besides itself. */
 const packages = {
-  cli: ['control', 'proxy', 'api', 'common'],
+  cli: ['control', 'message', 'proxy', 'api', 'envoy-api', 'common'],
+  message: ['proxy', 'envoy-api', 'common'],
   control: ['api', 'gateway', 'envoy-api', 'common'],
   proxy: ['gateway', 'filter', 'envoy-api', 'common'],
   gateway: ['envoy-api', 'common'],
@@ -19,6 +20,7 @@ const packages = {
 
 /** Inside a package: folders, from top to bottom. A folder imports itself and what stands after it. Files of the package's root are above all. */
 const layers = {
+  message: ['api', 'policy', 'brokers', 'broker', 'log'],
   control: ['pilot', 'galley', 'rate-limit', 'citadel'],
   api: ['semantics', 'types'],
   cli: ['commands', 'runner', 'lab', 'capture'],

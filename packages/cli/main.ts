@@ -63,6 +63,22 @@ program
   .action(async (options) => (await import('./commands/proxy.ts')).proxy(options));
 
 program
+  .command('broker')
+  .description('run the embedded broker alone: durable topics for the message mesh')
+  .option(...home)
+  .option('--data <dir>', 'where messages are kept (default: broker/ in --home)')
+  .option('--host <address>', 'address to listen on', '127.0.0.1')
+  .option('--port <port>', 'port to listen on; 0 chooses one', '15030')
+  .option('--config <file>', 'who it is in the mesh, and where its control plane is: it then speaks mutual TLS')
+  .option('--plain', 'without an identity, for loopback')
+  .option('--partitions <n>', 'of topics that are new', '4')
+  .option('--retention <duration>', 'how long messages are kept; 0: for ever', '168h')
+  .option('--retention-bytes <n>', 'how much of a partition is kept; 0: all', '0')
+  .option('--no-sync', 'confirm before messages are on disk: faster, and lost with the machine')
+  .option('--log-level <level>', 'debug, info, warn or error', 'info')
+  .action(async (options) => (await import('./commands/broker.ts')).broker(options));
+
+program
   .command('run')
   .description('run an application beside its sidecar, joined to a running mesh')
   .argument('<command...>', 'the program and its arguments, after --')

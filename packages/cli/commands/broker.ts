@@ -1,0 +1,87 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { Logger, type LogLevel, MizzenError, parseDurationMs } from '@mizzen/common';
+import { Broker } from '@mizzen/message/broker/broker';
+import { BrokerServer } from '@mizzen/message/broker/broker-server';
+import { defaultLogSettings } from '@mizzen/message/log/partition-log';
+import { homeOf } from '../home.ts';
+import { exitWithParent, onStopSignal } from '../process-life.ts';
+
+export interface BrokerOptions {
+  readonly home?: string;
+  readonly data?: string;
+  readonly host: string;
+  readonly port: string;
+  readonly plain?: boolean;
+  readonly config?: string;
+  readonly partitions: string;
+  readonly retention: string;
+  readonly retentionBytes: string;
+  readonly sync: boolean;
+  readonly logLevel: LogLevel;
+}
+
+const maxTopics = 10_000;
+
+/** `mizzen broker`: the embedded broker, durable topics for the message mesh. */
+export async function broker(options: BrokerOptions): Promise<void> {
+  const logger = new Logger('broker', options.logLevel);
+  const folder = options.data ?? join(homeOf(options.home), 'broker');
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const retentionMs = options.retention === '0' ? 0 : parseDurationMs(options.retention);
+  if (retentionMs === undefined)
+    throw new MizzenError('invalid-option', `--retention takes a duration such as 168h, or 0 for ever, not ${JSON.stringify(options.retention)}`);
+  const startedAt = performance.now();
+  const store = new Broker(
+    {
+      folder,
+      partitions: wholeNumber(options.partitions, '--partitions', 1, 256),
+      maxTopics,
+      log: {
+        ...defaultLogSettings,
+        retentionMs,
+        retentionBytes: wholeNumber(options.retentionBytes, '--retention-bytes', 0, Number.MAX_SAFE_INTEGER),
+        syncs: options.sync,
+      },
+    },
+    logger,
+  );
+  const isLoopback = ['127.0.0.1', '::1', 'localhost'].includes(options.host);
+  if (options.config === undefined && !isLoopback)
+    throw new MizzenError(
+      'invalid-option',
+      'without an identity (--config) the broker takes plain connections, and so listens on 127.0.0.1 only',
+      options.host,
+    );
+  const identity = options.config === undefined ? undefined : await (await import('../broker-identity.ts')).brokerIdentity(options.config, logger);
+  const server = new BrokerServer({
+    broker: store,
+    host: options.host,
+    port: wholeNumber(options.port, '--port', 0, 65_535),
+    logger,
+    ...(identity === undefined ? {} : { tls: identity.tls, identityOf: identity.identityOf }),
+  });
+  identity?.onRenewed(() => server.renewTls());
+  await server.listen();
+  logger.info('the broker takes messages', {
+    at: `${options.host}:${server.port}`,
+    data: folder,
+    topics: store.stats().length,
+    startMs: Math.round(performance.now() - startedAt),
+    ...(options.sync ? {} : { sync: 'off' }),
+  });
+  const close = async () => {
+    await server.close();
+    await store.close();
+    identity?.close();
+  };
+  exitWithParent(() => void close().then(() => process.exit(0)));
+  onStopSignal(close);
+}
+
+function wholeNumber(text: string, option: string, least: number, most: number): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value < least || value > most)
+    throw new MizzenError('invalid-option', `${option} takes a whole number from ${least} to ${most}, not ${JSON.stringify(text)}`);
+  return value;
+}

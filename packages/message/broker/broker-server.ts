@@ -1,0 +1,222 @@
+import { once } from 'node:events';
+import net from 'node:net';
+import tls from 'node:tls';
+import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { recordLengthAt, recordOverheadBytes } from '../log/record.ts';
+import type { Broker, Membership } from './broker.ts';
+import type { GroupMember } from './consumer-group.ts';
+import { FrameSocket } from './frame-socket.ts';
+import { type Cursor, FrameBuilder, frameKind, protocolVersion, shortText, textBytes } from './frames.ts';
+
+export interface BrokerServerOptions {
+  readonly broker: Broker;
+  readonly host: string;
+  readonly port: number;
+  readonly logger: Logger;
+  /** Mutual TLS; undefined: plain TCP, for loopback. */
+  readonly tls?: () => tls.TlsOptions;
+  /** Who the peer is, by its certificate; what a message claims about its publisher must agree. */
+  readonly identityOf?: (socket: tls.TLSSocket) => string | undefined;
+}
+
+const maxCredit = 10_000;
+const maxSubscriptions = 1_000;
+/** A member that has not taken so much is sent nothing more for now. */
+const maxBacklogBytes = 4 * 1024 * 1024;
+export const publisherHeader = 'x-mizzen-publisher';
+
+/** Serves a broker to sidecars, by the protocol of ./frames.ts. */
+export class BrokerServer {
+  readonly #options: BrokerServerOptions;
+  readonly #server: net.Server;
+  readonly #sockets: Set<net.Socket>;
+
+  constructor(options: BrokerServerOptions) {
+    this.#options = options;
+    this.#sockets = new Set();
+    const onSocket = (socket: net.Socket) => {
+      this.#sockets.add(socket);
+      socket.on('close', () => this.#sockets.delete(socket));
+      const identity = options.identityOf?.(socket as tls.TLSSocket);
+      new Connection(socket, options, identity);
+    };
+    this.#server =
+      options.tls === undefined ? net.createServer(onSocket) : tls.createServer({ ...options.tls(), requestCert: true, rejectUnauthorized: true }, onSocket);
+    this.#server.on('tlsClientError', (error: Error) => options.logger.debug('a client of the broker was refused', { error: error.message }));
+  }
+
+  get port(): number {
+    return (this.#server.address() as net.AddressInfo).port;
+  }
+
+  /** Takes a new certificate for the handshakes from now on. */
+  renewTls(): void {
+    if (this.#server instanceof tls.Server && this.#options.tls !== undefined) this.#server.setSecureContext(this.#options.tls());
+  }
+
+  async listen(): Promise<void> {
+    this.#server.listen(this.#options.port, this.#options.host);
+    await once(this.#server, 'listening');
+  }
+
+  async close(): Promise<void> {
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    for (const socket of this.#sockets) socket.destroy();
+    await closed;
+  }
+}
+
+class Connection {
+  readonly #options: BrokerServerOptions;
+  readonly #identity: string | undefined;
+  readonly #frames: FrameSocket;
+  readonly #subscriptions: Map<number, { readonly member: SocketMember; readonly membership: Membership }>;
+
+  constructor(socket: net.Socket, options: BrokerServerOptions, identity: string | undefined) {
+    this.#options = options;
+    this.#identity = identity;
+    this.#subscriptions = new Map();
+    this.#frames = new FrameSocket(
+      socket,
+      (kind, content) => this.#onFrame(kind, content),
+      (reason) => {
+        options.logger.debug('a client of the broker has gone', { reason });
+        for (const { membership } of this.#subscriptions.values()) membership.leave();
+        this.#subscriptions.clear();
+      },
+    );
+    socket.on('drain', () => {
+      for (const { membership } of this.#subscriptions.values()) membership.writable();
+    });
+  }
+
+  #onFrame(kind: number, content: Cursor): void {
+    switch (kind) {
+      case frameKind.hello:
+        return this.#frames.send(new FrameBuilder(frameKind.welcome, 1).u8(protocolVersion).done());
+      case frameKind.publish:
+        return this.#publish(content);
+      case frameKind.subscribe:
+        return this.#subscribe(content);
+      case frameKind.unsubscribe: {
+        const id = content.u32();
+        this.#subscriptions.get(id)?.membership.leave();
+        this.#subscriptions.delete(id);
+        return;
+      }
+      case frameKind.settle:
+        return this.#subscriptions.get(content.u32())?.membership.settle(content.u16(), content.f64(), content.f64());
+      case frameKind.ask:
+        return void this.#ask(content.u32(), content.text());
+      default:
+        // Of a later version than this one: what is not understood is not answered.
+        return;
+    }
+  }
+
+  #publish(content: Cursor): void {
+    const request = content.u32();
+    const topic = content.text();
+    const count = content.u32();
+    const answer = (problem: string) => this.#frames.send(new FrameBuilder(frameKind.published, 4 + textBytes(problem)).u32(request).text(problem).done());
+    // The memory is the socket's: what is stored needs its own.
+    const bytes = Buffer.from(content.rest());
+    const records: Buffer[] = [];
+    const keys: string[] = [];
+    let at = 0;
+    for (let i = 0; i < count; i++) {
+      const length = recordLengthAt(bytes, at);
+      if (length === undefined) return answer('the records cannot be read');
+      const record = bytes.subarray(at, at + length);
+      const keyEnd = recordOverheadBytes + record.readUInt16LE(32);
+      const headersEnd = keyEnd + record.readUInt32LE(34);
+      if (headersEnd > record.length) return answer('a record is shorter than it says');
+      if (this.#identity !== undefined && !claimsToBe(record.toString('utf8', keyEnd, headersEnd), this.#identity))
+        return answer('a message claims to be of another publisher than the one who sends it');
+      records.push(record);
+      keys.push(record.toString('utf8', recordOverheadBytes, keyEnd));
+      at += length;
+    }
+    if (records.length === 0) return answer('');
+    this.#options.broker.publish(topic, records, keys, (problem) => {
+      if (problem !== undefined) this.#options.logger.error(`messages were refused: ${problem}`, { topic });
+      answer(shortText(problem ?? ''));
+    });
+  }
+
+  #subscribe(content: Cursor): void {
+    const id = content.u32();
+    const topic = content.text();
+    const group = content.text();
+    const credit = Math.max(1, Math.min(maxCredit, content.u32()));
+    const from = content.text() === 'latest' ? 'latest' : 'earliest';
+    const answer = (problem: string) => this.#frames.send(new FrameBuilder(frameKind.subscribed, 4 + textBytes(problem)).u32(id).text(problem).done());
+    if (this.#subscriptions.has(id)) return answer('this number is in use');
+    if (this.#subscriptions.size >= maxSubscriptions) return answer(`one client may have ${maxSubscriptions} subscriptions`);
+    if (group === '' || group.length > 200) return answer('a group has a name of 1 to 200 characters');
+    const member = new SocketMember(id, credit, this.#frames);
+    try {
+      // Before anything is delivered.
+      answer('');
+      this.#subscriptions.set(id, { member, membership: this.#options.broker.join(topic, group, from, member) });
+    } catch (error) {
+      this.#subscriptions.delete(id);
+      answer(shortText(messageOf(error)));
+    }
+  }
+
+  async #ask(request: number, text: string): Promise<void> {
+    let problem = '';
+    let value: unknown = {};
+    try {
+      const question = JSON.parse(text) as {
+        readonly what?: string;
+        readonly topic?: string;
+        readonly group?: string;
+        readonly offset?: number;
+        readonly timestampMs?: number;
+      };
+      if (question.what === 'stats') value = { topics: this.#options.broker.stats() };
+      else if (question.what === 'replay')
+        await this.#options.broker.replay(
+          question.topic ?? '',
+          question.group ?? '',
+          question.timestampMs === undefined ? { offset: question.offset ?? 0 } : { timestampMs: question.timestampMs },
+        );
+      else throw new MizzenError('unknown-question', `what is ${JSON.stringify(question.what)}? There are stats and replay.`);
+    } catch (error) {
+      problem = shortText(messageOf(error));
+    }
+    const json = Buffer.from(JSON.stringify(value));
+    this.#frames.send(new FrameBuilder(frameKind.answer, 4 + textBytes(problem) + 4, json.length).u32(request).text(problem).u32(json.length).done(), json);
+  }
+}
+
+class SocketMember implements GroupMember {
+  readonly id: number;
+  credit: number;
+  readonly #frames: FrameSocket;
+
+  constructor(id: number, credit: number, frames: FrameSocket) {
+    this.id = id;
+    this.credit = credit;
+    this.#frames = frames;
+  }
+
+  get isWritable(): boolean {
+    return this.#frames.backlogBytes < maxBacklogBytes;
+  }
+
+  deliver(partition: number, attempt: number, record: Buffer): void {
+    this.#frames.send(new FrameBuilder(frameKind.deliver, 4 + 2 + 4, record.length).u32(this.id).u16(partition).u32(attempt).done(), record);
+  }
+}
+
+function claimsToBe(headers: string, identity: string): boolean {
+  try {
+    return (JSON.parse(headers) as Record<string, unknown>)[publisherHeader] === identity;
+  } catch {
+    return false;
+  }
+}

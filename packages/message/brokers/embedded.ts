@@ -1,0 +1,280 @@
+import net from 'node:net';
+import tls from 'node:tls';
+import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { FrameSocket } from '../broker/frame-socket.ts';
+import { type Cursor, FrameBuilder, frameKind, protocolVersion, textBytes } from '../broker/frames.ts';
+import { decodeRecord, encodeRecord } from '../log/record.ts';
+import {
+  type BrokerDriver,
+  type BrokerSubscription,
+  type Delivery,
+  isExpired,
+  type OutgoingMessage,
+  publishTimeoutMs,
+  type SubscriptionRequest,
+  ttlHeader,
+} from './driver.ts';
+
+export interface EmbeddedDriverOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly logger: Logger;
+  /** Asked at each connection; undefined: plain TCP. Throws while there is no certificate yet. */
+  readonly tls?: (() => tls.ConnectionOptions) | undefined;
+}
+
+interface Publishing {
+  readonly frames: readonly Buffer[];
+  readonly done: (problem: string | undefined) => void;
+  readonly deadline: number;
+}
+
+interface Subscribed {
+  readonly id: number;
+  readonly request: SubscriptionRequest;
+  readonly deliver: (message: Delivery) => void;
+  /** Of the first attempt to subscribe. */
+  settle: ((problem: string | undefined) => void) | undefined;
+}
+
+const maxUnanswered = 50_000;
+const sweepMs = 250;
+const connectTimeoutMs = 3_000;
+
+/**
+ * The client of the embedded broker. One connection for everything; what is published in one turn of the event loop travels, is stored and is answered
+ * together. When the connection breaks, what was not answered is sent again: the broker may then have it twice, which at-least-once allows.
+ */
+export class EmbeddedDriver implements BrokerDriver {
+  readonly #options: EmbeddedDriverOptions;
+  readonly #backoff: Backoff;
+  readonly #publishing: Map<number, Publishing>;
+  readonly #asking: Map<number, { readonly done: (value: unknown) => void; readonly fail: (problem: string) => void }>;
+  readonly #subscriptions: Map<number, Subscribed>;
+  readonly #sweeper: NodeJS.Timeout;
+  #socket: net.Socket | undefined;
+  #frames: FrameSocket | undefined;
+  #isReady: boolean;
+  #problem: string | undefined;
+  #nextId: number;
+  #isClosed: boolean;
+  #reconnect: NodeJS.Timeout | undefined;
+
+  constructor(options: EmbeddedDriverOptions) {
+    this.#options = options;
+    this.#backoff = new Backoff(20, 1_000);
+    this.#publishing = new Map();
+    this.#asking = new Map();
+    this.#subscriptions = new Map();
+    this.#socket = undefined;
+    this.#frames = undefined;
+    this.#isReady = false;
+    this.#problem = 'not connected yet';
+    this.#nextId = 1;
+    this.#isClosed = false;
+    this.#reconnect = undefined;
+    this.#sweeper = setInterval(() => this.#sweep(), sweepMs);
+    this.#connect();
+  }
+
+  problem(): string | undefined {
+    return this.#isReady ? undefined : this.#problem;
+  }
+
+  async publish(topic: string, messages: readonly OutgoingMessage[]): Promise<readonly (string | undefined)[]> {
+    const problem = await new Promise<string | undefined>((resolve) => this.publishAll(topic, messages, resolve));
+    return messages.map(() => problem);
+  }
+
+  /** The same without a promise, for the path that is walked most. */
+  publishAll(topic: string, messages: readonly OutgoingMessage[], done: (problem: string | undefined) => void): void {
+    if (this.#isClosed) return done('the broker is no longer used');
+    if (this.#publishing.size >= maxUnanswered) return done('too many messages wait for the broker');
+    const now = Date.now();
+    const records = messages.map(({ key, headers, body, delayMs, ttlMs }) =>
+      encodeRecord({
+        key,
+        headers: JSON.stringify(ttlMs > 0 ? { ...headers, [ttlHeader]: String(now + ttlMs) } : headers),
+        body,
+        deliverAtMs: delayMs > 0 ? now + delayMs : 0,
+      }),
+    );
+    const bytes = records.reduce((sum, record) => sum + record.length, 0);
+    const id = this.#nextId++ >>> 0;
+    const head = new FrameBuilder(frameKind.publish, 4 + textBytes(topic) + 4, bytes).u32(id).text(topic).u32(records.length).done();
+    const publishing: Publishing = { frames: [head, ...records], done, deadline: now + publishTimeoutMs };
+    this.#publishing.set(id, publishing);
+    if (this.#isReady) this.#frames!.send(...publishing.frames);
+  }
+
+  async subscribe(request: SubscriptionRequest, deliver: (message: Delivery) => void): Promise<BrokerSubscription> {
+    const id = this.#nextId++ >>> 0;
+    const problem = await new Promise<string | undefined>((resolve) => {
+      const subscribed: Subscribed = { id, request, deliver, settle: resolve };
+      this.#subscriptions.set(id, subscribed);
+      if (this.#isReady) this.#sendSubscribe(subscribed);
+    });
+    if (problem !== undefined) {
+      this.#subscriptions.delete(id);
+      throw new Error(problem);
+    }
+    return {
+      close: async () => {
+        if (!this.#subscriptions.delete(id)) return;
+        if (this.#isReady) this.#frames!.send(new FrameBuilder(frameKind.unsubscribe, 4).u32(id).done());
+      },
+    };
+  }
+
+  async lag(topic: string, group: string): Promise<number | undefined> {
+    const { topics } = (await this.ask({ what: 'stats' })) as { topics: { topic: string; groups: { group: string; lag: number }[] }[] };
+    return topics.find((candidate) => candidate.topic === topic)?.groups.find((candidate) => candidate.group === group)?.lag;
+  }
+
+  /** Asks the broker something (broker-server.ts); rejects with its reason. */
+  ask(question: object): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      if (!this.#isReady) return reject(new Error(this.#problem));
+      const id = this.#nextId++ >>> 0;
+      const text = JSON.stringify(question);
+      this.#asking.set(id, { done: resolve, fail: (problem) => reject(new Error(problem)) });
+      this.#frames!.send(new FrameBuilder(frameKind.ask, 4 + textBytes(text)).u32(id).text(text).done());
+    });
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    clearInterval(this.#sweeper);
+    clearTimeout(this.#reconnect);
+    for (const { done } of this.#publishing.values()) done('the sidecar is shutting down');
+    this.#publishing.clear();
+    this.#frames?.close();
+  }
+
+  #connect(): void {
+    if (this.#isClosed) return;
+    const { host, port } = this.#options;
+    let socket: net.Socket;
+    try {
+      const own = this.#options.tls?.();
+      socket = own === undefined ? net.connect({ host, port }) : tls.connect({ host, port, ...own });
+    } catch (error) {
+      return this.#lost(messageOf(error));
+    }
+    this.#socket = socket;
+    socket.setTimeout(connectTimeoutMs, () => socket.destroy(new Error(`no answer within ${connectTimeoutMs} ms`)));
+    const frames = new FrameSocket(
+      socket,
+      (kind, content) => this.#onFrame(kind, content),
+      (reason) => {
+        if (this.#socket === socket) this.#lost(reason);
+      },
+    );
+    this.#frames = frames;
+    frames.send(new FrameBuilder(frameKind.hello, 1).u8(protocolVersion).done());
+  }
+
+  #lost(reason: string): void {
+    const wasReady = this.#isReady;
+    this.#isReady = false;
+    this.#socket = undefined;
+    this.#frames = undefined;
+    this.#problem = `the broker at ${this.#options.host}:${this.#options.port} cannot be reached: ${reason}`;
+    for (const { fail } of this.#asking.values()) fail(this.#problem);
+    this.#asking.clear();
+    if (this.#isClosed) return;
+    if (wasReady) this.#options.logger.warn(`${this.#problem}. Trying again; what was not confirmed is sent again.`);
+    this.#reconnect = setTimeout(() => this.#connect(), this.#backoff.nextMs());
+  }
+
+  #onFrame(kind: number, content: Cursor): void {
+    switch (kind) {
+      case frameKind.welcome:
+        this.#socket?.setTimeout(0);
+        this.#isReady = true;
+        this.#problem = undefined;
+        this.#backoff.reset();
+        for (const subscribed of this.#subscriptions.values()) this.#sendSubscribe(subscribed);
+        for (const { frames } of this.#publishing.values()) this.#frames!.send(...frames);
+        return;
+      case frameKind.published: {
+        const id = content.u32();
+        const problem = content.text();
+        const publishing = this.#publishing.get(id);
+        if (publishing === undefined) return;
+        this.#publishing.delete(id);
+        return publishing.done(problem === '' ? undefined : problem);
+      }
+      case frameKind.subscribed: {
+        const subscribed = this.#subscriptions.get(content.u32());
+        const problem = content.text();
+        if (subscribed?.settle !== undefined) {
+          subscribed.settle(problem === '' ? undefined : problem);
+          subscribed.settle = undefined;
+        } else if (problem !== '') this.#options.logger.error(`a subscription could not be taken up again: ${problem}`, { topic: subscribed?.request.topic });
+        return;
+      }
+      case frameKind.deliver:
+        return this.#onDelivery(content);
+      case frameKind.answer: {
+        const asking = this.#asking.get(content.u32());
+        const problem = content.text();
+        const length = content.u32();
+        if (problem !== '') asking?.fail(problem);
+        else asking?.done(JSON.parse(content.rest().toString('utf8', 0, length)));
+      }
+    }
+  }
+
+  #onDelivery(content: Cursor): void {
+    const id = content.u32();
+    const partition = content.u16();
+    const attempt = content.u32();
+    const subscribed = this.#subscriptions.get(id);
+    if (subscribed === undefined) return;
+    // The memory is the socket's.
+    const { offset, timestampMs, key, headers: text, body } = decodeRecord(Buffer.from(content.rest()));
+    const frames = this.#frames;
+    const settle = (delayMs: number) => {
+      // Over another connection the broker gives it out anew anyway.
+      if (frames !== this.#frames) return;
+      frames?.send(new FrameBuilder(frameKind.settle, 4 + 2 + 8 + 8).u32(id).u16(partition).f64(offset).f64(delayMs).done());
+    };
+    const headers = JSON.parse(text) as Record<string, string>;
+    if (isExpired(headers, Date.now())) return settle(-1);
+    subscribed.deliver({
+      id: `${partition}-${offset}`,
+      key,
+      headers,
+      body,
+      attempt,
+      publishedAtMs: timestampMs,
+      ack: () => settle(-1),
+      nack: (delayMs) => settle(Math.max(0, delayMs)),
+    });
+  }
+
+  #sendSubscribe({ id, request: { topic, group, maxInFlight, from } }: Subscribed): void {
+    this.#frames!.send(
+      new FrameBuilder(frameKind.subscribe, 4 + textBytes(topic) + textBytes(group) + 4 + textBytes(from))
+        .u32(id)
+        .text(topic)
+        .text(group)
+        .u32(maxInFlight)
+        .text(from)
+        .done(),
+    );
+  }
+
+  /** Publishers are not left waiting for a broker that is away. */
+  #sweep(): void {
+    if (this.#publishing.size === 0) return;
+    const now = Date.now();
+    for (const [id, { deadline, done }] of this.#publishing) {
+      if (deadline > now) break;
+      this.#publishing.delete(id);
+      done(this.#problem ?? `the broker has not confirmed within ${publishTimeoutMs} ms`);
+    }
+  }
+}

@@ -1,0 +1,34 @@
+/** Timers of messages that wait on this side of a broker, which all end with their subscription. */
+export class HeldMessages {
+  readonly #timers: Set<NodeJS.Timeout>;
+  #isClosed: boolean;
+
+  constructor() {
+    this.#timers = new Set();
+    this.#isClosed = false;
+  }
+
+  /** Calls `then` after so long, unless this is closed first. */
+  hold(ms: number, then: () => void): void {
+    if (this.#isClosed) return;
+    if (ms <= 0) return then();
+    const timer = setTimeout(
+      () => {
+        this.#timers.delete(timer);
+        then();
+      },
+      Math.min(ms, 2_147_483_647),
+    );
+    this.#timers.add(timer);
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
+  }
+}
+
+export const deliverAtHeader = 'x-mizzen-deliver-at';
+export const keyHeader = 'x-mizzen-key';
+export const publishedAtHeader = 'x-mizzen-published-at';

@@ -1,0 +1,250 @@
+import { randomUUID } from 'node:crypto';
+import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect } from 'amqplib';
+import { type BrokerDriver, type BrokerSubscription, type Delivery, type OutgoingMessage, publishTimeoutMs, type SubscriptionRequest } from './driver.ts';
+import { HeldMessages } from './held-messages.ts';
+import { readWireHeaders, wireHeaders } from './message-headers.ts';
+import { within } from './within.ts';
+
+export interface RabbitDriverOptions {
+  /** amqp://user:password@host:port/vhost */
+  readonly url: string;
+  readonly logger: Logger;
+}
+
+/**
+ * RabbitMQ: a durable fanout exchange for each topic, a durable queue for each group. Messages are kept for groups that have been there: what is
+ * published before the first one has come is nobody's, as RabbitMQ has it.
+ */
+export class RabbitDriver implements BrokerDriver {
+  readonly #options: RabbitDriverOptions;
+  readonly #backoff: Backoff;
+  readonly #subscriptions: Set<() => Promise<void>>;
+  readonly #exchanges: Set<string>;
+  #connecting: Promise<{ readonly model: ChannelModel; readonly channel: ConfirmChannel }> | undefined;
+  #problem: string | undefined;
+  #isClosed: boolean;
+
+  constructor(options: RabbitDriverOptions) {
+    this.#options = options;
+    this.#backoff = new Backoff(100, 2_000);
+    this.#subscriptions = new Set();
+    this.#exchanges = new Set();
+    this.#connecting = undefined;
+    this.#problem = 'not connected yet';
+    this.#isClosed = false;
+    this.#connected().catch(() => {});
+  }
+
+  problem(): string | undefined {
+    return this.#problem;
+  }
+
+  async publish(topic: string, messages: readonly OutgoingMessage[]): Promise<readonly (string | undefined)[]> {
+    let channel: ConfirmChannel;
+    try {
+      channel = (await within(this.#connected(), publishTimeoutMs)).channel;
+      await this.#exchange(channel, topic);
+    } catch (error) {
+      return messages.map(() => `the message was not stored: ${messageOf(error)}`);
+    }
+    const now = Date.now();
+    return Promise.all(
+      messages.map(
+        (message) =>
+          new Promise<string | undefined>((resolve) => {
+            const failed = (error: unknown) => resolve(`the message was not stored: ${messageOf(error)}`);
+            // A connection that breaks confirms nothing more.
+            const timer = setTimeout(() => failed(this.#problem ?? `not confirmed within ${publishTimeoutMs} ms`), publishTimeoutMs);
+            try {
+              channel.publish(
+                exchangeOf(topic),
+                '',
+                message.body,
+                { persistent: true, messageId: randomUUID(), headers: wireHeaders(message, now) },
+                (error) => {
+                  clearTimeout(timer);
+                  if (error === null || error === undefined) resolve(undefined);
+                  else failed(error);
+                },
+              );
+            } catch (error) {
+              clearTimeout(timer);
+              failed(error);
+            }
+          }),
+      ),
+    );
+  }
+
+  async subscribe(request: SubscriptionRequest, deliver: (message: Delivery) => void): Promise<BrokerSubscription> {
+    const { topic, group, maxInFlight } = request;
+    const held = new HeldMessages();
+    const attempts = new Map<string, number>();
+    let isClosed = false;
+    let current: { close(): Promise<void> } | undefined;
+    const open = async (): Promise<void> => {
+      if (isClosed) return;
+      const { model } = await this.#connected();
+      await within(openOn(model), stepMs);
+    };
+    const openOn = async (model: ChannelModel): Promise<void> => {
+      const channel = await model.createChannel();
+      channel.on('error', () => {});
+      await channel.assertExchange(exchangeOf(topic), 'fanout', { durable: true });
+      const queue = queueOf(topic, group);
+      await channel.assertQueue(queue, { durable: true });
+      await channel.bindQueue(queue, exchangeOf(topic), '');
+      await channel.prefetch(maxInFlight);
+      let isOpen = true;
+      channel.on('close', () => {
+        isOpen = false;
+      });
+      await channel.consume(queue, (message) => {
+        if (message !== null) this.#take(message, channel, () => isOpen, held, attempts, deliver);
+      });
+      current = { close: () => channel.close() };
+    };
+    await open();
+    this.#subscriptions.add(open);
+    return {
+      close: async () => {
+        isClosed = true;
+        held.close();
+        this.#subscriptions.delete(open);
+        await within(current?.close() ?? Promise.resolve(), stepMs).catch(() => {});
+      },
+    };
+  }
+
+  async lag(topic: string, group: string): Promise<number | undefined> {
+    const { model } = await this.#connected();
+    const channel = await model.createChannel();
+    channel.on('error', () => {});
+    try {
+      // What consumers have and have not settled is not counted: RabbitMQ tells it by its management API only.
+      return (await channel.checkQueue(queueOf(topic, group))).messageCount;
+    } catch {
+      return undefined;
+    } finally {
+      await channel.close().catch(() => {});
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    const connection = await this.#connecting?.catch(() => undefined);
+    if (connection !== undefined) await within(connection.model.close(), stepMs).catch(() => {});
+  }
+
+  #take(
+    message: ConsumeMessage,
+    channel: { ack(message: ConsumeMessage): void; nack(message: ConsumeMessage, all: boolean, requeue: boolean): void },
+    isOpen: () => boolean,
+    held: HeldMessages,
+    attempts: Map<string, number>,
+    deliver: (message: Delivery) => void,
+  ): void {
+    const now = Date.now();
+    const wire: Record<string, string> = {};
+    for (const [name, value] of Object.entries((message.properties.headers ?? {}) as Record<string, unknown>))
+      if (typeof value === 'string') wire[name] = value;
+    const { headers, key, publishedAtMs, deliverAtMs, isExpired } = readWireHeaders(wire, now);
+    let isSettled = false;
+    const settle = (then: () => void) => {
+      // Over another connection RabbitMQ gives it out anew anyway.
+      if (isSettled || !isOpen()) return;
+      isSettled = true;
+      then();
+    };
+    const ack = () =>
+      settle(() => {
+        if (typeof message.properties.messageId === 'string') attempts.delete(message.properties.messageId);
+        channel.ack(message);
+      });
+    if (isExpired) return ack();
+    // RabbitMQ says that a message comes again, not how often.
+    const { messageId } = message.properties as { readonly messageId?: string };
+    const known = messageId === undefined ? 0 : (attempts.get(messageId) ?? 0);
+    const attempt = Math.max(known, message.fields.redelivered ? 1 : 0) + 1;
+    if (messageId !== undefined) {
+      if (attempts.size >= maxAttemptsKept) attempts.clear();
+      attempts.set(messageId, attempt);
+    }
+    held.hold(deliverAtMs - now, () =>
+      deliver({
+        id: `${message.fields.consumerTag}-${message.fields.deliveryTag}`,
+        key,
+        headers,
+        body: message.content,
+        attempt,
+        publishedAtMs,
+        ack,
+        nack: (delayMs) => held.hold(delayMs, () => settle(() => channel.nack(message, false, true))),
+      }),
+    );
+  }
+
+  async #exchange(channel: ConfirmChannel, topic: string): Promise<void> {
+    if (this.#exchanges.has(topic)) return;
+    await channel.assertExchange(exchangeOf(topic), 'fanout', { durable: true });
+    this.#exchanges.add(topic);
+  }
+
+  #connected() {
+    this.#connecting ??= this.#connect();
+    return this.#connecting;
+  }
+
+  async #connect(): Promise<{ model: ChannelModel; channel: ConfirmChannel }> {
+    const { url, logger } = this.#options;
+    const shown = url.replace(/\/\/[^@/]*@/, '//');
+    for (;;) {
+      if (this.#isClosed) throw new Error('the driver is closed');
+      let model: ChannelModel | undefined;
+      try {
+        // A server that dies in the middle of a step never ends it.
+        model = await within(connect(url, { timeout: stepMs }), stepMs);
+        const connected = model;
+        model.on('error', () => {});
+        const channel = await within(model.createConfirmChannel(), stepMs);
+        channel.on('error', () => {});
+        model.on('close', () => this.#lost(shown));
+        this.#exchanges.clear();
+        this.#problem = undefined;
+        this.#backoff.reset();
+        return { model: connected, channel };
+      } catch (error) {
+        model?.close().catch(() => {});
+        const problem = `RabbitMQ at ${shown} cannot be used: ${messageOf(error)}`;
+        if (this.#problem !== problem) logger.warn(problem);
+        this.#problem = problem;
+        await new Promise((resolve) => setTimeout(resolve, this.#backoff.nextMs()));
+      }
+    }
+  }
+
+  #lost(shown: string): void {
+    this.#connecting = undefined;
+    this.#problem = `RabbitMQ at ${shown} is away`;
+    if (this.#isClosed) return;
+    this.#options.logger.warn(`${this.#problem}. Trying again.`);
+    const again = async (open: () => Promise<void>): Promise<void> => {
+      while (!this.#isClosed && this.#subscriptions.has(open)) {
+        try {
+          return await open();
+        } catch {
+          await new Promise((resolve) => setTimeout(resolve, this.#backoff.nextMs()));
+        }
+      }
+    };
+    for (const open of this.#subscriptions) void again(open);
+    this.#connected().catch(() => {});
+  }
+}
+
+const maxAttemptsKept = 10_000;
+/** For one step of setting something up. */
+const stepMs = 5_000;
+const exchangeOf = (topic: string) => `mizzen.${topic}`;
+const queueOf = (topic: string, group: string) => `mizzen.${topic}.${group}`;
