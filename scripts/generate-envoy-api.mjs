@@ -1,4 +1,4 @@
-// Generates the TypeScript types of Envoy's v3 API (and Istio's certificate service) into packages/envoy-api/gen.
+// Generates the TypeScript types of Envoy's v3 API (with Istio's certificate service, Dapr's runtime, OTLP and messages of our own) into packages/envoy-api/gen.
 // The .proto files come from the npm package @grpc/grpc-js-xds; nothing generated is committed. Runs on any Node >= 20.
 import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -19,6 +19,8 @@ function protoFiles(directory) {
 /** Copies the proto trees side by side, without what cannot be compiled: tests, the v2 API, and files whose imports are not shipped. */
 function assembleSources(scratch) {
   for (const tree of ['envoy-api', 'googleapis', 'protoc-gen-validate', 'xds']) cpSync(join(deps, tree), scratch, { recursive: true });
+  // Dapr's own API, of which the message mesh speaks a part.
+  cpSync(join(root, 'node_modules/@dapr/dapr/proto/dapr'), join(scratch, 'dapr'), { recursive: true });
   cpSync(join(root, 'packages/envoy-api/proto'), scratch, { recursive: true });
   for (const folder of ['java', 'tests', 'google/protobuf']) rmSync(join(scratch, folder), { recursive: true, force: true });
 
@@ -54,7 +56,7 @@ function assembleSources(scratch) {
   };
   for (const path of files) {
     const name = relative(scratch, path);
-    if (/^(envoy|xds|udpa|istio|mizzen|opentelemetry)\//.test(name)) visit(name);
+    if (/^(envoy|xds|udpa|istio|mizzen|opentelemetry|dapr\/proto\/runtime)\//.test(name)) visit(name);
   }
   for (const path of files) if (!reachable.has(relative(scratch, path))) rmSync(path);
   return reachable.size;

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { decodeYaml, describeProblem, findKind, groupOf } from '@mizzen/api';
 import { silentLogger } from '@mizzen/common';
 import { type ControlPlane, homeFiles, startControlPlane } from '@mizzen/control';
+import { startMessaging } from '@mizzen/message';
 import { type ProxyConfig, type StartedProxy, startProxy } from '@mizzen/proxy';
 import { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
 
@@ -22,7 +23,9 @@ export class TestMesh {
     this.#closers = [];
   }
 
-  static async start(options: { readonly trustDomain?: string; readonly directory?: string; readonly rateLimitRedis?: string } = {}): Promise<TestMesh> {
+  static async start(
+    options: { readonly trustDomain?: string; readonly directory?: string; readonly rateLimitRedis?: string; readonly brokerAddress?: string } = {},
+  ): Promise<TestMesh> {
     const mesh = new TestMesh();
     mesh.plane = await startControlPlane({
       home: mesh.home,
@@ -106,7 +109,7 @@ export class TestMesh {
       ...(fields.type === 'gateway' ? {} : { outbound }),
       ...fields,
     };
-    const proxy = await startProxy(config, silentLogger, { logLevel: 'error' });
+    const proxy = await startProxy(config, silentLogger, { logLevel: 'error', messaging: startMessaging });
     this.onClose(() => proxy.close());
     return {
       proxy,

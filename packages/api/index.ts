@@ -19,6 +19,7 @@ export { grpcStatusNames, grpcStatusOf } from './semantics/grpc-status.ts';
 export type * from './types/api.ts';
 export type * from './types/destination-rule.ts';
 export type * from './types/gateway.ts';
+export type * from './types/messaging.ts';
 export type * from './types/service.ts';
 export type * from './types/virtual-service.ts';
 export type * from './types/workload.ts';

@@ -83,19 +83,29 @@ const names: Readonly<Record<string, Readonly<Record<string, NameEntry>>>> = {
     BackendTLSPolicy: { plural: 'backendtlspolicies' },
     ReferenceGrant: { shortNames: ['refgrant'] },
   },
+  'dapr.io': {
+    Component: { columns: [column('Type', 'spec.type')] },
+    Subscription: { columns: [column('Pubsub', 'spec.pubsubname'), column('Topic', 'spec.topic')] },
+    Resiliency: { plural: 'resiliencies' },
+  },
   'mizzen.dev': {
     Workload: {
       shortNames: ['wl'],
       columns: [column('Service-Account', 'spec.serviceAccount'), column('Replicas', 'spec.replicas'), column('Ready', 'status.readyReplicas')],
     },
     Api: { columns: [column('Placement', 'spec.placement'), column('Hosts', 'spec.hosts'), column('Version', 'spec.version')] },
+    MessageRoute: { shortNames: ['mr'], columns: [column('Topic', 'spec.topic'), column('Subscriber', 'spec.subscriber.service')] },
     Consumer: { columns: [column('Groups', 'spec.groups')] },
     Credential: { shortNames: ['cred'], columns: [column('Consumer', 'spec.consumer'), column('Expires', 'spec.expires')] },
   },
 };
 
 /** Kinds whose schemas are written by hand, in ./schemas. */
-const ownKinds = ['Workload', 'Api', 'Consumer', 'Credential'].map((kind) => ({ group: 'mizzen.dev', version: 'v1alpha1', kind }));
+const ownKinds = [
+  ...['Workload', 'Api', 'Consumer', 'Credential', 'MessageRoute'].map((kind) => ({ group: 'mizzen.dev', version: 'v1alpha1', kind })),
+  ...['Component', 'Subscription', 'Resiliency'].map((kind) => ({ group: 'dapr.io', version: 'v1alpha1', kind })),
+  { group: 'dapr.io', version: 'v2alpha1', kind: 'Subscription' },
+];
 
 /** Kinds that are known to Mizzen's users but mean nothing to it, with what to use instead. */
 const foreignKinds: Readonly<Record<string, string>> = {

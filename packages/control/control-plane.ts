@@ -48,6 +48,8 @@ export interface ControlPlaneOptions {
   readonly logger: Logger;
   /** Where limits of the whole mesh are counted: a Redis server; undefined: in this process. */
   readonly rateLimitRedis?: string | undefined;
+  /** `host:port` of the mesh's own broker, for components of type pubsub.mizzen that name none. */
+  readonly brokerAddress?: string | undefined;
   readonly debounceMs?: number;
   readonly registrationGraceMs?: number;
 }
@@ -104,6 +106,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     trustBundle: () => authority.trustBundle,
     logger: logger.child('pilot'),
     filesRoot: options.directory,
+    brokerAddress: options.brokerAddress,
     ...(options.debounceMs === undefined ? {} : { debounceMs: options.debounceMs }),
     ...(options.registrationGraceMs === undefined ? {} : { registrationGraceMs: options.registrationGraceMs }),
   });

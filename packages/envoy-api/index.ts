@@ -4,4 +4,14 @@
  */
 export { type Init, packAny, typeUrlOf, unpackAny } from './any.ts';
 export { durationFromMs, durationToMs } from './durations.ts';
+export {
+  type CanaryRoute,
+  type MessagingConfig,
+  noMessaging,
+  type PubSubComponent,
+  type ResiliencyPolicy,
+  type Subscription,
+  type TopicPolicy,
+  type TopicRule,
+} from './messaging-config.ts';
 export { type DiscoveryType, discoveryTypes, type ResourceType, resourceTypes, typeUrls } from './resource-types.ts';

@@ -2,8 +2,8 @@
 export const resourceTypes = ['cluster', 'endpoint', 'listener', 'route', 'secret'] as const;
 export type ResourceType = (typeof resourceTypes)[number];
 
-/** All types that are discovered: those, and the table of names for the DNS proxy (Istio's NDS). */
-export const discoveryTypes = [...resourceTypes, 'name-table'] as const;
+/** All types that are discovered: those, the table of names for the DNS proxy (Istio's NDS), and what there is of the message mesh. */
+export const discoveryTypes = [...resourceTypes, 'name-table', 'messaging'] as const;
 export type DiscoveryType = (typeof discoveryTypes)[number];
 
 export const typeUrls: Readonly<Record<DiscoveryType, string>> = {
@@ -13,4 +13,5 @@ export const typeUrls: Readonly<Record<DiscoveryType, string>> = {
   route: 'type.googleapis.com/envoy.config.route.v3.RouteConfiguration',
   secret: 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret',
   'name-table': 'type.googleapis.com/istio.networking.nds.v1.NameTable',
+  messaging: 'type.googleapis.com/mizzen.message.v1.Messaging',
 };

@@ -4,6 +4,7 @@ import type net from 'node:net';
 import type { Any } from '@bufbuild/protobuf/wkt';
 import type { Logger } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
+import { type LocalService, localServiceState } from './filters/local-service.ts';
 import { Listener } from './net/listener.ts';
 import { OverloadManager, type OverloadSettings } from './overload/overload-manager.ts';
 import { OverloadState } from './overload/overload-state.ts';
@@ -13,6 +14,7 @@ import { RequestMetricsTable } from './telemetry/request-metrics.ts';
 import { type ListenerStats, type StatsSnapshot, takeSnapshot } from './telemetry/stats-snapshot.ts';
 import { TcpMetricsTable } from './telemetry/tcp-metrics.ts';
 import { SecretStore } from './tls/secret-store.ts';
+import type { Cluster } from './upstream/cluster.ts';
 import { ResourceState } from './xds/resource-state.ts';
 
 export interface EngineOptions {
@@ -29,6 +31,8 @@ export interface EngineOptions {
   readonly sessionTicketKeys?: Buffer | undefined;
   readonly drainMs: number;
   readonly logger: Logger;
+  /** What requests to mizzen.filters.http.local_service are answered by. */
+  readonly localService?: LocalService;
 }
 
 /** Timeouts of connections and idle limits are looked at this often. */
@@ -59,7 +63,7 @@ export class Engine {
     this.counters = new ProxyCounters();
     this.secrets = new SecretStore(logger);
     this.sessionTicketKeys = options.sessionTicketKeys ?? randomBytes(48);
-    this.#filterStates = new Map();
+    this.#filterStates = new Map(options.localService === undefined ? [] : [[localServiceState, options.localService]]);
     this.#metrics = new RequestMetricsTable();
     this.#tcpMetrics = new TcpMetricsTable();
     const overload = new OverloadState(Number.POSITIVE_INFINITY);
@@ -108,6 +112,10 @@ export class Engine {
 
   noMoreSockets(): void {
     this.state.noMoreSockets();
+  }
+
+  findCluster(name: string): Cluster | undefined {
+    return this.state.findCluster(name);
   }
 
   stats(): StatsSnapshot {

@@ -1,5 +1,5 @@
 /** The data plane: a sidecar or gateway that takes everything it knows from xDS. */
 export { compileBootstrap, isBootstrap, type StaticConfig } from './bootstrap.ts';
-export { type StartedProxy, type StartOptions, startProxy, startStaticProxy } from './proxy.ts';
+export { type MessagingService, type MessagingSurroundings, type StartedProxy, type StartOptions, startProxy, startStaticProxy } from './proxy.ts';
 export { checkProxyConfig, type ProxyConfig } from './proxy-config.ts';
 export { predecessor } from './workers/successor.ts';

@@ -36,6 +36,14 @@ export interface ProxyConfig {
   /** Answers `/stats/prometheus` to everybody (Envoy of Istio: 15090). */
   readonly metricsPort?: number;
   readonly gatewayBind?: string;
+  /** The message mesh: the local API (Dapr's), and the application that messages are delivered to. Absent: there is none. */
+  readonly messaging?: {
+    readonly appId: string;
+    readonly httpPort: number;
+    readonly grpcPort: number;
+    /** Absent: the application only publishes. */
+    readonly app?: { readonly port: number; readonly protocol: 'http' | 'grpc' };
+  };
   /** Where the sidecar listens for public ports of APIs, where that is another place than the port itself. */
   readonly publicPorts?: readonly { readonly port: number; readonly listen: string }[];
   /** Filters of the workload's own, with whole paths. */

@@ -5,6 +5,7 @@ import type { Any } from '@bufbuild/protobuf/wkt';
 import { compactHeap, type Logger, type LogLevel, messageOf } from '@mizzen/common';
 import { type ResourceType, unpackAny } from '@mizzen/envoy-api';
 import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
+import { MessagingSchema } from '@mizzen/envoy-api/gen/mizzen/message/v1/messaging_pb.js';
 import { AdminServer } from './admin/admin-server.ts';
 import { PublicServer } from './admin/public-server.ts';
 import type { StaticConfig } from './bootstrap.ts';
@@ -49,6 +50,25 @@ export interface StartOptions {
   readonly predecessor?: Predecessor | undefined;
   /** Sockets that were opened elsewhere (in another network namespace): the listeners and the DNS proxy of their addresses use them. */
   readonly sockets?: GivenSockets | undefined;
+  /** Starts the message mesh of a sidecar that is configured to have one. It stands above this package, and is handed in. */
+  readonly messaging?: (surroundings: MessagingSurroundings) => Promise<MessagingService>;
+}
+
+/** What a sidecar gives to its part of the message mesh. */
+export interface MessagingSurroundings {
+  readonly config: ProxyConfig;
+  readonly engine: Engine;
+  readonly logger: Logger;
+}
+
+export interface MessagingService {
+  /** Opens the local API. */
+  listen(): Promise<void>;
+  /** Takes what the control plane says; throws MizzenError, with nothing changed, when it cannot be used. */
+  accept(config: string): void;
+  /** The application answers, as far as anybody knows: it may be asked what it subscribes to. */
+  applicationIsHealthy(): void;
+  close(): Promise<void>;
 }
 
 export interface GivenSockets {
@@ -101,14 +121,20 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
           logger,
           ...(options.sockets === undefined ? {} : { given: { tcp: options.sockets.dnsTcp, udp: options.sockets.dnsUdp } }),
         });
+  const messaging = config.messaging === undefined ? undefined : await options.messaging?.({ config, engine, logger: logger.child('messages') });
   const client = new AdsClient({
     control: config.control,
     node: nodeOf(config, plane.adminPort),
     state: {
       wanted: (type) => engine.state.wanted(type),
-      accept: (type, resources) => (type === 'name-table' ? dns?.use(tableOf(resources)) : plane.accept(type, resources)),
+      accept: (type, resources) => {
+        if (type === 'name-table') dns?.use(tableOf(resources));
+        else if (type === 'messaging') messaging?.accept(unpackAny(MessagingSchema, resources[0])?.config ?? '');
+        else plane.accept(type, resources);
+      },
     },
     wantsNameTable: dns !== undefined,
+    wantsMessaging: messaging !== undefined,
     identity,
     counters: engine.counters,
     logger,
@@ -119,6 +145,8 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
   // A successor finds the ports taken until its predecessor drains.
   if (dns !== undefined) await plane.takePort(() => dns.listen());
   for (const server of plane.publicServers(config)) await plane.takePort(() => server.listen());
+  if (messaging !== undefined) await plane.takePort(() => messaging.listen());
+  if (config.probe === undefined) messaging?.applicationIsHealthy();
   // The stream needs no certificate: it starts with the token, so that configuration and certificate arrive together.
   const starting = identity.start();
   client.start();
@@ -126,6 +154,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
     prober = new HealthProber(config.probe, (reason) => {
       isHealthy = reason === undefined;
       if (!plane.isClosing) client.reportHealth(reason);
+      if (isHealthy) messaging?.applicationIsHealthy();
       logger.info(isHealthy ? 'the application is healthy' : 'the application is not healthy', reason === undefined ? {} : { reason });
     });
     prober.start();
@@ -134,10 +163,12 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
     async beforeDrain(isReplaced) {
       if (isReplaced) await dns?.close();
       prober?.close();
+      if (isReplaced) await messaging?.close();
       // First nobody is sent here any more, then nobody is let in, then those inside may finish.
       if (config.registers && !isReplaced) client.reportHealth('shutting down');
     },
     async afterDrain() {
+      await messaging?.close();
       await dns?.close();
       identity.close();
       await client.close();

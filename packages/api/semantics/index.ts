@@ -2,6 +2,7 @@ import type { Problem, Resource } from '../resource.ts';
 import { apiProblems, credentialProblems } from './api.ts';
 import { destinationRuleProblems } from './destination-rule.ts';
 import { gatewayProblems } from './gateway.ts';
+import { componentProblems, messageRouteProblems, resiliencyProblems, subscriptionProblems } from './messaging.ts';
 import { peerAuthenticationProblems } from './peer-authentication.ts';
 import { serviceEntryProblems, serviceProblems, workloadEntryProblems } from './service.ts';
 import { virtualServiceProblems } from './virtual-service.ts';
@@ -19,6 +20,10 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
   'mizzen.dev/Workload': workloadProblems,
   'mizzen.dev/Api': apiProblems,
   'mizzen.dev/Credential': credentialProblems,
+  'mizzen.dev/MessageRoute': messageRouteProblems,
+  'dapr.io/Component': componentProblems,
+  'dapr.io/Subscription': subscriptionProblems,
+  'dapr.io/Resiliency': resiliencyProblems,
 };
 
 export function semanticProblems(resource: Resource): Problem[] {

@@ -13,6 +13,7 @@ export interface WorkloadSpec {
   readonly workingDirectory?: string;
   readonly sidecar?: boolean;
   readonly gateway?: boolean;
+  readonly messaging?: { readonly appId?: string; readonly port?: string; readonly protocol?: 'http' | 'grpc'; readonly publishOnly?: boolean };
   readonly publicPorts?: readonly number[];
   readonly filters?: readonly FilterReferenceSpec[];
   readonly readinessProbe?: {

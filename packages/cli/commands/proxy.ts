@@ -1,6 +1,15 @@
 import { readFileSync } from 'node:fs';
 import { Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
-import { checkProxyConfig, compileBootstrap, isBootstrap, predecessor, type StartedProxy, startProxy, startStaticProxy } from '@mizzen/proxy';
+import {
+  checkProxyConfig,
+  compileBootstrap,
+  isBootstrap,
+  type MessagingSurroundings,
+  predecessor,
+  type StartedProxy,
+  startProxy,
+  startStaticProxy,
+} from '@mizzen/proxy';
 import { exitWithParent, isSupervised, onDrainRequest, onStopSignal } from '../process-life.ts';
 
 export interface ProxyOptions {
@@ -31,7 +40,12 @@ async function start(options: ProxyOptions, logger: Logger): Promise<StartedProx
   } catch (error) {
     throw new MizzenError('unreadable-config', `the proxy configuration cannot be read: ${messageOf(error)}`, options.config);
   }
-  const start = { logLevel: options.logLevel, predecessor: predecessor() };
+  const start = {
+    logLevel: options.logLevel,
+    predecessor: predecessor(),
+    // Only loaded where there is a message mesh.
+    messaging: async (surroundings: MessagingSurroundings) => (await import('@mizzen/message')).startMessaging(surroundings),
+  };
   const given = {
     ...(options.concurrency === undefined ? {} : { concurrency: wholeNumber(options.concurrency, '--concurrency') }),
     ...(options.drainTime === undefined ? {} : { drainMs: 1000 * wholeNumber(options.drainTime, '--drain-time') }),

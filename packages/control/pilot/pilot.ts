@@ -25,6 +25,8 @@ export interface PilotOptions {
   readonly registrationGraceMs?: number;
   /** The folder in which resources may name files (documents, filters); undefined: none. */
   readonly filesRoot?: string | undefined;
+  /** `host:port` of the mesh's own broker. */
+  readonly brokerAddress?: string | undefined;
 }
 
 export class Pilot {
@@ -43,7 +45,7 @@ export class Pilot {
   constructor(options: PilotOptions) {
     this.trustDomain = options.trustDomain;
     this.#options = options;
-    this.#builder = new SnapshotBuilder(options.registry.store, options.trustDomain, options.logger, options.filesRoot);
+    this.#builder = new SnapshotBuilder(options.registry.store, options.trustDomain, options.logger, options.filesRoot, options.brokerAddress);
     this.#registration = new Registration({
       registry: options.registry,
       logger: options.logger,

@@ -33,6 +33,8 @@ export interface ProxyView {
   readonly filters: readonly FilterReferenceSpec[];
   /** `host:port` by which it reaches the control plane. */
   readonly control: string | undefined;
+  /** Its name in the message mesh; undefined: it has no part in it. */
+  readonly appId: string | undefined;
   readonly version: string;
   readonly locality: string;
 }
@@ -87,6 +89,7 @@ export function viewOf(node: Node | undefined): ProxyView {
     ),
     filters: entries(metadata['MIZZEN_FILTERS']).flatMap((entry) => (typeof entry['file'] === 'string' ? [entry as unknown as FilterReferenceSpec] : [])),
     control: text(metadata, 'MIZZEN_CONTROL'),
+    appId: text(metadata, 'MIZZEN_APP_ID'),
     version: node.userAgentName ? `${node.userAgentName}/${node.userAgentVersionType.case === 'userAgentVersion' ? node.userAgentVersionType.value : '?'}` : '',
     locality: [node.locality?.region, node.locality?.zone, node.locality?.subZone].filter(Boolean).join('/'),
   };

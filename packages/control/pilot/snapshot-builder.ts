@@ -20,18 +20,20 @@ export class SnapshotBuilder {
   readonly #lastGood: Map<string, Configured<VirtualServiceSpec>>;
   readonly #lastGoodApis: Map<string, ResolvedApi>;
   readonly #filesRoot: string | undefined;
+  readonly #brokerAddress: string | undefined;
   #meshConfig: MeshConfig;
   #reported: Set<string>;
   #findings: readonly Finding[];
 
   /** `filesRoot`: the folder in which resources may name files; undefined: none. */
-  constructor(store: ConfigStore, trustDomain: string, logger: Logger, filesRoot: string | undefined) {
+  constructor(store: ConfigStore, trustDomain: string, logger: Logger, filesRoot: string | undefined, brokerAddress: string | undefined) {
     this.#store = store;
     this.#trustDomain = trustDomain;
     this.#logger = logger;
     this.#lastGood = new Map();
     this.#lastGoodApis = new Map();
     this.#filesRoot = filesRoot;
+    this.#brokerAddress = brokerAddress;
     this.#meshConfig = defaultMeshConfig;
     this.#reported = new Set();
     this.#findings = [];
@@ -44,7 +46,7 @@ export class SnapshotBuilder {
 
   async build(): Promise<MeshSnapshot> {
     const configProblem = await this.#readMeshConfig();
-    const taken = await takeSnapshot(this.#store, this.#trustDomain, this.#meshConfig, this.#filesRoot);
+    const taken = await takeSnapshot(this.#store, this.#trustDomain, this.#meshConfig, this.#filesRoot, this.#brokerAddress);
     const consumers = consumerTable(taken.consumerConfigs, taken.credentialConfigs, taken.secrets);
     const findings: Finding[] = [...configProblem, ...destinationRuleFindings(taken), ...consumers.findings];
     const apis = this.#resolveApis(taken, findings);

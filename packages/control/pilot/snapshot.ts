@@ -1,11 +1,16 @@
 import type {
   ApiSpec,
+  AuthorizationPolicySpec,
+  ComponentSpec,
   ConsumerSpec,
   CredentialSpec,
   DestinationRuleSpec,
   GatewaySpec,
+  MessageRouteSpec,
   PeerAuthenticationSpec,
+  ResiliencySpec,
   SidecarSpec,
+  SubscriptionSpec,
   VirtualServiceSpec,
 } from '@mizzen/api';
 import type { Origin } from '@mizzen/common';
@@ -42,12 +47,15 @@ export interface MeshSnapshot {
   readonly apiConfigs: readonly Configured<ApiSpec>[];
   readonly consumerConfigs: readonly Configured<ConsumerSpec>[];
   readonly credentialConfigs: readonly Configured<CredentialSpec>[];
+  readonly messaging: MessagingResources;
   readonly telemetries: readonly Configured<TelemetrySpec>[];
   /** Those that can be honoured, with what they refer to. */
   readonly apis: readonly ResolvedApi[];
   readonly consumers: ConsumerTable;
   /** Paths of files that resources name, within the folder that is followed. */
   readonly documents: DocumentReader;
+  /** `host:port` of the mesh's own broker; undefined: there is none. */
+  readonly brokerAddress: string | undefined;
 }
 
 /** A resource as generation uses it: its spec, its identity and where it came from. */
@@ -63,6 +71,19 @@ export interface Configured<Spec> {
   readonly originFile: string | undefined;
 }
 
+export interface Scoped<Spec> extends Configured<Spec> {
+  /** App ids; none: all. */
+  readonly scopes: readonly string[];
+}
+
+export interface MessagingResources {
+  readonly components: readonly Scoped<ComponentSpec>[];
+  readonly subscriptions: readonly Scoped<SubscriptionSpec>[];
+  readonly resiliencies: readonly Scoped<ResiliencySpec>[];
+  readonly routes: readonly Configured<MessageRouteSpec>[];
+  readonly policies: readonly Configured<AuthorizationPolicySpec>[];
+}
+
 /** The namespace whose policies hold for the whole mesh, as in Istio. */
 export const rootNamespace = 'istio-system';
 
@@ -71,6 +92,7 @@ export async function takeSnapshot(
   trustDomain: string,
   meshConfig: MeshConfig,
   filesRoot: string | undefined,
+  brokerAddress: string | undefined,
   domain = 'cluster.local',
 ): Promise<MeshSnapshot> {
   const list = async (group: string, kind: string) => (await store.list(group, kind)).items;
@@ -115,8 +137,16 @@ export async function takeSnapshot(
     credentialConfigs: (await list(own, 'Credential')).map(configured<CredentialSpec>).sort(byAge),
     telemetries: (await list('telemetry.istio.io', 'Telemetry')).map(configured<TelemetrySpec>).sort(byAge),
     apis: [],
+    messaging: {
+      components: (await list('dapr.io', 'Component')).map(scoped<ComponentSpec>).sort(byAge),
+      subscriptions: (await list('dapr.io', 'Subscription')).map(scoped<SubscriptionSpec>).sort(byAge),
+      resiliencies: (await list('dapr.io', 'Resiliency')).map(scoped<ResiliencySpec>).sort(byAge),
+      routes: (await list(own, 'MessageRoute')).map(configured<MessageRouteSpec>).sort(byAge),
+      policies: (await list('security.istio.io', 'AuthorizationPolicy')).map(configured<AuthorizationPolicySpec>).sort(byAge),
+    },
     consumers: { consumers: [] },
     documents: new DocumentReader(filesRoot, configMaps),
+    brokerAddress,
   };
 }
 
@@ -131,6 +161,12 @@ function configured<Spec>(stored: StoredResource): Configured<Spec> {
     origin: stored.origin,
     originFile: stored.resource.metadata.annotations?.[originFileAnnotation],
   };
+}
+
+/** Dapr's kinds keep their scopes beside the spec. */
+function scoped<Spec>(stored: StoredResource): Scoped<Spec> {
+  const scopes = stored.resource['scopes'];
+  return { ...configured<Spec>(stored), scopes: Array.isArray(scopes) ? (scopes as string[]) : [] };
 }
 
 /** The oldest first, then by name: where two objects claim one thing, the older one wins, as in Istio. */

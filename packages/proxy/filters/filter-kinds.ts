@@ -10,6 +10,7 @@ import type { FilterKind } from './filter.ts';
 import { grpcHttp1BridgeFilter } from './grpc-http1-bridge.ts';
 import { grpcWebFilter } from './grpc-web.ts';
 import { ipAccess } from './ip-access.ts';
+import { localService } from './local-service.ts';
 import { rateLimit } from './rate-limit/rate-limit.ts';
 import { script } from './script/script.ts';
 import { transcoder } from './transcoder/transcoder.ts';
@@ -39,5 +40,6 @@ export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
     cache,
     transcoder,
     credentialInjector,
+    localService,
   ].map((kind) => [kind.name, kind]),
 );

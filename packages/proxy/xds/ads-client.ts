@@ -28,6 +28,8 @@ export interface AdsClientOptions {
   readonly state: ResourceSink;
   /** There is a DNS proxy to be told the mesh's names. */
   readonly wantsNameTable: boolean;
+  /** There is a message mesh to be told of. */
+  readonly wantsMessaging: boolean;
   readonly identity: IdentityAgent;
   readonly counters: ProxyCounters;
   readonly logger: Logger;
@@ -126,6 +128,7 @@ export class AdsClient {
         if (names.length > 0 || type === 'cluster' || type === 'listener') this.#subscribe(type, names);
       }
       if (this.#options.wantsNameTable) this.#subscribe('name-table', []);
+      if (this.#options.wantsMessaging) this.#subscribe('messaging', []);
       this.#sendHealth();
       const responses = client.streamAggregatedResources(requests, {
         signal: this.#abort.signal,

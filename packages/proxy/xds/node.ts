@@ -33,6 +33,7 @@ export function nodeOf(config: ProxyConfig, adminPort: number | undefined): Node
       })),
       ...(config.outbound ? { MIZZEN_OUTBOUND: config.outbound } : {}),
       MIZZEN_CONTROL: config.control,
+      ...(config.messaging ? { MIZZEN_APP_ID: config.messaging.appId } : {}),
       ...(config.publicPorts ? { MIZZEN_PUBLIC_PORTS: config.publicPorts.map(({ port, listen }) => ({ port, listen })) } : {}),
       ...(config.filters ? { MIZZEN_FILTERS: config.filters.map((filter) => ({ ...filter }) as JsonObject) } : {}),
       ...(config.gatewayBind ? { MIZZEN_GATEWAY_BIND: config.gatewayBind } : {}),

@@ -135,6 +135,10 @@ export class ResourceState {
     return this.#listeners.size;
   }
 
+  findCluster(name: string): Cluster | undefined {
+    return this.#context.findCluster(name);
+  }
+
   clusters(): Cluster[] {
     return [...this.#clusters.values()].map((accepted) => accepted.compiled.cluster);
   }

@@ -1,4 +1,4 @@
-import { groupOf, isPlainObject, type Resource } from '@mizzen/api';
+import { type AuthorizationPolicySpec, groupOf, isPlainObject, type Resource } from '@mizzen/api';
 
 /**
  * What the schema takes and nothing acts on yet. It is said when such an object is written, so that nobody believes it to be in effect.
@@ -52,7 +52,29 @@ const securityKinds = new Set(['AuthorizationPolicy', 'RequestAuthentication']);
 
 export function notEnforced(resource: Resource): string | undefined {
   if (groupOf(resource.apiVersion) !== 'security.istio.io' || !securityKinds.has(resource.kind)) return undefined;
+  if (resource.kind === 'AuthorizationPolicy' && isForTopics(resource.spec as AuthorizationPolicySpec)) return topicPolicyProblem(resource);
   return `${resource.kind} is not enforced by this version of Mizzen, so it is refused: requests would pass as if it were not there. PeerAuthentication (mutual TLS) is enforced.`;
+}
+
+/** Policies of topics are enforced: those whose targets are Components of Dapr's. */
+export function isForTopics({ targetRef, targetRefs }: AuthorizationPolicySpec): boolean {
+  const targets = [...(targetRef ? [targetRef] : []), ...(targetRefs ?? [])];
+  return targets.length > 0 && targets.every(({ group, kind }) => group === 'dapr.io' && kind === 'Component');
+}
+
+/** What a policy of topics says that cannot be honoured: a condition that nobody looks at would let in whom it is to keep out. */
+function topicPolicyProblem({ kind, spec }: Resource): string | undefined {
+  const { action = 'ALLOW', rules = [] } = spec as AuthorizationPolicySpec;
+  const refuse = (what: string) => `${kind}: ${what} is not enforced for topics, so the policy is refused.`;
+  if (action !== 'ALLOW' && action !== 'DENY') return refuse(`action ${action}`);
+  for (const rule of rules) {
+    if ('when' in rule) return refuse('rules.when');
+    for (const { source } of rule.from ?? [])
+      for (const field of Object.keys(source ?? {})) if (field !== 'principals' && field !== 'namespaces') return refuse(`source.${field}`);
+    for (const { operation } of rule.to ?? [])
+      for (const field of Object.keys(operation ?? {})) if (field !== 'methods' && field !== 'paths') return refuse(`operation.${field}`);
+  }
+  return undefined;
 }
 
 export function notImplementedWarnings(resource: Resource): string[] {

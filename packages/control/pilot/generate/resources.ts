@@ -7,11 +7,13 @@ import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/l
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
+import { MessagingSchema } from '@mizzen/envoy-api/gen/mizzen/message/v1/messaging_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { clustersFor } from './clusters.ts';
 import { endpointsFor } from './endpoints.ts';
 import { gatewayListeners, gatewayRouteConfigurations } from './gateways.ts';
+import { messagingFor } from './messaging.ts';
 import { nameTable } from './name-table.ts';
 import { secretsFor } from './secrets.ts';
 import { sidecarListeners } from './sidecar-listeners.ts';
@@ -39,6 +41,8 @@ export function resourcesFor(type: DiscoveryType, names: ReadonlySet<string>, vi
     }
     case 'name-table':
       return pack(type, NameTableSchema, [nameTable(view, snapshot)]);
+    case 'messaging':
+      return pack(type, MessagingSchema, [create(MessagingSchema, { config: JSON.stringify(messagingFor(view, snapshot)) })]);
     case 'secret':
       return pack(type, SecretSchema, secretsFor(names, view, snapshot, trustBundle));
   }

@@ -34,7 +34,7 @@ export class ProxyConnection {
   handle(type: DiscoveryType, request: DiscoveryRequest, snapshot: MeshSnapshot, trustBundle: string): { readonly nack: string } | undefined {
     let subscription = this.#subscriptions.get(type);
     // Clusters, listeners and the name table are asked for as a whole; for the other types no names means that nothing is wanted any more.
-    if (request.resourceNames.length === 0 && type !== 'cluster' && type !== 'listener' && type !== 'name-table') {
+    if (request.resourceNames.length === 0 && type !== 'cluster' && type !== 'listener' && type !== 'name-table' && type !== 'messaging') {
       this.#subscriptions.delete(type);
       return request.errorDetail ? { nack: request.errorDetail.message } : undefined;
     }

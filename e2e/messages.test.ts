@@ -1,0 +1,433 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { CommunicationProtocolEnum, DaprClient, DaprServer } from '@dapr/dapr';
+import { call, until } from './support/http.ts';
+import { service } from './support/mesh.ts';
+import { MessageMesh, type TestApp } from './support/messaging.ts';
+
+const settled = (what: string, ask: () => boolean, ms?: number) => until(what, async () => ask(), Boolean, ms);
+
+describe('the message mesh', () => {
+  let messages: MessageMesh;
+  let publisher: TestApp;
+  const apply = (yaml: string) => messages.mesh.apply(yaml);
+  const metrics = async (app: TestApp) =>
+    (await call({ port: app.sidecar.adminPort, path: '/stats/prometheus' })).body
+      .split('\n')
+      .filter((line) => /^mizzen_message/.test(line))
+      .join('\n');
+  const subscribed = (app: TestApp, topic: string) =>
+    until(
+      `${topic} is subscribed to`,
+      async () => (JSON.parse((await app.ask('/v1.0/metadata')).body) as { subscriptions: { topic: string }[] }).subscriptions,
+      (subscriptions) => subscriptions.some((subscription) => subscription.topic === topic),
+    );
+
+  before(async () => {
+    messages = await MessageMesh.start();
+    await apply(messages.component('pubsub'));
+    publisher = await messages.app('publisher');
+  });
+  after(() => messages.mesh.close());
+
+  it('delivers what one application publishes to another, as a CloudEvent, with who published it and its trace', async () => {
+    const app = await messages.app('orders', { subscriptions: [{ pubsubname: 'pubsub', topic: 'orders', route: '/orders' }] });
+    await subscribed(app, 'orders');
+    const traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01';
+    const answer = await publisher.publish('pubsub', 'orders', '{"id":7,"amount":12.5}', {
+      headers: { 'content-type': 'application/json', traceparent },
+      query: '?metadata.x-tenant=acme',
+    });
+    assert.equal(answer.status, 204);
+    await settled('it arrives', () => app.received.length === 1);
+    const [{ path, event, headers }] = app.received as [TestApp['received'][number]];
+    assert.equal(path, '/orders');
+    assert.equal(headers['content-type'], 'application/cloudevents+json');
+    assert.equal(headers['x-mizzen-publisher'], 'spiffe://cluster.local/ns/default/sa/publisher');
+    assert.equal(headers['x-tenant'], 'acme');
+    assert.equal(headers['traceparent'], traceparent);
+    assert.deepEqual(event['data'], { id: 7, amount: 12.5 });
+    for (const [name, value] of Object.entries({
+      specversion: '1.0',
+      type: 'com.dapr.event.sent',
+      source: 'publisher',
+      topic: 'orders',
+      pubsubname: 'pubsub',
+      datacontenttype: 'application/json',
+      traceparent,
+      traceid: traceparent,
+    }))
+      assert.equal(event[name], value, name);
+    assert.match(String(event['id']), /^[0-9a-f-]{36}$/);
+    assert.match(await metrics(app), /mizzen_messages_delivered_total\{pubsub="pubsub",topic="orders",group="orders",status="success"\} 1/);
+    assert.match(await metrics(publisher), /mizzen_messages_published_total\{pubsub="pubsub",topic="orders",result="stored"\} 1/);
+  });
+
+  it('lets nobody say that somebody else has published', async () => {
+    const app = await messages.app('audit', { subscriptions: [{ pubsubname: 'pubsub', topic: 'audit', route: '/audit' }] });
+    await subscribed(app, 'audit');
+    await publisher.publish('pubsub', 'audit', '{}', { query: '?metadata.x-mizzen-publisher=spiffe://cluster.local/ns/default/sa/root' });
+    await settled('it arrives', () => app.received.length === 1);
+    assert.equal(app.received[0]!.headers['x-mizzen-publisher'], 'spiffe://cluster.local/ns/default/sa/publisher');
+  });
+
+  it('wraps text and bytes, passes CloudEvents on, and lets metadata override fields', async () => {
+    const app = await messages.app('forms', { subscriptions: [{ pubsubname: 'pubsub', topic: 'forms', route: '/f' }] });
+    await subscribed(app, 'forms');
+    await publisher.publish('pubsub', 'forms', 'grüß', {
+      headers: { 'content-type': 'text/plain' },
+      query: '?metadata.cloudevent.type=greeting&metadata.cloudevent.id=g1',
+    });
+    await publisher.publish('pubsub', 'forms', Buffer.from([0, 255]), { headers: { 'content-type': 'application/octet-stream' } });
+    await publisher.publish('pubsub', 'forms', '{"id":"e1","source":"s","specversion":"1.0","type":"t","own":"x","data":{"a":1}}', {
+      headers: { 'content-type': 'application/cloudevents+json' },
+    });
+    await publisher.publish('pubsub', 'forms', 'raw bytes', { headers: { 'content-type': 'text/plain' }, query: '?metadata.rawPayload=true' });
+    await settled('all arrive', () => app.received.length === 4);
+    const of = (test: (event: Record<string, unknown>) => boolean) => app.received.find(({ event }) => test(event))!.event;
+    assert.equal(of(({ id }) => id === 'g1')['data'], 'grüß');
+    assert.equal(of(({ id }) => id === 'g1')['type'], 'greeting');
+    assert.equal(of(({ datacontenttype }) => datacontenttype === 'application/octet-stream')['data_base64'], 'AP8=');
+    assert.equal(of(({ id }) => id === 'e1')['own'], 'x');
+    assert.equal(of(({ id }) => id === 'e1')['topic'], 'forms');
+    assert.equal(
+      Buffer.from(String(of(({ data_base64 }) => data_base64 !== undefined && data_base64 !== 'AP8=')['data_base64']), 'base64').toString(),
+      'raw bytes',
+    );
+  });
+
+  it('chooses the path by rules in CEL, of resources in both versions', async () => {
+    const app = await messages.app('router');
+    await apply(`apiVersion: dapr.io/v2alpha1
+kind: Subscription
+metadata: { name: routed }
+spec:
+  pubsubname: pubsub
+  topic: routed
+  routes:
+    rules:
+    - { match: 'event.type == "widget"', path: /widgets }
+    - { match: 'event.data.amount > 100 && event.data.country in ["de", "at"]', path: /large }
+    default: /rest
+scopes: [router]
+---
+apiVersion: dapr.io/v1alpha1
+kind: Subscription
+metadata: { name: plain }
+spec: { pubsubname: pubsub, topic: plain, route: /plain }
+scopes: [router]
+`);
+    await subscribed(app, 'routed');
+    await publisher.publish('pubsub', 'routed', '{"amount":5}', { query: '?metadata.cloudevent.type=widget' });
+    await publisher.publish('pubsub', 'routed', '{"amount":101,"country":"de"}');
+    await publisher.publish('pubsub', 'routed', '{"amount":101,"country":"fr"}');
+    await publisher.publish('pubsub', 'routed', '{}');
+    await publisher.publish('pubsub', 'plain', '{}');
+    await settled('all arrive', () => app.received.length === 5);
+    assert.deepEqual(app.received.map(({ path }) => path).sort(), ['/large', '/plain', '/rest', '/rest', '/widgets']);
+  });
+
+  it('tries again what is to be tried again, drops what is to be dropped, and keeps the order of a key over it', async () => {
+    let failures = 2;
+    const app = await messages.app('fragile', {
+      subscriptions: [{ pubsubname: 'pubsub', topic: 'fragile', route: '/x' }],
+      answer({ event }, response) {
+        const { n } = event['data'] as { n: number };
+        if (n === 1 && failures-- > 0) return void (failures % 2 === 0 ? response.writeHead(500).end() : response.writeHead(200).end('{"status":"RETRY"}'));
+        response.writeHead(200).end(n === 2 ? '{"status":"DROP"}' : '');
+      },
+    });
+    await subscribed(app, 'fragile');
+    for (const n of [1, 2, 3]) await publisher.publish('pubsub', 'fragile', JSON.stringify({ n }), { query: '?metadata.partitionKey=k' });
+    await settled('all are done', () => app.received.length === 5);
+    assert.deepEqual(
+      app.received.map(({ event }) => (event['data'] as { n: number }).n),
+      [1, 1, 1, 2, 3],
+    );
+    const text = await metrics(app);
+    assert.match(text, /mizzen_messages_dropped_total\{[^}]*topic="fragile"[^}]*\} 1/);
+    assert.match(text, /mizzen_messages_delivered_total\{[^}]*topic="fragile"[^}]*status="retry"\} 2/);
+  });
+
+  it('puts what nobody can take on the dead letter topic, after as many tries as a policy says, with the reason', async () => {
+    const app = await messages.app('doomed', {
+      subscriptions: [
+        { pubsubname: 'pubsub2', topic: 'doomed', route: '/fails', deadLetterTopic: 'dead' },
+        { pubsubname: 'pubsub2', topic: 'dead', route: '/dead' },
+      ],
+      answer: ({ path }, response) => void response.writeHead(path === '/fails' ? 500 : 200).end(),
+    });
+    await apply(`${messages.component('pubsub2')}apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: { name: tries }
+spec:
+  policies: { retries: { twice: { policy: constant, duration: 10ms, maxRetries: 2 } }, timeouts: { short: 300ms } }
+  targets: { components: { pubsub2: { inbound: { retry: twice, timeout: short } } } }
+`);
+    await subscribed(app, 'dead');
+    await publisher.publish('pubsub2', 'doomed', '{"n":1}');
+    await settled('the dead letter', () => app.received.some(({ path }) => path === '/dead'));
+    assert.equal(app.received.filter(({ path }) => path === '/fails').length, 3);
+    const letter = app.received.find(({ path }) => path === '/dead')!;
+    assert.equal(letter.headers['x-mizzen-dead-letter-reason'], 'the application answered 500');
+    assert.equal(letter.headers['x-mizzen-original-publisher'], 'spiffe://cluster.local/ns/default/sa/publisher');
+    assert.deepEqual(letter.event['data'], { n: 1 });
+  });
+
+  it('gives up on a consumer that hangs, that dies in the middle, or that answers rubbish, and delivers again', async () => {
+    let turn = 0;
+    const app = await messages.app('broken', {
+      subscriptions: [{ pubsubname: 'pubsub2', topic: 'broken', route: '/b' }],
+      answer(_received, response) {
+        turn++;
+        if (turn === 1) return; // hangs
+        if (turn === 2) return void response.socket!.destroy();
+        if (turn === 3) return void response.writeHead(200).end('{"status":"MAYBE"}');
+        response.writeHead(200).end('not json, but 2xx');
+      },
+    });
+    await subscribed(app, 'broken');
+    await apply(`apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: { name: tries }
+spec:
+  policies: { retries: { often: { policy: constant, duration: 10ms, maxRetries: -1 } }, timeouts: { short: 300ms } }
+  targets: { components: { pubsub2: { inbound: { retry: often, timeout: short } } } }
+`);
+    await publisher.publish('pubsub2', 'broken', '{}');
+    await settled('the fourth try', () => app.received.length === 4);
+    await until(
+      'it is done',
+      () => metrics(app),
+      (text) => /messages_delivered_total\{[^}]*topic="broken"[^}]*status="success"\} 1/.test(text),
+    );
+  });
+
+  it('publishes and delivers many at once', async () => {
+    const app = await messages.app('bulk', {
+      subscriptions: [{ pubsubname: 'pubsub', topic: 'bulk', route: '/bulk', bulkSubscribe: { enabled: true, maxMessagesCount: 10, maxAwaitDurationMs: 50 } }],
+      answer(received, response) {
+        const { entries } = received.event as { entries: { entryId: string; event: { data: { n: number } } }[] };
+        response
+          .writeHead(200)
+          .end(
+            JSON.stringify({
+              statuses: entries.map(({ entryId, event }) => ({ entryId, status: event.data.n === 3 && app.received.length === 1 ? 'RETRY' : 'SUCCESS' })),
+            }),
+          );
+      },
+    });
+    await subscribed(app, 'bulk');
+    const entries = Array.from({ length: 25 }, (_, n) => ({
+      entryId: String(n),
+      event: { n },
+      contentType: 'application/json',
+      metadata: { partitionKey: 'k' },
+    }));
+    const answer = await publisher.ask('/v1.0/publish/bulk/pubsub/bulk', {
+      method: 'POST',
+      body: JSON.stringify(entries),
+      headers: { 'content-type': 'application/json' },
+    });
+    assert.equal(answer.status, 204, answer.body);
+    const numbers = () => app.received.flatMap(({ event }) => (event['entries'] as { event: { data: { n: number } } }[]).map((entry) => entry.event.data.n));
+    await settled('all, and one twice', () => numbers().length === 26);
+    assert.deepEqual(new Set(numbers()).size, 25);
+    assert.ok(app.received.length <= 6);
+    for (const [body, reason] of [
+      ['{}', /list/],
+      ['[{"event":1}]', /entryId/],
+      ['[{"entryId":"1"}]', /no event/],
+      ['[{"entryId":"1","event":1},{"entryId":"1","event":1}]', /two entries/],
+    ] as const) {
+      const refused = await publisher.ask('/v1.0/publish/bulk/pubsub/bulk', { method: 'POST', body });
+      assert.equal(refused.status, 400);
+      assert.match(refused.body, reason);
+    }
+  });
+
+  it('says clearly what cannot be published', async () => {
+    for (const [path, body, status, code] of [
+      ['/v1.0/publish/nothere/t', '{}', 404, 'ERR_PUBSUB_NOT_FOUND'],
+      ['/v1.0/publish/pubsub/', '{}', 404, 'ERR_PUBSUB_TOPIC_EMPTY'],
+      ['/v1.0/publish/pubsub/t?metadata.ttlInSeconds=soon', '{}', 400, 'ERR_PUBSUB_CLOUD_EVENTS_SER'],
+      ['/v1.0/nothing', '', 404, 'ERR_NOT_FOUND'],
+    ] as const) {
+      const answer = await publisher.ask(path, { method: 'POST', body, headers: { 'content-type': 'application/json' } });
+      assert.equal(answer.status, status, path);
+      assert.equal((JSON.parse(answer.body) as { errorCode: string }).errorCode, code);
+    }
+    const event = await publisher.publish('pubsub', 't', '{"id":"1"}', { headers: { 'content-type': 'application/cloudevents+json' } });
+    assert.equal(event.status, 400);
+    assert.match(event.body, /needs \\"source\\"/);
+    assert.equal((await publisher.ask('/v1.0/publish/pubsub/t', { method: 'GET' })).status, 405);
+    assert.equal((await publisher.ask('/v1.0/healthz')).status, 204);
+  });
+
+  it('lets only those publish and subscribe who may: by scopes, and by AuthorizationPolicies', async () => {
+    await apply(`${messages.component('scoped', { publishingScopes: 'publisher=open', protectedTopics: 'secret', subscriptionScopes: 'reader=open' })}
+${messages.component('others', {}, 'scopes: [somebody-else]')}
+${messages.component('guarded')}
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: topics }
+spec:
+  targetRefs: [{ group: dapr.io, kind: Component, name: guarded }]
+  action: ALLOW
+  rules:
+  - from: [{ source: { principals: ["cluster.local/ns/default/sa/publisher"] } }]
+    to: [{ operation: { methods: [PUBLISH], paths: ["orders*"] } }]
+  - from: [{ source: { principals: ["cluster.local/ns/default/sa/reader"] } }]
+    to: [{ operation: { methods: [SUBSCRIBE] } }]
+`);
+    const reader = await messages.app('reader', {
+      subscriptions: [
+        { pubsubname: 'guarded', topic: 'orders.eu', route: '/g' },
+        { pubsubname: 'scoped', topic: 'closed', route: '/c' },
+      ],
+    });
+    const snoop = await messages.app('snoop', { subscriptions: [{ pubsubname: 'guarded', topic: 'orders.eu', route: '/g' }] });
+    await subscribed(reader, 'orders.eu');
+    assert.equal((await publisher.publish('scoped', 'open', '{}')).status, 204);
+    for (const [pubsub, topic] of [
+      ['scoped', 'other'],
+      ['scoped', 'secret'],
+      ['guarded', 'payments'],
+    ] as const) {
+      const answer = await publisher.publish(pubsub, topic, '{}');
+      assert.equal(answer.status, 403);
+      assert.equal((JSON.parse(answer.body) as { errorCode: string }).errorCode, 'ERR_PUBSUB_FORBIDDEN');
+    }
+    assert.equal((await publisher.publish('others', 'x', '{}')).status, 404);
+    assert.equal((await reader.publish('guarded', 'orders.eu', '{}')).status, 403);
+    assert.equal((await publisher.publish('guarded', 'orders.eu', '{"n":1}')).status, 204);
+    await settled('the reader has it', () => reader.received.length === 1);
+    assert.equal(snoop.received.length, 0);
+    assert.match(await metrics(snoop), /result="subscription_refused"\} 1/);
+    assert.equal((JSON.parse((await reader.ask('/v1.0/metadata')).body) as { subscriptions: unknown[] }).subscriptions.length, 1);
+    // What cannot be enforced is refused.
+    await assert.rejects(
+      apply(`apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: bad }
+spec: { targetRefs: [{ group: dapr.io, kind: Component, name: guarded }], rules: [{ when: [{ key: a, values: [b] }] }] }
+`),
+      /rules\.when is not enforced/,
+    );
+  });
+
+  it('gives a share of the messages, and those that ask for it, to a canary of the subscriber', async () => {
+    await apply(`${service('shop')}
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: shop }
+spec: { host: shop, subsets: [{ name: v1, labels: { version: v1 } }, { name: v2, labels: { version: v2 } }] }
+---
+apiVersion: mizzen.dev/v1alpha1
+kind: MessageRoute
+metadata: { name: shop }
+spec:
+  pubsub: pubsub
+  topic: shop
+  subscriber: { service: shop }
+  routes: [{ subset: v2, headers: { x-canary: "yes" } }, { subset: v2, weight: 25 }]
+`);
+    const subscriptions = [{ pubsubname: 'pubsub', topic: 'shop', route: '/shop' }];
+    const v1 = await messages.app('shop-v1', { appId: 'shop', labels: { version: 'v1' }, subscriptions });
+    const v2 = await messages.app('shop-v2', { appId: 'shop', labels: { version: 'v2' }, subscriptions });
+    await subscribed(v1, 'shop');
+    for (let n = 0; n < 10; n++) await publisher.publish('pubsub', 'shop', JSON.stringify({ n }), { query: '?metadata.x-canary=yes' });
+    await settled('the canary has all that ask for it', () => v2.received.length === 10);
+    assert.equal(v1.received.length, 0);
+    assert.match(v2.received[0]!.headers['x-forwarded-client-cert'] as string, /sa\/shop-v1/);
+    for (let n = 0; n < 200; n++) await publisher.publish('pubsub', 'shop', JSON.stringify({ n }));
+    await settled('all arrive', () => v1.received.length + v2.received.length === 210);
+    assert.ok(v2.received.length > 30 && v2.received.length < 90, String(v2.received.length));
+    assert.match(await metrics(v1), /messages_delivered_total\{[^}]*topic="shop"[^}]*subset="v2"\}/);
+  });
+
+  describe('with Dapr’s own SDK', () => {
+    for (const protocol of [CommunicationProtocolEnum.HTTP, CommunicationProtocolEnum.GRPC])
+      it(`publishes and subscribes over ${protocol === CommunicationProtocolEnum.HTTP ? 'HTTP' : 'gRPC'}, as it is`, async () => {
+        const { mesh } = messages;
+        const name = protocol === CommunicationProtocolEnum.HTTP ? 'sdk-http' : 'sdk-grpc';
+        const [appPort, httpPort, grpcPort] = [await mesh.ports.next(), await mesh.ports.next(), await mesh.ports.next()];
+        const running = await mesh.proxy(name, {
+          registers: true,
+          inbound: [],
+          messaging: { appId: name, httpPort, grpcPort, app: { port: appPort, protocol: protocol === CommunicationProtocolEnum.HTTP ? 'http' : 'grpc' } },
+        });
+        await running.proxy.ready;
+        const sidecarPort = String(protocol === CommunicationProtocolEnum.HTTP ? httpPort : grpcPort);
+        const clientOptions = { daprHost: '127.0.0.1', daprPort: sidecarPort, communicationProtocol: protocol, logger: { level: 0 as never } };
+        const server = new DaprServer({ serverHost: '127.0.0.1', serverPort: String(appPort), communicationProtocol: protocol, clientOptions });
+        const seen: unknown[] = [];
+        const headersSeen: unknown[] = [];
+        await server.pubsub.subscribe('pubsub', `${name}-topic`, async (data: unknown, headers: unknown) => {
+          seen.push(data);
+          headersSeen.push(headers);
+        });
+        await server.start();
+        mesh.onClose(async () => void (await server.stop()));
+        const client = new DaprClient(clientOptions);
+        await until(
+          'the subscription',
+          async () => JSON.parse((await call({ port: httpPort, path: '/v1.0/metadata' })).body) as { subscriptions: unknown[] },
+          ({ subscriptions }) => subscriptions.length === 1,
+          20_000,
+        );
+        await client.pubsub.publish('pubsub', `${name}-topic`, { hello: 'world' });
+        await settled('the object', () => seen.length === 1);
+        assert.deepEqual(seen[0], { hello: 'world' });
+        const { failedMessages } = await client.pubsub.publishBulk('pubsub', `${name}-topic`, ['a', { b: 1 }]);
+        assert.deepEqual(failedMessages, []);
+        await settled('the others', () => seen.length === 3);
+        // The SDK rejects over the one protocol, and resolves over the other.
+        const failure = await client.pubsub.publish('nothere', 't', {}).catch((error: unknown) => error);
+        assert.match(String((failure as { error?: unknown }).error ?? failure), /ERR_PUBSUB_NOT_FOUND/);
+        assert.equal((await client.metadata.get()).id, name);
+        assert.equal(await client.health.isHealthy(), true);
+        await client.stop();
+      });
+  });
+
+  it('serves a subscription that is a stream (gRPC)', async () => {
+    const { createClient } = await import('@connectrpc/connect');
+    const { createGrpcTransport } = await import('@connectrpc/connect-node');
+    const { Dapr } = await import('@mizzen/envoy-api/gen/dapr/proto/runtime/v1/dapr_pb.js');
+    const { PushQueue } = await import('@mizzen/common');
+    const { create } = await import('@bufbuild/protobuf');
+    const { SubscribeTopicEventsRequestAlpha1Schema: Request } = await import('@mizzen/envoy-api/gen/dapr/proto/runtime/v1/pubsub_pb.js');
+    const client = createClient(Dapr, createGrpcTransport({ baseUrl: `http://127.0.0.1:${publisher.sidecar.grpcPort}` }));
+    const requests = new PushQueue<ReturnType<typeof create<typeof Request>>>();
+    requests.push(create(Request, { subscribeTopicEventsRequestType: { case: 'initialRequest', value: { pubsubName: 'pubsub', topic: 'streamed' } } }));
+    const seen: string[] = [];
+    for await (const { subscribeTopicEventsResponseType: answer } of client.subscribeTopicEventsAlpha1(requests)) {
+      if (answer.case === 'initialResponse') await publisher.publish('pubsub', 'streamed', '{"n":1}');
+      if (answer.case !== 'eventMessage') continue;
+      seen.push(Buffer.from(answer.value.data).toString());
+      // The first time it is to come again.
+      const status = seen.length === 1 ? 1 : 0;
+      requests.push(create(Request, { subscribeTopicEventsRequestType: { case: 'eventProcessed', value: { id: answer.value.id, status: { status } } } }));
+      if (seen.length === 2) break;
+    }
+    assert.deepEqual(seen, ['{"n":1}', '{"n":1}']);
+    requests.close();
+  });
+
+  it('tells how far behind a group is', async () => {
+    const app = await messages.app('slow', {
+      subscriptions: [{ pubsubname: 'pubsub', topic: 'slow', route: '/s', metadata: { maxInFlight: '1' } }],
+      answer: () => {},
+    });
+    await subscribed(app, 'slow');
+    for (let n = 0; n < 5; n++) await publisher.publish('pubsub', 'slow', '{}');
+    await until(
+      'the lag',
+      () => metrics(app),
+      (text) => /mizzen_message_lag\{pubsub="pubsub",topic="slow",group="slow"\} 5/.test(text),
+      15_000,
+    );
+    assert.match(await metrics(app), /mizzen_message_broker_up\{pubsub="pubsub"\} 1/);
+  });
+});

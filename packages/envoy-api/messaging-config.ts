@@ -1,0 +1,73 @@
+/** What a sidecar is told of the message mesh: by xDS, as JSON. Pilot makes it of Components, Subscriptions, Resiliency and our own kinds. */
+export interface MessagingConfig {
+  readonly appId: string;
+  readonly components: readonly PubSubComponent[];
+  /** Of Subscription resources; the application may declare more itself. */
+  readonly subscriptions: readonly Subscription[];
+  readonly topicPolicies: readonly TopicPolicy[];
+  readonly canaries: readonly CanaryRoute[];
+  readonly resiliency: Readonly<Record<string, ResiliencyPolicy>>;
+}
+
+export interface PubSubComponent {
+  readonly name: string;
+  /** `pubsub.mizzen`, `pubsub.jetstream`, `pubsub.rabbitmq`, `pubsub.redis` */
+  readonly type: string;
+  /** Secrets are in their places. */
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+export interface Subscription {
+  readonly pubsubname: string;
+  readonly topic: string;
+  readonly rules: readonly { readonly match: string; readonly path: string }[];
+  /** Where what meets no rule goes; '': it is dropped. */
+  readonly defaultPath: string;
+  readonly deadLetterTopic: string;
+  readonly bulk: { readonly maxMessagesCount: number; readonly maxAwaitDurationMs: number } | undefined;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly type: 'DECLARATIVE' | 'PROGRAMMATIC' | 'STREAMING';
+}
+
+/** Who may publish to or subscribe to topics of a component (AuthorizationPolicy with a targetRef to it). */
+export interface TopicPolicy {
+  readonly name: string;
+  readonly pubsub: string;
+  readonly action: 'ALLOW' | 'DENY';
+  readonly rules: readonly TopicRule[];
+}
+
+export interface TopicRule {
+  /** SPIFFE identities without `spiffe://`, `*` at one end for any; empty: anybody. */
+  readonly principals: readonly string[];
+  readonly namespaces: readonly string[];
+  /** PUBLISH, SUBSCRIBE; empty: both. */
+  readonly operations: readonly string[];
+  /** Topics, `*` at one end for any; empty: all. */
+  readonly topics: readonly string[];
+}
+
+/** A part of a topic's messages goes to another version of the subscriber. */
+export interface CanaryRoute {
+  readonly name: string;
+  readonly pubsub: string;
+  readonly topic: string;
+  /** Whether this sidecar is of that other version: it then takes nothing from the broker itself. */
+  readonly isCanary: boolean;
+  readonly routes: readonly {
+    readonly headers: Readonly<Record<string, string>>;
+    readonly weight: number;
+    readonly cluster: string;
+    readonly authority: string;
+  }[];
+}
+
+export interface ResiliencyPolicy {
+  /** undefined: the default. */
+  readonly timeoutMs: number | undefined;
+  readonly retry:
+    | { readonly policy: 'constant' | 'exponential'; readonly durationMs: number; readonly maxIntervalMs: number; readonly maxRetries: number }
+    | undefined;
+}
+
+export const noMessaging: MessagingConfig = { appId: '', components: [], subscriptions: [], topicPolicies: [], canaries: [], resiliency: {} };

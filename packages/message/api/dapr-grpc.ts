@@ -1,0 +1,181 @@
+import { once } from 'node:events';
+import { createServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
+import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
+import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { PushQueue } from '@mizzen/common';
+import type { Init, Subscription } from '@mizzen/envoy-api';
+import { Dapr } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/dapr_pb.js';
+import type {
+  BulkPublishRequest,
+  BulkPublishResponseSchema,
+  SubscribeTopicEventsRequestAlpha1,
+  SubscribeTopicEventsResponseAlpha1Schema,
+} from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/pubsub_pb.js';
+import type { AppChannel, DeliveryOutcome } from './app-channel.ts';
+import { retry } from './app-channel.ts';
+import type { DaprHttpApi } from './dapr-http.ts';
+import { outcomeOf, topicEvent } from './grpc-app-channel.ts';
+import type { MessageRuntime, Publication, PublishProblem } from './message-runtime.ts';
+
+const codes: Readonly<Record<number, Code>> = { 400: Code.InvalidArgument, 403: Code.PermissionDenied, 404: Code.NotFound };
+
+/** Dapr's gRPC API, as far as it is about messages (dapr.proto): the same runtime as the HTTP one. */
+export class DaprGrpcServer {
+  readonly #server: Http2Server;
+  readonly #sessions: Set<ServerHttp2Session>;
+  readonly #port: number;
+
+  constructor(runtime: MessageRuntime, http: DaprHttpApi, port: number) {
+    this.#port = port;
+    this.#sessions = new Set();
+    this.#server = createServer(connectNodeAdapter({ routes: (router) => router.service(Dapr, daprService(runtime, http)) }));
+    this.#server.on('session', (session) => {
+      this.#sessions.add(session);
+      session.on('close', () => this.#sessions.delete(session));
+      session.on('error', () => session.destroy());
+    });
+  }
+
+  async listen(): Promise<void> {
+    this.#server.listen(this.#port, '127.0.0.1');
+    await once(this.#server, 'listening');
+  }
+
+  async close(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    for (const session of this.#sessions) session.destroy();
+    await closed;
+  }
+}
+
+function daprService(runtime: MessageRuntime, http: DaprHttpApi): Partial<ServiceImpl<typeof Dapr>> {
+  const publishAll = (publications: readonly Publication[]) =>
+    new Promise<readonly (PublishProblem | undefined)[]>((resolve) => runtime.publish(publications, resolve));
+  const failed = ({ status, code, message }: PublishProblem) => new ConnectError(`${code}: ${message}`, codes[status] ?? Code.Internal);
+  const bulk = async (request: BulkPublishRequest, trace: Pick<Publication, 'traceparent' | 'tracestate'>): Promise<Init<typeof BulkPublishResponseSchema>> => {
+    const { pubsubName: pubsub, topic, entries, metadata } = request;
+    if (entries.length === 0) return {};
+    const problems = await publishAll(
+      entries.map((entry) => ({
+        pubsub,
+        topic,
+        contentType: entry.contentType,
+        body: Buffer.from(entry.event),
+        metadata: { ...metadata, ...entry.metadata },
+        ...trace,
+      })),
+    );
+    const first = problems.find((problem) => problem !== undefined);
+    if (first !== undefined && (first.status === 403 || first.status === 404)) throw failed(first);
+    return { failedEntries: entries.flatMap(({ entryId }, i) => (problems[i] === undefined ? [] : [{ entryId, error: problems[i].message }])) };
+  };
+  const traceOf = (headers: Headers) => ({ traceparent: headers.get('traceparent') ?? '', tracestate: headers.get('tracestate') ?? '' });
+  return {
+    async publishEvent({ pubsubName: pubsub, topic, data, dataContentType, metadata }, context) {
+      const [problem] = await publishAll([
+        { pubsub, topic, contentType: dataContentType, body: Buffer.from(data), metadata, ...traceOf(context.requestHeader) },
+      ]);
+      if (problem !== undefined) throw failed(problem);
+      return {};
+    },
+    bulkPublishEvent: (request, context) => bulk(request, traceOf(context.requestHeader)),
+    bulkPublishEventAlpha1: (request, context) => bulk(request, traceOf(context.requestHeader)),
+    async *subscribeTopicEventsAlpha1(requests, context) {
+      yield* streamed(runtime, requests, context.signal);
+    },
+    async getMetadata() {
+      const { id, runtimeVersion, components, subscriptions, extended } = http.metadata() as {
+        id: string;
+        runtimeVersion: string;
+        components: { name: string; type: string; version: string }[];
+        subscriptions: {
+          pubsubname: string;
+          topic: string;
+          metadata: Record<string, string>;
+          deadLetterTopic: string;
+          rules: { match: string; path: string }[];
+        }[];
+        extended: Record<string, string>;
+      };
+      return {
+        id,
+        runtimeVersion,
+        registeredComponents: components,
+        extendedMetadata: extended,
+        subscriptions: subscriptions.map(({ pubsubname, topic, metadata, deadLetterTopic, rules }) => ({
+          pubsubName: pubsubname,
+          topic,
+          metadata,
+          deadLetterTopic,
+          rules: { rules },
+        })),
+      };
+    },
+    async setMetadata({ key, value }) {
+      http.setAttribute(key, value);
+      return {};
+    },
+  };
+}
+
+type Answer = Init<typeof SubscribeTopicEventsResponseAlpha1Schema>;
+
+/** A subscription that lasts as long as its stream: events go down, and what became of them comes up. */
+async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<SubscribeTopicEventsRequestAlpha1>, signal: AbortSignal): AsyncIterable<Answer> {
+  const iterator = requests[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  const initial = first.done ? undefined : first.value.subscribeTopicEventsRequestType;
+  if (initial?.case !== 'initialRequest') throw new ConnectError('the first message must be initial_request', Code.InvalidArgument);
+  const { pubsubName, topic, metadata, deadLetterTopic } = initial.value;
+  const answers = new PushQueue<Answer>();
+  const open = new Map<string, (outcome: DeliveryOutcome) => void>();
+  const channel: AppChannel = {
+    deliver(event, timeoutMs, done) {
+      const id = String(event.event['id'] ?? '');
+      const timer = setTimeout(() => settle(id, retry(`the stream has not said within ${timeoutMs} ms what became of it`)), timeoutMs);
+      // An event of the same id that is still open has been given up by its broker.
+      open.get(id)?.(retry('it was delivered again'));
+      open.set(id, (outcome) => {
+        clearTimeout(timer);
+        done(outcome);
+      });
+      answers.push({ subscribeTopicEventsResponseType: { case: 'eventMessage', value: topicEvent(event) } });
+    },
+    deliverBulk: (_path, _pubsub, _topic, events, _timeoutMs, done) =>
+      done(new Map(events.map(({ entryId }) => [entryId, retry('a stream takes one event at a time')]))),
+  };
+  const settle = (id: string, outcome: DeliveryOutcome) => {
+    const done = open.get(id);
+    open.delete(id);
+    done?.(outcome);
+  };
+  const subscription: Subscription = {
+    pubsubname: pubsubName,
+    topic,
+    rules: [],
+    defaultPath: '/',
+    deadLetterTopic: deadLetterTopic ?? '',
+    bulk: undefined,
+    metadata,
+    type: 'STREAMING',
+  };
+  const subscriber = await runtime.subscribe(subscription, channel);
+  if (typeof subscriber === 'string') throw new ConnectError(subscriber, subscriber.includes('not allowed') ? Code.PermissionDenied : Code.NotFound);
+  answers.push({ subscribeTopicEventsResponseType: { case: 'initialResponse', value: {} } });
+  const reading = (async () => {
+    for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
+      const { subscribeTopicEventsRequestType: type } = next.value;
+      if (type.case === 'eventProcessed') settle(type.value.id, outcomeOf(type.value.status?.status ?? 0));
+    }
+  })().catch(() => {});
+  void reading.finally(() => answers.close());
+  signal.addEventListener('abort', () => answers.close());
+  try {
+    yield* answers;
+  } finally {
+    answers.close();
+    await subscriber.close();
+  }
+}

@@ -1,0 +1,200 @@
+import { type Logger, messageOf, version } from '@mizzen/common';
+import type { LocalService } from '@mizzen/proxy/filters/local-service';
+import type { Exchange } from '@mizzen/proxy/http/exchange';
+import type { MessageRuntime, Publication, PublishProblem } from './message-runtime.ts';
+
+const maxBodyBytes = 16 * 1024 * 1024;
+const maxBulkEntries = 10_000;
+const json = 'application/json';
+
+/** Dapr's HTTP API, as far as it is about messages (docs.dapr.io, "Pub/sub API reference", "Health", "Metadata"). */
+export class DaprHttpApi implements LocalService {
+  readonly #runtime: MessageRuntime;
+  readonly #appConnection: object | undefined;
+  readonly #logger: Logger;
+  /** Set by the application with PUT /metadata. */
+  readonly #attributes: Map<string, string>;
+
+  constructor(runtime: MessageRuntime, appConnection: object | undefined, logger: Logger) {
+    this.#runtime = runtime;
+    this.#appConnection = appConnection;
+    this.#logger = logger;
+    this.#attributes = new Map();
+  }
+
+  handle(exchange: Exchange): void {
+    const { method, target } = exchange.head;
+    const cut = target.indexOf('?');
+    const path = cut < 0 ? target : target.slice(0, cut);
+    const query = cut < 0 ? '' : target.slice(cut + 1);
+    const publish = /^\/v1\.0\/publish\/([^/]+)\/(.+)$/.exec(path);
+    if (publish !== null && !publish[1]!.startsWith('bulk')) return this.#publish(exchange, method, decode(publish[1]!), decode(publish[2]!), query);
+    const bulk = /^\/v1\.0(?:-alpha1)?\/publish\/bulk\/([^/]+)\/(.+)$/.exec(path);
+    if (bulk !== null) return this.#publishBulk(exchange, method, decode(bulk[1]!), decode(bulk[2]!), query);
+    if (publish !== null) return this.#publish(exchange, method, decode(publish[1]!), decode(publish[2]!), query);
+    if (path === '/v1.0/healthz' || path === '/v1.0/healthz/outbound') return this.#health(exchange, path.endsWith('outbound'));
+    if (path === '/v1.0/metadata' && method === 'GET') return this.#answer(exchange, 200, this.metadata());
+    if (path.startsWith('/v1.0/metadata/') && method === 'PUT') return this.#setAttribute(exchange, decode(path.slice('/v1.0/metadata/'.length)));
+    if (path === '/v1.0/publish' || path.startsWith('/v1.0/publish/'))
+      return this.#problem(exchange, { status: 404, code: 'ERR_PUBSUB_TOPIC_EMPTY', message: 'a topic is missing: /v1.0/publish/PUBSUB/TOPIC' });
+    this.#problem(exchange, {
+      status: 404,
+      code: 'ERR_NOT_FOUND',
+      message: `${method} ${path.slice(0, 100)} is not part of this API. There is /v1.0/publish, /v1.0/publish/bulk, /v1.0/metadata and /v1.0/healthz.`,
+    });
+  }
+
+  /** What GET /v1.0/metadata says. */
+  metadata(): Record<string, unknown> {
+    const { config } = this.#runtime;
+    return {
+      id: config.appId,
+      runtimeVersion: `mizzen-${version}`,
+      enabledFeatures: [],
+      actors: [],
+      extended: Object.fromEntries(this.#attributes),
+      components: config.components.map(({ name, type }) => ({ name, type, version: 'v1', capabilities: [] })),
+      subscriptions: this.#runtime.subscriptions().map(({ pubsubname, topic, rules, defaultPath, deadLetterTopic, metadata, type }) => ({
+        pubsubname,
+        topic,
+        rules: [...rules, ...(defaultPath === '' ? [] : [{ match: '', path: defaultPath }])],
+        metadata,
+        deadLetterTopic,
+        type,
+      })),
+      ...(this.#appConnection === undefined ? {} : { appConnectionProperties: this.#appConnection }),
+      actorRuntime: { runtimeStatus: 'DISABLED', activeActors: [], hostReady: false, placement: '' },
+    };
+  }
+
+  setAttribute(key: string, value: string): void {
+    if (this.#attributes.size < 100) this.#attributes.set(key, value);
+  }
+
+  #publish(exchange: Exchange, method: string, pubsub: string, topic: string, query: string): void {
+    if (method !== 'POST' && method !== 'PUT') return this.#wrongMethod(exchange);
+    const { headers } = exchange.head;
+    const contentType = headers.get('content-type') ?? '';
+    const traceparent = headers.get('traceparent') ?? '';
+    const tracestate = headers.get('tracestate') ?? '';
+    exchange.collectRequest(maxBodyBytes, (body) => {
+      this.#runtime.publish([{ pubsub, topic, contentType, body, metadata: metadataOf(query), traceparent, tracestate }], ([problem]) => {
+        if (exchange.isOver) return;
+        if (problem === undefined) exchange.replyContent(204, empty, '', 'published');
+        else this.#problem(exchange, problem);
+      });
+    });
+  }
+
+  #publishBulk(exchange: Exchange, method: string, pubsub: string, topic: string, query: string): void {
+    if (method !== 'POST' && method !== 'PUT') return this.#wrongMethod(exchange);
+    const traceparent = exchange.head.headers.get('traceparent') ?? '';
+    const tracestate = exchange.head.headers.get('tracestate') ?? '';
+    const shared = metadataOf(query);
+    exchange.collectRequest(maxBodyBytes, (body) => {
+      let entries: readonly { readonly entryId: string; readonly publication: Publication }[];
+      try {
+        entries = readEntries(body, (contentType, event, metadata) => ({
+          pubsub,
+          topic,
+          contentType,
+          body: event,
+          metadata: { ...shared, ...metadata },
+          traceparent,
+          tracestate,
+        }));
+      } catch (error) {
+        return this.#problem(exchange, { status: 400, code: 'ERR_PUBSUB_EVENTS_SER', message: messageOf(error) });
+      }
+      if (entries.length === 0) return exchange.replyContent(204, empty, '', 'published');
+      this.#runtime.publish(
+        entries.map(({ publication }) => publication),
+        (problems) => {
+          if (exchange.isOver) return;
+          const failed = entries.flatMap(({ entryId }, i) => (problems[i] === undefined ? [] : [{ entryId, error: problems[i].message }]));
+          if (failed.length === 0) return exchange.replyContent(204, empty, '', 'published');
+          const first = problems.find((problem) => problem !== undefined)!;
+          // Refused as a whole, it is one answer; failed in part, it is a list.
+          if (first.status === 403 || first.status === 404) return this.#problem(exchange, first);
+          this.#answer(exchange, 500, { errorCode: first.code, failedEntries: failed });
+        },
+      );
+    });
+  }
+
+  #health(exchange: Exchange, isOutbound: boolean): void {
+    const problems = isOutbound ? [] : this.#runtime.problems();
+    if (problems.length === 0) return exchange.replyContent(204, empty, '', 'healthy');
+    this.#problem(exchange, { status: 500, code: 'ERR_HEALTH_NOT_READY', message: problems.join('; ') });
+  }
+
+  #setAttribute(exchange: Exchange, key: string): void {
+    exchange.collectRequest(4_096, (body) => {
+      this.setAttribute(key, body.toString('utf8'));
+      exchange.replyContent(204, empty, '', 'metadata_set');
+    });
+  }
+
+  #wrongMethod(exchange: Exchange): void {
+    exchange.replyContent(
+      405,
+      Buffer.from(`${JSON.stringify({ errorCode: 'ERR_METHOD_NOT_ALLOWED', message: 'messages are published with POST or PUT' })}\n`),
+      json,
+      'wrong_method',
+      [['allow', 'POST, PUT']],
+    );
+  }
+
+  #problem(exchange: Exchange, { status, code, message }: PublishProblem): void {
+    if (status >= 500) this.#logger.warn(message, { code });
+    this.#answer(exchange, status, { errorCode: code, message });
+  }
+
+  #answer(exchange: Exchange, status: number, value: unknown): void {
+    exchange.replyContent(status, Buffer.from(`${JSON.stringify(value)}\n`), json, 'message_api');
+  }
+}
+
+const empty = Buffer.alloc(0);
+const noMetadata: Readonly<Record<string, string>> = {};
+
+/** `metadata.NAME=VALUE` */
+function metadataOf(query: string): Readonly<Record<string, string>> {
+  if (query === '') return noMetadata;
+  const metadata: Record<string, string> = {};
+  for (const [name, value] of new URLSearchParams(query)) if (name.startsWith('metadata.')) metadata[name.slice('metadata.'.length)] = value;
+  return metadata;
+}
+
+function readEntries(
+  body: Buffer,
+  make: (contentType: string, event: Buffer, metadata: Record<string, string>) => Publication,
+): { entryId: string; publication: Publication }[] {
+  const list = JSON.parse(body.toString('utf8')) as unknown;
+  if (!Array.isArray(list)) throw new Error('the body must be a list of entries');
+  if (list.length > maxBulkEntries) throw new Error(`at most ${maxBulkEntries} entries may be published at once`);
+  const seen = new Set<string>();
+  return list.map((entry: unknown, i) => {
+    const { entryId, entryID, event, contentType, metadata } = (entry ?? {}) as Record<string, unknown>;
+    const id = entryId ?? entryID;
+    if (typeof id !== 'string' || id === '') throw new Error(`entry ${i} has no entryId`);
+    if (seen.has(id)) throw new Error(`two entries have the entryId ${JSON.stringify(id)}`);
+    seen.add(id);
+    if (event === undefined || event === null) throw new Error(`entry ${id} has no event`);
+    const type = typeof contentType === 'string' && contentType !== '' ? contentType : typeof event === 'string' ? 'text/plain' : json;
+    const bytes =
+      typeof event === 'string' && !/json/.test(type)
+        ? Buffer.from(event, /^text\/|^$/.test(type) ? 'utf8' : 'base64')
+        : Buffer.from(typeof event === 'string' ? event : JSON.stringify(event));
+    const own = Object.fromEntries(Object.entries((metadata ?? {}) as Record<string, unknown>).map(([name, value]) => [name, String(value)]));
+    return { entryId: id, publication: make(type, bytes, own) };
+  });
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}

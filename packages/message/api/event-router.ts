@@ -1,0 +1,53 @@
+import { Environment } from '@marcbachmann/cel-js';
+import { messageOf } from '@mizzen/common';
+import type { Subscription } from '@mizzen/envoy-api';
+import type { CloudEvent } from './cloud-events.ts';
+
+const environment = new Environment({ unlistedVariablesAreDyn: true });
+
+/** Chooses the path for an event: the first rule whose CEL expression over `event` is true, else the default. */
+export class EventRouter {
+  readonly #rules: readonly { readonly matches: (event: CloudEvent) => boolean; readonly path: string }[];
+  readonly #defaultPath: string;
+
+  /** Throws Error where a rule is no CEL expression. */
+  constructor({ rules, defaultPath }: Pick<Subscription, 'rules' | 'defaultPath'>) {
+    this.#rules = rules.map(({ match, path }) => ({ path, matches: compile(match) }));
+    this.#defaultPath = defaultPath;
+  }
+
+  get isPlain(): boolean {
+    return this.#rules.length === 0;
+  }
+
+  /** '': there is none for it. */
+  pathFor(event: CloudEvent): string {
+    for (const { matches, path } of this.#rules) if (matches(event)) return path;
+    return this.#defaultPath;
+  }
+}
+
+function compile(expression: string): (event: CloudEvent) => boolean {
+  let evaluate: (context: Record<string, unknown>) => unknown;
+  try {
+    evaluate = environment.parse(expression) as never;
+  } catch (error) {
+    throw new Error(`${JSON.stringify(expression)} is no CEL expression: ${messageOf(error).split('\n')[0]}`);
+  }
+  // A field that an event does not have makes a rule that asks for it not match.
+  return (event) => {
+    try {
+      return evaluate({ event: withIntegers(event) }) === true;
+    } catch {
+      return false;
+    }
+  };
+}
+
+/** CEL tells whole numbers from others; JSON does not. What is written as a whole number is meant as one. */
+function withIntegers(value: unknown): unknown {
+  if (typeof value === 'number') return Number.isSafeInteger(value) ? BigInt(value) : value;
+  if (Array.isArray(value)) return value.map(withIntegers);
+  if (typeof value === 'object' && value !== null) return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, withIntegers(member)]));
+  return value;
+}

@@ -1,0 +1,133 @@
+import { randomUUID } from 'node:crypto';
+import { create, fromBinary, type JsonObject, toBinary } from '@bufbuild/protobuf';
+import type { Subscription } from '@mizzen/envoy-api';
+import {
+  ListTopicSubscriptionsResponseSchema,
+  TopicEventResponse_TopicEventResponseStatus as Status,
+  TopicEventBulkRequestSchema,
+  TopicEventBulkResponseSchema,
+  type TopicEventRequest,
+  TopicEventRequestSchema,
+  TopicEventResponseSchema,
+} from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/appcallback_pb.js';
+import type { Cluster } from '@mizzen/proxy/upstream/cluster';
+import { unaryCall } from '@mizzen/proxy/upstream/unary-call';
+import { type AppChannel, type DeliveredEvent, type DeliveryOutcome, drop, retry, success } from './app-channel.ts';
+import { type CloudEvent, dataOf } from './cloud-events.ts';
+
+const service = 'dapr.proto.runtime.v1.AppCallback';
+const unimplemented = 12;
+const known = new Set(['specversion', 'id', 'source', 'type', 'datacontenttype', 'data', 'data_base64', 'topic', 'pubsubname']);
+
+/** Delivers by gRPC: AppCallback.OnTopicEvent (dapr appcallback.proto). */
+export class GrpcAppChannel implements AppChannel {
+  readonly #cluster: () => Cluster | undefined;
+
+  constructor(cluster: () => Cluster | undefined) {
+    this.#cluster = cluster;
+  }
+
+  deliver(event: DeliveredEvent, timeoutMs: number, done: (outcome: DeliveryOutcome) => void): void {
+    const cluster = this.#cluster();
+    if (cluster === undefined) return done(retry('there is no way to the application'));
+    unaryCall(cluster, 'app', `${service}/OnTopicEvent`, toBinary(TopicEventRequestSchema, topicEvent(event)), timeoutMs, (result) => {
+      if (result.message === undefined)
+        return done(result.status === unimplemented ? drop('the application has no OnTopicEvent') : retry(`gRPC status ${result.status}: ${result.detail}`));
+      done(outcomeOf(fromBinary(TopicEventResponseSchema, result.message).status));
+    });
+  }
+
+  deliverBulk(
+    path: string,
+    pubsub: string,
+    topic: string,
+    events: readonly (DeliveredEvent & { readonly entryId: string })[],
+    timeoutMs: number,
+    done: (outcomes: ReadonlyMap<string, DeliveryOutcome>) => void,
+  ): void {
+    const all = (outcome: DeliveryOutcome) => done(new Map(events.map(({ entryId }) => [entryId, outcome])));
+    const cluster = this.#cluster();
+    if (cluster === undefined) return all(retry('there is no way to the application'));
+    const request = create(TopicEventBulkRequestSchema, {
+      id: randomUUID(),
+      topic,
+      pubsubName: pubsub,
+      type: 'com.dapr.event.sent.bulk',
+      path,
+      entries: events.map(({ entryId, event }) => ({
+        entryId,
+        contentType: 'application/cloudevents+json',
+        event: {
+          case: 'cloudEvent' as const,
+          value: {
+            id: String(event['id'] ?? ''),
+            source: String(event['source'] ?? ''),
+            type: String(event['type'] ?? ''),
+            specVersion: String(event['specversion'] ?? ''),
+            dataContentType: String(event['datacontenttype'] ?? ''),
+            data: dataOf(event),
+            extensions: extensionsOf(event),
+          },
+        },
+      })),
+    });
+    unaryCall(cluster, 'app', `${service}/OnBulkTopicEvent`, toBinary(TopicEventBulkRequestSchema, request), timeoutMs, (result) => {
+      if (result.message === undefined) return all(retry(`gRPC status ${result.status}: ${result.detail}`));
+      const outcomes = new Map<string, DeliveryOutcome>(events.map(({ entryId }) => [entryId, retry('the answer has no status for it')]));
+      for (const { entryId, status } of fromBinary(TopicEventBulkResponseSchema, result.message).statuses)
+        if (outcomes.has(entryId)) outcomes.set(entryId, outcomeOf(status));
+      done(outcomes);
+    });
+  }
+
+  /** What the application declares (ListTopicSubscriptions); undefined: it does not answer. */
+  subscriptions(timeoutMs: number): Promise<Subscription[] | undefined> {
+    return new Promise((resolve) => {
+      const cluster = this.#cluster();
+      if (cluster === undefined) return resolve(undefined);
+      unaryCall(cluster, 'app', `${service}/ListTopicSubscriptions`, new Uint8Array(), timeoutMs, (result) => {
+        if (result.message === undefined) return resolve(result.status === unimplemented ? [] : undefined);
+        resolve(
+          fromBinary(ListTopicSubscriptionsResponseSchema, result.message).subscriptions.map(
+            ({ pubsubName, topic, metadata, routes, deadLetterTopic, bulkSubscribe }) => ({
+              pubsubname: pubsubName,
+              topic,
+              rules: (routes?.rules ?? []).filter(({ match }) => match !== ''),
+              // The path is told in the request: without one there still is a handler.
+              defaultPath: routes?.default || routes?.rules.find(({ match }) => match === '')?.path || '/',
+              deadLetterTopic,
+              bulk: bulkSubscribe?.enabled
+                ? { maxMessagesCount: bulkSubscribe.maxMessagesCount || 100, maxAwaitDurationMs: bulkSubscribe.maxAwaitDurationMs || 1_000 }
+                : undefined,
+              metadata,
+              type: 'PROGRAMMATIC' as const,
+            }),
+          ),
+        );
+      });
+    });
+  }
+}
+
+export function topicEvent({ path, pubsub, topic, event }: DeliveredEvent): TopicEventRequest {
+  return create(TopicEventRequestSchema, {
+    id: String(event['id'] ?? ''),
+    source: String(event['source'] ?? ''),
+    type: String(event['type'] ?? ''),
+    specVersion: String(event['specversion'] ?? '1.0'),
+    dataContentType: String(event['datacontenttype'] ?? ''),
+    data: dataOf(event),
+    topic,
+    pubsubName: pubsub,
+    path,
+    extensions: extensionsOf(event),
+  });
+}
+
+function extensionsOf(event: CloudEvent): JsonObject {
+  return Object.fromEntries(Object.entries(event).filter(([name]) => !known.has(name))) as JsonObject;
+}
+
+export function outcomeOf(status: Status): DeliveryOutcome {
+  return status === Status.SUCCESS ? success : status === Status.DROP ? drop('the application asked for it') : retry('the application asked for it');
+}

@@ -1,0 +1,355 @@
+import type tls from 'node:tls';
+import { type Logger, messageOf } from '@mizzen/common';
+import { type MessagingConfig, noMessaging, type PubSubComponent, type Subscription } from '@mizzen/envoy-api';
+import type { Cluster } from '@mizzen/proxy/upstream/cluster';
+import type { BrokerDriver, OutgoingMessage } from '../brokers/driver.ts';
+import { EmbeddedDriver } from '../brokers/embedded.ts';
+import { makeDriver } from '../brokers/make-driver.ts';
+import { refusalOf } from '../policy/topic-access.ts';
+import type { AppChannel } from './app-channel.ts';
+import { InvalidEvent, wrap } from './cloud-events.ts';
+import { HttpAppChannel } from './http-app-channel.ts';
+import type { MessageMetrics } from './message-metrics.ts';
+import { Subscriber } from './subscriber.ts';
+
+export interface RuntimeOptions {
+  /** What it is called before the control plane has said anything. */
+  readonly appId: string;
+  /** This workload's identity, `spiffe://...`. */
+  readonly identity: string;
+  /** undefined: nobody subscribes here, only publishes. */
+  readonly channel: AppChannel | undefined;
+  /** Clusters of the mesh, for other versions of the application. */
+  readonly findCluster: (name: string) => Cluster | undefined;
+  readonly meshTls: (() => tls.ConnectionOptions) | undefined;
+  readonly metrics: MessageMetrics;
+  readonly logger: Logger;
+  readonly random?: () => number;
+}
+
+export interface Publication {
+  readonly pubsub: string;
+  readonly topic: string;
+  readonly contentType: string;
+  readonly body: Buffer;
+  /** `rawPayload`, `ttlInSeconds`, `partitionKey` (or `key`), `delayInSeconds`, `cloudevent.*`; `x-...` travel as headers. */
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly traceparent: string;
+  readonly tracestate: string;
+}
+
+/** Why something was not published: a code of Dapr's and the status of HTTP that it stands for. */
+export interface PublishProblem {
+  readonly status: number;
+  readonly code: string;
+  readonly message: string;
+}
+
+interface Opened {
+  readonly component: PubSubComponent;
+  readonly key: string;
+  readonly driver: Promise<BrokerDriver>;
+  ready: BrokerDriver | undefined;
+  problem: string | undefined;
+}
+
+const lagEveryMs = 5_000;
+export const publisherHeader = 'x-mizzen-publisher';
+const maxTopicLength = 200;
+
+/** The message mesh in one sidecar: components, what the application publishes, and what it has subscribed to. */
+export class MessageRuntime {
+  readonly #options: RuntimeOptions;
+  readonly #components: Map<string, Opened>;
+  readonly #subscribers: Map<string, { readonly subscriber: Subscriber; readonly key: string }>;
+  readonly #lagTimer: NodeJS.Timeout;
+  #config: MessagingConfig;
+  #programmatic: readonly Subscription[];
+  #updating: Promise<void>;
+  #isClosed: boolean;
+
+  constructor(options: RuntimeOptions) {
+    this.#options = options;
+    this.#components = new Map();
+    this.#subscribers = new Map();
+    this.#config = { ...noMessaging, appId: options.appId };
+    this.#programmatic = [];
+    this.#updating = Promise.resolve();
+    this.#isClosed = false;
+    this.#lagTimer = setInterval(() => void this.#measureLag(), lagEveryMs).unref();
+  }
+
+  get appId(): string {
+    return this.#config.appId;
+  }
+
+  get config(): MessagingConfig {
+    return this.#config;
+  }
+
+  /** Subscriptions in effect. */
+  subscriptions(): Subscription[] {
+    return [...this.#subscribers.values()].map(({ subscriber }) => subscriber.subscription);
+  }
+
+  /** Components that cannot be used, with the reason. */
+  problems(): string[] {
+    return [...this.#components.values()].flatMap(({ component, ready, problem }) => {
+      const reason = problem ?? ready?.problem();
+      return reason === undefined ? [] : [`${component.name}: ${reason}`];
+    });
+  }
+
+  /** Takes what the control plane says. Components that have not changed stay connected. */
+  configure(config: MessagingConfig): void {
+    this.#config = config;
+    for (const [name, opened] of this.#components) {
+      const next = config.components.find((component) => component.name === name);
+      if (next !== undefined && keyOf(next) === opened.key) continue;
+      this.#components.delete(name);
+      void opened.driver.then((driver) => driver.close()).catch(() => {});
+    }
+    for (const component of config.components) if (!this.#components.has(component.name)) this.#components.set(component.name, this.#open(component));
+    this.#updateSoon();
+  }
+
+  /** Takes what the application has declared. */
+  declare(subscriptions: readonly Subscription[]): void {
+    if (JSON.stringify(subscriptions) === JSON.stringify(this.#programmatic)) return;
+    this.#programmatic = subscriptions;
+    this.#updateSoon();
+  }
+
+  #open(component: PubSubComponent): Opened {
+    const driver = makeDriver(component.type, component.metadata, { logger: this.#options.logger, meshTls: this.#options.meshTls });
+    const opened: Opened = { component, key: keyOf(component), driver, ready: undefined, problem: undefined };
+    driver.then(
+      (made) => {
+        opened.ready = made;
+      },
+      (error: unknown) => {
+        opened.problem = messageOf(error);
+        this.#options.logger.error(`the component ${component.name} cannot be used: ${opened.problem}`);
+      },
+    );
+    return opened;
+  }
+
+  // ---- publishing ----
+
+  /** Publishes; `done` is told when everything is stored, or what is wrong. The last argument is told for each message of many. */
+  publish(publications: readonly Publication[], done: (problems: readonly (PublishProblem | undefined)[]) => void): void {
+    const { pubsub, topic } = publications[0]!;
+    const all = (problem: PublishProblem, result: string) => {
+      this.#options.metrics.published(pubsub, topic, result, publications.length);
+      done(publications.map(() => problem));
+    };
+    const opened = this.#components.get(pubsub);
+    if (opened === undefined) {
+      const known = [...this.#components.keys()].join(', ');
+      return all(
+        {
+          status: 404,
+          code: 'ERR_PUBSUB_NOT_FOUND',
+          message: `there is no pubsub ${JSON.stringify(pubsub)}. ${known === '' ? 'This workload has no Component of a pubsub type.' : `There is: ${known}.`}`,
+        },
+        'unknown_pubsub',
+      );
+    }
+    if (topic === '' || topic.length > maxTopicLength)
+      return all({ status: 404, code: 'ERR_PUBSUB_TOPIC_EMPTY', message: `a topic has a name of 1 to ${maxTopicLength} characters` }, 'invalid');
+    const refusal = refusalOf(
+      { operation: 'PUBLISH', pubsub, topic, appId: this.appId, principal: this.#options.identity },
+      opened.component,
+      this.#config.topicPolicies,
+    );
+    if (refusal !== undefined)
+      return all({ status: 403, code: 'ERR_PUBSUB_FORBIDDEN', message: `topic ${topic} is not allowed for app ${this.appId}: ${refusal}` }, 'refused');
+    const problems: (PublishProblem | undefined)[] = [];
+    const messages: OutgoingMessage[] = [];
+    const positions: number[] = [];
+    for (const [i, publication] of publications.entries()) {
+      try {
+        messages.push(this.#messageOf(publication));
+        positions.push(i);
+      } catch (error) {
+        if (!(error instanceof InvalidEvent)) throw error;
+        this.#options.metrics.published(pubsub, topic, 'invalid', 1);
+        problems[i] = { status: 400, code: 'ERR_PUBSUB_CLOUD_EVENTS_SER', message: error.message };
+      }
+    }
+    if (messages.length === 0) return done(publications.map((_, i) => problems[i]));
+    const finish = (results: readonly (string | undefined)[]) => {
+      let stored = 0;
+      for (const [at, problem] of results.entries())
+        if (problem === undefined) stored++;
+        else
+          problems[positions[at]!] = {
+            status: 500,
+            code: 'ERR_PUBSUB_PUBLISH_MESSAGE',
+            message: `error when publishing to topic ${topic} in pubsub ${pubsub}: ${problem}`,
+          };
+      if (stored > 0) this.#options.metrics.published(pubsub, topic, 'stored', stored);
+      if (stored < results.length) this.#options.metrics.published(pubsub, topic, 'not_stored', results.length - stored);
+      done(publications.map((_, i) => problems[i]));
+    };
+    const { ready } = opened;
+    // The path that is walked most has no promise on it.
+    if (ready instanceof EmbeddedDriver) return ready.publishAll(topic, messages, (problem) => finish(messages.map(() => problem)));
+    if (opened.problem !== undefined) return finish(messages.map(() => opened.problem));
+    void opened.driver.then((driver) => driver.publish(topic, messages)).then(finish, (error: unknown) => finish(messages.map(() => messageOf(error))));
+  }
+
+  #messageOf({ pubsub, topic, contentType, body, metadata, traceparent, tracestate }: Publication): OutgoingMessage {
+    const isRaw = metadata['rawPayload'] === 'true';
+    const headers: Record<string, string> = {};
+    for (const [name, value] of Object.entries(metadata)) if (name.startsWith('x-') && !name.startsWith('x-mizzen-')) headers[name] = value;
+    if (traceparent !== '') headers['traceparent'] = traceparent;
+    if (isRaw && contentType !== '') headers['content-type'] = contentType;
+    // Last: nobody else says who has published.
+    headers[publisherHeader] = this.#options.identity;
+    const content = isRaw ? body : wrap({ contentType, body, source: this.appId, pubsub, topic, traceparent, tracestate, metadata });
+    return {
+      key: metadata['partitionKey'] ?? metadata['key'] ?? metadata['orderingKey'] ?? '',
+      headers,
+      body: content,
+      delayMs: secondsOf(metadata['delayInSeconds'], 'delayInSeconds'),
+      ttlMs: secondsOf(metadata['ttlInSeconds'], 'ttlInSeconds'),
+    };
+  }
+
+  // ---- subscribing ----
+
+  #updateSoon(): void {
+    this.#updating = this.#updating
+      .then(() => this.#update())
+      .catch((error: unknown) => this.#options.logger.error(`subscriptions could not be brought in step: ${messageOf(error)}`));
+  }
+
+  async #update(): Promise<void> {
+    if (this.#isClosed) return;
+    const wanted = new Map<string, Subscription>();
+    // A resource counts before what the application says, as in Dapr.
+    for (const subscription of [...this.#programmatic, ...this.#config.subscriptions])
+      wanted.set(`${subscription.pubsubname}/${subscription.topic}`, subscription);
+    const { channel } = this.#options;
+    for (const [name, { subscriber, key }] of this.#subscribers) {
+      const subscription = wanted.get(name);
+      if (subscription !== undefined && this.#subscriberKey(subscription) === key) continue;
+      this.#subscribers.delete(name);
+      await subscriber.close();
+    }
+    if (channel === undefined) return;
+    for (const [name, subscription] of wanted) {
+      if (this.#subscribers.has(name)) continue;
+      const canaries = this.#canariesOf(subscription);
+      if (canaries.some(({ isCanary }) => isCanary)) continue;
+      const subscriber = await this.subscribe(subscription, channel);
+      if (typeof subscriber === 'string') this.#options.logger.error(`there is no subscription to ${name}: ${subscriber}`);
+      else this.#subscribers.set(name, { subscriber, key: this.#subscriberKey(subscription) });
+    }
+  }
+
+  /** Subscribes; what cannot be is said by a text. */
+  async subscribe(subscription: Subscription, channel: AppChannel): Promise<Subscriber | string> {
+    const { pubsubname: pubsub, topic } = subscription;
+    const opened = this.#components.get(pubsub);
+    if (opened === undefined) return `there is no pubsub ${JSON.stringify(pubsub)} for this workload`;
+    const refusal = refusalOf(
+      { operation: 'SUBSCRIBE', pubsub, topic, appId: this.appId, principal: this.#options.identity },
+      opened.component,
+      this.#config.topicPolicies,
+    );
+    if (refusal !== undefined) {
+      this.#options.metrics.published(pubsub, topic, 'subscription_refused', 1);
+      return `topic ${topic} is not allowed for app ${this.appId}: ${refusal}`;
+    }
+    try {
+      const subscriber = new Subscriber({
+        subscription,
+        group: subscription.metadata['consumerID'] ?? this.appId,
+        driver: await opened.driver,
+        channel,
+        canaries: this.#canariesOf(subscription),
+        canaryChannel: ({ cluster: name, authority }) => {
+          const cluster = this.#options.findCluster(name);
+          return cluster === undefined || cluster.healthyCount === 0 ? undefined : new HttpAppChannel(() => cluster, authority);
+        },
+        resiliency: this.#config.resiliency[pubsub],
+        deadLetter: (delivery, reason, done) => {
+          const message: OutgoingMessage = {
+            key: delivery.key,
+            headers: {
+              ...delivery.headers,
+              [publisherHeader]: this.#options.identity,
+              'x-mizzen-original-publisher': delivery.headers[publisherHeader] ?? '',
+              'x-mizzen-dead-letter-reason': reason,
+              'x-mizzen-dead-letter-topic': topic,
+            },
+            body: delivery.body,
+            delayMs: 0,
+            ttlMs: 0,
+          };
+          void opened.driver
+            .then((driver) => driver.publish(subscription.deadLetterTopic, [message]))
+            .then(
+              ([problem]) => done(problem),
+              (error: unknown) => done(messageOf(error)),
+            );
+        },
+        metrics: this.#options.metrics,
+        logger: this.#options.logger,
+        random: this.#options.random ?? Math.random,
+      });
+      // A broker that is away is no reason: it is waited for.
+      subscriber.open().catch((error: unknown) => this.#options.logger.error(`the subscription to ${pubsub}/${topic} failed: ${messageOf(error)}`));
+      return subscriber;
+    } catch (error) {
+      return messageOf(error);
+    }
+  }
+
+  #canariesOf({ pubsubname, topic }: Subscription) {
+    return this.#config.canaries.filter((canary) => canary.pubsub === pubsubname && canary.topic === topic);
+  }
+
+  /** What of the configuration a subscriber was made of: when it changes, it is made anew. */
+  #subscriberKey(subscription: Subscription): string {
+    const { pubsubname } = subscription;
+    return JSON.stringify([
+      subscription,
+      this.appId,
+      this.#components.get(pubsubname)?.key,
+      this.#config.resiliency[pubsubname],
+      this.#canariesOf(subscription),
+      this.#config.topicPolicies,
+    ]);
+  }
+
+  async #measureLag(): Promise<void> {
+    for (const [name, { ready, problem }] of this.#components) this.#options.metrics.brokerUp(name, problem === undefined && ready?.problem() === undefined);
+    for (const { subscriber } of this.#subscribers.values()) {
+      const lag = await subscriber.lag().catch(() => undefined);
+      if (lag !== undefined) this.#options.metrics.lag(subscriber.subscription, subscriber.group, lag);
+    }
+  }
+
+  /** Nothing more is taken; what the application is working on may end within `drainMs`. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    clearInterval(this.#lagTimer);
+    await this.#updating;
+    await Promise.all([...this.#subscribers.values()].map(({ subscriber }) => subscriber.close()));
+    await Promise.all([...this.#components.values()].map(({ driver }) => driver.then((made) => made.close()).catch(() => {})));
+  }
+}
+
+function keyOf({ name, type, metadata }: PubSubComponent): string {
+  return JSON.stringify([name, type, metadata]);
+}
+
+function secondsOf(text: string | undefined, name: string): number {
+  if (text === undefined) return 0;
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidEvent(`${name} must be a whole number of seconds, not ${JSON.stringify(text.slice(0, 40))}`);
+  return Number(text) * 1000;
+}

@@ -1,0 +1,263 @@
+import type { Logger } from '@mizzen/common';
+import type { CanaryRoute, ResiliencyPolicy, Subscription } from '@mizzen/envoy-api';
+import type { BrokerDriver, BrokerSubscription, Delivery } from '../brokers/driver.ts';
+import type { AppChannel, DeliveredEvent, DeliveryOutcome } from './app-channel.ts';
+import { readEvent } from './cloud-events.ts';
+import { EventRouter } from './event-router.ts';
+import type { MessageMetrics } from './message-metrics.ts';
+
+export interface SubscriberOptions {
+  readonly subscription: Subscription;
+  readonly group: string;
+  readonly driver: BrokerDriver;
+  readonly channel: AppChannel;
+  /** Of another version of the application; undefined: it cannot be reached. */
+  readonly canaryChannel: (route: CanaryRoute['routes'][number]) => AppChannel | undefined;
+  readonly canaries: readonly CanaryRoute[];
+  readonly resiliency: ResiliencyPolicy | undefined;
+  /** Puts a message that could not be delivered on another topic. */
+  readonly deadLetter: (delivery: Delivery, reason: string, done: (problem: string | undefined) => void) => void;
+  readonly metrics: MessageMetrics;
+  readonly logger: Logger;
+  readonly random: () => number;
+}
+
+const defaultTimeoutMs = 60_000;
+const defaultMaxInFlight = 100;
+const firstPauseMs = 100;
+const longestPauseMs = 30_000;
+
+/** A message on its way to the application. */
+interface Job {
+  readonly delivery: Delivery;
+  attempts: number;
+}
+
+/**
+ * One subscription at work: takes messages from the broker, chooses where each goes, and stays with it until the application has taken it, or it is a dead
+ * letter. Messages of one key go one after the other, also over retries; others side by side. A message that is being tried again keeps its place with the
+ * broker: when this sidecar ends, somebody else gets it.
+ */
+export class Subscriber {
+  readonly subscription: Subscription;
+  readonly group: string;
+  readonly #options: SubscriberOptions;
+  readonly #router: EventRouter;
+  readonly #timers: Set<NodeJS.Timeout>;
+  /** Jobs of a key that wait for the one before; the key is there while one is under way. */
+  readonly #byKey: Map<string, Job[]>;
+  readonly #bulk: Job[];
+  #bulkTimer: NodeJS.Timeout | undefined;
+  #opening: Promise<BrokerSubscription> | undefined;
+  #isClosed: boolean;
+
+  /** Throws Error for rules that are no CEL. */
+  constructor(options: SubscriberOptions) {
+    this.subscription = options.subscription;
+    this.group = options.group;
+    this.#options = options;
+    this.#router = new EventRouter(options.subscription);
+    this.#timers = new Set();
+    this.#byKey = new Map();
+    this.#bulk = [];
+    this.#bulkTimer = undefined;
+    this.#opening = undefined;
+    this.#isClosed = false;
+  }
+
+  /** Rejects when the broker will never take the subscription. */
+  async open(): Promise<void> {
+    const { metadata, topic } = this.subscription;
+    const maxInFlight = Number(metadata['maxInFlight']) || defaultMaxInFlight;
+    this.#opening = this.#options.driver.subscribe(
+      { topic, group: this.group, maxInFlight: Math.max(1, Math.min(10_000, maxInFlight)), from: metadata['startFrom'] === 'latest' ? 'latest' : 'earliest' },
+      (delivery) => this.#take(delivery),
+    );
+    await this.#opening;
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    for (const timer of this.#timers) clearTimeout(timer);
+    clearTimeout(this.#bulkTimer);
+    const opened = await this.#opening?.catch(() => undefined);
+    await opened?.close();
+  }
+
+  lag(): Promise<number | undefined> {
+    return this.#options.driver.lag(this.subscription.topic, this.group);
+  }
+
+  #take(delivery: Delivery): void {
+    if (this.#isClosed) return delivery.nack(0);
+    const job: Job = { delivery, attempts: 0 };
+    this.#options.metrics.inFlight(this.subscription, this.group, 1);
+    if (this.subscription.bulk !== undefined) return this.#takeBulk(job);
+    const { key } = delivery;
+    if (key === '') return this.#try(job);
+    const waiting = this.#byKey.get(key);
+    if (waiting !== undefined) return void waiting.push(job);
+    this.#byKey.set(key, []);
+    this.#try(job);
+  }
+
+  #try(job: Job): void {
+    if (this.#isClosed) return;
+    job.attempts++;
+    const { delivery } = job;
+    const event = this.#eventOf(delivery);
+    const path = this.#router.pathFor(event.event);
+    if (path === '') return this.#finish(job, { status: 'DROP', reason: 'no rule of the subscription matches it, and there is no default' });
+    const startedAt = performance.now();
+    const { channel, target } = this.#channelFor(delivery);
+    channel.deliver({ ...event, path }, this.#options.resiliency?.timeoutMs ?? defaultTimeoutMs, (outcome) => {
+      this.#options.metrics.delivered(this.subscription, this.group, outcome.status, target, performance.now() - startedAt);
+      this.#decide(job, outcome);
+    });
+  }
+
+  #eventOf(delivery: Delivery): Omit<DeliveredEvent, 'path'> {
+    const { pubsubname: pubsub, topic, metadata } = this.subscription;
+    const about = { id: delivery.id, pubsub, topic, contentType: delivery.headers['content-type'] ?? '' };
+    const { event, json } = readEvent(delivery.body, metadata['rawPayload'] === 'true', about);
+    return { pubsub, topic, event, json, headers: delivery.headers };
+  }
+
+  /** A share of the messages, or those with certain headers, go to another version; to this one when that has nobody. */
+  #channelFor(delivery: Delivery): { readonly channel: AppChannel; readonly target: string } {
+    for (const canary of this.#options.canaries)
+      for (const route of canary.routes) {
+        const named = Object.entries(route.headers);
+        const isMeant = named.length > 0 ? named.every(([name, value]) => delivery.headers[name] === value) : this.#options.random() * 100 < route.weight;
+        if (!isMeant) continue;
+        const channel = this.#options.canaryChannel(route);
+        if (channel !== undefined) return { channel, target: route.cluster.split('|')[2] || 'canary' };
+      }
+    return { channel: this.#options.channel, target: '' };
+  }
+
+  #decide(job: Job, outcome: DeliveryOutcome): void {
+    if (this.#isClosed) return;
+    if (outcome.status !== 'RETRY') return this.#finish(job, outcome);
+    const { deadLetterTopic } = this.subscription;
+    const policy = this.#options.resiliency?.retry;
+    // As in Dapr: with a dead letter topic and no policy, the first failure is the last.
+    const maxRetries =
+      policy === undefined ? (deadLetterTopic === '' ? Number.POSITIVE_INFINITY : 0) : policy.maxRetries < 0 ? Number.POSITIVE_INFINITY : policy.maxRetries;
+    if (job.attempts <= maxRetries) {
+      const pause =
+        policy?.policy === 'constant'
+          ? policy.durationMs
+          : Math.min(policy?.maxIntervalMs ?? longestPauseMs, (policy?.durationMs || firstPauseMs) * 2 ** Math.min(30, job.attempts - 1)) *
+            (0.5 + this.#options.random() / 2);
+      return this.#later(pause, () => this.#try(job));
+    }
+    if (deadLetterTopic === '') {
+      // The policy's patience has ended; the broker's has not. Order by key ends here: the policy says to go on.
+      this.#options.logger.warn(`a message could not be delivered: ${outcome.reason}. It will come again.`, {
+        topic: this.subscription.topic,
+        id: job.delivery.id,
+      });
+      this.#leave(job);
+      return job.delivery.nack(longestPauseMs);
+    }
+    this.#deadLetter(job, outcome.reason);
+  }
+
+  #deadLetter(job: Job, reason: string): void {
+    this.#options.deadLetter(job.delivery, reason, (problem) => {
+      if (this.#isClosed) return;
+      if (problem === undefined) {
+        this.#options.metrics.deadLettered(this.subscription, this.group);
+        this.#leave(job);
+        return job.delivery.ack();
+      }
+      // It is not lost: it stays where it is until it can be put there.
+      this.#options.logger.warn(`a dead letter could not be stored: ${problem}`, { topic: this.subscription.deadLetterTopic });
+      this.#later(1_000, () => this.#deadLetter(job, reason));
+    });
+  }
+
+  #finish(job: Job, outcome: DeliveryOutcome): void {
+    if (outcome.status === 'DROP') {
+      this.#options.logger.warn(`a message was dropped: ${outcome.reason}`, {
+        pubsub: this.subscription.pubsubname,
+        topic: this.subscription.topic,
+        id: job.delivery.id,
+      });
+      this.#options.metrics.dropped(this.subscription, this.group);
+      // Dapr: dropped messages go to the dead letter topic too, where there is one.
+      if (this.subscription.deadLetterTopic !== '') return this.#deadLetter(job, outcome.reason);
+    }
+    this.#leave(job);
+    job.delivery.ack();
+  }
+
+  /** Whoever waits for this one's key is next. */
+  #leave(job: Job): void {
+    this.#options.metrics.inFlight(this.subscription, this.group, -1);
+    const { key } = job.delivery;
+    if (key === '' || this.subscription.bulk !== undefined) return;
+    const waiting = this.#byKey.get(key);
+    const next = waiting?.shift();
+    if (next !== undefined) this.#try(next);
+    else this.#byKey.delete(key);
+  }
+
+  #later(ms: number, then: () => void): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      then();
+    }, ms);
+    this.#timers.add(timer);
+  }
+
+  // ---- many at a time ----
+
+  #takeBulk(job: Job): void {
+    const { maxMessagesCount, maxAwaitDurationMs } = this.subscription.bulk!;
+    this.#bulk.push(job);
+    if (this.#bulk.length >= maxMessagesCount) return this.#sendBulk();
+    this.#bulkTimer ??= setTimeout(() => this.#sendBulk(), maxAwaitDurationMs);
+  }
+
+  #sendBulk(): void {
+    clearTimeout(this.#bulkTimer);
+    this.#bulkTimer = undefined;
+    const jobs = this.#bulk.splice(0, this.subscription.bulk!.maxMessagesCount);
+    if (jobs.length === 0 || this.#isClosed) return;
+    if (this.#bulk.length > 0) this.#bulkTimer = setTimeout(() => this.#sendBulk(), 0);
+    const byPath = new Map<string, { readonly job: Job; readonly event: DeliveredEvent & { readonly entryId: string } }[]>();
+    for (const [i, job] of jobs.entries()) {
+      job.attempts++;
+      const event = this.#eventOf(job.delivery);
+      const path = this.#router.pathFor(event.event);
+      if (path === '') {
+        this.#finish(job, { status: 'DROP', reason: 'no rule of the subscription matches it, and there is no default' });
+        continue;
+      }
+      byPath.set(path, [...(byPath.get(path) ?? []), { job, event: { ...event, path, entryId: String(i) } }]);
+    }
+    const { pubsubname, topic } = this.subscription;
+    for (const [path, entries] of byPath) {
+      const startedAt = performance.now();
+      this.#options.channel.deliverBulk(
+        path,
+        pubsubname,
+        topic,
+        entries.map(({ event }) => event),
+        this.#options.resiliency?.timeoutMs ?? defaultTimeoutMs,
+        (outcomes) => {
+          for (const { job, event } of entries) {
+            const outcome = outcomes.get(event.entryId) ?? { status: 'RETRY' as const, reason: 'no answer' };
+            this.#options.metrics.delivered(this.subscription, this.group, outcome.status, '', performance.now() - startedAt);
+            // Retried, it is one of the next ones.
+            if (outcome.status === 'RETRY' && !this.#isClosed && this.subscription.deadLetterTopic === '')
+              this.#later(Math.min(longestPauseMs, firstPauseMs * 2 ** Math.min(30, job.attempts - 1)), () => this.#takeBulk(job));
+            else this.#decide(job, outcome);
+          }
+        },
+      );
+    }
+  }
+}

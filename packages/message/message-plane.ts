@@ -1,0 +1,238 @@
+import type tls from 'node:tls';
+import { MizzenError, messageOf } from '@mizzen/common';
+import type { MessagingConfig, Subscription } from '@mizzen/envoy-api';
+import { packAny } from '@mizzen/envoy-api';
+import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
+import type { MessagingService, MessagingSurroundings } from '@mizzen/proxy';
+import { Engine } from '@mizzen/proxy/engine';
+import { defaultOverloadSettings } from '@mizzen/proxy/overload/overload-manager';
+import { unknownPeer } from '@mizzen/proxy/telemetry/peer-metadata';
+import { rootSecretName, workloadSecretName } from '@mizzen/proxy/tls/secret-names';
+import { sendOwnRequest } from '@mizzen/proxy/upstream/own-request';
+import { DaprGrpcServer } from './api/dapr-grpc.ts';
+import { DaprHttpApi } from './api/dapr-http.ts';
+import { GrpcAppChannel } from './api/grpc-app-channel.ts';
+import { HttpAppChannel } from './api/http-app-channel.ts';
+import { MessageMetrics } from './api/message-metrics.ts';
+import { MessageRuntime } from './api/message-runtime.ts';
+
+const appCluster = 'app';
+const askTimeoutMs = 3_000;
+const askAgainMs = 5_000;
+/** The identity of the mesh's own broker: namespace and service account. */
+const brokerIdentity = '/ns/mizzen-system/sa/mizzen-broker';
+
+/** Starts the message mesh of one sidecar: the local API by HTTP and gRPC, and the way to the application. */
+export async function startMessaging({ config, engine, logger }: MessagingSurroundings): Promise<MessagingService> {
+  const messaging = config.messaging!;
+  const { app } = messaging;
+  let runtime!: MessageRuntime;
+  let http!: DaprHttpApi;
+  // The API is served by an engine of its own: what it does has no part in the workload's traffic, and its metrics are its own.
+  const api = new Engine({
+    self: { ...unknownPeer, workload: config.workload },
+    selfId: `messaging~127.0.0.1~${config.name}~`,
+    accessLogFile: undefined,
+    overload: defaultOverloadSettings,
+    opensListeners: true,
+    reusesPort: false,
+    expectsSockets: false,
+    drainMs: 1_000,
+    logger,
+    localService: { handle: (exchange) => http.handle(exchange) },
+  });
+  const findApp = () => api.findCluster(appCluster);
+  const channel = app === undefined ? undefined : app.protocol === 'grpc' ? new GrpcAppChannel(findApp) : new HttpAppChannel(findApp, `127.0.0.1:${app.port}`);
+  runtime = new MessageRuntime({
+    appId: messaging.appId,
+    identity: `spiffe://${config.trustDomain}/ns/${config.namespace}/sa/${config.serviceAccount}`,
+    channel,
+    findCluster: (name) => engine.findCluster(name),
+    meshTls: () => {
+      const pair = engine.secrets.keyPair(workloadSecretName);
+      const roots = engine.secrets.roots(rootSecretName);
+      if (pair === undefined || roots === undefined) throw new Error('this sidecar has no certificate yet');
+      return {
+        cert: pair.cert,
+        key: pair.key,
+        ca: roots.pem,
+        servername: 'mizzen-broker',
+        checkServerIdentity: (_host, certificate) =>
+          (certificate.subjectaltname ?? '') === `URI:spiffe://${config.trustDomain}${brokerIdentity}`
+            ? undefined
+            : new Error(`the server is ${certificate.subjectaltname ?? 'nobody'}, not the mesh's broker`),
+      } satisfies tls.ConnectionOptions;
+    },
+    metrics: new MessageMetrics(engine.counters),
+    logger,
+  });
+  http = new DaprHttpApi(runtime, app === undefined ? undefined : { port: app.port, protocol: app.protocol, channelAddress: '127.0.0.1' }, logger);
+  const grpc = new DaprGrpcServer(runtime, http, messaging.grpcPort);
+  let asking: NodeJS.Timeout | undefined;
+  let isClosed = false;
+
+  /** What the application subscribes to; it is asked again, since it may be started anew with other wishes. */
+  const ask = async (): Promise<void> => {
+    asking = undefined;
+    if (isClosed || app === undefined) return;
+    const declared = channel instanceof GrpcAppChannel ? await channel.subscriptions(askTimeoutMs) : await askByHttp();
+    if (declared !== undefined) runtime.declare(declared);
+    if (!isClosed) asking = setTimeout(() => void ask(), declared === undefined ? 500 : askAgainMs).unref();
+  };
+  const askByHttp = () =>
+    new Promise<Subscription[] | undefined>((resolve) => {
+      const cluster = findApp();
+      if (cluster === undefined) return resolve(undefined);
+      sendOwnRequest(
+        cluster,
+        {
+          method: 'GET',
+          path: '/dapr/subscribe',
+          authority: `127.0.0.1:${app!.port}`,
+          fields: [],
+          body: Buffer.alloc(0),
+          timeoutMs: askTimeoutMs,
+          maxAnswerBytes: 1024 * 1024,
+        },
+        (answer) => {
+          if ('reason' in answer) return resolve(undefined);
+          // An application that declares nothing need not know the path.
+          if (answer.head.status !== 200) return resolve([]);
+          try {
+            resolve(readDeclared(JSON.parse(answer.body.toString('utf8')) as unknown));
+          } catch (error) {
+            logger.error(`what the application says at /dapr/subscribe cannot be read: ${messageOf(error)}`);
+            resolve([]);
+          }
+        },
+      );
+    });
+
+  return {
+    async listen() {
+      if (app !== undefined) api.accept('cluster', [packAny(ClusterSchema, clusterOf(app))]);
+      else api.accept('cluster', []);
+      api.accept('listener', [packAny(ListenerSchema, listenerOf(messaging.httpPort))]);
+      await Promise.all([api.ready, grpc.listen()]);
+    },
+    accept(text) {
+      let next: MessagingConfig;
+      try {
+        next = JSON.parse(text) as MessagingConfig;
+      } catch (error) {
+        throw new MizzenError('invalid-messaging', `the configuration of the message mesh cannot be read: ${messageOf(error)}`);
+      }
+      runtime.configure(next);
+    },
+    applicationIsHealthy() {
+      if (asking === undefined) void ask();
+    },
+    async close() {
+      if (isClosed) return;
+      isClosed = true;
+      clearTimeout(asking);
+      await runtime.close();
+      await Promise.all([grpc.close(), api.close(200, 0)]);
+    },
+  };
+}
+
+function listenerOf(port: number) {
+  return {
+    name: 'messages',
+    address: { address: { case: 'socketAddress' as const, value: { address: '127.0.0.1', portSpecifier: { case: 'portValue' as const, value: port } } } },
+    filterChains: [
+      {
+        filters: [
+          {
+            name: 'envoy.filters.network.http_connection_manager',
+            configType: {
+              case: 'typedConfig' as const,
+              value: packAny(HttpConnectionManagerSchema, {
+                statPrefix: 'messages',
+                routeSpecifier: {
+                  case: 'routeConfig',
+                  value: {
+                    name: 'messages',
+                    virtualHosts: [
+                      {
+                        name: 'messages',
+                        domains: ['*'],
+                        routes: [{ match: { pathSpecifier: { case: 'prefix', value: '/' } }, action: { case: 'directResponse', value: { status: 500 } } }],
+                      },
+                    ],
+                  },
+                },
+                httpFilters: [{ name: 'mizzen.filters.http.local_service' }, { name: 'envoy.filters.http.router' }],
+              }),
+            },
+          },
+        ],
+      },
+    ],
+  };
+}
+
+function clusterOf({ port, protocol }: { readonly port: number; readonly protocol: 'http' | 'grpc' }) {
+  return {
+    name: appCluster,
+    clusterDiscoveryType: { case: 'type' as const, value: 0 },
+    connectTimeout: { seconds: 2n },
+    loadAssignment: {
+      clusterName: appCluster,
+      endpoints: [
+        {
+          lbEndpoints: [
+            {
+              hostIdentifier: {
+                case: 'endpoint' as const,
+                value: {
+                  address: {
+                    address: { case: 'socketAddress' as const, value: { address: '127.0.0.1', portSpecifier: { case: 'portValue' as const, value: port } } },
+                  },
+                },
+              },
+            },
+          ],
+        },
+      ],
+    },
+    typedExtensionProtocolOptions: {
+      'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': packAny(HttpProtocolOptionsSchema, {
+        upstreamProtocolOptions: {
+          case: 'explicitHttpConfig',
+          value: { protocolConfig: protocol === 'grpc' ? { case: 'http2ProtocolOptions', value: {} } : { case: 'httpProtocolOptions', value: {} } },
+        },
+      }),
+    },
+  };
+}
+
+/** The list at /dapr/subscribe, in both forms: `route`, or `routes` with rules. Throws Error for what is none. */
+function readDeclared(value: unknown): Subscription[] {
+  if (value === null) return [];
+  if (!Array.isArray(value)) throw new Error('it is no list');
+  return value.map((entry: unknown) => {
+    const { pubsubname, pubsubName, topic, route, routes, deadLetterTopic, bulkSubscribe, metadata } = (entry ?? {}) as Record<string, unknown>;
+    const pubsub = pubsubname ?? pubsubName;
+    if (typeof pubsub !== 'string' || typeof topic !== 'string') throw new Error('an entry needs pubsubname and topic');
+    const { rules, default: defaultPath } = (routes ?? {}) as {
+      readonly rules?: readonly { readonly match?: string; readonly path?: string }[];
+      readonly default?: string;
+    };
+    const bulk = bulkSubscribe as { readonly enabled?: boolean; readonly maxMessagesCount?: number; readonly maxAwaitDurationMs?: number } | undefined;
+    return {
+      pubsubname: pubsub,
+      topic,
+      rules: (rules ?? []).flatMap(({ match, path }) => (match && path ? [{ match, path }] : [])),
+      defaultPath: typeof route === 'string' && route !== '' ? route : (defaultPath ?? ''),
+      deadLetterTopic: typeof deadLetterTopic === 'string' ? deadLetterTopic : '',
+      bulk: bulk?.enabled ? { maxMessagesCount: bulk.maxMessagesCount || 100, maxAwaitDurationMs: bulk.maxAwaitDurationMs || 1_000 } : undefined,
+      metadata: Object.fromEntries(Object.entries((metadata ?? {}) as Record<string, unknown>).map(([name, member]) => [name, String(member)])),
+      type: 'PROGRAMMATIC' as const,
+    };
+  });
+}
