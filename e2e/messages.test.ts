@@ -208,13 +208,11 @@ spec:
       subscriptions: [{ pubsubname: 'pubsub', topic: 'bulk', route: '/bulk', bulkSubscribe: { enabled: true, maxMessagesCount: 10, maxAwaitDurationMs: 50 } }],
       answer(received, response) {
         const { entries } = received.event as { entries: { entryId: string; event: { data: { n: number } } }[] };
-        response
-          .writeHead(200)
-          .end(
-            JSON.stringify({
-              statuses: entries.map(({ entryId, event }) => ({ entryId, status: event.data.n === 3 && app.received.length === 1 ? 'RETRY' : 'SUCCESS' })),
-            }),
-          );
+        response.writeHead(200).end(
+          JSON.stringify({
+            statuses: entries.map(({ entryId, event }) => ({ entryId, status: event.data.n === 3 && app.received.length === 1 ? 'RETRY' : 'SUCCESS' })),
+          }),
+        );
       },
     });
     await subscribed(app, 'bulk');

@@ -50,6 +50,8 @@ program
   .option('--xds-host <address>', 'address for xDS and the CA, if it is another')
   .option('--xds-plain-port <port>', 'a plain-text xDS port on loopback, for other control-plane clients (Istio uses 15010)')
   .option('--trust-domain <name>', 'the trust domain of identities', 'cluster.local')
+  .option('--broker <host:port>', "the mesh's own broker, for Components of type pubsub.mizzen")
+  .option('--rate-limit-redis <address>', 'count limits of the whole mesh in this Redis, together with other control planes')
   .option('--log-level <level>', 'debug, info, warn or error', 'info')
   .action(async (options) => (await import('./commands/control.ts')).control(options));
 
@@ -130,6 +132,33 @@ program
   .option('--exclude-interfaces <names>', 'leave these network interfaces alone')
   .addHelpText('after', '\nIt changes all rules or none, and may be repeated: the newest settings hold. The sidecar runs as user 1337.')
   .action(async (options) => (await import('./commands/capture.ts')).capture(options));
+
+const credential = program.command('credential').description('what consumers of APIs prove themselves by');
+credential
+  .command('issue <consumer>')
+  .description('make a credential, store its hash, and show it once')
+  .option(...home)
+  .option(...namespace)
+  .option('--kind <kind>', 'api-key, basic or hmac', 'api-key')
+  .option('--name <name>', 'name of the Credential (default: made of the consumer and the kind)')
+  .option('--username <name>', 'with --kind basic (default: the consumer)')
+  .option('--expires <time>', 'RFC 3339')
+  .action(async (consumer: string, options) => (await import('./commands/credential.ts')).issue(consumer, options));
+
+const messages = program.command('messages').description('topics of the embedded broker, and who consumes them');
+messages
+  .command('topics')
+  .description('topics, groups and how far behind each is')
+  .option(...home)
+  .option('--broker <host:port>', 'a broker that runs with --plain (default: the one of --home)')
+  .action(async (options) => (await import('./commands/messages.ts')).topics(options));
+messages
+  .command('replay <topic> <group>')
+  .description('deliver again what a group has had')
+  .option(...home)
+  .option('--broker <host:port>', 'a broker that runs with --plain (default: the one of --home)')
+  .option('--from <offset-or-time>', 'an offset, or a time in RFC 3339', '0')
+  .action(async (topic: string, group: string, options) => (await import('./commands/messages.ts')).replay(topic, group, options));
 
 const lab = program.command('lab').description('the hosts of a mesh that runs with `mizzen up --isolate`: what happens to them');
 lab

@@ -221,7 +221,7 @@ async function listen(server: Http2Server | Http2SecureServer, port: number, hos
 
 async function createNamespaces(registry: ResourceRegistry): Promise<void> {
   const kind = findKind('', 'Namespace')!;
-  for (const name of ['default', rootNamespace]) {
+  for (const name of ['default', rootNamespace, 'mizzen-system']) {
     if (!(await registry.store.get({ group: '', kind: 'Namespace', namespace: '', name }))) {
       await registry.create(
         kind,

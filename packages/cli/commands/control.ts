@@ -12,6 +12,8 @@ export interface ControlOptions {
   readonly xdsPort: string;
   readonly xdsPlainPort?: string;
   readonly trustDomain: string;
+  readonly broker?: string;
+  readonly rateLimitRedis?: string;
   readonly logLevel: LogLevel;
 }
 
@@ -25,6 +27,8 @@ export async function control(options: ControlOptions): Promise<void> {
     apiPort: Number(options.apiPort),
     xdsPort: Number(options.xdsPort),
     trustDomain: options.trustDomain,
+    brokerAddress: options.broker,
+    rateLimitRedis: options.rateLimitRedis,
     logger,
     ...(options.xdsPlainPort === undefined ? {} : { xdsPlainPort: Number(options.xdsPlainPort) }),
     ...(options.dir === undefined

@@ -32,6 +32,8 @@ export interface MeshRunnerOptions {
 
 const workloadKind = findKind('mizzen.dev', 'Workload')!;
 const serviceAccountKind = findKind('', 'ServiceAccount')!;
+const componentKind = findKind('dapr.io', 'Component')!;
+const brokerAccount = { namespace: 'mizzen-system', name: 'mizzen-broker' };
 const tokenSeconds = 24 * 3600;
 const tokenRenewMs = 6 * 3600 * 1000;
 const trustDomain = 'cluster.local';
@@ -53,6 +55,8 @@ export class MeshRunner {
   readonly #builds: Map<string, Promise<string | undefined>>;
   #control: SupervisedProcess | undefined;
   #api: ApiClient | undefined;
+  #broker: SupervisedProcess | undefined;
+  #brokerAddress: string;
   #stopWatching: (() => void) | undefined;
   #queue: Promise<void>;
   #tokenTimer: NodeJS.Timeout | undefined;
@@ -68,6 +72,8 @@ export class MeshRunner {
     this.#builds = new Map();
     this.#control = undefined;
     this.#api = undefined;
+    this.#broker = undefined;
+    this.#brokerAddress = '';
     this.#stopWatching = undefined;
     this.#queue = Promise.resolve();
     this.#tokenTimer = undefined;
@@ -96,12 +102,17 @@ export class MeshRunner {
     await this.#startControl();
     onProgress('control plane is up');
     await this.#reconcile();
-    this.#stopWatching = this.api.watch(
-      workloadKind,
-      undefined,
-      () => this.#reconcileSoon(),
-      () => {},
+    const stops = [workloadKind, componentKind].map((kind) =>
+      this.api.watch(
+        kind,
+        undefined,
+        () => this.#reconcileSoon(),
+        () => {},
+      ),
     );
+    this.#stopWatching = () => {
+      for (const stop of stops) stop();
+    };
     this.#tokenTimer = setInterval(() => void this.#renewTokens(), tokenRenewMs);
     await this.#waitUntilReady();
   }
@@ -113,6 +124,7 @@ export class MeshRunner {
     clearInterval(this.#tokenTimer);
     await this.#queue;
     await Promise.all([...this.#workloads.values()].flatMap((workload) => workload.replicas).map((replica) => replica.stop()));
+    await this.#broker?.stop(5_000);
     await this.#control?.stop(5_000);
     await this.#lab?.close();
     this.#processes.release();
@@ -145,6 +157,7 @@ export class MeshRunner {
         );
     }
     this.#lab = await this.#makeLab(ports.xds);
+    this.#brokerAddress = `${this.#lab?.network.gatewayAddress ?? '127.0.0.1'}:${await this.#ports.next()}`;
     rmSync(files.endpoints, { force: true });
     this.#control = new SupervisedProcess({
       name: 'control',
@@ -159,6 +172,8 @@ export class MeshRunner {
         String(ports.api),
         '--xds-port',
         String(ports.xds),
+        '--broker',
+        this.#brokerAddress,
         ...(this.#lab === undefined ? [] : ['--xds-host', this.#lab.network.gatewayAddress]),
       ],
       env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
@@ -194,6 +209,54 @@ export class MeshRunner {
     return lab;
   }
 
+  /** The mesh's own broker runs from the moment that somebody wants it. */
+  async #ensureBroker(): Promise<void> {
+    if (this.#broker !== undefined) return;
+    const { items } = (await this.api.call('GET', collectionPath(componentKind, undefined))).body as {
+      items: Resource<{ readonly type: string; readonly metadata?: readonly { readonly name: string }[] }>[];
+    };
+    if (!items.some(({ spec }) => spec.type === 'pubsub.mizzen' && !spec.metadata?.some(({ name }) => name === 'address'))) return;
+    const { home, onLine, onNotice, onProgress } = this.#options;
+    const access = controlAccess(home);
+    const { namespace, name } = brokerAccount;
+    const cut = this.#brokerAddress.lastIndexOf(':');
+    const [host, port] = [this.#brokerAddress.slice(0, cut), this.#brokerAddress.slice(cut + 1)];
+    const config = join(home, 'broker-identity.json');
+    writeFileSync(
+      config,
+      JSON.stringify({
+        type: 'sidecar',
+        name,
+        namespace,
+        workload: name,
+        serviceAccount: name,
+        labels: {},
+        trustDomain,
+        address: host,
+        control: access.xds,
+        rootCertificateFile: homeFiles(home).rootCertificate,
+        tokenFile: await this.#token(namespace, name),
+      }),
+      { mode: 0o600 },
+    );
+    writeFileSync(join(home, 'broker.json'), JSON.stringify({ address: this.#brokerAddress, config }), { mode: 0o600 });
+    this.#broker = new SupervisedProcess({
+      name: 'broker',
+      command: [...mizzenCommand, 'broker', '--home', home, '--host', host, '--port', port, '--config', config],
+      env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
+      workingDirectory: home,
+      logFile: join(home, 'logs', 'broker.log'),
+      onLine: (line) => {
+        const match = /^\S+ (warn|error) +\S+: (.*)$/.exec(line);
+        if (match) onLine('broker', `${match[1]}: ${match[2]}`);
+      },
+      onNotice: (text) => onNotice('broker', text),
+    });
+    this.#broker.on('started', (pid: number) => this.#processes.add(pid));
+    this.#broker.start();
+    onProgress(`broker for messages at ${this.#brokerAddress}`);
+  }
+
   #reconcileSoon(): void {
     this.#queue = this.#queue
       .then(() => (this.#isStopping ? undefined : this.#reconcile()))
@@ -201,6 +264,7 @@ export class MeshRunner {
   }
 
   async #reconcile(): Promise<void> {
+    await this.#ensureBroker();
     const { items } = (await this.api.call('GET', collectionPath(workloadKind, undefined))).body as { items: Resource<WorkloadSpec>[] };
     const wanted = new Map(items.map((resource) => [`${resource.metadata.namespace}/${resource.metadata.name}`, resource]));
     const ended = [...this.#workloads].filter(([key, running]) => {

@@ -85,6 +85,7 @@ export class Replica {
   }[];
   #outboundPort: number | undefined;
   #adminPort: number | undefined;
+  #messaging: { readonly httpPort: number; readonly grpcPort: number } | undefined;
   #host: LabHost | undefined;
 
   constructor(options: ReplicaOptions) {
@@ -95,6 +96,7 @@ export class Replica {
     this.#ports = [];
     this.#outboundPort = undefined;
     this.#adminPort = undefined;
+    this.#messaging = undefined;
     this.#host = undefined;
   }
 
@@ -132,6 +134,8 @@ export class Replica {
       this.#host = await lab.addHost(hostNameOf(this.name, namespace), workload, namespace, hasProxy ? captureFromAnnotations(annotations) : undefined);
       const { address } = this.#host;
       if (hasProxy) this.#adminPort = adminPortOfHost;
+      // Dapr's own ports.
+      if (hasProxy && spec.messaging) this.#messaging = { httpPort: 3500, grpcPort: 50_001 };
       this.#ports = (spec.ports ?? []).map(({ name, protocol, port }) => ({
         name,
         protocol,
@@ -146,6 +150,7 @@ export class Replica {
     if (hasProxy) this.#adminPort = await ports.next();
     if (!spec.gateway) {
       if (hasProxy) this.#outboundPort = await ports.next();
+      if (hasProxy && spec.messaging) this.#messaging = { httpPort: await ports.next(), grpcPort: await ports.next() };
       for (const port of spec.ports ?? []) {
         const appPort = await ports.next();
         const listenPort = hasProxy ? await ports.next() : appPort;
@@ -199,6 +204,7 @@ export class Replica {
         ...(protocol ? { protocol } : {}),
       })),
       ...(probe ? { probe } : {}),
+      ...(this.#messaging === undefined ? {} : { messaging: { appId: this.#appId, ...this.#messaging, ...this.#messageTarget() } }),
       ...(spec.publicPorts && this.#host === undefined
         ? { publicPorts: spec.publicPorts.map((port) => ({ port, listen: `127.0.0.1:${port + this.#options.index}` })) }
         : {}),
@@ -237,6 +243,8 @@ export class Replica {
         ? {}
         : { MIZZEN_OUTBOUND: `http://127.0.0.1:${this.#outboundPort}`, MIZZEN_OUTBOUND_PORT: String(this.#outboundPort) }),
     };
+    if (this.#messaging !== undefined)
+      Object.assign(variables, { DAPR_HTTP_PORT: String(this.#messaging.httpPort), DAPR_GRPC_PORT: String(this.#messaging.grpcPort), APP_ID: this.#appId });
     const expand = (text: string) => text.replace(/\$\((\w+)\)/g, (whole, name: string) => variables[name] ?? whole);
     // The variables that HTTP clients of all languages know: an application that heeds them needs to be told nothing else.
     const proxyVariables =
@@ -267,6 +275,18 @@ export class Replica {
     });
     this.#process.on('started', this.#options.onStarted);
     this.#process.start();
+  }
+
+  get #appId(): string {
+    const { spec, labels, workload } = this.#options;
+    return spec.messaging?.appId ?? labels['app'] ?? workload;
+  }
+
+  /** Where messages are delivered to. */
+  #messageTarget(): { readonly app?: { readonly port: number; readonly protocol: 'http' | 'grpc' } } {
+    const { messaging } = this.#options.spec;
+    const port = messaging?.port === undefined ? this.#ports[0] : this.#ports.find(({ name }) => name === messaging.port);
+    return port === undefined || messaging?.publishOnly ? {} : { app: { port: port.appPort, protocol: messaging?.protocol ?? 'http' } };
   }
 
   #onHost(command: readonly string[], role: Role): readonly string[] {

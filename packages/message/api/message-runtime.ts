@@ -64,6 +64,7 @@ export class MessageRuntime {
   readonly #subscribers: Map<string, { readonly subscriber: Subscriber; readonly key: string }>;
   readonly #lagTimer: NodeJS.Timeout;
   #config: MessagingConfig;
+  #isConfigured: boolean;
   #programmatic: readonly Subscription[];
   #updating: Promise<void>;
   #isClosed: boolean;
@@ -73,6 +74,7 @@ export class MessageRuntime {
     this.#components = new Map();
     this.#subscribers = new Map();
     this.#config = { ...noMessaging, appId: options.appId };
+    this.#isConfigured = false;
     this.#programmatic = [];
     this.#updating = Promise.resolve();
     this.#isClosed = false;
@@ -103,6 +105,7 @@ export class MessageRuntime {
   /** Takes what the control plane says. Components that have not changed stay connected. */
   configure(config: MessagingConfig): void {
     this.#config = config;
+    this.#isConfigured = true;
     for (const [name, opened] of this.#components) {
       const next = config.components.find((component) => component.name === name);
       if (next !== undefined && keyOf(next) === opened.key) continue;
@@ -227,7 +230,8 @@ export class MessageRuntime {
   }
 
   async #update(): Promise<void> {
-    if (this.#isClosed) return;
+    // What the application says means nothing before it is known which components there are.
+    if (this.#isClosed || !this.#isConfigured) return;
     const wanted = new Map<string, Subscription>();
     // A resource counts before what the application says, as in Dapr.
     for (const subscription of [...this.#programmatic, ...this.#config.subscriptions])

@@ -1,0 +1,184 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { silentLogger } from '@mizzen/common';
+import { Broker } from '@mizzen/message/broker/broker';
+import { BrokerServer } from '@mizzen/message/broker/broker-server';
+import type { Delivery } from '@mizzen/message/brokers/driver';
+import { EmbeddedDriver } from '@mizzen/message/brokers/embedded';
+import { defaultLogSettings } from '@mizzen/message/log/partition-log';
+import { mizzenCommand } from '../packages/cli/runner/program.ts';
+import { BrokerProcess } from './support/brokers.ts';
+import { until } from './support/http.ts';
+
+/** `BROKER_CRASHES=200 npm test -- e2e/broker-crash.test.ts` is the long form. */
+const rounds = Number(process.env['BROKER_CRASHES'] ?? 20);
+const message = (body: string, key = '') => ({ key, headers: {}, body: Buffer.from(body), delayMs: 0, ttlMs: 0 });
+
+describe('the embedded broker', () => {
+  it(`loses nothing confirmed and invents nothing when it is killed ${rounds} times at random points`, { timeout: 10_000 + rounds * 5_000 }, async () => {
+    const broker = await BrokerProcess.embedded(mizzenCommand);
+    const driver = new EmbeddedDriver({ host: '127.0.0.1', port: broker.port, logger: silentLogger });
+    const tried = new Set<string>();
+    const confirmed = new Set<string>();
+    const delivered = new Map<string, number[]>();
+    let isOver = false;
+    const subscription = await driver.subscribe({ topic: 't', group: 'g', maxInFlight: 200, from: 'earliest' }, (delivery: Delivery) => {
+      const body = delivery.body.toString();
+      const [key = '', n = ''] = body.split('-');
+      delivered.set(key, [...(delivered.get(key) ?? []), Number(n)]);
+      delivery.ack();
+    });
+    // Sixteen publishers, each with a key of its own, each waiting for its confirmation before it goes on.
+    const publishers = Array.from({ length: 16 }, async (_, key) => {
+      for (let n = 0; !isOver; n++) {
+        const body = `${key}-${n}`;
+        tried.add(body);
+        const [problem] = await driver.publish('t', [message(body, String(key))]);
+        if (problem === undefined) confirmed.add(body);
+      }
+    });
+    for (let round = 0; round < rounds; round++) {
+      const before = confirmed.size;
+      await until(
+        'some are confirmed',
+        async () => confirmed.size - before,
+        (count) => count > 50,
+        15_000,
+      );
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * 100));
+      await broker.kill('SIGKILL');
+      await broker.start();
+    }
+    isOver = true;
+    await Promise.all(publishers);
+    const have = () => new Set([...delivered].flatMap(([key, numbers]) => numbers.map((n) => `${key}-${n}`)));
+    await until(
+      'everything that was confirmed',
+      async () => {
+        const all = have();
+        return [...confirmed].filter((body) => !all.has(body)).length;
+      },
+      (missing) => missing === 0,
+      20_000,
+    );
+    for (const body of have()) assert.ok(tried.has(body), `${body} was never published`);
+    // What comes again comes again from where it was; among first times a key's order is kept.
+    for (const [key, numbers] of delivered) {
+      const first = [...new Set(numbers)];
+      assert.deepEqual(
+        first,
+        [...first].sort((a, b) => a - b),
+        `key ${key}`,
+      );
+    }
+    await subscription.close();
+    await driver.close();
+    await broker.close();
+  });
+
+  describe('on a small disk', { skip: process.getuid?.() === 0 ? false : 'needs root, to make a disk' }, () => {
+    let folder: string;
+    before(() => {
+      folder = mkdtempSync(join(tmpdir(), 'mizzen-disk-'));
+      mkdirSync(join(folder, 'disk'));
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', join(folder, 'disk')]);
+    });
+    after(() => {
+      execFileSync('umount', [join(folder, 'disk')]);
+      rmSync(folder, { recursive: true, force: true });
+    });
+
+    it('refuses what does not fit, keeps what it has confirmed, and goes on when there is room', async () => {
+      const data = join(folder, 'disk');
+      const settings = { folder: data, log: { ...defaultLogSettings, segmentBytes: 64 * 1024, retentionBytes: 0 }, partitions: 1, maxTopics: 10 };
+      let broker = new Broker(settings, silentLogger);
+      let server = new BrokerServer({ broker, host: '127.0.0.1', port: 0, logger: silentLogger });
+      await server.listen();
+      const { port } = server;
+      const driver = new EmbeddedDriver({ host: '127.0.0.1', port, logger: silentLogger });
+      const confirmed: string[] = [];
+      let refusal: string | undefined;
+      for (let n = 0; n < 400 && refusal === undefined; n++) {
+        const body = `${n} ${'x'.repeat(8_000)}`;
+        const [problem] = await driver.publish('t', [message(body)]);
+        if (problem === undefined) confirmed.push(body);
+        else refusal = problem;
+      }
+      assert.match(refusal!, /cannot be stored.*(ENOSPC|no space)/);
+      assert.ok(confirmed.length > 50);
+      // Every one that was confirmed is there, also for a broker that starts on the full disk.
+      await server.close();
+      await broker.close();
+      broker = new Broker(settings, silentLogger);
+      server = new BrokerServer({ broker, host: '127.0.0.1', port, logger: silentLogger });
+      await server.listen();
+      const received: string[] = [];
+      const subscription = await driver.subscribe({ topic: 't', group: 'g', maxInFlight: 10, from: 'earliest' }, (delivery) => {
+        received.push(delivery.body.toString());
+        delivery.ack();
+      });
+      await until(
+        'all of them',
+        async () => received.length,
+        (count) => count === confirmed.length,
+      );
+      assert.deepEqual(received, confirmed);
+      execFileSync('mount', ['-o', 'remount,size=4m', data]);
+      const [problem] = await driver.publish('t', [message('there is room again')]);
+      assert.equal(problem, undefined);
+      await until(
+        'the new one',
+        async () => received.at(-1),
+        (last) => last === 'there is room again',
+      );
+      await subscription.close();
+      await driver.close();
+      await server.close();
+      await broker.close();
+    });
+  });
+
+  it('replays to a group what it has had, from an offset or from a time, and drops what is older than it is told to keep', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'mizzen-replay-'));
+    let now = 1_000_000;
+    const broker = new Broker({ folder, log: { ...defaultLogSettings, syncs: false }, partitions: 1, maxTopics: 10 }, silentLogger);
+    const server = new BrokerServer({ broker, host: '127.0.0.1', port: 0, logger: silentLogger });
+    await server.listen();
+    const driver = new EmbeddedDriver({ host: '127.0.0.1', port: server.port, logger: silentLogger });
+    const received: string[] = [];
+    await driver.subscribe({ topic: 't', group: 'g', maxInFlight: 10, from: 'earliest' }, (delivery) => {
+      received.push(delivery.body.toString());
+      now = Math.max(now, delivery.publishedAtMs);
+      delivery.ack();
+    });
+    for (const body of ['a', 'b', 'c']) await driver.publish('t', [message(body)]);
+    await until(
+      'three',
+      async () => received.length,
+      (count) => count === 3,
+    );
+    await driver.ask({ what: 'replay', topic: 't', group: 'g', offset: 1 });
+    await until(
+      'two again',
+      async () => received.length,
+      (count) => count === 5,
+    );
+    await driver.ask({ what: 'replay', topic: 't', group: 'g', timestampMs: now + 1 });
+    await driver.publish('t', [message('d')]);
+    await until(
+      'only what is new',
+      async () => received.at(-1),
+      (last) => last === 'd',
+    );
+    assert.deepEqual(received, ['a', 'b', 'c', 'b', 'c', 'd']);
+    await assert.rejects(driver.ask({ what: 'replay', topic: 'none', group: 'g', offset: 0 }), /no topic/);
+    await driver.close();
+    await server.close();
+    await broker.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+});

@@ -1,0 +1,67 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { MizzenError, silentLogger } from '@mizzen/common';
+import type { TopicStats } from '@mizzen/message/broker/broker';
+import { EmbeddedDriver } from '@mizzen/message/brokers/embedded';
+import { brokerIdentity } from '../broker-identity.ts';
+import { homeOf } from '../home.ts';
+import { formatTable, print } from '../output.ts';
+
+export interface MessagesOptions {
+  readonly home?: string;
+  readonly broker?: string;
+  readonly from?: string;
+}
+
+const connectMs = 5_000;
+
+/** `mizzen messages topics` */
+export async function topics(options: MessagesOptions): Promise<void> {
+  const { topics: all } = (await ask(options, { what: 'stats' })) as { topics: TopicStats[] };
+  if (all.length === 0) return print('there are no topics yet');
+  const rows = all.flatMap(({ topic, partitions, groups }) => {
+    const stored = partitions.reduce((sum, { first, next }) => sum + next - first, 0);
+    const bytes = partitions.reduce((sum, partition) => sum + partition.bytes, 0);
+    const own = [topic, String(partitions.length), String(stored), String(bytes)];
+    return groups.length === 0 ? [[...own, '-', '-', '-']] : groups.map(({ group, lag, members }) => [...own, group, String(members), String(lag)]);
+  });
+  print(formatTable(['TOPIC', 'PARTITIONS', 'MESSAGES', 'BYTES', 'GROUP', 'MEMBERS', 'LAG'], rows));
+}
+
+/** `mizzen messages replay` */
+export async function replay(topic: string, group: string, options: MessagesOptions): Promise<void> {
+  const { from = '0' } = options;
+  const timestampMs = /^\d+$/.test(from) ? undefined : Date.parse(from);
+  if (Number.isNaN(timestampMs))
+    throw new MizzenError('invalid-option', `--from takes an offset or a time such as 2026-11-25T12:00:00Z, not ${JSON.stringify(from)}`);
+  await ask(options, { what: 'replay', topic, group, ...(timestampMs === undefined ? { offset: Number(from) } : { timestampMs }) });
+  print(`group ${group} begins topic ${topic} again from ${from}`);
+}
+
+async function ask(options: MessagesOptions, question: object): Promise<unknown> {
+  const home = homeOf(options.home);
+  const file = join(home, 'broker.json');
+  if (options.broker === undefined && !existsSync(file))
+    throw new MizzenError('no-broker', 'no broker runs with this mesh: it is started when a Component of type pubsub.mizzen is there', home);
+  const own = options.broker === undefined ? (JSON.parse(readFileSync(file, 'utf8')) as { readonly address: string; readonly config: string }) : undefined;
+  const address = options.broker ?? own!.address;
+  const identity = own === undefined ? undefined : await brokerIdentity(own.config, silentLogger);
+  const cut = address.lastIndexOf(':');
+  const driver = new EmbeddedDriver({
+    host: address.slice(0, cut),
+    port: Number(address.slice(cut + 1)),
+    logger: silentLogger,
+    ...(identity === undefined ? {} : { tls: () => ({ ...identity.tls(), checkServerIdentity: () => undefined }) as never }),
+  });
+  try {
+    const deadline = Date.now() + connectMs;
+    while (driver.problem() !== undefined) {
+      if (Date.now() > deadline) throw new MizzenError('broker-away', driver.problem()!);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    return await driver.ask(question);
+  } finally {
+    await driver.close();
+    identity?.close();
+  }
+}
