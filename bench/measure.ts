@@ -18,6 +18,9 @@ export interface Load {
   readonly host: string;
   readonly connections: number;
   readonly seconds: number;
+  /** A Lua script for wrk, and headers beside Host. */
+  readonly script?: string;
+  readonly headers?: readonly string[];
 }
 
 /** CPU ticks of a process, user and system (proc(5), /proc/pid/stat fields 14 and 15). */
@@ -61,6 +64,8 @@ async function wrk(load: Load, cpu: number): Promise<{ requests: number; request
     '--latency',
     '-H',
     `Host: ${load.host}`,
+    ...(load.headers ?? []).flatMap((header) => ['-H', header]),
+    ...(load.script === undefined ? [] : ['-s', load.script]),
     load.url,
   ]);
   const number = (pattern: RegExp) => Number(pattern.exec(output)?.[1] ?? 0);

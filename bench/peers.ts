@@ -115,7 +115,7 @@ backend sink
   return file;
 }
 
-type Json = { readonly [key: string]: unknown };
+export type Json = { readonly [key: string]: unknown };
 const typed = (name: string, type: string, config: Json = {}): Json => ({ name, typed_config: { '@type': `type.googleapis.com/envoy.${type}`, ...config } });
 const address = (port: number): Json => ({ socket_address: { address: '127.0.0.1', port_value: port } });
 
