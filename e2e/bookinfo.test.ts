@@ -51,6 +51,26 @@ describe('the bookinfo example', () => {
     await mesh?.close();
   });
 
+  it('gives its reviews as an API to who has a key', async () => {
+    const issued = cli('credential', 'issue', 'reader');
+    assert.equal(issued.status, 0, issued.stderr);
+    assert.match(issued.stderr, /key of reader, shown this once/);
+    const ask = (path: string, key?: string) => call({ port: 8080, path, headers: key === undefined ? {} : { 'x-api-key': key } });
+    const key = issued.stdout.trim();
+    await until(
+      'the key counts',
+      () => ask('/v1/reviews/0', key),
+      ({ status }) => status === 200,
+    );
+    assert.equal((await ask('/v1/reviews/0')).status, 401);
+    assert.match((await ask('/v1/reviews/x', key)).body, /"parameter":"book"/);
+    let refused = 0;
+    for (let i = 0; i < 12; i++) if ((await ask('/v1/reviews/0', key)).status === 429) refused++;
+    assert.ok(refused >= 2);
+    assert.match(cli('credential', 'issue', 'nobody').stderr, /there is no Consumer "nobody"/);
+    assert.doesNotMatch(cli('get', 'credentials', '-o', 'yaml').stdout, new RegExp(key));
+  });
+
   it('shows its page through the gateway, with parts from all services, and by user', async () => {
     const page = await call({ port: 8080, path: '/productpage' });
     assert.equal(page.status, 200);

@@ -142,6 +142,26 @@ describe('the embedded broker', () => {
     });
   });
 
+  it('stores nothing that claims to be of somebody else than the one who sends it', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'mizzen-forged-'));
+    const broker = new Broker({ folder, log: { ...defaultLogSettings, syncs: false }, partitions: 1, maxTopics: 10 }, silentLogger);
+    const server = new BrokerServer({ broker, host: '127.0.0.1', port: 0, logger: silentLogger, identityOf: () => 'spiffe://td/ns/a/sa/b' });
+    await server.listen();
+    const driver = new EmbeddedDriver({ host: '127.0.0.1', port: server.port, logger: silentLogger });
+    const publish = async (publisher: string) => (await driver.publish('t', [{ ...message('x'), headers: { 'x-mizzen-publisher': publisher } }]))[0];
+    assert.equal(await publish('spiffe://td/ns/a/sa/b'), undefined);
+    assert.match((await publish('spiffe://td/ns/a/sa/root'))!, /another publisher/);
+    assert.match((await driver.publish('t', [message('x')]))[0]!, /another publisher/);
+    assert.match(
+      (await driver.publish('not a topic', [{ ...message('x'), headers: { 'x-mizzen-publisher': 'spiffe://td/ns/a/sa/b' } }]))[0]!,
+      /cannot be the name of a topic/,
+    );
+    await driver.close();
+    await server.close();
+    await broker.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
   it('replays to a group what it has had, from an offset or from a time, and drops what is older than it is told to keep', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'mizzen-replay-'));
     let now = 1_000_000;
