@@ -13,8 +13,8 @@ export class Processes {
     this.#children = [];
   }
 
-  /** Starts a program and waits until it listens on a port. Returns its process id. */
-  async start(cpu: number, command: readonly string[], port: number): Promise<number> {
+  /** Starts a program on a CPU (or a list of them, as taskset has it) and waits until it listens on a port. Returns its process id. */
+  async start(cpu: number | string, command: readonly string[], port: number): Promise<number> {
     const child = spawn('taskset', ['-c', String(cpu), ...command], { stdio: ['ignore', 'ignore', 'ignore'] });
     this.#children.push(child);
     const deadline = Date.now() + 20_000;

@@ -1,6 +1,7 @@
 import { type Logger, messageOf, version } from '@mizzen/common';
 import type { LocalService } from '@mizzen/proxy/filters/local-service';
 import type { Exchange } from '@mizzen/proxy/http/exchange';
+import { isCloudEventType } from './cloud-events.ts';
 import type { MessageRuntime, Publication, PublishProblem } from './message-runtime.ts';
 
 const maxBodyBytes = 16 * 1024 * 1024;
@@ -94,14 +95,15 @@ export class DaprHttpApi implements LocalService {
     exchange.collectRequest(maxBodyBytes, (body) => {
       let entries: readonly { readonly entryId: string; readonly publication: Publication }[];
       try {
-        entries = readEntries(body, (contentType, event, metadata) => ({
+        entries = readEntries(body, (contentType, event, metadata, text) => ({
           pubsub,
           topic,
           contentType,
           body: event,
-          metadata: { ...shared, ...metadata },
+          metadata: shared === noMetadata ? metadata : { ...shared, ...metadata },
           traceparent,
           tracestate,
+          json: text,
         }));
       } catch (error) {
         return this.#problem(exchange, { status: 400, code: 'ERR_PUBSUB_EVENTS_SER', message: messageOf(error) });
@@ -168,7 +170,7 @@ function metadataOf(query: string): Readonly<Record<string, string>> {
 
 function readEntries(
   body: Buffer,
-  make: (contentType: string, event: Buffer, metadata: Record<string, string>) => Publication,
+  make: (contentType: string, event: Buffer, metadata: Readonly<Record<string, string>>, text: string | undefined) => Publication,
 ): { entryId: string; publication: Publication }[] {
   const list = JSON.parse(body.toString('utf8')) as unknown;
   if (!Array.isArray(list)) throw new Error('the body must be a list of entries');
@@ -182,12 +184,19 @@ function readEntries(
     seen.add(id);
     if (event === undefined || event === null) throw new Error(`entry ${id} has no event`);
     const type = typeof contentType === 'string' && contentType !== '' ? contentType : typeof event === 'string' ? 'text/plain' : json;
+    // What was JSON in the list is JSON.
+    const text = typeof event !== 'string' && (type === json || /json/.test(type)) && !isCloudEventType(type) ? JSON.stringify(event) : undefined;
     const bytes =
-      typeof event === 'string' && !/json/.test(type)
-        ? Buffer.from(event, /^text\/|^$/.test(type) ? 'utf8' : 'base64')
-        : Buffer.from(typeof event === 'string' ? event : JSON.stringify(event));
-    const own = Object.fromEntries(Object.entries((metadata ?? {}) as Record<string, unknown>).map(([name, value]) => [name, String(value)]));
-    return { entryId: id, publication: make(type, bytes, own) };
+      text !== undefined
+        ? empty
+        : typeof event === 'string' && !/json/.test(type)
+          ? Buffer.from(event, /^text\/|^$/.test(type) ? 'utf8' : 'base64')
+          : Buffer.from(typeof event === 'string' ? event : JSON.stringify(event));
+    const own =
+      metadata === undefined || metadata === null
+        ? noMetadata
+        : Object.fromEntries(Object.entries(metadata as Record<string, unknown>).map(([name, value]) => [name, String(value)]));
+    return { entryId: id, publication: make(type, bytes, own, text) };
   });
 }
 

@@ -9,9 +9,12 @@ const maxSeries = 2_000;
 /** What is counted of messages, by component, topic and group, among the proxy's other metrics. */
 export class MessageMetrics {
   readonly #counters: ProxyCounters;
+  /** Names of series by what they are made of. */
+  readonly #names: Map<string, string>;
 
   constructor(counters: ProxyCounters) {
     this.#counters = counters;
+    this.#names = new Map();
   }
 
   /** `result`: stored, refused, not_stored, invalid. */
@@ -53,9 +56,14 @@ export class MessageMetrics {
   }
 
   #series(name: string, labels: Readonly<Record<string, string>>): string {
-    const series = seriesOf(name, labels);
-    if (this.#counters.series.has(series) || this.#counters.series.size < maxSeries) return series;
-    return seriesOf(name, { ...labels, topic: 'other' });
+    let key = name;
+    for (const label in labels) key += `\0${labels[label]}`;
+    const known = this.#names.get(key);
+    if (known !== undefined) return known;
+    const own = seriesOf(name, labels);
+    if (!this.#counters.series.has(own) && this.#counters.series.size >= maxSeries) return seriesOf(name, { ...labels, topic: 'other' });
+    this.#names.set(key, own);
+    return own;
   }
 }
 

@@ -36,6 +36,8 @@ export interface Publication {
   readonly metadata: Readonly<Record<string, string>>;
   readonly traceparent: string;
   readonly tracestate: string;
+  /** The body as text that is known to be JSON; where it is there the body is only needed raw. */
+  readonly json?: string | undefined;
 }
 
 /** Why something was not published: a code of Dapr's and the status of HTTP that it stands for. */
@@ -203,7 +205,7 @@ export class MessageRuntime {
     void opened.driver.then((driver) => driver.publish(topic, messages)).then(finish, (error: unknown) => finish(messages.map(() => messageOf(error))));
   }
 
-  #messageOf({ pubsub, topic, contentType, body, metadata, traceparent, tracestate }: Publication): OutgoingMessage {
+  #messageOf({ pubsub, topic, contentType, body, metadata, traceparent, tracestate, json }: Publication): OutgoingMessage {
     const isRaw = metadata['rawPayload'] === 'true';
     const headers: Record<string, string> = {};
     for (const [name, value] of Object.entries(metadata)) if (name.startsWith('x-') && !name.startsWith('x-mizzen-')) headers[name] = value;
@@ -211,7 +213,11 @@ export class MessageRuntime {
     if (isRaw && contentType !== '') headers['content-type'] = contentType;
     // Last: nobody else says who has published.
     headers[publisherHeader] = this.#options.identity;
-    const content = isRaw ? body : wrap({ contentType, body, source: this.appId, pubsub, topic, traceparent, tracestate, metadata });
+    const content = isRaw
+      ? json === undefined
+        ? body
+        : Buffer.from(json)
+      : wrap({ contentType, body, source: this.appId, pubsub, topic, traceparent, tracestate, metadata, json });
     return {
       key: metadata['partitionKey'] ?? metadata['key'] ?? metadata['orderingKey'] ?? '',
       headers,

@@ -35,20 +35,37 @@ export const maxFrameBytes = maxRecordBytes + 64 * 1024;
 
 /** Cuts what a socket brings into frames. A frame is a view that is good during the call. */
 export class FrameReader {
-  #held: Buffer | undefined;
+  /** What has come of a frame that is not whole, and how much that is. */
+  #held: Buffer[];
+  #heldBytes: number;
+  /** Bytes that the frame has in all; 0: its length has not come yet. */
+  #wanted: number;
 
   constructor() {
-    this.#held = undefined;
+    this.#held = [];
+    this.#heldBytes = 0;
+    this.#wanted = 0;
   }
 
   /** Returns a problem when the peer speaks something else. */
   read(chunk: Buffer, onFrame: (kind: number, content: Cursor) => void): string | undefined {
-    let bytes = this.#held === undefined ? chunk : Buffer.concat([this.#held, chunk]);
-    this.#held = undefined;
+    // A frame of many pieces is put together once.
+    if (this.#wanted > 0 && this.#heldBytes + chunk.length < this.#wanted) {
+      this.#held.push(Buffer.from(chunk));
+      this.#heldBytes += chunk.length;
+      return undefined;
+    }
+    let bytes = this.#heldBytes === 0 ? chunk : Buffer.concat([...this.#held, chunk], this.#heldBytes + chunk.length);
+    this.#held = [];
+    this.#heldBytes = 0;
+    this.#wanted = 0;
     while (bytes.length >= 5) {
       const length = bytes.readUInt32LE(0);
       if (length < 1 || length > maxFrameBytes) return `a frame of ${length} bytes`;
-      if (bytes.length < 4 + length) break;
+      if (bytes.length < 4 + length) {
+        this.#wanted = 4 + length;
+        break;
+      }
       const content = new Cursor(bytes.subarray(5, 4 + length));
       try {
         onFrame(bytes[4]!, content);
@@ -58,7 +75,10 @@ export class FrameReader {
       }
       bytes = bytes.subarray(4 + length);
     }
-    if (bytes.length > 0) this.#held = Buffer.from(bytes);
+    if (bytes.length > 0) {
+      this.#held.push(Buffer.from(bytes));
+      this.#heldBytes = bytes.length;
+    }
     return undefined;
   }
 }
@@ -102,13 +122,13 @@ export class Cursor {
   }
 }
 
-/** Begins a frame whose fixed part has `size` bytes of content; `extra` bytes of it follow in other buffers. */
+/** Begins a frame whose fixed part has `size` bytes of content; `extra` bytes follow it, in other buffers or further on in the given one. */
 export class FrameBuilder {
   readonly #bytes: Buffer;
   #at: number;
 
-  constructor(kind: number, size: number, extra = 0) {
-    this.#bytes = Buffer.allocUnsafe(5 + size);
+  constructor(kind: number, size: number, extra = 0, bytes = Buffer.allocUnsafe(5 + size)) {
+    this.#bytes = bytes;
     this.#bytes.writeUInt32LE(1 + size + extra, 0);
     this.#bytes[4] = kind;
     this.#at = 5;

@@ -3,7 +3,7 @@ import tls from 'node:tls';
 import { Backoff, type Logger, messageOf } from '@mizzen/common';
 import { FrameSocket } from '../broker/frame-socket.ts';
 import { type Cursor, FrameBuilder, frameKind, protocolVersion, textBytes } from '../broker/frames.ts';
-import { decodeRecord, encodeRecord } from '../log/record.ts';
+import { decodeRecord, recordBytes, writeRecord } from '../log/record.ts';
 import {
   type BrokerDriver,
   type BrokerSubscription,
@@ -24,7 +24,7 @@ export interface EmbeddedDriverOptions {
 }
 
 interface Publishing {
-  readonly frames: readonly Buffer[];
+  readonly frame: Buffer;
   readonly done: (problem: string | undefined) => void;
   readonly deadline: number;
 }
@@ -91,20 +91,27 @@ export class EmbeddedDriver implements BrokerDriver {
     if (this.#isClosed) return done('the broker is no longer used');
     if (this.#publishing.size >= maxUnanswered) return done('too many messages wait for the broker');
     const now = Date.now();
-    const records = messages.map(({ key, headers, body, delayMs, ttlMs }) =>
-      encodeRecord({
-        key,
-        headers: JSON.stringify(ttlMs > 0 ? { ...headers, [ttlHeader]: String(now + ttlMs) } : headers),
-        body,
-        deliverAtMs: delayMs > 0 ? now + delayMs : 0,
-      }),
-    );
-    const bytes = records.reduce((sum, record) => sum + record.length, 0);
+    const records = messages.map(({ key, headers, body, delayMs, ttlMs }) => ({
+      key,
+      headers: JSON.stringify(ttlMs > 0 ? { ...headers, [ttlHeader]: String(now + ttlMs) } : headers),
+      body,
+      deliverAtMs: delayMs > 0 ? now + delayMs : 0,
+    }));
+    const sizes = records.map(recordBytes);
+    const bytes = sizes.reduce((sum, size) => sum + size, 0);
     const id = this.#nextId++ >>> 0;
-    const head = new FrameBuilder(frameKind.publish, 4 + textBytes(topic) + 4, bytes).u32(id).text(topic).u32(records.length).done();
-    const publishing: Publishing = { frames: [head, ...records], done, deadline: now + publishTimeoutMs };
+    const fixed = 4 + textBytes(topic) + 4;
+    // One piece of memory: it is written once, and sent as it is.
+    const frame = Buffer.allocUnsafe(5 + fixed + bytes);
+    new FrameBuilder(frameKind.publish, fixed, bytes, frame).u32(id).text(topic).u32(records.length);
+    let at = 5 + fixed;
+    for (const [i, record] of records.entries()) {
+      writeRecord(record, frame.subarray(at, at + sizes[i]!));
+      at += sizes[i]!;
+    }
+    const publishing: Publishing = { frame, done, deadline: now + publishTimeoutMs };
     this.#publishing.set(id, publishing);
-    if (this.#isReady) this.#frames!.send(...publishing.frames);
+    if (this.#isReady) this.#frames!.send(frame);
   }
 
   async subscribe(request: SubscriptionRequest, deliver: (message: Delivery) => void): Promise<BrokerSubscription> {
@@ -196,7 +203,7 @@ export class EmbeddedDriver implements BrokerDriver {
         this.#problem = undefined;
         this.#backoff.reset();
         for (const subscribed of this.#subscriptions.values()) this.#sendSubscribe(subscribed);
-        for (const { frames } of this.#publishing.values()) this.#frames!.send(...frames);
+        for (const { frame } of this.#publishing.values()) this.#frames!.send(frame);
         return;
       case frameKind.published: {
         const id = content.u32();

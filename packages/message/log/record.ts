@@ -24,11 +24,21 @@ export interface RecordFields {
   readonly deliverAtMs: number;
 }
 
+export function recordBytes({ key, headers, body }: RecordFields): number {
+  return recordOverheadBytes + Buffer.byteLength(key) + Buffer.byteLength(headers) + body.length;
+}
+
 /** A record with room for its offset, which only the partition knows. */
 export function encodeRecord(fields: RecordFields): Buffer {
+  const record = Buffer.allocUnsafe(recordBytes(fields));
+  writeRecord(fields, record);
+  return record;
+}
+
+/** The same into memory of exactly its size. */
+export function writeRecord(fields: RecordFields, record: Buffer): void {
   const keyBytes = Buffer.byteLength(fields.key);
   const headerBytes = Buffer.byteLength(fields.headers);
-  const record = Buffer.allocUnsafe(recordOverheadBytes + keyBytes + headerBytes + fields.body.length);
   record.writeUInt32LE(record.length - 4, 0);
   record.writeDoubleLE(fields.deliverAtMs, 24);
   record.writeUInt16LE(keyBytes, 32);
@@ -36,7 +46,6 @@ export function encodeRecord(fields: RecordFields): Buffer {
   record.write(fields.key, recordOverheadBytes);
   record.write(fields.headers, recordOverheadBytes + keyBytes);
   record.set(fields.body, recordOverheadBytes + keyBytes + headerBytes);
-  return record;
 }
 
 /** Gives a record its place and time, and seals it. */

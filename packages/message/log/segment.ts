@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs';
+import { appendFile, closeSync, existsSync, fstatSync, ftruncateSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isSound, offsetOf, recordLengthAt, timestampOf } from './record.ts';
 
@@ -7,8 +7,8 @@ const indexEveryBytes = 64 * 1024;
 const scanBytes = 1024 * 1024;
 
 /**
- * One file of a partition: records one behind the other, named by the first one's offset. Its index (which offset lies where, every 64 KiB) is
- * written when the segment is full, and made anew by reading where it is missing.
+ * One file of a partition: records one behind the other, named by the first one's offset. Its index (which offset lies where, every 64 KiB) is a
+ * file beside it, written as the segment grows and made anew by reading where it is missing; what it says of the end is not believed.
  */
 export class Segment {
   readonly baseOffset: number;
@@ -41,6 +41,8 @@ export class Segment {
     if (this.#index !== undefined && (this.#index.length === 0 || this.sizeBytes - this.#indexedTo >= indexEveryBytes)) {
       this.#index.push(offset, this.sizeBytes);
       this.#indexedTo = this.sizeBytes;
+      // Without it the next start reads more.
+      appendFile(this.#indexPath, bytesOf([offset, this.sizeBytes]), { mode: 0o600 }, () => {});
     }
     this.sizeBytes += bytes;
     this.lastTimestampMs = timestampMs;
@@ -52,6 +54,15 @@ export class Segment {
    */
   recover(): number {
     const index = this.#loadIndex();
+    while (index.length > 0 && !this.#hasRecord(index.at(-2)!, index.at(-1)!)) index.length -= 2;
+    this.#indexedTo = index.at(-1) ?? 0;
+    const next = this.#recoverFrom(index);
+    // What it had said wrongly is gone, and what is new stands in order.
+    writeFileSync(this.#indexPath, bytesOf(index), { mode: 0o600 });
+    return next;
+  }
+
+  #recoverFrom(index: number[]): number {
     let position = index.at(-1) ?? 0;
     let next = index.at(-2) ?? this.baseOffset;
     for (;;) {
@@ -93,6 +104,13 @@ export class Segment {
     }
   }
 
+  #hasRecord(offset: number, position: number): boolean {
+    let bytes = this.#read(position, 64 * 1024);
+    if (bytes.length >= 4 && bytes.readUInt32LE(0) + 4 > bytes.length) bytes = this.#read(position, Math.min(bytes.readUInt32LE(0) + 4, 32 * scanBytes));
+    const length = recordLengthAt(bytes, 0);
+    return length !== undefined && offsetOf(bytes) === offset && isSound(bytes.subarray(0, length));
+  }
+
   /** Takes back what was written behind the last record that counts. */
   cutBack(): void {
     ftruncateSync(this.fd, this.sizeBytes);
@@ -117,9 +135,7 @@ export class Segment {
   /** The segment is full: nothing is appended any more. */
   seal(): void {
     const index = this.#loadIndex();
-    const bytes = Buffer.alloc(index.length * 8);
-    for (const [i, value] of index.entries()) bytes.writeDoubleLE(value, i * 8);
-    writeFileSync(this.#indexPath, bytes, { mode: 0o600 });
+    writeFileSync(this.#indexPath, bytesOf(index), { mode: 0o600 });
     this.#index = undefined;
   }
 
@@ -174,4 +190,10 @@ export class Segment {
     const read = readSync(this.fd, bytes, 0, bytes.length, position);
     return bytes.subarray(0, read);
   }
+}
+
+function bytesOf(index: readonly number[]): Buffer {
+  const bytes = Buffer.alloc(index.length * 8);
+  for (const [i, value] of index.entries()) bytes.writeDoubleLE(value, i * 8);
+  return bytes;
 }

@@ -19,13 +19,36 @@ export function refusalOf(request: TopicRequest, component: PubSubComponent, pol
   return scopeRefusal(request, component) ?? policyRefusal(request, policies);
 }
 
-function scopeRefusal({ operation, topic, appId }: TopicRequest, { metadata }: PubSubComponent): string | undefined {
-  const scopes = scopesOf(metadata[operation === 'PUBLISH' ? 'publishingScopes' : 'subscriptionScopes']);
-  const own = scopes.get(appId);
+interface Scopes {
+  readonly publishing: ReadonlyMap<string, ReadonlySet<string>>;
+  readonly subscription: ReadonlyMap<string, ReadonlySet<string>>;
+  readonly protectedTopics: readonly string[];
+  readonly allowedTopics: readonly string[];
+}
+
+/** A component's scopes, read once: it is looked at for every message. */
+const readScopes = new WeakMap<PubSubComponent, Scopes>();
+
+function scopesOfComponent(component: PubSubComponent): Scopes {
+  let scopes = readScopes.get(component);
+  if (scopes === undefined) {
+    const { metadata } = component;
+    scopes = {
+      publishing: scopesOf(metadata['publishingScopes']),
+      subscription: scopesOf(metadata['subscriptionScopes']),
+      protectedTopics: listOf(metadata['protectedTopics']),
+      allowedTopics: listOf(metadata['allowedTopics']),
+    };
+    readScopes.set(component, scopes);
+  }
+  return scopes;
+}
+
+function scopeRefusal({ operation, topic, appId }: TopicRequest, component: PubSubComponent): string | undefined {
+  const { publishing, subscription, protectedTopics, allowedTopics } = scopesOfComponent(component);
+  const own = (operation === 'PUBLISH' ? publishing : subscription).get(appId);
   const isNamed = own?.has(topic) === true;
-  const protectedTopics = listOf(metadata['protectedTopics']);
   if (protectedTopics.includes(topic) && !isNamed) return `topic ${topic} is protected, and no scope of this component names it for app ${appId}`;
-  const allowedTopics = listOf(metadata['allowedTopics']);
   if (allowedTopics.length > 0 && !allowedTopics.includes(topic) && !protectedTopics.includes(topic))
     return `topic ${topic} is not among the component's allowedTopics`;
   // Who is named has what is named for it, and nothing else; who is not, has everything.
@@ -47,6 +70,7 @@ function scopesOf(text: string | undefined): Map<string, ReadonlySet<string>> {
 const listOf = (text: string | undefined): string[] => (text ?? '').split(',').flatMap((entry) => (entry.trim() === '' ? [] : [entry.trim()]));
 
 function policyRefusal(request: TopicRequest, policies: readonly TopicPolicy[]): string | undefined {
+  if (policies.length === 0) return undefined;
   const own = policies.filter(({ pubsub }) => pubsub === request.pubsub);
   const matches = ({ rules }: TopicPolicy) => rules.some((rule) => ruleMatches(rule, request));
   const denied = own.find((policy) => policy.action === 'DENY' && matches(policy));

@@ -14,7 +14,7 @@ export function recordRequest(exchange: Exchange): void {
 function metricsOf(exchange: Exchange): RequestMetrics {
   const { endpoint, responseCode, responseFlags } = exchange;
   const isInbound = exchange.settings.direction === 'inbound';
-  if (endpoint === undefined) return exchange.settings.context.metrics.get(labelsOf(exchange));
+  if (endpoint === undefined) return metricsWithoutEndpoint(exchange, isInbound);
   let key = responseFlags === '-' ? String(responseCode) : `${responseCode}/${responseFlags}`;
   if (exchange.isGrpc) key += `/grpc${grpcStatusOf(exchange)}`;
   if (isInbound) key += `/${exchange.peerUri}/${exchange.peerMetadata.workload}/${exchange.peerMetadata.version}`;
@@ -24,6 +24,22 @@ function metricsOf(exchange: Exchange): RequestMetrics {
   if (endpoint.metrics.size >= 1_000) endpoint.metrics.clear();
   endpoint.metrics.set(key, metrics);
   return metrics;
+}
+
+/** Answers of the proxy's own: by all that their labels are made of. */
+function metricsWithoutEndpoint(exchange: Exchange, isInbound: boolean): RequestMetrics {
+  const { settings, responseCode, responseFlags, virtualHost, cluster, peerMetadata } = exchange;
+  const { metrics } = settings.context;
+  let key = `${settings.direction}/${settings.isTls}/${responseCode}/${responseFlags}/${virtualHost?.service?.host ?? ''}/${cluster?.name ?? ''}`;
+  if (exchange.isGrpc) key += `/grpc${grpcStatusOf(exchange)}`;
+  if (isInbound) key += `/${exchange.peerUri}/${peerMetadata.workload}/${peerMetadata.version}`;
+  let found = metrics.withoutEndpoint.get(key);
+  if (found === undefined) {
+    found = metrics.get(labelsOf(exchange));
+    if (metrics.withoutEndpoint.size >= 1_000) metrics.withoutEndpoint.clear();
+    metrics.withoutEndpoint.set(key, found);
+  }
+  return found;
 }
 
 /** What peers invent is not made a label. */

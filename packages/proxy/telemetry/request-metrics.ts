@@ -56,9 +56,12 @@ const maxSeries = 10_000;
 export class RequestMetricsTable {
   readonly #series: Map<string, RequestMetrics>;
   readonly #overflow: RequestMetrics;
+  /** Series of requests that reached no endpoint, by what their labels are made of: finding one costs no label text. */
+  readonly withoutEndpoint: Map<string, RequestMetrics>;
 
   constructor() {
     this.#series = new Map();
+    this.withoutEndpoint = new Map();
     this.#overflow = new RequestMetrics('mizzen_overflow="true"');
   }
 
