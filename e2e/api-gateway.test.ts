@@ -454,6 +454,38 @@ describe('an API gateway', () => {
     assert.equal((await ask('ip-yes.test')).status, 200);
   });
 
+  it('lets nobody say who they are by a header, also where nobody is asked', async () => {
+    await mesh.apply(api('unasked', 'unasked.test', '    timeout: 5s'));
+    const { headers } = echo(
+      (await ask('unasked.test', '/', { headers: { 'x-mizzen-consumer': 'default/root', 'X-Mizzen-Publisher': 'spiffe://cluster.local/ns/a/sa/b' } })).body,
+    );
+    assert.deepEqual(
+      Object.keys(headers).filter((name) => name.startsWith('x-mizzen')),
+      [],
+    );
+  });
+
+  it('knows the consumers of its own namespace, and of others only those that it names', async () => {
+    await mesh.apply(`apiVersion: v1
+kind: Namespace
+metadata: { name: other }
+---
+apiVersion: mizzen.dev/v1alpha1
+kind: Consumer
+metadata: { name: carol, namespace: other }
+spec: {}
+---
+apiVersion: mizzen.dev/v1alpha1
+kind: Credential
+metadata: { name: carol, namespace: other }
+spec: { consumer: carol, apiKey: { sha256: ${sha256('carol-secret')} } }
+---
+${api('own', 'own.test', '    authentication: { apiKey: {} }')}${api('named', 'named.test', '    authentication: { apiKey: {}, allow: { consumers: [other/carol] } }')}`);
+    const carol = (host: string) => ask(host, '/', { headers: { 'x-api-key': 'carol-secret' } });
+    assert.equal((await carol('named.test')).status, 200);
+    assert.equal((await carol('own.test')).status, 403);
+  });
+
   it('answers preflights before it asks for credentials', async () => {
     await mesh.apply(
       api('cors', 'cors.test', '    cors: { allowOrigins: [{ exact: "https://page.test" }], allowMethods: [GET] }\n    authentication: { apiKey: {} }'),

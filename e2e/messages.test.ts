@@ -258,6 +258,9 @@ spec:
     const event = await publisher.publish('pubsub', 't', '{"id":"1"}', { headers: { 'content-type': 'application/cloudevents+json' } });
     assert.equal(event.status, 400);
     assert.match(event.body, /needs \\"source\\"/);
+    // Web pages of this machine's user are not its programs.
+    for (const headers of [{ origin: 'https://page.test' }, { host: 'rebound.test' }] as Record<string, string>[])
+      assert.equal((await publisher.ask('/v1.0/publish/pubsub/t', { method: 'POST', body: '{}', headers })).status, 403);
     assert.equal((await publisher.ask('/v1.0/publish/pubsub/t', { method: 'GET' })).status, 405);
     assert.equal((await publisher.ask('/v1.0/healthz')).status, 204);
   });

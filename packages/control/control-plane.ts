@@ -4,14 +4,14 @@ import { chmodSync, existsSync, mkdirSync } from 'node:fs';
 import { createSecureServer, createServer, type Http2SecureServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
 import { type AddressInfo, isIPv4 } from 'node:net';
 import { join } from 'node:path';
-import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
+import { type ConnectRouter, createContextValues, type HandlerContext } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { findKind, type Resource } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
-import { transportPeerKey, transportPeerOf } from './citadel/caller.ts';
+import { authenticate, transportPeerKey, transportPeerOf } from './citadel/caller.ts';
 import { CertificateAuthority } from './citadel/certificate-authority.ts';
 import { certificateService } from './citadel/certificate-service.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
@@ -134,9 +134,11 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     ip: ['127.0.0.1', '::1', ...[...new Set([host, xdsHost])].filter((address) => isIPv4(address) && address !== '127.0.0.1' && address !== '0.0.0.0')],
   };
   const certificate = await authority.issueServer(names, serverCertificateSeconds);
+  const admit = async (context: HandlerContext) =>
+    context.values.get(transportPeerKey).isPlainLoopback ? undefined : authenticate(context, tokens, trustDomain);
   const routes = (router: ConnectRouter) => {
     router.service(AggregatedDiscoveryService, discoveryService(pilot, tokens, logger.child('pilot')));
-    router.service(RateLimitService, rateLimitService(counters));
+    router.service(RateLimitService, rateLimitService(counters, admit));
     router.service(IstioCertificateService, certificateService(authority, tokens, logger.child('citadel')));
   };
   const handler = connectNodeAdapter({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });

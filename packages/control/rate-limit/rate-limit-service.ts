@@ -1,4 +1,4 @@
-import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
+import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
 import { messageOf } from '@mizzen/common';
 import type { Init } from '@mizzen/envoy-api';
 import {
@@ -26,11 +26,16 @@ const maxDescriptors = 32;
 
 /**
  * envoy.service.ratelimit.v3.RateLimitService: counts in fixed windows of the unit's length. The limits come with the descriptors
- * (`RateLimitDescriptor.limit`), so that the service has no configuration of its own; a descriptor without one is not limited.
+ * (`RateLimitDescriptor.limit`), so that the service has no configuration of its own; a descriptor without one is not limited. `admit` throws for whoever is not of the mesh: strangers could use up others' limits.
  */
-export function rateLimitService(counters: LimitCounters, now: () => number = Date.now): Partial<ServiceImpl<typeof RateLimitService>> {
+export function rateLimitService(
+  counters: LimitCounters,
+  admit: (context: HandlerContext) => Promise<unknown>,
+  now: () => number = Date.now,
+): Partial<ServiceImpl<typeof RateLimitService>> {
   return {
-    async shouldRateLimit(request) {
+    async shouldRateLimit(request, context) {
+      await admit(context);
       if (request.descriptors.length > maxDescriptors) throw new ConnectError(`at most ${maxDescriptors} descriptors`, Code.InvalidArgument);
       const seconds = Math.floor(now() / 1000);
       const asked = request.descriptors.map((descriptor) => {

@@ -24,7 +24,14 @@ export class DaprHttpApi implements LocalService {
   }
 
   handle(exchange: Exchange): void {
-    const { method, target } = exchange.head;
+    const { method, target, headers, authority } = exchange.head;
+    // A page that has made its name point here, or that posts to us from elsewhere, is told apart by what its browser sends.
+    if (headers.has('origin') || !/^(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?$/.test(authority))
+      return this.#problem(exchange, {
+        status: 403,
+        code: 'ERR_NOT_LOCAL',
+        message: 'this API is for programs of this machine, called by 127.0.0.1 or localhost; not for web pages',
+      });
     const cut = target.indexOf('?');
     const path = cut < 0 ? target : target.slice(0, cut);
     const query = cut < 0 ? '' : target.slice(cut + 1);

@@ -1,3 +1,4 @@
+import { isInternalName } from '../message/header-list.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
@@ -36,12 +37,12 @@ export function applyForwardingHeaders(head: RequestHead, client: Client, settin
   return peer;
 }
 
-/** Envoy's internal headers steer retries and timeouts; from outside they would steer the mesh. */
+/** Envoy's internal headers steer retries and timeouts, ours say who calls or publishes; from outside they would steer the mesh, or lie to it. */
 function removeInternalHeaders(head: RequestHead): void {
   const { names } = head.headers;
   for (let i = names.length - 1; i >= 0; i--) {
     const name = names[i]!;
-    if (name.startsWith('x-envoy-') && name !== peerMetadataHeader) head.headers.remove(name);
+    if (isInternalName(name) && name !== peerMetadataHeader) head.headers.remove(name);
   }
 }
 

@@ -7,7 +7,7 @@ import { type HeaderCase, writeName } from './header-case.ts';
  */
 export class HeaderList {
   readonly names: string[];
-  /** Some name starts with `x-envoy-`: saves looking for those headers in the many messages that have none. */
+  /** Some name starts with `x-envoy-` or `x-mizzen-`: saves looking for those headers in the many messages that have none. */
   hasInternalNames: boolean;
   #text: string;
   /**
@@ -34,7 +34,7 @@ export class HeaderList {
 
   /** Adds a field of the text: its value lies from `valueStart` to `valueEnd`, its line from `lineStart` to `lineEnd`, CRLF included. */
   addReceived(name: string, valueStart: number, valueEnd: number, lineStart: number, lineEnd: number): void {
-    if (name.charCodeAt(0) === 0x78 && name.startsWith('x-envoy-')) this.hasInternalNames = true;
+    if (isInternalName(name)) this.hasInternalNames = true;
     this.names.push(name);
     this.#spans!.push(valueStart, valueEnd, lineStart, lineEnd);
   }
@@ -120,4 +120,9 @@ export class HeaderList {
     this.#spans?.splice(at * 4, 4);
     this.#values?.splice(at, 1);
   }
+}
+
+/** Names that proxies and the mesh speak by among themselves. */
+export function isInternalName(name: string): boolean {
+  return name.charCodeAt(0) === 0x78 && name.charCodeAt(1) === 0x2d && (name.startsWith('x-envoy-') || name.startsWith('x-mizzen-'));
 }

@@ -57,6 +57,7 @@ export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources):
       ...(basic ? { basic: { realm: basic.realm ?? spec.hosts[0] ?? 'api' } } : {}),
       ...(hmac ? { hmac: { clockSkewSeconds: hmac.clockSkewSeconds ?? 0, requiresDigest: hmac.requiresDigest ?? false } } : {}),
       jwt: jwt.map(jwtProvider),
+      namespace: api.namespace,
       allowsAnonymous: optional ?? false,
       forwardsCredentials: forwardCredentials ?? false,
       allowedConsumers: (allow?.consumers ?? []).map((name) => (name.includes('/') ? name : `${api.namespace}/${name}`)),

@@ -14,6 +14,7 @@ import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { policyFilters } from './api-policies.ts';
+import type { ConsumerTable } from './consumer-table.ts';
 import { type ResolvedApi, sidecarGateway } from './resolved-api.ts';
 
 /** The cluster of the mesh's rate limit service. */
@@ -35,12 +36,20 @@ export function apisOf(
   }
   return {
     edge: [],
-    client: snapshot.apis.filter(({ api }) => api.spec.placement === 'client'),
+    // Their credentials are for workloads of their own namespace.
+    client: snapshot.apis.filter(({ api }) => api.spec.placement === 'client' && api.namespace === view.namespace),
     sidecar: snapshot.apis.filter(({ api }) => api.spec.placement === 'sidecar' || api.spec.placement === 'both'),
   };
 }
 
 const none = { edge: [], client: [], sidecar: [] };
+
+/** Those who may call any of these APIs: consumers of their namespaces, and others that they name. Nobody else's credentials are told. */
+function consumersOf(apis: readonly ResolvedApi[], snapshot: MeshSnapshot): ConsumerTable {
+  const namespaces = new Set(apis.map(({ api }) => api.namespace));
+  const named = new Set(apis.flatMap(({ api }) => api.spec.policies?.authentication?.allow?.consumers ?? []));
+  return { consumers: (snapshot.consumers.consumers ?? []).filter(({ name = '' }) => namespaces.has(name.slice(0, name.indexOf('/'))) || named.has(name)) };
+}
 
 type HttpFilter = Init<typeof HttpFilterSchema>;
 
@@ -52,7 +61,7 @@ export function apiFilters(apis: readonly ResolvedApi[], snapshot: MeshSnapshot)
   const hasGlobalLimits = apis.some((api) => api.hasGlobalLimits);
   const all: readonly HttpFilter[] = [
     filter(policyFilters.ipAccess, packAny(IpAccessPerRouteSchema, {})),
-    filter(policyFilters.authentication, packAny(AuthenticationSchema, snapshot.consumers)),
+    filter(policyFilters.authentication, packAny(AuthenticationSchema, consumersOf(apis, snapshot))),
     filter(policyFilters.rateLimit, packAny(RateLimitSchema, hasGlobalLimits ? { serviceTarget: rateLimitCluster } : {})),
     filter(policyFilters.validation, packAny(ValidationPerRouteSchema, {})),
     filter(policyFilters.script, packAny(ScriptPerRouteSchema, {})),

@@ -41,7 +41,7 @@ export function resolveApi(api: Configured<ApiSpec>, sources: PolicySources): Re
         : [...(spec.gateways ?? []), ...(spec.placement === 'both' ? [sidecarGateway] : [])];
   return {
     api,
-    virtualService: { ...api, spec: { hosts: spec.hosts, gateways, http } },
+    virtualService: { ...api, spec: { hosts: spec.hosts, gateways, http, ...(spec.placement === 'client' ? { exportTo: ['.'] } : {}) } },
     filterConfigs,
     hasGlobalLimits: policies.rateLimits?.some((limit) => limit.scope === 'global') ?? false,
   };

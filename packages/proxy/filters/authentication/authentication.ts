@@ -188,7 +188,10 @@ class AuthenticationFilter implements HttpFilter {
 
   #take(exchange: Exchange, route: RouteAuthentication, consumer: Consumer, verifier: JwtVerifier | undefined): 'continue' | 'stop' {
     const { config, allowed, allowedGroups, headers: keyHeaders } = route;
-    if (allowed !== undefined && !allowed.has(consumer.name) && !consumer.groups.some((group) => allowedGroups.has(group))) {
+    // A listener may answer for APIs of several namespaces: each has its own consumers. Tokens say themselves whose they are.
+    const isStranger =
+      verifier === undefined && config.namespace !== '' && !consumer.name.startsWith(`${config.namespace}/`) && allowed?.has(consumer.name) !== true;
+    if (isStranger || (allowed !== undefined && !allowed.has(consumer.name) && !consumer.groups.some((group) => allowedGroups.has(group)))) {
       this.#counters.countRejection('authentication', 'not_allowed');
       exchange.replyProblem(403, { title: 'Forbidden', detail: 'this consumer may not call this API' }, 'consumer_not_allowed');
       return 'stop';

@@ -1,3 +1,4 @@
+import { isInternalName } from '../../message/header-list.ts';
 /** What a field's name means to HTTP/2 (RFC 9113 section 8); found once, when the field enters a table, and not again for each message. */
 export const fieldKinds = {
   regular: 0,
@@ -50,7 +51,7 @@ function kindOf(name: string): FieldKind {
   if (found !== undefined) return found;
   if (name.charCodeAt(0) === 0x3a) return fieldKinds.unknownPseudo;
   if (!namePattern.test(name)) return fieldKinds.invalidName;
-  return name.startsWith('x-envoy-') ? fieldKinds.internal : fieldKinds.regular;
+  return isInternalName(name) ? fieldKinds.internal : fieldKinds.regular;
 }
 
 /** One field of a header block: name and value in latin1, as they came, and what they are. */
