@@ -34,6 +34,15 @@ export async function issue(
         `there is no Consumer ${JSON.stringify(consumer)} in namespace ${namespace}. Apply one first: kind Consumer, mizzen.dev/v1alpha1.`,
       );
     });
+    const existing = await api.call('GET', `${collectionPath(credentialKind, namespace)}/${name}`).catch((error: unknown) => {
+      if (error instanceof ApiFailure && error.status === 404) return undefined;
+      throw error;
+    });
+    if (existing !== undefined)
+      throw new MizzenError(
+        'credential-exists',
+        `there is a Credential ${JSON.stringify(name)} already. Choose another name with --name, or take that one away: mizzen delete credential ${name}`,
+      );
     const secret = randomBytes(24).toString('base64url');
     let spec: object;
     if (kind === 'api-key') spec = { apiKey: { sha256: createHash('sha256').update(secret).digest('hex') } };

@@ -135,6 +135,7 @@ interface RouteShown {
   readonly name?: string;
   readonly match: {
     readonly prefix?: string;
+    readonly path_separated_prefix?: string;
     readonly path?: string;
     readonly safe_regex?: { readonly regex: string };
     readonly headers?: readonly { readonly name: string }[];
@@ -203,7 +204,13 @@ const tables = {
         (table.virtual_hosts ?? []).flatMap((host) =>
           (host.routes ?? []).map((route) => {
             const { match } = route;
-            const path = match.path ?? (match.safe_regex ? `~${match.safe_regex.regex}` : `${match.prefix ?? ''}*`);
+            const path =
+              match.path ??
+              (match.safe_regex
+                ? `~${match.safe_regex.regex}`
+                : match.path_separated_prefix !== undefined
+                  ? `${match.path_separated_prefix}/*`
+                  : `${match.prefix ?? ''}*`);
             const target =
               route.route?.cluster ??
               route.route?.weighted_clusters?.clusters.map((cluster) => `${cluster.weight}: ${cluster.name}`).join(', ') ??

@@ -21,15 +21,18 @@ export class DocumentReader {
     if (this.#root === undefined)
       throw new MizzenError('no-files', `the file ${JSON.stringify(file)} cannot be read: this control plane follows no folder (--dir). Use a ConfigMap.`);
     const path = resolve(originFile === undefined ? this.#root : dirname(resolve(originFile)), file);
+    const outside = () => new MizzenError('file-outside', `the file ${JSON.stringify(file)} is outside of the folder that the control plane follows`);
+    const root = realpathSync(this.#root);
+    // Before it is looked for: what there is elsewhere is nobody's to find out.
+    if (!isInside(resolve(this.#root), path) && !isInside(root, path)) throw outside();
     let real: string;
     try {
       real = realpathSync(path);
     } catch {
       throw new MizzenError('no-file', `the file ${path} does not exist`);
     }
-    const inside = relative(realpathSync(this.#root), real);
-    if (inside.startsWith('..') || isAbsolute(inside))
-      throw new MizzenError('file-outside', `the file ${JSON.stringify(file)} is outside of the folder that the control plane follows`);
+    // A link may lead out.
+    if (!isInside(root, real)) throw outside();
     return real;
   }
 
@@ -50,4 +53,9 @@ export class DocumentReader {
       throw new MizzenError('no-file', `the file ${path} cannot be read: ${messageOf(error)}`);
     }
   }
+}
+
+function isInside(folder: string, path: string): boolean {
+  const way = relative(folder, path);
+  return way !== '' && !way.startsWith('..') && !isAbsolute(way);
 }
