@@ -82,14 +82,16 @@ export interface GrpcAnswer {
   readonly trailers: grpc.Metadata;
 }
 
-/** A client by grpc-js, whatever it reaches under the name `authority`. */
+/**
+ * A client by grpc-js, whatever it reaches under the name `authority`. As all gRPC clients do, it calls again by itself where a call has
+ * not left it: nghttp2 refuses what has been asked for in the moment in which a GOAWAY arrives.
+ */
 export class GrpcClient {
   readonly #client: grpc.Client & Record<string, unknown>;
 
   constructor(port: number, authority = 'echo.example') {
     this.#client = new EchoClient(`127.0.0.1:${port}`, grpc.credentials.createInsecure(), {
       'grpc.default_authority': authority,
-      'grpc.enable_retries': 0,
       // Each client has a connection of its own.
       'grpc.use_local_subchannel_pool': 1,
     }) as never;
