@@ -51,13 +51,13 @@ async function main(): Promise<void> {
       `in bulk of 100: ${(1e8 / m.cpuUsPerRequest).toFixed(0)} per second and core (aim: 60000); ${(m.requestsPerSecond * 100).toFixed(0)}/s, errors ${m.errors}`,
     );
   }
-  if (cases.includes('delivery')) await consume(broker, 'delivery', 0);
+  if (cases.includes('delivery')) await consume(broker, publisher, 'delivery', 0);
   for (const pid of [broker, publisher]) await processes.end(pid);
   if (cases.includes('latency')) {
     // For rates per core they share one; here they have what there is, as they would.
     ports = Object.fromEntries(Object.entries(ports).map(([name, port]) => [name, port + 20])) as typeof ports;
-    const [other] = await startBoth('0-1');
-    await consume(other, 'latency', '0-1');
+    const [other, otherPublisher] = await startBoth('0-1');
+    await consume(other, otherPublisher, 'latency', '0-1');
   }
   if (cases.includes('stored')) await startWithStored();
 }
@@ -69,11 +69,15 @@ async function startBoth(cpu: number | string): Promise<readonly [broker: number
     [...mizzenCommand, 'broker', '--plain', '--data', data, '--port', String(ports.broker), '--log-level', 'error'],
     ports.broker,
   );
-  const publisher = await processes.start(cpu, [node, script, String(ports.broker), String(ports.http), String(ports.grpc)], ports.http);
+  const publisher = await processes.start(
+    cpu,
+    [node, '--single-threaded-gc', script, String(ports.broker), String(ports.http), String(ports.grpc)],
+    ports.http,
+  );
   return [broker, publisher];
 }
 
-async function consume(broker: number, what: 'delivery' | 'latency', cpu: number | string): Promise<void> {
+async function consume(broker: number, publisher: number, what: 'delivery' | 'latency', cpu: number | string): Promise<void> {
   const latencies: number[] = [];
   let received = 0;
   // Consumer and generator are bare sockets: what is measured shall not be them.
@@ -112,7 +116,7 @@ async function consume(broker: number, what: 'delivery' | 'latency', cpu: number
     );
   const consumer = await processes.start(
     cpu,
-    [node, script, String(ports.broker), String(ports.consumerHttp), String(ports.consumerGrpc), String(ports.app)],
+    [node, '--single-threaded-gc', script, String(ports.broker), String(ports.consumerHttp), String(ports.consumerGrpc), String(ports.app)],
     ports.consumerHttp,
   );
   const settle = async (count: number) => {
@@ -133,6 +137,9 @@ async function consume(broker: number, what: 'delivery' | 'latency', cpu: number
   if (what === 'latency') {
     const rate = 5_000;
     const everyMs = 1;
+    // Until the compilers are done.
+    const warmUpSeconds = 3;
+    const toSend = rate * (warmUpSeconds + seconds);
     const sockets = Array.from({ length: 32 }, () => net.connect({ port: ports.http, host: '127.0.0.1', noDelay: true }));
     await Promise.all(sockets.map((socket) => once(socket, 'connect')));
     const free = [...sockets];
@@ -151,17 +158,19 @@ async function consume(broker: number, what: 'delivery' | 'latency', cpu: number
       if (socket === undefined) waiting.push(text);
       else socket.write(text);
     };
+    const pids = { broker, publisher, consumer, 'generator and application': process.pid };
+    const ticksBefore = Object.values(pids).map(cpuTicks);
     const startedAt = performance.now();
     let sent = 0;
     latencies.length = 0;
     await new Promise<void>((resolve) => {
       const timer = setInterval(() => {
-        const due = Math.min(rate * seconds, ((performance.now() - startedAt) / 1000) * rate);
+        const due = Math.min(toSend, ((performance.now() - startedAt) / 1000) * rate);
         while (sent < due) {
           sent++;
           send();
         }
-        if (sent >= rate * seconds) {
+        if (sent >= toSend) {
           clearInterval(timer);
           resolve();
         }
@@ -170,10 +179,14 @@ async function consume(broker: number, what: 'delivery' | 'latency', cpu: number
     const wanted = latencies.length;
     const deadline = Date.now() + 10_000;
     while (latencies.length < sent && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 10));
-    const sorted = latencies.slice(Math.floor(latencies.length / 5)).sort((a, b) => a - b);
+    const elapsed = (performance.now() - startedAt) / 1000;
+    const shares = Object.entries(pids).map(
+      ([name, pid], i) => `${name} ${(((cpuTicks(pid) - ticksBefore[i]!) / ticksPerSecond / elapsed) * 100).toFixed(0)} %`,
+    );
+    const sorted = latencies.slice(rate * warmUpSeconds).sort((a, b) => a - b);
     const at = (share: number) => sorted[Math.floor(sorted.length * share)]?.toFixed(2);
     console.log(
-      `end to end at ${rate}/s: p50 ${at(0.5)} ms (aim: 3), p99 ${at(0.99)} ms (aim: 15); ${latencies.length} of ${sent} arrived (${wanted} by the end of sending). Generator and consumer share a core.`,
+      `end to end at ${rate}/s after ${warmUpSeconds} s: p50 ${at(0.5)} ms (aim: 3), p99 ${at(0.99)} ms (aim: 15); ${latencies.length} of ${sent} arrived (${wanted} by the end of sending). Of a core: ${shares.join(', ')}.`,
     );
     for (const socket of sockets) socket.destroy();
   }

@@ -20,18 +20,21 @@ export interface TopicStats {
 }
 
 const retentionEveryMs = 30_000;
+const stickyMs = 10;
 
 class Topic {
   readonly name: string;
   readonly partitions: readonly PartitionLog[];
   readonly groups: Map<string, ConsumerGroup>;
-  /** Messages without a key go where the last ones went, for a while: what goes together is written together. */
-  sticky: number;
+  /** Where messages without a key go for a while: what goes together is written, and synced, together. */
+  #sticky: number;
+  #stickySince: number;
 
   constructor(name: string, folder: string, count: number, settings: LogSettings) {
     this.name = name;
     this.groups = new Map();
-    this.sticky = 0;
+    this.#sticky = 0;
+    this.#stickySince = 0;
     this.partitions = Array.from(
       { length: count },
       (_, i) =>
@@ -44,11 +47,19 @@ class Topic {
   partitionOf(key: string): number {
     const { length } = this.partitions;
     if (length === 1) return 0;
-    if (key === '') return this.sticky % length;
+    if (key === '') return this.#sticky;
     // FNV-1a.
     let hash = 0x811c9dc5;
     for (let i = 0; i < key.length; i++) hash = Math.imul(hash ^ key.charCodeAt(i), 0x01000193);
     return (hash >>> 0) % length;
+  }
+
+  /** Messages without a key go to the next partition when they have gone to one for long enough. */
+  moveOn(): void {
+    const now = performance.now();
+    if (now - this.#stickySince < stickyMs) return;
+    this.#stickySince = now;
+    this.#sticky = (this.#sticky + 1) % this.partitions.length;
   }
 }
 
@@ -82,6 +93,7 @@ export class Broker {
     } catch (error) {
       return done((error as Error).message);
     }
+    topic.moveOn();
     const byPartition = new Map<number, Buffer[]>();
     for (const [i, record] of records.entries()) {
       const partition = topic.partitionOf(keys[i]!);
@@ -89,7 +101,6 @@ export class Broker {
       if (list === undefined) byPartition.set(partition, [record]);
       else list.push(record);
     }
-    topic.sticky++;
     let open = byPartition.size;
     let problem: string | undefined;
     for (const [partition, list] of byPartition)
@@ -111,12 +122,9 @@ export class Broker {
         member.credit++;
         if (delayMs < 0) held.done(offset);
         else held.again(offset, delayMs);
-        // Credit counts for all of a member's partitions.
-        if (member.credit === 1) for (const other of group.partitions) if (other !== held && other.member === member) other.pump();
+        group.pumpSoon(member);
       },
-      writable: () => {
-        for (const partition of group.partitions) if (partition.member === member) partition.pump();
-      },
+      writable: () => group.pumpSoon(member),
       leave: () => group.leave(member),
     };
   }

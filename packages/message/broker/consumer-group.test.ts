@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { defaultLogSettings, PartitionLog } from '../log/partition-log.ts';
 import { encodeRecord, offsetOf } from '../log/record.ts';
 import { ConsumerGroup, type GroupMember, GroupPartition } from './consumer-group.ts';
@@ -45,6 +46,7 @@ describe('a group at a partition', () => {
     assert.deepEqual(member.offsets, [0, 1]);
     member.credit++;
     group.done(1);
+    group.pump();
     assert.deepEqual(commits, []);
     assert.deepEqual(member.offsets, [0, 1, 2]);
     member.credit++;
@@ -74,10 +76,29 @@ describe('a group at a partition', () => {
     group.assign(member);
     member.credit++;
     group.again(0, 0);
+    group.pump();
     assert.deepEqual(member.had, [
       { partition: 0, attempt: 1, offset: 0 },
       { partition: 0, attempt: 2, offset: 0 },
     ]);
+    group.close();
+  });
+
+  it('gives every partition its turn where a member takes one message at a time', async () => {
+    const partitions = Array.from({ length: 2 }, (_, i) => new GroupPartition(i, log, 0, () => {}));
+    const group = new ConsumerGroup(partitions);
+    const member = new Member(1);
+    group.join(member);
+    for (let n = 0; n < 8; n++) {
+      const { partition: at, offset } = member.had.at(-1)!;
+      partitions[at]!.done(offset);
+      member.credit++;
+      group.pumpSoon(member);
+      await setImmediate();
+    }
+    assert.equal(member.had.length, 8);
+    for (const at of [0, 1]) assert.ok(member.had.slice(0, 4).some((one) => one.partition === at));
+    assert.equal(group.lag, 0);
     group.close();
   });
 

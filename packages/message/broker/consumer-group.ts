@@ -90,6 +90,7 @@ export class GroupPartition {
     return this.#open.get(offset)?.holder === member;
   }
 
+  /** What else can be given out now is the caller's to say: `pump`. */
   done(offset: number): void {
     if (!this.#open.delete(offset)) return;
     // How far everything is done is the lowest that is open.
@@ -100,16 +101,15 @@ export class GroupPartition {
       this.#committed = lowest;
       this.#commit(lowest);
     }
-    this.pump();
   }
 
+  /** As for `done`, the caller pumps. */
   again(offset: number, delayMs: number): void {
     const open = this.#open.get(offset);
     if (open === undefined) return;
     open.holder = undefined;
     open.notBeforeMs = delayMs > 0 ? this.#now() + delayMs : 0;
     this.#due.push(offset);
-    this.pump();
   }
 
   /** Goes to another place: to read again what was done, or to leave out what was not. */
@@ -178,7 +178,8 @@ export class GroupPartition {
         if (this.#open.get(offset) !== open || open.holder !== member) return;
         if (record === undefined || offsetOf(record) !== offset) {
           member.credit++;
-          return this.done(offset);
+          this.done(offset);
+          return this.pump();
         }
         member.deliver(this.partition, open.attempt, record);
       });
@@ -207,10 +208,15 @@ export class GroupPartition {
 export class ConsumerGroup {
   readonly partitions: readonly GroupPartition[];
   readonly #members: GroupMember[];
+  /** Members that may be given more when this turn of the event loop is over. */
+  readonly #pumping: Set<GroupMember>;
+  #firstPumped: number;
 
   constructor(partitions: readonly GroupPartition[]) {
     this.partitions = partitions;
     this.#members = [];
+    this.#pumping = new Set();
+    this.#firstPumped = 0;
   }
 
   get memberCount(): number {
@@ -263,6 +269,22 @@ export class ConsumerGroup {
       held.set(member, 1);
       moved.assign(member);
     }
+  }
+
+  /** A member has room again. Its credit counts for all of its partitions: each of them comes first in its turn, so that none starves beside a long one. */
+  pumpSoon(member: GroupMember): void {
+    if (this.#pumping.size === 0) setImmediate(() => this.#pumpAll());
+    this.#pumping.add(member);
+  }
+
+  #pumpAll(): void {
+    const { length } = this.partitions;
+    this.#firstPumped++;
+    for (let i = 0; i < length; i++) {
+      const partition = this.partitions[(this.#firstPumped + i) % length]!;
+      if (partition.member !== undefined && this.#pumping.has(partition.member)) partition.pump();
+    }
+    this.#pumping.clear();
   }
 
   close(): void {

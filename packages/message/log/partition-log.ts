@@ -14,8 +14,8 @@ export interface LogSettings {
 
 export const defaultLogSettings: LogSettings = { segmentBytes: 64 * 1024 * 1024, retentionMs: 7 * 24 * 3600 * 1000, retentionBytes: 0, syncs: true };
 
-/** The newest records stay in memory, for consumers that keep up. */
-const tailBytes = 1024 * 1024;
+/** The newest records stay in memory, for consumers that keep up. No more than that: what outlives young collections costs old ones, which stop everybody. */
+const tailBytes = 128 * 1024;
 
 interface Waiting {
   readonly records: readonly Buffer[];
