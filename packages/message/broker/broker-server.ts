@@ -120,8 +120,7 @@ class Connection {
     const topic = content.text();
     const count = content.u32();
     const answer = (problem: string) => this.#frames.send(new FrameBuilder(frameKind.published, 4 + textBytes(problem)).u32(request).text(problem).done());
-    // The memory is the socket's: what is stored needs its own.
-    const bytes = Buffer.from(content.rest());
+    const bytes = content.rest();
     const records: Buffer[] = [];
     const keys: string[] = [];
     let at = 0;

@@ -33,53 +33,71 @@ export const frameKind = {
 
 export const maxFrameBytes = maxRecordBytes + 64 * 1024;
 
-/** Cuts what a socket brings into frames. A frame is a view that is good during the call. */
+/**
+ * Cuts what a socket brings into frames. What a frame is given as stays as it is: it is a part of a chunk, or, for a frame of several chunks, memory of its
+ * own that they were put together in.
+ */
 export class FrameReader {
-  /** What has come of a frame that is not whole, and how much that is. */
-  #held: Buffer[];
-  #heldBytes: number;
-  /** Bytes that the frame has in all; 0: its length has not come yet. */
-  #wanted: number;
+  /** The length of a frame that has come in part only. */
+  readonly #length: Buffer;
+  #lengthBytes: number;
+  #frame: Buffer | undefined;
+  #frameBytes: number;
 
   constructor() {
-    this.#held = [];
-    this.#heldBytes = 0;
-    this.#wanted = 0;
+    this.#length = Buffer.alloc(4);
+    this.#lengthBytes = 0;
+    this.#frame = undefined;
+    this.#frameBytes = 0;
   }
 
   /** Returns a problem when the peer speaks something else. */
   read(chunk: Buffer, onFrame: (kind: number, content: Cursor) => void): string | undefined {
-    // A frame of many pieces is put together once.
-    if (this.#wanted > 0 && this.#heldBytes + chunk.length < this.#wanted) {
-      this.#held.push(Buffer.from(chunk));
-      this.#heldBytes += chunk.length;
-      return undefined;
-    }
-    let bytes = this.#heldBytes === 0 ? chunk : Buffer.concat([...this.#held, chunk], this.#heldBytes + chunk.length);
-    this.#held = [];
-    this.#heldBytes = 0;
-    this.#wanted = 0;
-    while (bytes.length >= 5) {
-      const length = bytes.readUInt32LE(0);
+    let at = 0;
+    while (at < chunk.length) {
+      if (this.#frame !== undefined) {
+        const end = Math.min(chunk.length, at + this.#frame.length - this.#frameBytes);
+        chunk.copy(this.#frame, this.#frameBytes, at, end);
+        this.#frameBytes += end - at;
+        at = end;
+        if (this.#frameBytes < this.#frame.length) return undefined;
+        const frame = this.#frame;
+        this.#frame = undefined;
+        const problem = give(frame, onFrame);
+        if (problem !== undefined) return problem;
+        continue;
+      }
+      let length: number;
+      if (this.#lengthBytes === 0 && chunk.length - at >= 4) {
+        length = chunk.readUInt32LE(at);
+        at += 4;
+      } else {
+        this.#length[this.#lengthBytes++] = chunk[at++]!;
+        if (this.#lengthBytes < 4) continue;
+        this.#lengthBytes = 0;
+        length = this.#length.readUInt32LE(0);
+      }
       if (length < 1 || length > maxFrameBytes) return `a frame of ${length} bytes`;
-      if (bytes.length < 4 + length) {
-        this.#wanted = 4 + length;
-        break;
+      if (chunk.length - at < length) {
+        this.#frame = Buffer.allocUnsafe(length);
+        this.#frameBytes = 0;
+        continue;
       }
-      const content = new Cursor(bytes.subarray(5, 4 + length));
-      try {
-        onFrame(bytes[4]!, content);
-      } catch (error) {
-        if (error instanceof RangeError) return 'a frame that is shorter than it says';
-        throw error;
-      }
-      bytes = bytes.subarray(4 + length);
-    }
-    if (bytes.length > 0) {
-      this.#held.push(Buffer.from(bytes));
-      this.#heldBytes = bytes.length;
+      const problem = give(chunk.subarray(at, at + length), onFrame);
+      if (problem !== undefined) return problem;
+      at += length;
     }
     return undefined;
+  }
+}
+
+function give(frame: Buffer, onFrame: (kind: number, content: Cursor) => void): string | undefined {
+  try {
+    onFrame(frame[0]!, new Cursor(frame.subarray(1)));
+    return undefined;
+  } catch (error) {
+    if (error instanceof RangeError) return 'a frame that is shorter than it says';
+    throw error;
   }
 }
 

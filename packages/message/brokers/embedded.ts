@@ -240,7 +240,7 @@ export class EmbeddedDriver implements BrokerDriver {
     const attempt = content.u32();
     const subscribed = this.#subscriptions.get(id);
     if (subscribed === undefined) return;
-    // The memory is the socket's.
+    // A message may be held for long: it shall not hold what came with it.
     const { offset, timestampMs, key, headers: text, body } = decodeRecord(Buffer.from(content.rest()));
     const frames = this.#frames;
     const settle = (delayMs: number) => {

@@ -111,7 +111,7 @@ export class PartitionLog {
         sealRecord(record, offset++, now);
         buffers.push(record);
       }
-    writeAll(segment.fd, buffers, (error) => {
+    writeAll(segment.fd, joinNeighbours(buffers), (error) => {
       if (error !== undefined) return this.#failed(batch, segment, error);
       if (!this.#settings.syncs) return this.#written(batch, buffers, segment, now);
       fdatasync(segment.fd, (syncError) => (syncError === null ? this.#written(batch, buffers, segment, now) : this.#failed(batch, segment, syncError)));
@@ -246,6 +246,20 @@ export class PartitionLog {
     this.#isClosed = true;
     for (const segment of this.#segments) segment.close();
   }
+}
+
+/** Records that lie behind one another in memory, as those of one publication do, are one piece. */
+function joinNeighbours(records: readonly Buffer[]): Buffer[] {
+  const pieces: Buffer[] = [];
+  for (let first = 0; first < records.length; ) {
+    const { buffer, byteOffset } = records[first]!;
+    let end = byteOffset + records[first]!.length;
+    let next = first + 1;
+    while (next < records.length && records[next]!.buffer === buffer && records[next]!.byteOffset === end) end += records[next++]!.length;
+    pieces.push(next === first + 1 ? records[first]! : Buffer.from(buffer, byteOffset, end - byteOffset));
+    first = next;
+  }
+  return pieces;
 }
 
 function writeAll(fd: number, buffers: readonly Buffer[], done: (error: Error | undefined) => void): void {
