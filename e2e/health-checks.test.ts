@@ -33,7 +33,7 @@ describe('active health checks', () => {
     const port = await engine.ports.next();
     const proxy = await engine.start({
       listeners: [listener('in', port, httpManager('out'))],
-      clusters: [cluster('out', ports, { health_checks: [{ ...common, ...check }], ...more })],
+      clusters: [cluster('out', ports, { common_lb_config: { healthy_panic_threshold: { value: 0 } }, health_checks: [{ ...common, ...check }], ...more })],
     });
     const healthy = (count: number) =>
       until(

@@ -15,7 +15,7 @@ import type { ResponseReceiver, UpstreamFailure, UpstreamStream } from '../upstr
 import type { ConnectionSettings } from './connection-settings.ts';
 import type { Downstream } from './downstream.ts';
 import { applyForwardingHeaders } from './forwarding-headers.ts';
-import { grpcStatus, grpcStatusOfHttp, grpcTimeoutMs, isGrpcRequest } from './grpc.ts';
+import { grpcStatus, grpcStatusOfHttp, grpcTimeoutMs, httpStatusOfGrpc, isGrpcRequest } from './grpc.ts';
 import { grpcReply, plainReply } from './local-reply.ts';
 import { InvalidContent, type MessageTransform } from './message-transform.ts';
 import { MirrorRequest } from './mirror-request.ts';
@@ -95,6 +95,10 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   /** How often a server has said that it has not looked at the request. */
   #refusals: number;
   #target: Target | undefined;
+  /** What the route has made of the request, for clusters that choose by it. */
+  #hash: bigint | undefined;
+  /** The client is given a cookie, so that its next requests go to the same endpoint. */
+  #stickyCookie: string | undefined;
   #upstream: UpstreamStream | undefined;
   /** A filter's changes to the content. */
   #transform: MessageTransform | undefined;
@@ -157,6 +161,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#needsFreshConnection = false;
     this.#refusals = 0;
     this.#target = undefined;
+    this.#hash = undefined;
+    this.#stickyCookie = undefined;
     this.#upstream = undefined;
     this.#transform = undefined;
     this.#collector = undefined;
@@ -423,6 +429,10 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       head.headers.set('host', action.hostRewrite);
     }
     if (head.expectsContinue && !settings.passesContinue) head.headers.remove('expect');
+    if (action.hash !== undefined)
+      this.#hash = action.hash.of(head, this.downstream.client.info, (cookie) => {
+        this.#stickyCookie = cookie;
+      });
     const timeoutMs = this.#timeoutOf(action);
     if (timeoutMs > 0) this.#timeoutTimer = setTimeout(() => this.#timedOut(), timeoutMs);
     for (const mirror of action.mirrors) {
@@ -457,7 +467,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const cluster = this.cluster!;
     if (cluster.activeRequests >= cluster.settings.maxRequests)
       return this.reply(503, 'the limit of requests to this destination is reached', 'UO', 'overflow');
-    const endpoint = cluster.endpointFor(this.downstream.client.info, this.head.authority, this.#failedEndpoints);
+    const endpoint = cluster.endpointFor(this.downstream.client.info, this.head.authority, this.#failedEndpoints, this.#hash);
     if (endpoint === undefined) return this.reply(503, 'no healthy upstream', 'UH', 'no_healthy_upstream');
     const notReady = endpoint.transport.notReadyReason;
     if (notReady !== undefined) return this.reply(503, `upstream connect error: ${notReady}`, 'UF', 'upstream_tls_not_ready');
@@ -592,6 +602,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   }
 
   onResponseHead(head: ResponseHead, hasBody: boolean): void {
+    if (this.endpoint!.outlier !== undefined) this.#judge(head.status, head.headers.get('grpc-status'));
     const retry = this.#retryPolicy();
     if (retry !== undefined && isRetriableAnswer(head, retry, this.isGrpc) && this.#retry(retry, 'URX')) return;
     clearTimeout(this.#perTryTimer);
@@ -602,6 +613,12 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#held = { head, hasBody, slices: [], trailers: undefined };
     this.#upstream?.pause();
     look(head, () => this.#releaseResponse());
+  }
+
+  /** Tells outlier detection how the endpoint has answered; gRPC says it later, unless its answer is but a head. */
+  #judge(status: number, grpc: string | undefined): void {
+    if (!this.isGrpc || status !== 200) this.endpoint!.outlier!.onStatus(status);
+    else if (grpc !== undefined && grpc !== '') this.endpoint!.outlier!.onStatus(httpStatusOfGrpc(Number(grpc)));
   }
 
   #releaseResponse(): void {
@@ -628,6 +645,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       headers.remove(peerMetadataIdHeader);
       headers.remove('x-envoy-upstream-service-time');
     }
+    if (this.#stickyCookie !== undefined) headers.add('set-cookie', this.#stickyCookie);
     this.#observer?.onHead(head);
     this.route!.responseHeaders?.apply(headers);
     this.#target?.responseHeaders?.apply(headers);
@@ -669,7 +687,12 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       this.#held.trailers = trailers;
       return;
     }
-    if (this.isGrpc) for (const [name, value] of trailers) if (name === 'grpc-status') this.grpcStatus = value;
+    if (this.isGrpc)
+      for (const [name, value] of trailers)
+        if (name === 'grpc-status') {
+          this.grpcStatus = value;
+          if (this.endpoint!.outlier !== undefined) this.#judge(200, value);
+        }
     this.#observer?.onEnd();
     if (this.#transform === undefined) this.downstream.end(trailers);
     else this.#endTransformed(this.#transform, trailers);
@@ -725,6 +748,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       this.#isForwarding = false;
       return this.#attempt();
     }
+    this.endpoint!.outlier?.onLocalFailure(failure.kind === 'connectTimeout' ? 504 : 503);
     const retry = this.#retryPolicy();
     if (retry !== undefined && isRetriableFailure(failure, retry, this.#mayRepeat()) && this.#retry(retry, 'URX')) return;
     const flag = isConnect ? 'UF' : failure.kind === 'protocol' ? 'UPE' : 'UC';
@@ -851,7 +875,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       this.addFlag(exhaustedFlag);
       return false;
     }
-    if (this.cluster!.activeRetries >= this.cluster!.settings.maxRetries) return false;
+    if (!this.cluster!.hasRetriesLeft) return false;
     clearTimeout(this.#perTryTimer);
     this.#dropUpstream();
     this.cluster!.counters.upstreamRqRetry++;
@@ -871,11 +895,13 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   #timedOut(): void {
     this.cluster!.counters.upstreamRqTimeout++;
+    if (this.#isForwarding) this.endpoint?.outlier?.onLocalFailure(504);
     this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_response_timeout', grpcStatus.DEADLINE_EXCEEDED);
   }
 
   #perTryTimedOut(retry: RetryPolicy): void {
     this.cluster!.counters.upstreamRqTimeout++;
+    this.endpoint?.outlier?.onLocalFailure(504);
     if (this.#headSent || (retry.onReset || retry.on5xx || retry.onGatewayError ? !this.#retry(retry, 'URX') : true))
       this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_per_try_timeout', grpcStatus.DEADLINE_EXCEEDED);
   }

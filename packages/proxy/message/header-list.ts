@@ -63,6 +63,13 @@ export class HeaderList {
     return joined;
   }
 
+  /** All values of a field, in their order. */
+  getAll(name: string): string[] {
+    const values: string[] = [];
+    for (let at = this.names.indexOf(name); at >= 0; at = this.names.indexOf(name, at + 1)) values.push(this.valueAt(at));
+    return values;
+  }
+
   add(name: string, value: string): void {
     const spans = this.#spans;
     if (spans === undefined) (this.#values ??= []).push(value);

@@ -33,7 +33,7 @@ const defaultHandshakeTimeoutMs = 15_000;
 
 const supportedOfChain = new Set(['filterChainMatch', 'filters', 'transportSocket', 'name', 'metadata', 'transportSocketConnectTimeout']);
 const supportedOfTcpProxy = new Set([
-  ...['statPrefix', 'cluster', 'weightedClusters', 'idleTimeout', 'accessLog', 'maxConnectAttempts', 'maxDownstreamConnectionDuration'],
+  ...['statPrefix', 'cluster', 'weightedClusters', 'idleTimeout', 'accessLog', 'maxConnectAttempts', 'maxDownstreamConnectionDuration', 'hashPolicy'],
 ]);
 
 /** What a chain does with a connection, HTTP or bytes. */
@@ -177,6 +177,8 @@ function compileTcpProxy(tcp: TcpProxy, listener: ListenerMessage, isTls: boolea
     to.case === 'cluster'
       ? [{ cluster: to.value, weight: 1, ...plain }]
       : (to.value?.clusters ?? []).map((cluster) => ({ cluster: cluster.name, weight: cluster.weight, ...plain }));
+  for (const { policySpecifier } of tcp.hashPolicy)
+    if (policySpecifier.case !== 'sourceIp') throw new MizzenError('unsupported-filter', `${place}: hash_policy.${policySpecifier.case} is not supported`);
   if (targets.length === 0) throw new MizzenError('invalid-tcp-proxy', `${place}: the TCP proxy names no cluster`);
   return {
     context: environment.context,
@@ -186,6 +188,7 @@ function compileTcpProxy(tcp: TcpProxy, listener: ListenerMessage, isTls: boolea
     idleTimeoutMs: durationToMs(tcp.idleTimeout) ?? hourMs,
     maxDurationMs: durationToMs(tcp.maxDownstreamConnectionDuration) ?? 0,
     maxConnectAttempts: tcp.maxConnectAttempts ?? 1,
+    hashesSource: tcp.hashPolicy.some((policy) => policy.policySpecifier.case === 'sourceIp'),
     accessLogs: compileAccessLogs(tcp.accessLog, place, environment),
   };
 }

@@ -6,6 +6,7 @@ import { type AccessLog, type LoggedStream, writeAccessLogs } from '../telemetry
 import { unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { TcpLabels, TcpMetrics } from '../telemetry/tcp-metrics.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
+import { hash64 } from '../upstream/balancing/hash.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { Endpoint } from '../upstream/endpoint.ts';
 import type { ConnectionInfo } from './connection-info.ts';
@@ -23,6 +24,8 @@ export interface TcpProxySettings {
   readonly maxDurationMs: number;
   /** `max_connect_attempts`. */
   readonly maxConnectAttempts: number;
+  /** Clusters that choose by hash choose by the client's address (`hash_policy.source_ip`). */
+  readonly hashesSource: boolean;
   readonly accessLogs: readonly AccessLog[];
 }
 
@@ -163,7 +166,7 @@ export class TcpSession implements LoggedStream {
 
   #connect(): void {
     const downstream = this.#downstream;
-    const { context, targets, maxConnectAttempts } = this.settings;
+    const { context, targets, maxConnectAttempts, hashesSource } = this.settings;
     this.cluster ??= context.findCluster(targets.pick(context.random)?.cluster ?? '');
     const { cluster } = this;
     if (cluster === undefined) return this.close('NC', 'cluster_not_found');
@@ -172,7 +175,7 @@ export class TcpSession implements LoggedStream {
       cluster.counters.upstreamCxOverflow++;
       return this.close('UO', 'upstream_overflow');
     }
-    const endpoint = cluster.endpointFor(this.info, undefined, this.#failed);
+    const endpoint = cluster.endpointFor(this.info, undefined, this.#failed, hashesSource ? hash64(this.info.remoteAddress) : undefined);
     if (endpoint === undefined) return this.close('UH', cluster.settings.blockReason ?? 'no_healthy_upstream');
     if (endpoint.transport.notReadyReason !== undefined) return this.close('UF', 'upstream_tls_not_ready');
     this.endpoint = endpoint;
@@ -198,6 +201,7 @@ export class TcpSession implements LoggedStream {
       if (this.#isJoined) return this.close('UC', 'upstream_reset');
       clearTimeout(this.#connectTimer);
       cluster.counters.upstreamCxConnectFail++;
+      endpoint.outlier?.onLocalFailure(503);
       this.#failed.push(endpoint);
       this.#upstream = undefined;
       upstream.destroy();
@@ -220,6 +224,7 @@ export class TcpSession implements LoggedStream {
     clearTimeout(this.#connectTimer);
     const downstream = this.#downstream;
     this.#isJoined = true;
+    this.endpoint!.outlier?.onStatus(200);
     this.cluster!.tcpConnections++;
     this.endpoint!.activeRequests++;
     this.#metrics = this.settings.context.tcpMetrics.open(this.#labels());

@@ -16,6 +16,7 @@ import { corsFields } from '../filters/cors.ts';
 import { filterKinds } from '../filters/filter-kinds.ts';
 import { httpStatusOfGrpc } from '../http/grpc.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { compileRequestHash } from './hash-policy.ts';
 import { HeaderOperations } from './header-operations.ts';
 import { type Condition, compileHeaderMatcher, compileRegex, compileStringMatcher, regexTest } from './matchers.ts';
 import { queryParameter } from './query.ts';
@@ -196,6 +197,7 @@ function compileForward(action: RouteActionMessage, path: PathCondition, place: 
     retry: compileRetry(action.retryPolicy),
     rewrite,
     hostRewrite: action.hostRewriteSpecifier.case === 'hostRewriteLiteral' ? action.hostRewriteSpecifier.value : undefined,
+    hash: compileRequestHash(action.hashPolicy, place),
     upgrades: new Map(action.upgradeConfigs.map((upgrade) => [upgrade.upgradeType.toLowerCase(), upgrade.enabled ?? true])),
     terminatesConnect: action.upgradeConfigs.some((upgrade) => upgrade.upgradeType.toUpperCase() === 'CONNECT' && upgrade.connectConfig !== undefined),
     mirrors: action.requestMirrorPolicies.map((policy) => ({

@@ -1,6 +1,7 @@
 import type { RE2JS } from 're2js';
 import type { Fields } from '../message/fields.ts';
 import type { RequestHead } from '../message/request-head.ts';
+import type { RequestHash } from './hash-policy.ts';
 import type { HeaderOperations } from './header-operations.ts';
 import type { Condition, TextTest } from './matchers.ts';
 
@@ -69,6 +70,8 @@ export interface ForwardAction {
   readonly rewrite: PathRewrite | undefined;
   readonly hostRewrite: string | undefined;
   readonly mirrors: readonly Mirror[];
+  /** undefined: nothing of the request decides which endpoint it goes to. */
+  readonly hash: RequestHash | undefined;
   /** Upgrades that this route switches on or off, by name in lower case (`upgrade_configs`). */
   readonly upgrades: ReadonlyMap<string, boolean>;
   /** A CONNECT ends here and its bytes go to the destination as they are (`connect_config`), instead of being sent on. */

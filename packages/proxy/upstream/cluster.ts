@@ -3,12 +3,14 @@ import type { Http2Settings } from '../http2/settings.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { ServiceName } from '../route/route-table.ts';
+import type { BalancingSettings, LocalityEndpoints } from './balancing/host-set.ts';
+import { HostSet } from './balancing/host-set.ts';
 import type { ConnectionWaiter, Endpoint } from './endpoint.ts';
 import { type HealthCheck, HealthChecker } from './health-checker.ts';
 import { Http1Upstream } from './http1-upstream.ts';
 import { Http2Upstream } from './http2-upstream.ts';
-import type { Picker } from './load-balancer.ts';
 import type { OriginalDestinations } from './original-destinations.ts';
+import { OutlierDetector, type OutlierSettings } from './outlier-detector.ts';
 import type { Content } from './transport.ts';
 import type { UpstreamStream } from './upstream-stream.ts';
 
@@ -16,12 +18,16 @@ import type { UpstreamStream } from './upstream-stream.ts';
 export interface ClusterSettings {
   readonly name: string;
   readonly connectTimeoutMs: number;
-  readonly picker: Picker;
+  readonly balancing: BalancingSettings;
+  /** undefined: endpoints are not judged by their answers. */
+  readonly outliers: OutlierSettings | undefined;
   /** Circuit breakers (envoy circuit_breaker.proto `Thresholds`). */
   readonly maxConnections: number;
   readonly maxRequests: number;
   readonly maxPendingRequests: number;
   readonly maxRetries: number;
+  /** Retries under way may be so many percent of the requests under way, instead of `maxRetries` (`retry_budget`). */
+  readonly retryBudget: { readonly percent: number; readonly minimum: number } | undefined;
   /** 0: no limit. */
   readonly maxRequestsPerConnection: number;
   /** Connections that nobody has used for this long end (protocol.proto `idle_timeout`); 0: never. */
@@ -70,19 +76,23 @@ export class Cluster {
     upstreamRqTimeout: number;
     healthCheckSuccess: number;
     healthCheckFailure: number;
+    outlierEjections: number;
+    outlierEjectionsOverflow: number;
   };
   /** What endpoints did that HTTP/2 does not allow, by reason. */
   readonly violations: Map<string, number>;
-  #healthy: readonly Endpoint[];
+  readonly #hosts: HostSet;
+  readonly #outliers: OutlierDetector | undefined;
   #checkers: readonly HealthChecker[];
 
-  constructor(settings: ClusterSettings) {
+  constructor(settings: ClusterSettings, random: () => number) {
     this.settings = settings;
     this.name = settings.name;
     this.service = settings.service;
     this.endpoints = [];
     this.violations = new Map();
-    this.#healthy = [];
+    this.#hosts = new HostSet(settings.balancing, random);
+    this.#outliers = settings.outliers === undefined ? undefined : new OutlierDetector(this, settings.outliers, random);
     this.#checkers = [];
     this.activeRequests = 0;
     this.activeRetries = 0;
@@ -99,25 +109,43 @@ export class Cluster {
       upstreamRqTimeout: 0,
       healthCheckSuccess: 0,
       healthCheckFailure: 0,
+      outlierEjections: 0,
+      outlierEjectionsOverflow: 0,
     };
   }
 
+  /** Endpoints that may be chosen because they are well. */
   get healthyCount(): number {
-    return this.#healthy.length;
+    return this.#hosts.availableCount;
   }
 
-  setEndpoints(endpoints: readonly Endpoint[]): void {
+  /** Of those, how many outlier detection has taken out for a while. */
+  get ejectedCount(): number {
+    return this.#outliers?.ejectedCount ?? 0;
+  }
+
+  /** `overprovisioning`: percent. */
+  setEndpoints(localities: readonly LocalityEndpoints[], overprovisioning?: number): void {
+    const endpoints = localities.length === 1 ? localities[0]!.endpoints : localities.flatMap((locality) => locality.endpoints);
     const kept = new Set(endpoints);
     const gone = this.endpoints.filter((endpoint) => !kept.has(endpoint));
     this.endpoints = endpoints;
-    this.healthChanged();
+    this.#outliers?.watch(endpoints);
+    this.#hosts.set(localities, overprovisioning);
     // Only now: those who wait for an endpoint that is gone choose again among the new ones.
     for (const endpoint of gone) endpoint.remove();
   }
 
-  /** Counts anew which endpoints may be chosen. */
+  /** Looks anew at which endpoints may be chosen. */
   healthChanged(): void {
-    this.#healthy = this.endpoints.filter((endpoint) => endpoint.isHealthy && endpoint.checkProblem === undefined);
+    this.#hosts.refresh();
+  }
+
+  /** How many more retries there may be. */
+  get hasRetriesLeft(): boolean {
+    const { maxRetries, retryBudget } = this.settings;
+    if (retryBudget === undefined) return this.activeRetries < maxRetries;
+    return this.activeRetries < Math.max(retryBudget.minimum, Math.floor((retryBudget.percent / 100) * (this.activeRequests + this.pendingRequests)));
   }
 
   /** Has the endpoints asked whether they are well. */
@@ -126,21 +154,14 @@ export class Cluster {
   }
 
   /** An endpoint for the next request; `avoid` are those that have just failed it, taken only when there is no other. */
-  pick(avoid: readonly Endpoint[] | undefined): Endpoint | undefined {
-    const healthy = this.#healthy;
-    if (healthy.length === 0) return undefined;
-    if (healthy.length === 1) return healthy[0];
-    if (avoid !== undefined && avoid.length > 0) {
-      const others = healthy.filter((endpoint) => !avoid.includes(endpoint));
-      if (others.length > 0) return this.settings.picker(others);
-    }
-    return this.settings.picker(healthy);
+  pick(avoid: readonly Endpoint[] | undefined, hash?: bigint): Endpoint | undefined {
+    return this.#hosts.pick(hash, avoid);
   }
 
-  /** An endpoint for a call of this client: `authority` is what an HTTP request names. */
-  endpointFor(client: ConnectionInfo, authority: string | undefined, avoid: readonly Endpoint[] | undefined): Endpoint | undefined {
+  /** An endpoint for a call of this client: `authority` is what an HTTP request names, `hash` what the route makes of it. */
+  endpointFor(client: ConnectionInfo, authority: string | undefined, avoid: readonly Endpoint[] | undefined, hash?: bigint): Endpoint | undefined {
     const { originalDestinations } = this.settings;
-    return originalDestinations === undefined ? this.pick(avoid) : originalDestinations.endpointFor(client, authority);
+    return originalDestinations === undefined ? this.#hosts.pick(hash, avoid) : originalDestinations.endpointFor(client, authority);
   }
 
   /**
@@ -258,6 +279,7 @@ export class Cluster {
   /** Closes connections that nobody has used for the idle timeout. */
   sweep(now: number): void {
     for (const checker of this.#checkers) checker.sweep(now);
+    this.#outliers?.sweep(now);
     const { idleTimeoutMs, maxConnectionDurationMs } = this.settings;
     for (const endpoint of this.settings.originalDestinations?.values() ?? this.endpoints) {
       if (endpoint.http2.length > 0) sweepHttp2(endpoint, now, idleTimeoutMs, maxConnectionDurationMs);

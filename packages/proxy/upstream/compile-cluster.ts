@@ -1,12 +1,7 @@
 import { MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
 import { CircuitBreakers_ThresholdsSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/circuit_breaker_pb.js';
-import {
-  Cluster_DiscoveryType,
-  Cluster_LbPolicy,
-  type Cluster as ClusterMessage,
-  ClusterSchema,
-} from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import { Cluster_DiscoveryType, type Cluster as ClusterMessage, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { type BindConfig, BindConfigSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
 import type { Metadata, TransportSocket } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
@@ -25,10 +20,12 @@ import { type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';
 import { ClientTls } from '../tls/client-tls.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
+import type { LocalityEndpoints } from './balancing/host-set.ts';
 import { Cluster, type ClusterSettings } from './cluster.ts';
+import { compileBalancing } from './compile-balancing.ts';
 import { compileHealthCheck } from './compile-health-check.ts';
+import { compileOutliers } from './compile-outliers.ts';
 import { Endpoint } from './endpoint.ts';
-import { leastRequest, type Picker, randomChoice, roundRobin } from './load-balancer.ts';
 import { OriginalDestinations } from './original-destinations.ts';
 import { plainTransport, proxyProtocolTransport, type Transport, tlsTransport } from './transport.ts';
 
@@ -45,6 +42,7 @@ export interface CompiledCluster {
 
 const supportedOfCluster = new Set([
   ...['name', 'altStatName', 'metadata', 'type', 'edsClusterConfig', 'loadAssignment', 'connectTimeout', 'lbPolicy', 'circuitBreakers', 'preconnectPolicy'],
+  ...['ringHashLbConfig', 'maglevLbConfig', 'leastRequestLbConfig', 'roundRobinLbConfig', 'originalDstLbConfig', 'commonLbConfig', 'outlierDetection'],
   ...[
     'maxRequestsPerConnection',
     'commonHttpProtocolOptions',
@@ -55,7 +53,7 @@ const supportedOfCluster = new Set([
   ],
   ...['transportSocketMatches', 'healthChecks', 'perConnectionBufferLimitBytes', 'dnsLookupFamily', 'dnsRefreshRate', 'respectDnsTtl', 'upstreamBindConfig'],
 ]);
-const supportedOfThresholds = new Set(['priority', 'maxConnections', 'maxPendingRequests', 'maxRequests', 'maxRetries', 'trackRemaining']);
+const supportedOfThresholds = new Set(['priority', 'maxConnections', 'maxPendingRequests', 'maxRequests', 'maxRetries', 'retryBudget', 'trackRemaining']);
 
 export function compileCluster(message: ClusterMessage, secrets: SecretStore, random: () => number): CompiledCluster {
   const place = `cluster ${message.name}`;
@@ -76,35 +74,50 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   };
   const thresholds = message.circuitBreakers?.thresholds.find((threshold) => threshold.priority === 0);
   const defaultPort = Number(message.name.split('|')[1]) || 80;
-  const cluster = new Cluster({
-    name: message.name,
-    connectTimeoutMs: durationToMs(message.connectTimeout) ?? 5_000,
-    picker: compilePicker(message.lbPolicy, random, place),
-    maxConnections: thresholds?.maxConnections ?? 1024,
-    maxPendingRequests: thresholds?.maxPendingRequests ?? 1024,
-    maxRequests: thresholds?.maxRequests ?? 1024,
-    maxRetries: thresholds?.maxRetries ?? 3,
-    ...compileHttpOptions(message, place),
-    preconnectRatio: message.preconnectPolicy?.perUpstreamPreconnectRatio ?? 1,
-    service: serviceNameOf(message.metadata),
-    originalDestinations: type === Cluster_DiscoveryType.ORIGINAL_DST ? new OriginalDestinations(base, defaultPort) : undefined,
-    blockReason: blockReasonOf(message.metadata),
-  });
+  const cluster = new Cluster(
+    {
+      name: message.name,
+      connectTimeoutMs: durationToMs(message.connectTimeout) ?? 5_000,
+      balancing: compileBalancing(message, random, place),
+      outliers: compileOutliers(message.outlierDetection, place),
+      maxConnections: thresholds?.maxConnections ?? 1024,
+      maxPendingRequests: thresholds?.maxPendingRequests ?? 1024,
+      maxRequests: thresholds?.maxRequests ?? 1024,
+      maxRetries: thresholds?.maxRetries ?? 3,
+      retryBudget: thresholds?.retryBudget && {
+        percent: thresholds.retryBudget.budgetPercent?.value ?? 20,
+        minimum: thresholds.retryBudget.minRetryConcurrency ?? 3,
+      },
+      ...compileHttpOptions(message, place),
+      preconnectRatio: message.preconnectPolicy?.perUpstreamPreconnectRatio ?? 1,
+      service: serviceNameOf(message.metadata),
+      originalDestinations: type === Cluster_DiscoveryType.ORIGINAL_DST ? new OriginalDestinations(base, defaultPort) : undefined,
+      blockReason: blockReasonOf(message.metadata),
+    },
+    random,
+  );
   cluster.checkHealth(
     message.healthChecks.map((check) => compileHealthCheck(check, place)),
     random,
   );
   const applyAssignment = (assignment: ClusterLoadAssignment) => {
-    const before = new Map(cluster.endpoints.map((endpoint) => [endpointKey(endpoint), endpoint]));
-    const endpoints = assignment.endpoints
-      .flatMap((group) => group.lbEndpoints)
-      .map((entry) => {
-        const made = compileEndpoint(entry, transportFor, place);
-        // The same endpoint keeps its connections and counts.
-        const kept = before.get(endpointKey(made));
-        return kept && kept.transport === made.transport ? kept : made;
-      });
-    cluster.setEndpoints(endpoints);
+    const before = new Map(cluster.endpoints.map((endpoint) => [endpoint.text, endpoint]));
+    const localities = assignment.endpoints.map(
+      (group): LocalityEndpoints => ({
+        priority: group.priority,
+        weight: group.loadBalancingWeight ?? 0,
+        endpoints: group.lbEndpoints.map((entry) => {
+          const made = compileEndpoint(entry, transportFor, place);
+          // The same endpoint keeps its connections and counts.
+          const kept = before.get(made.text);
+          if (kept === undefined || kept.transport !== made.transport || !isSamePeer(kept.peer, made.peer)) return made;
+          kept.weight = made.weight;
+          kept.isHealthy = made.isHealthy;
+          return kept;
+        }),
+      }),
+    );
+    cluster.setEndpoints(localities, assignment.policy?.overprovisioningFactor);
   };
   if (message.loadAssignment) applyAssignment(message.loadAssignment);
   const edsName = type === Cluster_DiscoveryType.EDS ? message.edsClusterConfig?.serviceName || message.name : undefined;
@@ -125,8 +138,18 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   };
 }
 
-function endpointKey(endpoint: Endpoint): string {
-  return `${endpoint.text} ${endpoint.weight} ${endpoint.isHealthy} ${JSON.stringify(endpoint.peer)}`;
+function isSamePeer(a: PeerMetadata, b: PeerMetadata): boolean {
+  return (
+    a === b ||
+    (a.workload === b.workload &&
+      a.namespace === b.namespace &&
+      a.canonicalService === b.canonicalService &&
+      a.canonicalRevision === b.canonicalRevision &&
+      a.cluster === b.cluster &&
+      a.app === b.app &&
+      a.version === b.version &&
+      a.principal === b.principal)
+  );
 }
 
 function compileEndpoint(entry: LbEndpoint, transportFor: (metadata: Metadata | undefined) => Transport, place: string): Endpoint {
@@ -230,18 +253,4 @@ function compileSourceAddress(bind: BindConfig | undefined, place: string): stri
 function blockReasonOf(metadata: Metadata | undefined): string | undefined {
   const reason = metadata?.filterMetadata['mizzen.block']?.['reason'];
   return typeof reason === 'string' ? reason : undefined;
-}
-
-function compilePicker(policy: Cluster_LbPolicy, random: () => number, place: string): Picker {
-  switch (policy) {
-    case Cluster_LbPolicy.ROUND_ROBIN:
-    case Cluster_LbPolicy.CLUSTER_PROVIDED:
-      return roundRobin();
-    case Cluster_LbPolicy.LEAST_REQUEST:
-      return leastRequest(2, random);
-    case Cluster_LbPolicy.RANDOM:
-      return randomChoice(random);
-    default:
-      throw new MizzenError('unsupported-cluster', `${place}: the load balancing policy ${policy} is not supported`);
-  }
 }

@@ -1,7 +1,9 @@
+import { coarseNow } from '@mizzen/common';
 import type { PeerMetadata } from '../telemetry/peer-metadata.ts';
 import type { RequestMetrics } from '../telemetry/request-metrics.ts';
 import type { Http1Upstream } from './http1-upstream.ts';
 import type { Http2Upstream } from './http2-upstream.ts';
+import type { EndpointWatch } from './outlier-detector.ts';
 import type { Transport } from './transport.ts';
 import type { UpstreamStream } from './upstream-stream.ts';
 
@@ -17,8 +19,9 @@ export interface ConnectionWaiter {
 export class Endpoint {
   readonly address: string;
   readonly port: number;
-  readonly weight: number;
-  readonly isHealthy: boolean;
+  weight: number;
+  /** What configuration says. */
+  isHealthy: boolean;
   readonly transport: Transport;
   /** `address:port`, as access logs show it. */
   readonly text: string;
@@ -38,8 +41,12 @@ export class Endpoint {
   readonly waitingForStream: ConnectionWaiter[];
   /** Metric series of this endpoint by response, so that a request finds its counters with one look-up. */
   readonly metrics: Map<string, RequestMetrics>;
-  /** State of weighted round robin. */
-  currentWeight: number;
+  /** When it came, or was well again, in milliseconds of `coarseNow`: it warms up from then on. */
+  inServiceSince: number;
+  /** The hashes of its places in rings, as far as they have been computed: upper and lower halves in turn. */
+  readonly ringHashes: number[];
+  /** What outlier detection knows of it; undefined: nobody watches. */
+  outlier: EndpointWatch | undefined;
   isRemoved: boolean;
   /** Why active health checks say that it is not well; undefined: they do not, or there are none. */
   checkProblem: string | undefined;
@@ -66,9 +73,16 @@ export class Endpoint {
     this.waiting = [];
     this.waitingForStream = [];
     this.metrics = new Map();
-    this.currentWeight = 0;
+    this.inServiceSince = coarseNow();
+    this.ringHashes = [];
+    this.outlier = undefined;
     this.isRemoved = false;
     this.checkProblem = undefined;
+  }
+
+  /** Whether it may be chosen: configuration, active checks and outlier detection have nothing against it. */
+  get isAvailable(): boolean {
+    return this.isHealthy && this.checkProblem === undefined && !this.outlier?.isEjected;
   }
 
   /** No longer named by configuration: idle connections end now, the others with their requests. */

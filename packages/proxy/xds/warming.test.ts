@@ -150,8 +150,8 @@ describe('warming', () => {
     engine.accept('cluster', [cluster('a')]);
     engine.accept('endpoint', [endpoints('a', 1)]);
     assert.throws(
-      () => engine.accept('cluster', [cluster('a', { outlierDetection: { baseEjectionTime: { seconds: 1n } } })]),
-      /cluster c: outlier_detection of Cluster is not supported/,
+      () => engine.accept('cluster', [cluster('a', { lbSubsetConfig: { scaleLocalityWeight: true } })]),
+      /cluster c: lb_subset_config of Cluster is not supported/,
     );
     assert.deepEqual(ports(), [1]);
   });
