@@ -4,6 +4,7 @@
 // Nothing generated is committed. Runs on any Node >= 20.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
+import { newerFields } from './newer-fields.mjs';
 
 const root = join(import.meta.dirname, '..');
 const models = join(root, 'node_modules/@kubernetes-models');
@@ -37,6 +38,13 @@ const kinds = [
     v1beta1: ['GatewayClass', 'Gateway', 'HTTPRoute', 'ReferenceGrant'],
     v1alpha2: ['TCPRoute', 'UDPRoute'],
   }),
+  // The same objects, since Gateway API 1.5 and 1.6.
+  ...['TCPRoute', 'UDPRoute'].map((kind) => ({
+    group: 'gateway.networking.k8s.io',
+    version: 'v1',
+    kind,
+    file: join(models, 'gateway-api/gateway.networking.k8s.io/v1alpha2', `${kind}.d.ts`),
+  })),
   ...core('', 'v1', ['Namespace', 'Service', 'Endpoints', 'Pod', 'Secret', 'ConfigMap', 'ServiceAccount', 'Event']),
   ...core('discovery.k8s.io', 'v1', ['EndpointSlice']),
 ];
@@ -295,11 +303,27 @@ function finish(schema) {
   return result;
 }
 
+/** Adds what the packages lack; `[]` in a path goes into the elements of a list. */
+function addNewerFields(schema, kind) {
+  for (const [path, fields] of newerFields[kind] ?? []) {
+    let at = schema;
+    for (const part of path.split('.')) {
+      at = at.properties[part.replace('[]', '')];
+      if (part.endsWith('[]')) at = at.items;
+    }
+    for (const [name, field] of Object.entries(fields)) {
+      if (at.properties[name]) console.warn(`newer-fields.mjs: ${kind} ${path}.${name} is in the packages by now: remove it there`);
+      else at.properties[name] = field;
+    }
+  }
+  return schema;
+}
+
 rmSync(out, { recursive: true, force: true });
 const index = [];
 for (const { group, version, kind, file } of kinds) {
   if (!existsSync(file)) throw new Error(`${file} is not there: the @kubernetes-models packages have changed their layout`);
-  const schema = finish(resolveIn(file, `I${kind}`, new Set()));
+  const schema = addNewerFields(finish(resolveIn(file, `I${kind}`, new Set())), `${group}/${kind}`);
   const properties = schema.properties;
   delete properties.apiVersion;
   delete properties.kind;

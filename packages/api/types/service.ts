@@ -6,6 +6,7 @@ export interface ServiceSpec {
   readonly clusterIP?: string;
   readonly clusterIPs?: readonly string[];
   readonly externalName?: string;
+  readonly trafficDistribution?: string;
 }
 
 export interface ServicePortSpec {

@@ -1,4 +1,4 @@
-import { isPlainObject } from '@mizzen/api';
+import { isPlainObject, type LocalityLbSpec, localityProblems, type ZoneAwareLbSpec } from '@mizzen/api';
 import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
 import { parseDocument } from 'yaml';
 import type { StoredResource } from '../galley/config-store.ts';
@@ -13,6 +13,9 @@ export interface MeshConfig {
   readonly protocolDetectionTimeoutMs: number;
   /** Calls between sidecars go over HTTP/2 unless a DestinationRule says otherwise (`h2UpgradePolicy: UPGRADE`). */
   readonly upgradesToHttp2: boolean;
+  /** For services whose DestinationRule says nothing of localities. */
+  readonly localityLbSetting: LocalityLbSpec;
+  readonly zoneAwareLbSetting: ZoneAwareLbSpec | undefined;
   readonly extensionProviders: readonly TracingProvider[];
   /** Names of providers (`defaultProviders.tracing`) for proxies that no Telemetry says otherwise for. */
   readonly defaultTracingProviders: readonly string[];
@@ -22,6 +25,8 @@ export const defaultMeshConfig: MeshConfig = {
   outboundTrafficPolicy: 'ALLOW_ANY',
   protocolDetectionTimeoutMs: 1_000,
   upgradesToHttp2: false,
+  localityLbSetting: {},
+  zoneAwareLbSetting: undefined,
   extensionProviders: [],
   defaultTracingProviders: [],
 };
@@ -67,14 +72,32 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
     outboundTrafficPolicy: mode,
     protocolDetectionTimeoutMs: timeoutMs,
     upgradesToHttp2: upgrade === 'UPGRADE',
+    localityLbSetting: readLocality(value['localityLbSetting'], wrong) ?? {},
+    zoneAwareLbSetting: readPlain(value['zoneAwareLbSetting'], 'zoneAwareLbSetting', wrong) as ZoneAwareLbSpec | undefined,
     extensionProviders: readProviders(value['extensionProviders'], wrong),
     defaultTracingProviders: stringList((value['defaultProviders'] as Record<string, unknown> | undefined)?.['tracing']),
   };
 }
 
+type Wrong = (field: string, problem: string) => MizzenError;
+
+function readPlain(value: unknown, field: string, wrong: Wrong): Readonly<Record<string, unknown>> | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (!isPlainObject(value)) throw wrong(field, 'must be an object');
+  return value;
+}
+
+/** Under the same rules as in a DestinationRule. */
+function readLocality(value: unknown, wrong: Wrong): LocalityLbSpec | undefined {
+  const setting = readPlain(value, 'localityLbSetting', wrong) as LocalityLbSpec | undefined;
+  const problem = setting && localityProblems(setting, 'localityLbSetting')[0];
+  if (problem) throw wrong(problem.path, problem.message);
+  return setting;
+}
+
 const stringList = (value: unknown): string[] => (Array.isArray(value) ? value.filter((entry): entry is string => typeof entry === 'string') : []);
 
-function readProviders(value: unknown, wrong: (field: string, problem: string) => MizzenError): TracingProvider[] {
+function readProviders(value: unknown, wrong: Wrong): TracingProvider[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw wrong('extensionProviders', 'must be a list');
   const providers: TracingProvider[] = [];

@@ -88,6 +88,7 @@ export class AdminServer {
             endpoints: cluster.endpoints.map((endpoint) => ({
               address: endpoint.address,
               healthy: endpoint.healthy,
+              ...(endpoint.ejected ? { ejected: true } : {}),
               ...(endpoint.checkProblem === '' ? {} : { health_check: endpoint.checkProblem }),
               weight: endpoint.weight,
               workload: endpoint.workload,

@@ -40,6 +40,7 @@ export function renderPrometheus(stats: StatsSnapshot): string {
   perCluster('envoy_cluster_upstream_rq_pending_active', 'gauge', (cluster) => cluster.pendingRequests);
   perCluster('envoy_cluster_upstream_cx_active', 'gauge', (cluster) => cluster.endpoints.reduce((total, endpoint) => total + endpoint.connections, 0));
   perCluster('envoy_cluster_membership_total', 'gauge', (cluster) => cluster.endpoints.length);
+  perCluster('envoy_cluster_outlier_detection_ejections_active', 'gauge', (cluster) => cluster.ejected);
   perCluster('envoy_cluster_membership_healthy', 'gauge', (cluster) => cluster.healthy);
   lines.push('# TYPE mizzen_upstream_http_violations_total counter');
   for (const { name, violations } of stats.clusters)
@@ -64,6 +65,8 @@ const clusterCounters = {
   upstreamCxConnectFail: 'upstream_cx_connect_fail',
   healthCheckSuccess: 'health_check_success',
   healthCheckFailure: 'health_check_failure',
+  outlierEjections: 'outlier_detection_ejections_enforced_total',
+  outlierEjectionsOverflow: 'outlier_detection_ejections_overflow',
 } as const;
 
 function histogram(lines: string[], name: string, all: readonly RequestSeries[], read: (series: RequestSeries) => HistogramValues): void {

@@ -51,6 +51,8 @@ export interface ClusterStats {
   readonly activeRequests: number;
   readonly pendingRequests: number;
   readonly healthy: number;
+  /** Endpoints that outlier detection has out, each counted once for each event loop that has. */
+  readonly ejected: number;
   /** What endpoints did that their protocol does not allow, by reason. */
   readonly violations: Readonly<Record<string, number>>;
   readonly endpoints: readonly EndpointStats[];
@@ -61,6 +63,8 @@ export interface EndpointStats {
   readonly healthy: boolean;
   /** What active health checks found; ''. */
   readonly checkProblem: string;
+  /** Outlier detection of an event loop has it out. */
+  readonly ejected: boolean;
   readonly weight: number;
   readonly workload: string;
   readonly version: string;
@@ -109,11 +113,13 @@ export function takeSnapshot(from: {
       activeRequests: cluster.activeRequests,
       pendingRequests: cluster.pendingRequests,
       healthy: cluster.healthyCount,
+      ejected: cluster.ejectedCount,
       violations: Object.fromEntries(cluster.violations),
       endpoints: cluster.endpoints.map((endpoint) => ({
         address: endpoint.text,
         healthy: endpoint.isHealthy && endpoint.checkProblem === undefined,
         checkProblem: endpoint.checkProblem ?? '',
+        ejected: endpoint.outlier?.isEjected ?? false,
         weight: endpoint.weight,
         workload: endpoint.peer.workload,
         version: endpoint.peer.version,
@@ -174,12 +180,14 @@ export function mergeSnapshots(snapshots: readonly StatsSnapshot[]): StatsSnapsh
         counters: addNumbers([a.counters, b.counters]),
         activeRequests: a.activeRequests + b.activeRequests,
         pendingRequests: a.pendingRequests + b.pendingRequests,
+        ejected: a.ejected + b.ejected,
         violations: addNumbers([a.violations, b.violations]),
         endpoints: mergeBy(
           [...a.endpoints, ...b.endpoints],
           (endpoint) => endpoint.address,
           (x, y) => ({
             ...x,
+            ejected: x.ejected || y.ejected,
             connections: x.connections + y.connections,
             http2Connections: x.http2Connections + y.http2Connections,
             rttMs: Math.max(x.rttMs, y.rttMs),

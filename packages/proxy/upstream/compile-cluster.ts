@@ -1,7 +1,13 @@
 import { MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
 import { CircuitBreakers_ThresholdsSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/circuit_breaker_pb.js';
-import { Cluster_DiscoveryType, type Cluster as ClusterMessage, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import {
+  Cluster_DiscoveryType,
+  type Cluster as ClusterMessage,
+  ClusterSchema,
+  type UpstreamConnectionOptions,
+  UpstreamConnectionOptionsSchema,
+} from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { type BindConfig, BindConfigSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
 import type { Metadata, TransportSocket } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { HealthStatus } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
@@ -27,7 +33,7 @@ import { compileHealthCheck } from './compile-health-check.ts';
 import { compileOutliers } from './compile-outliers.ts';
 import { Endpoint } from './endpoint.ts';
 import { OriginalDestinations } from './original-destinations.ts';
-import { plainTransport, proxyProtocolTransport, type Transport, tlsTransport } from './transport.ts';
+import { plainTransport, proxyProtocolTransport, type SocketSettings, type Transport, tlsTransport } from './transport.ts';
 
 /** A cluster as compiled from xDS, with what is needed to turn its endpoints' messages into endpoints. */
 export interface CompiledCluster {
@@ -52,6 +58,7 @@ const supportedOfCluster = new Set([
     'transportSocket',
   ],
   ...['transportSocketMatches', 'healthChecks', 'perConnectionBufferLimitBytes', 'dnsLookupFamily', 'dnsRefreshRate', 'respectDnsTtl', 'upstreamBindConfig'],
+  'upstreamConnectionOptions',
 ]);
 const supportedOfThresholds = new Set(['priority', 'maxConnections', 'maxPendingRequests', 'maxRequests', 'maxRetries', 'retryBudget', 'trackRemaining']);
 
@@ -61,11 +68,14 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   for (const limits of message.circuitBreakers?.thresholds ?? []) refuseUnsupported(CircuitBreakers_ThresholdsSchema, limits, supportedOfThresholds, place);
   const type = message.clusterDiscoveryType.case === 'type' ? message.clusterDiscoveryType.value : undefined;
   if (type === undefined) throw new MizzenError('unsupported-cluster', `${place}: custom cluster types are not supported`);
-  const sourceAddress = compileSourceAddress(message.upstreamBindConfig, place);
-  const base = compileTransport(message.transportSocket, secrets, sourceAddress, place);
+  const socket: SocketSettings = {
+    sourceAddress: compileSourceAddress(message.upstreamBindConfig, place),
+    keepaliveAfterMs: compileKeepalive(message.upstreamConnectionOptions, place),
+  };
+  const base = compileTransport(message.transportSocket, secrets, socket, place);
   const matches = message.transportSocketMatches.map((match) => ({
     match: Object.entries(match.match ?? {}),
-    transport: compileTransport(match.transportSocket, secrets, sourceAddress, `${place}, transport_socket_match ${match.name}`),
+    transport: compileTransport(match.transportSocket, secrets, socket, `${place}, transport_socket_match ${match.name}`),
   }));
   const transportFor = (metadata: Metadata | undefined): Transport => {
     if (matches.length === 0) return base;
@@ -220,11 +230,11 @@ function compileHttpOptions(message: ClusterMessage, place: string) {
   };
 }
 
-function compileTransport(socket: TransportSocket | undefined, secrets: SecretStore, sourceAddress: string | undefined, place: string): Transport {
-  if (socket === undefined) return plainTransport(sourceAddress);
-  const any = socket.configType.case === 'typedConfig' ? socket.configType.value : undefined;
+function compileTransport(message: TransportSocket | undefined, secrets: SecretStore, socket: SocketSettings, place: string): Transport {
+  if (message === undefined) return plainTransport(socket);
+  const any = message.configType.case === 'typedConfig' ? message.configType.value : undefined;
   const tls = unpackAny(UpstreamTlsContextSchema, any);
-  if (tls) return tlsTransport(new ClientTls(tls, secrets, place), sourceAddress);
+  if (tls) return tlsTransport(new ClientTls(tls, secrets, place), socket);
   const proxied = unpackAny(ProxyProtocolUpstreamTransportSchema, any);
   if (proxied) {
     const inner = proxied.transportSocket?.configType.case === 'typedConfig' ? proxied.transportSocket.configType.value : undefined;
@@ -234,12 +244,21 @@ function compileTransport(socket: TransportSocket | undefined, secrets: SecretSt
     return proxyProtocolTransport(
       proxied.config?.version === ProxyProtocolConfig_Version.V2 ? 2 : 1,
       innerTls && new ClientTls(innerTls, secrets, place),
-      sourceAddress,
+      socket,
     );
   }
-  if (socket.name === 'envoy.transport_sockets.raw_buffer' || any?.typeUrl.endsWith('.RawBuffer')) return plainTransport(sourceAddress);
-  throw new MizzenError('unsupported-transport', `${place}: the transport socket ${socket.name} is not supported`);
+  if (message.name === 'envoy.transport_sockets.raw_buffer' || any?.typeUrl.endsWith('.RawBuffer')) return plainTransport(socket);
+  throw new MizzenError('unsupported-transport', `${place}: the transport socket ${message.name} is not supported`);
 }
+
+/** `upstream_connection_options`. Node.js sets the time before the first probe; number and distance of the probes are the system's. */
+function compileKeepalive(options: UpstreamConnectionOptions | undefined, place: string): number | undefined {
+  if (options === undefined) return undefined;
+  refuseUnsupported(UpstreamConnectionOptionsSchema, options, new Set(['tcpKeepalive']), place);
+  return options.tcpKeepalive && (options.tcpKeepalive.keepaliveTime ?? systemKeepaliveSeconds) * 1000;
+}
+
+const systemKeepaliveSeconds = 7_200;
 
 /** `upstream_bind_config`: the address that connections come from. */
 function compileSourceAddress(bind: BindConfig | undefined, place: string): string | undefined {

@@ -32,10 +32,25 @@ export interface Transport {
 
 const withOnRead = (onread: OnRead | undefined) => (onread === undefined ? {} : { onread });
 
-const withSource = (address: string | undefined) => (address === undefined ? {} : { localAddress: address });
+/** What connections are made with. */
+export interface SocketSettings {
+  /** Where they come from; undefined: the kernel chooses. */
+  readonly sourceAddress: string | undefined;
+  /** Silence after which the kernel asks whether the peer is still there; undefined: it does not. */
+  readonly keepaliveAfterMs: number | undefined;
+}
 
-/** `sourceAddress` is where connections come from; undefined: the kernel chooses. */
-export function plainTransport(sourceAddress: string | undefined): Transport {
+export const plainSocket: SocketSettings = { sourceAddress: undefined, keepaliveAfterMs: undefined };
+
+function optionsOf({ sourceAddress, keepaliveAfterMs }: SocketSettings) {
+  return {
+    ...(sourceAddress === undefined ? {} : { localAddress: sourceAddress }),
+    ...(keepaliveAfterMs === undefined ? {} : { keepAlive: true, keepAliveInitialDelay: keepaliveAfterMs }),
+  };
+}
+
+export function plainTransport(settings: SocketSettings): Transport {
+  const options = optionsOf(settings);
   return {
     isTls: false,
     isMesh: false,
@@ -43,11 +58,12 @@ export function plainTransport(sourceAddress: string | undefined): Transport {
     notReadyReason: undefined,
     readyEvent: 'connect',
     connect: ({ address, port }, _content, _client, onread) =>
-      net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...withSource(sourceAddress), ...withOnRead(onread) }),
+      net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...options, ...withOnRead(onread) }),
   };
 }
 
-export function tlsTransport(client: ClientTls, sourceAddress: string | undefined): Transport {
+export function tlsTransport(client: ClientTls, settings: SocketSettings): Transport {
+  const socketOptions = optionsOf(settings);
   return {
     isTls: true,
     isMesh: client.isMesh,
@@ -57,7 +73,7 @@ export function tlsTransport(client: ClientTls, sourceAddress: string | undefine
     },
     readyEvent: 'secureConnect',
     connect: ({ address, port }, content, _client, onread) => {
-      const options = { ...client.connectOptions(address, port, content), allowHalfOpen: true, ...withSource(sourceAddress), ...withOnRead(onread) };
+      const options = { ...client.connectOptions(address, port, content), allowHalfOpen: true, ...socketOptions, ...withOnRead(onread) };
       const socket = tls.connect(options);
       client.remember(socket, address, port);
       socket.setNoDelay(true);
@@ -67,9 +83,9 @@ export function tlsTransport(client: ClientTls, sourceAddress: string | undefine
 }
 
 /** PROXY protocol before everything else that a connection says (envoy upstream_proxy_protocol.proto), plain or before the TLS handshake. */
-export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undefined, sourceAddress: string | undefined): Transport {
-  const plain = plainTransport(sourceAddress);
-  const inner = client === undefined ? plain : tlsTransport(client, sourceAddress);
+export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undefined, settings: SocketSettings): Transport {
+  const plain = plainTransport(settings);
+  const inner = client === undefined ? plain : tlsTransport(client, settings);
   return {
     isTls: inner.isTls,
     isMesh: inner.isMesh,

@@ -7,18 +7,12 @@ import { type AuthorizationPolicySpec, groupOf, isPlainObject, type Resource } f
 const fields: Readonly<Record<string, readonly string[]>> = {
   VirtualService: ['spec.tls', 'spec.tcp', 'spec.http.delegate', 'spec.http.fault.delay.exponentialDelay', 'spec.http.retries.retryRemoteLocalities'],
   DestinationRule: [
-    'outlierDetection',
-    'loadBalancer.consistentHash',
-    'loadBalancer.localityLbSetting',
-    'loadBalancer.warmupDurationSecs',
-    'loadBalancer.warmup',
     'tunnel',
-    'proxyProtocol',
-    'retryBudget',
     'tls.credentialName',
-  ]
-    .flatMap((field) => [`spec.trafficPolicy.${field}`, `spec.subsets.trafficPolicy.${field}`, `spec.trafficPolicy.portLevelSettings.${field}`])
-    .concat('spec.workloadSelector'),
+    'tls.caCertCredentialName',
+    'outlierDetection.consecutiveErrors',
+    'outlierDetection.outlierDetectionHttpErrorCodes',
+  ].flatMap((field) => [`spec.trafficPolicy.${field}`, `spec.subsets.trafficPolicy.${field}`, `spec.trafficPolicy.portLevelSettings.${field}`]),
   ServiceEntry: ['spec.subjectAltNames'],
   Telemetry: [
     'spec.metrics',

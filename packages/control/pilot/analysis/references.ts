@@ -32,7 +32,7 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
       return;
     }
     if (destination.subset) {
-      const subsets = destinationRuleFor(service, virtualService.namespace, snapshot)?.spec.subsets ?? [];
+      const subsets = destinationRuleFor(service, { namespace: virtualService.namespace, labels: {} }, snapshot)?.spec.subsets ?? [];
       if (!subsets.some((subset) => subset.name === destination.subset)) {
         add(
           'IST0101',

@@ -1,9 +1,12 @@
 import { isIP } from 'node:net';
 import { create } from '@bufbuild/protobuf';
-import type { ClientTlsSpec, SubsetSpec, TrafficPolicySpec } from '@mizzen/api';
+import type { ClientTlsSpec, ConnectionPoolSpec, DestinationRuleSpec, SubsetSpec, TrafficPolicySpec } from '@mizzen/api';
 import { parseDurationMs } from '@mizzen/common';
 import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
 import { type Cluster, Cluster_DiscoveryType, Cluster_LbPolicy, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import { TransportSocketSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import { ProxyProtocolConfig_Version } from '@mizzen/envoy-api/gen/envoy/config/core/v3/proxy_protocol_pb.js';
+import { ProxyProtocolUpstreamTransportSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/proxy_protocol/v3/upstream_proxy_protocol_pb.js';
 import { RawBufferSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer_pb.js';
 import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
@@ -11,12 +14,14 @@ import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extension
 import { spiffeUri } from '../../citadel/spiffe-identity.ts';
 import { apisOf, rateLimitCluster } from '../apis/listener-filters.ts';
 import type { Capture, ProxyView } from '../proxy-view.ts';
-import { mayBeHttp, type Protocol, type Service, type ServicePort } from '../registry/service.ts';
+import { mayBeHttp, type Protocol, type Service, type ServicePort, selects } from '../registry/service.ts';
 import { type Configured, isVisible, type MeshSnapshot } from '../snapshot.ts';
 import { socketAddress } from './connection-manager.ts';
-import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
-import { lbEndpoint, locality } from './endpoints.ts';
+import { destinationRuleFor, type EffectivePolicy, effectivePolicy } from './destination-policy.ts';
+import { localityEndpoints } from './endpoints.ts';
 import { implementedService } from './inbound-chains.ts';
+import { balancing, commonBalancing, outlierDetection } from './load-balancing.ts';
+import { localityGroups, placementFor, weighsLocalities } from './localities.ts';
 import {
   blackHoleCluster,
   inboundClusterName,
@@ -35,7 +40,7 @@ const defaultConnectTimeoutMs = 10_000;
 export function clustersFor(view: ProxyView, snapshot: MeshSnapshot): Cluster[] {
   const clusters: Cluster[] = [];
   for (const service of visibleServices(view, snapshot)) {
-    const rule = destinationRuleFor(service, view.namespace, snapshot);
+    const rule = destinationRuleFor(service, view, snapshot);
     for (const port of service.ports) {
       if (port.protocol === 'UDP') continue;
       clusters.push(outboundCluster(service, port, undefined, rule, view, snapshot));
@@ -57,13 +62,15 @@ function outboundCluster(
   service: Service,
   port: ServicePort,
   subset: SubsetSpec | undefined,
-  rule: Configured<import('@mizzen/api').DestinationRuleSpec> | undefined,
+  rule: Configured<DestinationRuleSpec> | undefined,
   view: ProxyView,
   snapshot: MeshSnapshot,
 ): Cluster {
   const name = outboundClusterName(port.number, subset?.name ?? '', service.hostname);
   const policy = effectivePolicy(rule?.spec, subset, port.number);
   const isDns = service.resolution === 'dns';
+  const members = service.instances.filter((instance) => selects(subset?.labels, instance.labels));
+  const placement = placementFor(policy, service, view, snapshot);
   // A captured caller of a headless service has chosen the instance itself.
   const isOriginalDestination = service.resolution === 'none' || (service.isHeadless && view.capture !== undefined);
   const subsetIndex = subset ? rule!.spec.subsets!.indexOf(subset) : -1;
@@ -77,9 +84,15 @@ function outboundCluster(
       value: isDns ? Cluster_DiscoveryType.STRICT_DNS : isOriginalDestination ? Cluster_DiscoveryType.ORIGINAL_DST : Cluster_DiscoveryType.EDS,
     },
     ...(service.resolution === 'static' && !isOriginalDestination ? { edsClusterConfig: { edsConfig: ads, serviceName: name } } : {}),
-    ...(isDns ? { loadAssignment: { clusterName: name, endpoints: dnsEndpoints(service, port, subset) } } : {}),
+    ...(isDns
+      ? { loadAssignment: { clusterName: name, endpoints: localityEndpoints(localityGroups(members, placement, view, snapshot), port, service) } }
+      : {}),
     connectTimeout: durationFromMs((tcp?.connectTimeout && parseDurationMs(tcp.connectTimeout)) || defaultConnectTimeoutMs),
-    lbPolicy: isOriginalDestination ? Cluster_LbPolicy.CLUSTER_PROVIDED : lbPolicy(policy.loadBalancer?.simple),
+    ...(isOriginalDestination
+      ? { lbPolicy: Cluster_LbPolicy.CLUSTER_PROVIDED }
+      : { ...balancing(policy.loadBalancer), ...commonBalancing(policy.outlierDetection, weighsLocalities(placement)) }),
+    ...outlierDetection(policy.outlierDetection),
+    ...(tcp?.tcpKeepalive ? { upstreamConnectionOptions: { tcpKeepalive: tcpKeepalive(tcp.tcpKeepalive) } } : {}),
     circuitBreakers: {
       thresholds: [
         {
@@ -87,6 +100,7 @@ function outboundCluster(
           maxPendingRequests: http?.http1MaxPendingRequests ?? unlimited,
           maxRequests: http?.http2MaxRequests ?? unlimited,
           maxRetries: http?.maxRetries ?? unlimited,
+          ...(policy.retryBudget ? { retryBudget: retryBudget(policy.retryBudget) } : {}),
         },
       ],
     },
@@ -102,14 +116,16 @@ function outboundCluster(
       },
     },
   });
+  const idleTimeout = http?.idleTimeout ?? tcp?.idleTimeout;
   const common = {
-    ...(http?.idleTimeout ? { idleTimeout: durationFromMs(parseDurationMs(http.idleTimeout) ?? 0) } : {}),
+    ...(idleTimeout ? { idleTimeout: durationFromMs(parseDurationMs(idleTimeout) ?? 0) } : {}),
     ...(http?.maxRequestsPerConnection ? { maxRequestsPerConnection: http.maxRequestsPerConnection } : {}),
     ...(tcp?.maxConnectionDuration ? { maxConnectionDuration: durationFromMs(parseDurationMs(tcp.maxConnectionDuration) ?? 0) } : {}),
   };
   const spoken = spokenTo(service, port, policy, snapshot);
-  Object.assign(cluster, httpOptions(spoken, common, http?.maxConcurrentStreams));
+  Object.assign(cluster, httpOptions(spoken, common, http));
   applyTls(cluster, service, spoken, isOriginalDestination, policy.tls, snapshot);
+  if (policy.proxyProtocol) applyProxyProtocol(cluster, policy.proxyProtocol.version ?? 'V1');
   return cluster;
 }
 
@@ -117,7 +133,7 @@ function outboundCluster(
  * What is spoken to a port: what it declares; HTTP/2 where a policy has connections upgraded and all instances have a sidecar to take it;
  * where nothing is declared, or a policy says so, what the client speaks.
  */
-function spokenTo(service: Service, port: ServicePort, policy: TrafficPolicySpec, snapshot: MeshSnapshot): Spoken {
+function spokenTo(service: Service, port: ServicePort, policy: EffectivePolicy, snapshot: MeshSnapshot): Spoken {
   if (!mayBeHttp(port.protocol)) return 'bytes';
   const http = policy.connectionPool?.http;
   if (http?.useClientProtocol) return 'either';
@@ -134,10 +150,21 @@ const httpOptionsKey = 'envoy.extensions.upstreams.http.v3.HttpProtocolOptions';
 function httpOptions(
   spoken: Spoken,
   commonHttpProtocolOptions: NonNullable<Init<typeof HttpProtocolOptionsSchema>['commonHttpProtocolOptions']>,
-  maxConcurrentStreams: number | undefined,
+  http: NonNullable<ConnectionPoolSpec['http']> | undefined,
 ): Pick<Cluster, 'typedExtensionProtocolOptions'> | undefined {
   if (spoken === 'bytes') return undefined;
-  const http2ProtocolOptions = maxConcurrentStreams === undefined ? {} : { maxConcurrentStreams };
+  const keepalive = http?.http2KeepAlive;
+  const http2ProtocolOptions = {
+    ...(http?.maxConcurrentStreams ? { maxConcurrentStreams: http.maxConcurrentStreams } : {}),
+    ...(keepalive
+      ? {
+          connectionKeepalive: {
+            ...(keepalive.interval ? { interval: durationFromMs(parseDurationMs(keepalive.interval) ?? 0) } : {}),
+            ...(keepalive.timeout ? { timeout: durationFromMs(parseDurationMs(keepalive.timeout) ?? 0) } : {}),
+          },
+        }
+      : {}),
+  };
   const upstreamProtocolOptions: Init<typeof HttpProtocolOptionsSchema>['upstreamProtocolOptions'] =
     spoken === 'either'
       ? { case: 'useDownstreamProtocolConfig', value: { httpProtocolOptions: {}, http2ProtocolOptions } }
@@ -153,22 +180,42 @@ function httpOptions(
 /** Envoy's default is 1024; Istio, like us, leaves the limits open unless a DestinationRule sets them. */
 const unlimited = 4_294_967_295;
 
-function lbPolicy(simple: string | undefined): Cluster_LbPolicy {
-  switch (simple) {
-    case 'ROUND_ROBIN':
-      return Cluster_LbPolicy.ROUND_ROBIN;
-    case 'RANDOM':
-      return Cluster_LbPolicy.RANDOM;
-    default:
-      return Cluster_LbPolicy.LEAST_REQUEST;
-  }
+/** Defaults of Envoy, which Istio keeps. */
+function retryBudget({ percent = 20, minRetryConcurrency = 3 }: NonNullable<TrafficPolicySpec['retryBudget']>) {
+  return { budgetPercent: { value: percent }, minRetryConcurrency: minRetryConcurrency || 3 };
 }
 
-function dnsEndpoints(service: Service, port: ServicePort, subset: SubsetSpec | undefined) {
-  return service.instances
-    .filter((instance) => Object.entries(subset?.labels ?? {}).every(([name, value]) => instance.labels[name] === value))
-    .map((instance) => ({ locality: locality(instance), lbEndpoints: [lbEndpoint(instance, port, service)] }));
+function tcpKeepalive({ probes, time, interval }: NonNullable<NonNullable<ConnectionPoolSpec['tcp']>['tcpKeepalive']>) {
+  const seconds = (text: string | undefined) => (text === undefined ? undefined : Math.round((parseDurationMs(text) ?? 0) / 1000));
+  const [keepaliveTime, keepaliveInterval] = [seconds(time), seconds(interval)];
+  return {
+    ...(probes === undefined ? {} : { keepaliveProbes: probes }),
+    ...(keepaliveTime === undefined ? {} : { keepaliveTime }),
+    ...(keepaliveInterval === undefined ? {} : { keepaliveInterval }),
+  };
 }
+
+/** Every connection begins with whom it is for, before TLS. */
+function applyProxyProtocol(cluster: Cluster, version: 'V1' | 'V2'): void {
+  const wrapped = (transportSocket: Cluster['transportSocket']) =>
+    create(TransportSocketSchema, {
+      name: 'envoy.transport_sockets.upstream_proxy_protocol',
+      configType: {
+        case: 'typedConfig',
+        value: packAny(ProxyProtocolUpstreamTransportSchema, {
+          config: { version: version === 'V2' ? ProxyProtocolConfig_Version.V2 : ProxyProtocolConfig_Version.V1 },
+          transportSocket: transportSocket ?? rawBuffer,
+        }),
+      },
+    });
+  for (const match of cluster.transportSocketMatches) match.transportSocket = wrapped(match.transportSocket);
+  if (cluster.transportSocketMatches.length === 0) cluster.transportSocket = wrapped(cluster.transportSocket);
+}
+
+const rawBuffer: Init<typeof TransportSocketSchema> = {
+  name: 'envoy.transport_sockets.raw_buffer',
+  configType: { case: 'typedConfig', value: packAny(RawBufferSchema, {}) },
+};
 
 function applyTls(
   cluster: Cluster,
@@ -238,7 +285,7 @@ function applyTls(
           {
             name: 'tlsMode-disabled',
             match: {},
-            transportSocket: { name: 'envoy.transport_sockets.raw_buffer', configType: { case: 'typedConfig', value: packAny(RawBufferSchema, {}) } },
+            transportSocket: rawBuffer,
           },
         ],
       }).transportSocketMatches;

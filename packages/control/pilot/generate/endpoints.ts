@@ -8,7 +8,8 @@ import type { ProxyView } from '../proxy-view.ts';
 import type { Instance, Service, ServicePort } from '../registry/service.ts';
 import { selects } from '../registry/service.ts';
 import { isVisible, type MeshSnapshot } from '../snapshot.ts';
-import { destinationRuleFor } from './destination-policy.ts';
+import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
+import { type LocalityGroup, localityGroups, placementFor } from './localities.ts';
 import { peerAuthenticationMode } from './peer-authentication.ts';
 
 /** EDS: the endpoints of the clusters in `names`, each with the metadata that its transport and its metrics need. */
@@ -22,31 +23,32 @@ export function endpointsFor(names: Iterable<string>, view: ProxyView, snapshot:
       assignments.push(create(ClusterLoadAssignmentSchema, { clusterName }));
       continue;
     }
-    const subset = subsetName
-      ? destinationRuleFor(service, view.namespace, snapshot)?.spec.subsets?.find((candidate) => candidate.name === subsetName)
-      : undefined;
+    const rule = destinationRuleFor(service, view, snapshot)?.spec;
+    const subset = subsetName ? rule?.subsets?.find((candidate) => candidate.name === subsetName) : undefined;
     const instances = subsetName && !subset ? [] : service.instances.filter((instance) => selects(subset?.labels, instance.labels));
-    assignments.push(create(ClusterLoadAssignmentSchema, { clusterName, endpoints: byLocality(instances, port, service, snapshot) }));
+    const placement = placementFor(effectivePolicy(rule, subset, port.number), service, view, snapshot);
+    const endpoints = localityEndpoints(localityGroups(instances, placement, view, snapshot), port, service, snapshot);
+    assignments.push(create(ClusterLoadAssignmentSchema, { clusterName, endpoints }));
   }
   return assignments;
 }
 
-function byLocality(instances: readonly Instance[], port: ServicePort, service: Service, snapshot: MeshSnapshot) {
-  const groups = new Map<string, Instance[]>();
-  for (const instance of instances) groups.set(instance.locality, [...(groups.get(instance.locality) ?? []), instance]);
-  return [...groups].map(([, group]) => ({
-    locality: locality(group[0]!),
-    loadBalancingWeight: group.reduce((sum, instance) => sum + instance.weight, 0),
-    lbEndpoints: group.map((instance) => lbEndpoint(instance, port, service, snapshot)),
+/** `snapshot` is absent for endpoints outside of the mesh, whose identity nobody knows. */
+export function localityEndpoints(groups: readonly LocalityGroup[], port: ServicePort, service: Service, snapshot?: MeshSnapshot) {
+  return groups.map((group) => ({
+    locality: locality(group.locality),
+    loadBalancingWeight: group.weight,
+    priority: group.priority,
+    lbEndpoints: group.instances.map((instance) => lbEndpoint(instance, port, service, snapshot)),
   }));
 }
 
-export function locality(instance: Instance) {
-  const [region = '', zone = '', subZone = ''] = instance.locality.split('/');
+function locality(text: string) {
+  const [region = '', zone = '', subZone = ''] = text.split('/');
   return { region, zone, subZone };
 }
 
-export function lbEndpoint(instance: Instance, port: ServicePort, service: Service, snapshot?: MeshSnapshot): Init<typeof LbEndpointSchema> {
+function lbEndpoint(instance: Instance, port: ServicePort, service: Service, snapshot?: MeshSnapshot): Init<typeof LbEndpointSchema> {
   const targetPort = typeof port.targetPort === 'number' ? port.targetPort : port.number;
   const takesMutualTls =
     instance.hasSidecar && (snapshot === undefined || peerAuthenticationMode(instance.namespace, instance.labels, targetPort, snapshot) !== 'DISABLE');

@@ -8,7 +8,7 @@ import { visibleServices } from './clusters.ts';
 import { outboundClusterName, outboundRouteName, passthroughCluster } from './names.ts';
 import { outboundTrafficMode } from './outbound-traffic.ts';
 import { serviceAddresses } from './service-addresses.ts';
-import { appliesTo, type Route, retryPolicy, routesOf, timeouts, type VirtualHost, virtualServiceFor } from './virtual-service-routes.ts';
+import { appliesTo, hashPoliciesFor, type Route, retryPolicy, routesOf, timeouts, type VirtualHost, virtualServiceFor } from './virtual-service-routes.ts';
 
 /**
  * RDS for a sidecar. An explicitly called one has a single table for the services of all ports, told apart by the Host that the caller
@@ -33,7 +33,7 @@ function capturedRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteConfigura
     for (const port of service.ports) {
       if (!mayBeHttp(port.protocol)) continue;
       const virtualService = virtualServiceFor(service.hostname, view.namespace, 'mesh', snapshot);
-      const routes = virtualService ? routesOf(virtualService, port.number, view, snapshot, 'mesh') : [defaultRoute(service, port)];
+      const routes = virtualService ? routesOf(virtualService, port.number, view, snapshot, 'mesh') : [defaultRoute(service, port, view, snapshot)];
       const name = `${service.hostname}:${port.number}`;
       // Connections that are for this service's own address: whatever the Host says.
       if (port.protocol === 'AUTO') single.push(table(name, [{ name, domains: ['*'], routes }]));
@@ -99,7 +99,7 @@ function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualH
     const bare = httpPorts.find((port) => port.number === 80) ?? (httpPorts.length === 1 ? httpPorts[0] : undefined);
     for (const port of httpPorts) {
       const virtualService = virtualServiceFor(service.hostname, view.namespace, 'mesh', snapshot);
-      const routes = virtualService ? routesOf(virtualService, port.number, view, snapshot, 'mesh') : [defaultRoute(service, port)];
+      const routes = virtualService ? routesOf(virtualService, port.number, view, snapshot, 'mesh') : [defaultRoute(service, port, view, snapshot)];
       const domains = claim(domainsOf(service, port, port === bare, view.namespace));
       if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes });
     }
@@ -143,7 +143,7 @@ function domainsOf(service: Service, port: ServicePort, includesBare: boolean, v
   return includesBare ? [...withPort, ...names] : withPort;
 }
 
-function defaultRoute(service: Service, port: ServicePort): Route {
+function defaultRoute(service: Service, port: ServicePort, view: ProxyView, snapshot: MeshSnapshot): Route {
   return {
     name: 'default',
     match: { pathSpecifier: { case: 'prefix', value: '/' } },
@@ -153,6 +153,7 @@ function defaultRoute(service: Service, port: ServicePort): Route {
         clusterSpecifier: { case: 'cluster', value: outboundClusterName(port.number, '', service.hostname) },
         ...timeouts(undefined),
         retryPolicy: retryPolicy(undefined),
+        hashPolicy: hashPoliciesFor(service, port.number, undefined, view, snapshot),
       },
     },
     metadata: { filterMetadata: { 'mizzen.provenance': { object: `${service.kind} ${service.namespace}/${service.name}`, origin: originText(service) } } },

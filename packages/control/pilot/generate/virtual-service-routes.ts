@@ -1,5 +1,14 @@
 import type { Any } from '@bufbuild/protobuf/wkt';
-import type { CorsPolicySpec, HeaderOperationsSpec, HttpMatchSpec, HttpRouteSpec, PercentSpec, StringMatchSpec, VirtualServiceSpec } from '@mizzen/api';
+import type {
+  CorsPolicySpec,
+  DestinationSpec,
+  HeaderOperationsSpec,
+  HttpMatchSpec,
+  HttpRouteSpec,
+  PercentSpec,
+  StringMatchSpec,
+  VirtualServiceSpec,
+} from '@mizzen/api';
 import { grpcStatusOf } from '@mizzen/api';
 import { parseDurationMs } from '@mizzen/common';
 import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
@@ -19,8 +28,10 @@ import { PreviousHostsPredicateSchema } from '@mizzen/envoy-api/gen/envoy/extens
 import type { StringMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import { FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
-import { selects } from '../registry/service.ts';
+import { type Service, selects } from '../registry/service.ts';
 import { type Configured, hostMatches, isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
+import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
+import { hashPolicy } from './load-balancing.ts';
 import { outboundClusterName, provenance } from './names.ts';
 
 /** Routes of VirtualServices, as RDS carries them. */
@@ -67,7 +78,7 @@ export function routesOf(
     const make = (match: HttpMatchSpec | undefined, name: string, matchPath: string): Route => ({
       name,
       match: routeMatch(match),
-      ...routeAction(spec, match, virtualService, port, snapshot),
+      ...routeAction(spec, match, virtualService, port, view, snapshot),
       metadata: provenance(virtualService, matchPath),
     });
     const name = spec.name ?? '';
@@ -155,6 +166,7 @@ function routeAction(
   match: HttpMatchSpec | undefined,
   virtualService: Configured<VirtualServiceSpec>,
   port: number | undefined,
+  view: ProxyView,
   snapshot: MeshSnapshot,
 ): Partial<Route> {
   const headers = headerOperations(spec.headers?.request, spec.headers?.response);
@@ -172,7 +184,7 @@ function routeAction(
     ...(spec.corsPolicy ? { 'envoy.filters.http.cors': packAny(CorsPolicySchema, corsConfig(spec.corsPolicy)) } : {}),
     ...(spec.filterConfigs as Readonly<Record<string, Any>> | undefined),
   };
-  return { ...headers, typedPerFilterConfig, action: { case: 'route', value: forwardAction(spec, match, virtualService, port, snapshot) } };
+  return { ...headers, typedPerFilterConfig, action: { case: 'route', value: forwardAction(spec, match, virtualService, port, view, snapshot) } };
 }
 
 function forwardAction(
@@ -180,12 +192,12 @@ function forwardAction(
   match: HttpMatchSpec | undefined,
   virtualService: Configured<VirtualServiceSpec>,
   port: number | undefined,
+  view: ProxyView,
   snapshot: MeshSnapshot,
 ): Init<typeof RouteActionSchema> {
-  const clusterOf = (destination: { host: string; subset?: string; port?: { number?: number } }): string => {
-    const hostname = resolveHost(destination.host, virtualService.namespace, snapshot);
-    const service = snapshot.servicesByHostname.get(hostname);
-    const number = destination.port?.number ?? (service?.ports.length === 1 ? service.ports[0]!.number : port) ?? service?.ports[0]?.number ?? 80;
+  const resolve = (destination: DestinationSpec) => resolveDestination(destination, virtualService.namespace, port, snapshot);
+  const clusterOf = (destination: DestinationSpec): string => {
+    const { hostname, number } = resolve(destination);
     return outboundClusterName(number, destination.subset ?? '', hostname);
   };
   const targets = spec.route ?? [];
@@ -219,12 +231,31 @@ function forwardAction(
     ...timeouts(spec),
     retryPolicy: retryPolicy(spec),
     requestMirrorPolicies: mirrors,
+    hashPolicy: targets.flatMap(({ destination }) => {
+      const { service, number } = resolve(destination);
+      return service ? hashPoliciesFor(service, number, destination.subset, view, snapshot) : [];
+    }),
     ...(rewrite?.uri !== undefined ? pathRewrite(rewrite.uri, match) : {}),
     ...(rewrite?.uriRegexRewrite
       ? { regexRewrite: { pattern: { regex: rewrite.uriRegexRewrite.match ?? '' }, substitution: rewrite.uriRegexRewrite.rewrite ?? '' } }
       : {}),
     ...(rewrite?.authority ? { hostRewriteSpecifier: { case: 'hostRewriteLiteral' as const, value: rewrite.authority } } : {}),
   };
+}
+
+/** The service and port that a destination means: the port that it names, else the service's only one, else that of the request. */
+export function resolveDestination({ host, port: named }: DestinationSpec, namespace: string, port: number | undefined, snapshot: MeshSnapshot) {
+  const hostname = resolveHost(host, namespace, snapshot);
+  const service = snapshot.servicesByHostname.get(hostname);
+  const number = named?.number ?? (service?.ports.length === 1 ? service.ports[0]!.number : port) ?? service?.ports[0]?.number ?? 80;
+  return { hostname, service, number };
+}
+
+/** What requests to a service are hashed by, where its DestinationRule has them chosen by hash. */
+export function hashPoliciesFor(service: Service, port: number, subsetName: string | undefined, view: ProxyView, snapshot: MeshSnapshot) {
+  const rule = destinationRuleFor(service, view, snapshot)?.spec;
+  const subset = subsetName ? rule?.subsets?.find(({ name }) => name === subsetName) : undefined;
+  return hashPolicy(effectivePolicy(rule, subset, port).loadBalancer?.consistentHash);
 }
 
 /** A gRPC caller's own timeout counts, up to the route's, as in Istio. */

@@ -16,6 +16,7 @@ const service = (hostname: string, fields: Partial<Service> = {}): Service => ({
   isExternal: true,
   exportTo: undefined,
   instances: [],
+  trafficDistribution: undefined,
   origin: { source: 'api', name: 'test' },
   ...fields,
 });

@@ -13,6 +13,8 @@ export interface RegistrySources {
 /** Set by registration on the WorkloadEntry of a sidecar, and by people on one that has a sidecar of its own. */
 export const tlsModeLabel = 'security.istio.io/tlsMode';
 export const workloadNameAnnotation = 'mizzen.dev/workload';
+/** Istio's, which also ServiceEntries may carry. */
+const trafficDistributionAnnotation = 'networking.istio.io/traffic-distribution';
 export const unhealthyAnnotation = 'mizzen.dev/unhealthy';
 
 export function buildServices(sources: RegistrySources, domain: string): Service[] {
@@ -75,6 +77,7 @@ function fromService(stored: StoredResource, workloads: readonly Workload[], end
     resolution: isExternalName ? 'dns' : 'static',
     isExternal: isExternalName,
     exportTo: undefined,
+    trafficDistribution: stored.resource.metadata.annotations?.[trafficDistributionAnnotation] ?? spec.trafficDistribution,
     instances: isExternalName ? [plainInstance(spec.externalName!, name, namespace, ports)] : instances,
     origin: stored.origin,
   };
@@ -118,6 +121,7 @@ function fromServiceEntry(stored: StoredResource, workloads: readonly Workload[]
       isExternal,
       exportTo: spec.exportTo,
       instances,
+      trafficDistribution: stored.resource.metadata.annotations?.[trafficDistributionAnnotation],
       origin: stored.origin,
     };
   });

@@ -18,6 +18,8 @@ export interface Service {
   /** Namespaces that see it; undefined: all. */
   readonly exportTo: readonly string[] | undefined;
   readonly instances: readonly Instance[];
+  /** Kubernetes' `trafficDistribution`: how near endpoints shall be. */
+  readonly trafficDistribution: string | undefined;
   readonly origin: Origin;
 }
 
