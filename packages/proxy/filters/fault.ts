@@ -6,7 +6,7 @@ export function faultFilter(random: () => number): HttpFilter {
     name: 'envoy.filters.http.fault',
     onRequest(exchange) {
       const policy = exchange.route?.fault;
-      if (policy === undefined) return 'continue';
+      if (policy === undefined || policy.requests.some((request) => !request.matches(exchange.head))) return 'continue';
       const aborts = policy.abortShare > 0 && random() < policy.abortShare;
       const abort = () => exchange.reply(policy.abortStatus, 'fault filter abort', 'FI', 'fault_filter_abort', policy.abortGrpcStatus);
       if (policy.delayShare > 0 && random() < policy.delayShare) {

@@ -21,7 +21,7 @@ import { InvalidContent, type MessageTransform } from './message-transform.ts';
 import { MirrorRequest } from './mirror-request.ts';
 import { recordRequest } from './record-request.ts';
 import { isRetriableAnswer, isRetriableFailure } from './retry-conditions.ts';
-import { redirectLocation, rewriteTarget } from './rewrite-path.ts';
+import { redirectLocation, rewriteTarget, rewrittenHost } from './rewrite-path.ts';
 
 /** Request bodies up to this size are kept until the response begins, so that the request can be sent again. */
 const replayLimitBytes = 64 * 1024;
@@ -118,6 +118,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #replay: Buffer[] | undefined;
   #replayBytes: number;
   #requestTrailers: Fields;
+  /** Filters have let it pass: what is answered from now on is the route's answer. */
+  #isRouted: boolean;
   #isForwarding: boolean;
   #requestEnded: boolean;
   #responseHead: ResponseHead | undefined;
@@ -175,6 +177,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#replay = undefined;
     this.#replayBytes = 0;
     this.#requestTrailers = noFields;
+    this.#isRouted = false;
     this.#isForwarding = false;
     this.#requestEnded = !head.hasBody;
     this.#responseHead = undefined;
@@ -295,6 +298,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (this.virtualHost.requiresTls && !settings.isTls) return this.#redirect(toHttps);
     this.route = this.virtualHost.find(head);
     if (this.route === undefined) return this.reply(404, '', 'NR', 'route_not_found');
+    if (this.route.action.kind === 'forward') this.#target = this.route.action.targets.pick(settings.context.random);
     this.resumeFilters();
   }
 
@@ -309,6 +313,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       }
     }
     if (this.#isFinished) return;
+    this.#isRouted = true;
     const { action } = this.route!;
     if (action.kind === 'redirect') return this.#redirect(action);
     if (action.kind === 'direct') return this.#replyWith(action.status, action.body, 'text/plain', '', 'direct_response', noFields);
@@ -317,7 +322,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   /** What the route says to the filter of this name; undefined: nothing. */
   filterConfig(name: string): unknown {
-    return this.route?.filterConfigs?.get(name);
+    return this.#target?.filterConfigs?.get(name) ?? this.route?.filterConfigs?.get(name);
   }
 
   /** What the filter of this name has noted of this request. */
@@ -410,23 +415,24 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #prepare(action: ForwardAction): void {
     const { head, settings } = this;
     const { random } = settings.context;
-    this.#target = action.targets.pick(random);
-    this.cluster = settings.context.findCluster(this.#target!.cluster);
-    if (this.cluster === undefined) return this.reply(503, 'no cluster: the route points to a destination that is not known here', 'NC', 'cluster_not_found');
+    const target = this.#target!;
+    this.cluster = settings.context.findCluster(this.#clusterName(target));
+    if (this.cluster === undefined)
+      return this.reply(action.clusterNotFoundStatus, 'no cluster: the route points to a destination that is not known here', 'NC', 'cluster_not_found');
     if (head.method === 'CONNECT') this.#tunnel = 'connect';
     if (this.#tunnel !== 'no' && !this.#tunnelIsEnabled(action)) {
       this.#tunnel = 'no';
       return this.reply(403, '', 'NR', 'upgrade_failed');
     }
-    this.route!.requestHeaders?.apply(head.headers);
-    this.#target!.requestHeaders?.apply(head.headers);
+    if (target.requestHeaders !== undefined) {
+      target.requestHeaders.apply(head.headers, this);
+      if (target.requestHeaders.changesHost) head.authority = head.headers.get('host') ?? head.authority;
+    }
+    const host = target.hostRewrite ?? (action.hostRewrite && rewrittenHost(action.hostRewrite, head));
+    if (host !== undefined) this.#tellHost(host, action.tellsHost);
     if (action.rewrite !== undefined) {
       this.retarget(rewriteTarget(head.target, action.rewrite));
       head.headers.set('x-envoy-original-path', this.originalPath);
-    }
-    if (action.hostRewrite !== undefined) {
-      head.authority = action.hostRewrite;
-      head.headers.set('host', action.hostRewrite);
     }
     if (head.expectsContinue && !settings.passesContinue) head.headers.remove('expect');
     if (action.hash !== undefined)
@@ -436,8 +442,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const timeoutMs = this.#timeoutOf(action);
     if (timeoutMs > 0) this.#timeoutTimer = setTimeout(() => this.#timedOut(), timeoutMs);
     for (const mirror of action.mirrors) {
-      const cluster = mirror.share >= 1 || random() < mirror.share ? settings.context.findCluster(mirror.cluster) : undefined;
-      if (cluster !== undefined) (this.#mirrors ??= []).push(new MirrorRequest(cluster, head, this.downstream.client.info));
+      const cluster = mirror.share >= 1 || random() < mirror.share ? settings.context.findCluster(this.#clusterName(mirror)) : undefined;
+      if (cluster !== undefined) (this.#mirrors ??= []).push(new MirrorRequest(cluster, head, this.downstream.client.info, mirror.marksHost));
     }
     if (head.expectsContinue && !settings.passesContinue) {
       const goOn = new ResponseHead();
@@ -445,6 +451,22 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       this.downstream.informational(goOn);
     }
     this.#attempt();
+  }
+
+  /** Of a target that says it, or leaves it to a header of the request. */
+  #clusterName({ cluster, clusterHeader }: { readonly cluster: string; readonly clusterHeader: string }): string {
+    return clusterHeader === '' ? cluster : (this.head.headers.get(clusterHeader) ?? '');
+  }
+
+  /** Names another host to the upstream. */
+  #tellHost(host: string, tellsBefore: boolean): void {
+    const { head } = this;
+    if (tellsBefore) {
+      const before = head.headers.getJoined('x-forwarded-host');
+      head.headers.set('x-forwarded-host', before === undefined ? head.authority : `${before},${head.authority}`);
+    }
+    head.authority = host;
+    head.headers.set('host', host);
   }
 
   /** Sends the request to another target than the client has named. */
@@ -486,11 +508,12 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const endpoint = this.endpoint!;
     this.#queuedAt = undefined;
     this.#beginOn(upstream);
+    if (this.virtualHost!.countsAttempts) this.head.headers.set('x-envoy-attempt-count', String(this.#attempts));
     upstream.begin(this, this.head, endpoint.transport.isMesh ? this.settings.context.introduction : undefined);
     if (this.#replay !== undefined) for (const slice of this.#replay) this.#sendBody(slice);
     if (this.#requestEnded) upstream.end(this.#requestTrailers);
     else this.downstream.resumeRequest();
-    const retry = (this.route!.action as ForwardAction).retry;
+    const { retry } = this.route!.action as ForwardAction;
     if (retry !== undefined && retry.perTryTimeoutMs > 0) this.#perTryTimer = setTimeout(() => this.#perTryTimedOut(retry), retry.perTryTimeoutMs);
     if (this.#requestEnded || this.#attempts > 1) upstream.flushSoon();
   }
@@ -647,8 +670,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     }
     if (this.#stickyCookie !== undefined) headers.add('set-cookie', this.#stickyCookie);
     this.#observer?.onHead(head);
-    this.route!.responseHeaders?.apply(headers);
-    this.#target?.responseHeaders?.apply(headers);
+    if (this.virtualHost!.tellsAttempts) headers.set('x-envoy-attempt-count', String(this.#attempts));
+    this.#target?.responseHeaders?.apply(headers, this);
     if (this.settings.setsRequestIdInResponse) headers.set('x-request-id', this.head.headers.get('x-request-id') ?? '');
     if (this.isGrpc) this.grpcStatus = headers.get('grpc-status') ?? '';
     this.#headSent = true;
@@ -865,7 +888,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   #retryPolicy(): RetryPolicy | undefined {
     const action = this.route?.action;
-    return action?.kind === 'forward' ? action.retry : undefined;
+    const retry = action?.kind === 'forward' ? action.retry : undefined;
+    return retry === undefined || retry.requests.length === 0 || retry.requests.some((request) => request.matches(this.head)) ? retry : undefined;
   }
 
   /** Sends the request again after a pause, if there are tries left. */
@@ -984,6 +1008,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
 
   #answerWith(head: ResponseHead, body: Buffer): void {
     this.responseCode = head.status;
+    if (this.#isRouted) (this.#target ?? this.route!).responseHeaders?.apply(head.headers, this);
     for (const filter of this.settings.responseFilters) filter.onResponse!(this, head);
     if (this.settings.setsRequestIdInResponse) head.headers.add('x-request-id', this.head.headers.get('x-request-id') ?? '');
     const hasBody = head.contentLength > 0 && !this.isHeadRequest;
@@ -1033,4 +1058,4 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   }
 }
 
-const toHttps: RedirectAction = { kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, prefixRewrite: undefined };
+const toHttps: RedirectAction = { kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, rewrite: undefined, stripsQuery: false };

@@ -16,7 +16,7 @@ export class MirrorRequest implements ResponseReceiver {
   #upstream: UpstreamStream | undefined;
   #waitingBytes: number;
 
-  constructor(cluster: Cluster, head: RequestHead, client: ConnectionInfo) {
+  constructor(cluster: Cluster, head: RequestHead, client: ConnectionInfo, marksHost: boolean) {
     this.isHeadRequest = head.method === 'HEAD';
     this.#cluster = cluster;
     this.#waitingBytes = 0;
@@ -25,7 +25,7 @@ export class MirrorRequest implements ResponseReceiver {
       endpoint === undefined || endpoint.transport.notReadyReason !== undefined ? undefined : cluster.connectAside(endpoint, client, head.isHttp2);
     if (this.#upstream === undefined) return;
     cluster.counters.upstreamRqTotal++;
-    this.#upstream.begin(this, shadowOf(head), undefined);
+    this.#upstream.begin(this, copyOf(head, marksHost ? head.authority.replace(/(:\d+)?$/, '-shadow$1') : head.authority), undefined);
     if (!head.hasBody) this.#upstream.end(noFields);
   }
 
@@ -70,11 +70,11 @@ export class MirrorRequest implements ResponseReceiver {
 }
 
 /** The mirror can tell its requests by their host (Envoy appends -shadow). */
-function shadowOf(head: RequestHead): RequestHead {
+function copyOf(head: RequestHead, authority: string): RequestHead {
   const copy = new RequestHead();
   copy.method = head.method;
   copy.target = head.target;
-  copy.authority = head.authority.replace(/(:\d+)?$/, '-shadow$1');
+  copy.authority = authority;
   copy.isHttp2 = head.isHttp2;
   copy.contentLength = head.contentLength;
   copy.isChunked = head.isChunked;

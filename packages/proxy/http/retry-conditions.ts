@@ -5,6 +5,9 @@ import type { UpstreamFailure } from '../upstream/upstream-stream.ts';
 /** Whether an answer is one that the policy would rather have again (envoy "x-envoy-retry-on", "x-envoy-retry-grpc-on"). */
 export function isRetriableAnswer(head: ResponseHead, retry: RetryPolicy, isGrpc: boolean): boolean {
   const { status } = head;
+  // Whoever limits rates does not want to be asked again, unless the policy says so.
+  if (head.headers.has('x-envoy-ratelimited')) return retry.onRateLimited;
+  if (retry.answers.some((answer) => answer.matches(head.headers))) return true;
   if (retry.statusCodes.has(status)) return true;
   if (status >= 400)
     return (retry.on5xx && status >= 500) || (retry.onGatewayError && status >= 502 && status <= 504) || (retry.onRetriable4xx && status === 409);

@@ -1,4 +1,6 @@
-import type { PathRewrite, RedirectAction } from '../route/route.ts';
+import type { RE2JS } from 're2js';
+import type { RequestHead } from '../message/request-head.ts';
+import type { HostRewrite, PathRewrite, RedirectAction } from '../route/route.ts';
 
 /** A target's path and what stands behind it, `?` included. */
 function split(target: string): readonly [path: string, rest: string] {
@@ -10,19 +12,46 @@ function split(target: string): readonly [path: string, rest: string] {
 export function rewriteTarget(target: string, rewrite: PathRewrite): string {
   const [path, rest] = split(target);
   const changed =
-    rewrite.kind === 'prefix'
-      ? rewrite.text + path.slice(rewrite.length)
-      : rewrite.pattern.matcher(path).replaceAll(rewrite.substitution.replaceAll('$', '\\$').replace(/\\(\d)/g, '$$$1'));
+    rewrite.kind === 'prefix' ? rewrite.text + (rewrite.length < 0 ? '' : path.slice(rewrite.length)) : substitute(path, rewrite.pattern, rewrite.substitution);
   return `${changed.startsWith('/') ? changed : `/${changed}`}${rest}`;
+}
+
+/** All that matches is replaced; `\\1` in the substitution is the first group (envoy regex.proto `RegexMatchAndSubstitute`). */
+export function substitute(text: string, pattern: RE2JS, substitution: string): string {
+  return pattern.matcher(text).replaceAll(substitution.replaceAll('$', '\\$').replace(/\\(\d)/g, '$$$1'));
+}
+
+/** The host that a rewriting route tells its upstream; undefined: it stays. */
+export function rewrittenHost(rewrite: HostRewrite, head: RequestHead): string | undefined {
+  switch (rewrite.kind) {
+    case 'literal':
+      return rewrite.text;
+    case 'header':
+      return head.headers.get(rewrite.name) || undefined;
+    case 'path':
+      return substitute(split(head.target)[0], rewrite.pattern, rewrite.substitution);
+  }
 }
 
 /** Where a redirect points to: what the action does not say stays as the request had it. */
 export function redirectLocation(action: RedirectAction, target: string, authority: string, isHttps: boolean): string {
-  const [path, rest] = split(target);
-  const scheme = action.scheme || (isHttps ? 'https' : 'http');
-  const currentHost = authority.replace(/:\d+$/, '');
-  const currentPort = /:(\d+)$/.exec(authority)?.[1];
-  const port = action.port !== 0 ? `:${action.port}` : action.scheme || action.host || currentPort === undefined ? '' : `:${currentPort}`;
-  const newPath = action.path ?? (action.prefixRewrite === undefined ? path : action.prefixRewrite.text + path.slice(action.prefixRewrite.length));
-  return `${scheme}://${action.host || currentHost}${port}${newPath}${newPath.includes('?') ? '' : rest}`;
+  const before = isHttps ? 'https' : 'http';
+  const scheme = action.scheme || before;
+  const host = action.host || hostOf(authority, action, before, scheme);
+  const port = action.port === 0 ? '' : `:${action.port}`;
+  return `${scheme}://${host}${port}${redirectTarget(action, target)}`;
+}
+
+/** The request's own, without a port that the redirect replaces, or that only said what the scheme did. */
+function hostOf(authority: string, action: RedirectAction, before: string, scheme: string): string {
+  const port = /:\d+$/.exec(authority)?.[0];
+  if (port === undefined) return authority;
+  const isImplied = scheme !== before && port === (before === 'https' ? ':443' : ':80');
+  return action.port !== 0 || isImplied ? authority.slice(0, -port.length) : authority;
+}
+
+function redirectTarget(action: RedirectAction, target: string): string {
+  if (action.path?.includes('?')) return action.path;
+  const [path, rest] = split(action.rewrite === undefined ? target : rewriteTarget(target, action.rewrite));
+  return `${action.path ?? path}${action.stripsQuery ? '' : rest}`;
 }

@@ -172,11 +172,10 @@ const hourMs = 3_600_000;
 function compileTcpProxy(tcp: TcpProxy, listener: ListenerMessage, isTls: boolean, place: string, environment: ListenerEnvironment): TcpProxySettings {
   refuseUnsupported(TcpProxySchema, tcp, supportedOfTcpProxy, place);
   const { clusterSpecifier: to } = tcp;
-  const plain = { requestHeaders: undefined, responseHeaders: undefined };
   const targets =
     to.case === 'cluster'
-      ? [{ cluster: to.value, weight: 1, ...plain }]
-      : (to.value?.clusters ?? []).map((cluster) => ({ cluster: cluster.name, weight: cluster.weight, ...plain }));
+      ? [{ cluster: to.value, weight: 1 }]
+      : (to.value?.clusters ?? []).map((cluster) => ({ cluster: cluster.name, weight: cluster.weight }));
   for (const { policySpecifier } of tcp.hashPolicy)
     if (policySpecifier.case !== 'sourceIp') throw new MizzenError('unsupported-filter', `${place}: hash_policy.${policySpecifier.case} is not supported`);
   if (targets.length === 0) throw new MizzenError('invalid-tcp-proxy', `${place}: the TCP proxy names no cluster`);

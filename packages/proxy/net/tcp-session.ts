@@ -13,11 +13,17 @@ import type { ConnectionInfo } from './connection-info.ts';
 import { countAllocatedRead, keepReadBuffer, ReadBuffers } from './read-buffers.ts';
 
 /** One compiled TCP proxy (envoy tcp_proxy.proto). */
+/** Where bytes go. */
+export interface TcpTarget {
+  readonly cluster: string;
+  readonly weight: number;
+}
+
 export interface TcpProxySettings {
   readonly context: ProxyContext;
   readonly isInbound: boolean;
   readonly isTls: boolean;
-  readonly targets: WeightedTargets;
+  readonly targets: WeightedTargets<TcpTarget>;
   /** Nothing moved in either direction for this long: the session ends (`idle_timeout`, 1 h); 0: never. */
   readonly idleTimeoutMs: number;
   /** `max_downstream_connection_duration`; 0: no limit. */

@@ -2,6 +2,7 @@ import { MizzenError } from '@mizzen/common';
 import type { HeaderMatcher } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import type { StringMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import { RE2JS } from 're2js';
+import type { HeaderList } from '../message/header-list.ts';
 import type { RequestHead } from '../message/request-head.ts';
 
 /** Compiled forms of Envoy's string and header matchers: functions made once, when the configuration arrives. */
@@ -53,10 +54,28 @@ export interface Condition {
   matches(head: RequestHead): boolean;
 }
 
+/** What the header fields of a message must hold. */
+export interface HeadersTest {
+  matches(headers: HeaderList): boolean;
+}
+
+/** A matcher for answers, which have no pseudo-headers here. */
+export function compileAnswerMatcher(matcher: HeaderMatcher): HeadersTest {
+  const name = matcher.name.toLowerCase();
+  const test = compileValueTest(matcher);
+  return { matches: (headers) => test(headers.getJoined(name)) };
+}
+
 /** envoy route_components.proto `HeaderMatcher`, pseudo-headers included. */
 export function compileHeaderMatcher(matcher: HeaderMatcher): Condition {
-  const { name, headerMatchSpecifier: spec, invertMatch, treatMissingHeaderAsEmpty } = matcher;
-  const read = headerReader(name.toLowerCase());
+  const read = headerReader(matcher.name.toLowerCase());
+  const test = compileValueTest(matcher);
+  return { matches: (head) => test(read(head)) };
+}
+
+/** undefined: the header is not there. */
+function compileValueTest(matcher: HeaderMatcher): (value: string | undefined) => boolean {
+  const { headerMatchSpecifier: spec, invertMatch, treatMissingHeaderAsEmpty } = matcher;
   let test: TextTest;
   let presence: boolean | undefined;
   switch (spec.case) {
@@ -94,16 +113,10 @@ export function compileHeaderMatcher(matcher: HeaderMatcher): Condition {
     default:
       throw new MizzenError('unsupported-matcher', `a header matcher of type ${(spec as { case: string }).case} is not supported`);
   }
-  return {
-    matches(head) {
-      const value = read(head);
-      if (presence !== undefined) return ((value !== undefined) === presence) !== invertMatch;
-      if (value === undefined) {
-        if (!treatMissingHeaderAsEmpty) return false;
-        return test('') !== invertMatch;
-      }
-      return test(value) !== invertMatch;
-    },
+  return (value) => {
+    if (presence !== undefined) return ((value !== undefined || treatMissingHeaderAsEmpty) === presence) !== invertMatch;
+    if (value === undefined) return treatMissingHeaderAsEmpty && test('') !== invertMatch;
+    return test(value) !== invertMatch;
   };
 }
 

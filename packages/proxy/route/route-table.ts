@@ -1,4 +1,5 @@
 import type { RequestHead } from '../message/request-head.ts';
+import { PathIndex } from './path-index.ts';
 import type { Route } from './route.ts';
 
 /** A compiled RouteConfiguration: host to virtual host to route, as Envoy searches it (route.proto, `VirtualHost.domains`). */
@@ -7,21 +8,26 @@ export class VirtualHost {
   readonly routes: readonly Route[];
   /** Plain HTTP is answered with a redirect to https. */
   readonly requiresTls: boolean;
+  /** Requests carry how often they have been sent (`x-envoy-attempt-count`). */
+  readonly countsAttempts: boolean;
+  /** So do answers. */
+  readonly tellsAttempts: boolean;
   /** The service behind it, for metrics: host, name, namespace. */
   readonly service: ServiceName | undefined;
+  readonly #index: PathIndex;
 
-  constructor(name: string, routes: readonly Route[], requiresTls: boolean, service: ServiceName | undefined) {
-    this.name = name;
-    this.routes = routes;
-    this.requiresTls = requiresTls;
-    this.service = service;
+  constructor(fields: Omit<VirtualHost, 'find'>) {
+    this.name = fields.name;
+    this.routes = fields.routes;
+    this.requiresTls = fields.requiresTls;
+    this.countsAttempts = fields.countsAttempts;
+    this.tellsAttempts = fields.tellsAttempts;
+    this.service = fields.service;
+    this.#index = new PathIndex(fields.routes);
   }
 
   find(head: RequestHead): Route | undefined {
-    const query = head.target.indexOf('?');
-    const path = query < 0 ? head.target : head.target.substring(0, query);
-    for (let i = 0; i < this.routes.length; i++) if (this.routes[i]!.matches(head, path)) return this.routes[i];
-    return undefined;
+    return this.#index.find(head);
   }
 }
 
@@ -31,51 +37,89 @@ export interface ServiceName {
   readonly namespace: string;
 }
 
+/** Authorities that were not found as they were written are remembered up to this many. */
+const maxRemembered = 1_000;
+
 export class RouteTable {
   readonly name: string;
+  readonly #ignoresPort: boolean;
   readonly #exact: ReadonlyMap<string, VirtualHost>;
-  /** `*.example.com` by decreasing length. */
-  readonly #suffixes: readonly (readonly [string, VirtualHost])[];
-  /** `example.*` by decreasing length. */
-  readonly #prefixes: readonly (readonly [string, VirtualHost])[];
+  /** `*.example.com`, without the star. */
+  readonly #suffixes: AffixLookup;
+  /** `example.*`, without the star. */
+  readonly #prefixes: AffixLookup;
   readonly #any: VirtualHost | undefined;
+  /** What was found for authorities that are no exact domain: `null` is nothing. */
+  readonly #remembered: Map<string, VirtualHost | null>;
 
-  constructor(name: string, hosts: readonly { readonly domains: readonly string[]; readonly host: VirtualHost }[]) {
+  /** `ignoresPort`: an authority's port plays no part (`ignore_port_in_host_matching`). */
+  constructor(name: string, ignoresPort: boolean, hosts: readonly { readonly domains: readonly string[]; readonly host: VirtualHost }[]) {
     this.name = name;
+    this.#ignoresPort = ignoresPort;
     const exact = new Map<string, VirtualHost>();
-    const suffixes: [string, VirtualHost][] = [];
-    const prefixes: [string, VirtualHost][] = [];
+    const suffixes = new Map<string, VirtualHost>();
+    const prefixes = new Map<string, VirtualHost>();
     let any: VirtualHost | undefined;
     for (const { domains, host } of hosts) {
       for (const domain of domains) {
         const lowered = domain.toLowerCase();
         if (lowered === '*') any = host;
-        else if (lowered.startsWith('*')) suffixes.push([lowered.slice(1), host]);
-        else if (lowered.endsWith('*')) prefixes.push([lowered.slice(0, -1), host]);
+        else if (lowered.startsWith('*')) suffixes.set(lowered.slice(1), host);
+        else if (lowered.endsWith('*')) prefixes.set(lowered.slice(0, -1), host);
         else exact.set(lowered, host);
       }
     }
-    const longestFirst = (a: [string, VirtualHost], b: [string, VirtualHost]) => b[0].length - a[0].length;
     this.#exact = exact;
-    this.#suffixes = suffixes.sort(longestFirst);
-    this.#prefixes = prefixes.sort(longestFirst);
+    this.#suffixes = new AffixLookup(suffixes, (text, length) => text.slice(-length));
+    this.#prefixes = new AffixLookup(prefixes, (text, length) => text.slice(0, length));
     this.#any = any;
+    this.#remembered = new Map();
   }
 
   /** The virtual host for an authority: exact first, then the longest suffix, the longest prefix, then `*`. */
   findHost(authority: string): VirtualHost | undefined {
     const found = this.#exact.get(authority);
     if (found !== undefined) return found;
-    const lowered = normalizeAuthority(authority);
-    const exact = this.#exact.get(lowered);
-    if (exact !== undefined) return exact;
-    for (const [suffix, host] of this.#suffixes) if (lowered.endsWith(suffix) && lowered.length > suffix.length) return host;
-    for (const [prefix, host] of this.#prefixes) if (lowered.startsWith(prefix) && lowered.length > prefix.length) return host;
-    return this.#any;
+    const remembered = this.#remembered.get(authority);
+    if (remembered !== undefined) return remembered ?? undefined;
+    const host = this.#search(normalizeAuthority(authority, this.#ignoresPort));
+    // Whoever makes up names can only make this forget.
+    if (this.#remembered.size >= maxRemembered) this.#remembered.clear();
+    this.#remembered.set(authority, host ?? null);
+    return host;
+  }
+
+  #search(authority: string): VirtualHost | undefined {
+    return this.#exact.get(authority) ?? this.#suffixes.find(authority) ?? this.#prefixes.find(authority) ?? this.#any;
+  }
+}
+
+/** The longest beginning (or end) of a text that a host is known by. */
+class AffixLookup {
+  readonly #hosts: ReadonlyMap<string, VirtualHost>;
+  /** Lengths of the texts that there are, the longest first. */
+  readonly #lengths: readonly number[];
+  readonly #cut: (text: string, length: number) => string;
+
+  constructor(hosts: ReadonlyMap<string, VirtualHost>, cut: (text: string, length: number) => string) {
+    this.#hosts = hosts;
+    this.#lengths = [...new Set([...hosts.keys()].map((text) => text.length))].sort((a, b) => b - a);
+    this.#cut = cut;
+  }
+
+  /** The star stands for at least one character. */
+  find(text: string): VirtualHost | undefined {
+    for (const length of this.#lengths) {
+      if (length >= text.length) continue;
+      const host = this.#hosts.get(this.#cut(text, length));
+      if (host !== undefined) return host;
+    }
+    return undefined;
   }
 }
 
 /** Lower case, and without the dot that ends a fully qualified name: `Reviews.default.:9080` is `reviews.default:9080`. */
-function normalizeAuthority(authority: string): string {
-  return authority.toLowerCase().replace(/\.(?=:\d+$|$)/, '');
+function normalizeAuthority(authority: string, ignoresPort: boolean): string {
+  const lowered = authority.toLowerCase().replace(/\.(?=:\d+$|$)/, '');
+  return ignoresPort ? lowered.replace(/:\d+$/, '') : lowered;
 }

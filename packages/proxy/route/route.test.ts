@@ -67,9 +67,9 @@ describe('routes', () => {
     assert.throws(
       route({
         match: { pathSpecifier: { case: 'prefix', value: '/' } },
-        action: { case: 'route', value: { clusterSpecifier: { case: 'clusterHeader', value: 'x' } } },
+        action: { case: 'route', value: { clusterSpecifier: { case: 'clusterSpecifierPlugin', value: 'x' } } },
       }),
-      /cluster specifier/,
+      /cluster_specifier_plugin/,
     );
     assert.throws(
       route({
@@ -90,7 +90,7 @@ describe('routes', () => {
   });
 
   it('chooses by weight', () => {
-    const target = (cluster: string, weight: number) => ({ cluster, weight, requestHeaders: undefined, responseHeaders: undefined });
+    const target = (cluster: string, weight: number) => ({ cluster, weight });
     const targets = new WeightedTargets([target('a', 90), target('b', 10), target('c', 0)]);
     assert.deepEqual(
       [0, 0.899, 0.9, 0.999].map((value) => targets.pick(() => value)?.cluster),

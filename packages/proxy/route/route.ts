@@ -3,7 +3,7 @@ import type { Fields } from '../message/fields.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import type { RequestHash } from './hash-policy.ts';
 import type { HeaderOperations } from './header-operations.ts';
-import type { Condition, TextTest } from './matchers.ts';
+import type { Condition, HeadersTest, TextTest } from './matchers.ts';
 
 /** One compiled route: its conditions, and what to do with a request that meets them. Built by ./compile-routes.ts. */
 export class Route {
@@ -15,7 +15,7 @@ export class Route {
   readonly cors: CorsPolicy | undefined;
   /** What the route says to filters, compiled, by their names (`typed_per_filter_config`); undefined: nothing. */
   readonly filterConfigs: ReadonlyMap<string, unknown> | undefined;
-  readonly requestHeaders: HeaderOperations | undefined;
+  /** Changes to answers that come from no target: redirects, direct responses, failures. */
   readonly responseHeaders: HeaderOperations | undefined;
   /** Where a person wrote it: `bookinfo.yaml:41`. */
   readonly origin: string;
@@ -28,7 +28,6 @@ export class Route {
     this.fault = fields.fault;
     this.cors = fields.cors;
     this.filterConfigs = fields.filterConfigs;
-    this.requestHeaders = fields.requestHeaders;
     this.responseHeaders = fields.responseHeaders;
     this.origin = fields.origin;
   }
@@ -61,14 +60,19 @@ export type RouteAction = ForwardAction | RedirectAction | DirectResponseAction;
 
 export interface ForwardAction {
   readonly kind: 'forward';
-  readonly targets: WeightedTargets;
+  readonly targets: WeightedTargets<Target>;
   /** 0: none. */
   readonly timeoutMs: number;
   /** A gRPC caller's `grpc-timeout` counts instead, up to this; 0: whatever it says; undefined: it does not count. */
   readonly maxGrpcTimeoutMs: number | undefined;
   readonly retry: RetryPolicy | undefined;
   readonly rewrite: PathRewrite | undefined;
-  readonly hostRewrite: string | undefined;
+  readonly hostRewrite: HostRewrite | undefined;
+  /** Where the host is rewritten, the one before is added to `x-forwarded-host`. */
+  readonly tellsHost: boolean;
+  readonly hedge: HedgePolicy | undefined;
+  /** The status when the cluster is not known. */
+  readonly clusterNotFoundStatus: number;
   readonly mirrors: readonly Mirror[];
   /** undefined: nothing of the request decides which endpoint it goes to. */
   readonly hash: RequestHash | undefined;
@@ -79,24 +83,30 @@ export interface ForwardAction {
 }
 
 export interface Target {
+  /** The cluster's name; '' where a header of the request says it. */
   readonly cluster: string;
+  readonly clusterHeader: string;
   readonly weight: number;
+  /** What the target, the route, its host and its table change, the most specific first. */
   readonly requestHeaders: HeaderOperations | undefined;
   readonly responseHeaders: HeaderOperations | undefined;
+  /** undefined: the route's. */
+  readonly filterConfigs: ReadonlyMap<string, unknown> | undefined;
+  readonly hostRewrite: string | undefined;
 }
 
 /** Chooses among clusters by weight. */
-export class WeightedTargets {
-  readonly targets: readonly Target[];
+export class WeightedTargets<Choice extends { readonly weight: number }> {
+  readonly targets: readonly Choice[];
   readonly #total: number;
 
-  constructor(targets: readonly Target[]) {
+  constructor(targets: readonly Choice[]) {
     this.targets = targets;
     this.#total = targets.reduce((sum, target) => sum + target.weight, 0);
   }
 
   /** `random` is uniform in [0, 1). */
-  pick(random: () => number): Target | undefined {
+  pick(random: () => number): Choice | undefined {
     if (this.targets.length === 1) return this.targets[0];
     let at = random() * this.#total;
     for (const target of this.targets) {
@@ -107,15 +117,25 @@ export class WeightedTargets {
   }
 }
 
-/** `prefix`: replaces as many characters as the route's path condition matched; `regex`: replaces all matches in the path. */
+/** `prefix`: replaces as many characters as the route's path condition matched, -1: the whole path; `regex`: replaces all matches in the path. */
 export type PathRewrite =
   | { readonly kind: 'prefix'; readonly length: number; readonly text: string }
   | { readonly kind: 'regex'; readonly pattern: RE2JS; readonly substitution: string };
 
+/** The host that the upstream is told: a text, the value of a header, or what a regex makes of the path. */
+export type HostRewrite =
+  | { readonly kind: 'literal'; readonly text: string }
+  | { readonly kind: 'header'; readonly name: string }
+  | { readonly kind: 'path'; readonly pattern: RE2JS; readonly substitution: string };
+
 export interface Mirror {
+  /** '' where a header of the request says it. */
   readonly cluster: string;
+  readonly clusterHeader: string;
   /** Share of requests, 0 to 1. */
   readonly share: number;
+  /** The copy's host says that it is one: `-shadow` is appended. */
+  readonly marksHost: boolean;
 }
 
 export interface RedirectAction {
@@ -125,7 +145,13 @@ export interface RedirectAction {
   readonly host: string;
   readonly port: number;
   readonly path: string | undefined;
-  readonly prefixRewrite: { readonly length: number; readonly text: string } | undefined;
+  readonly rewrite: PathRewrite | undefined;
+  readonly stripsQuery: boolean;
+}
+
+/** envoy route_components.proto `HedgePolicy`: a try that takes too long is not given up, another runs beside it. */
+export interface HedgePolicy {
+  readonly onPerTryTimeout: boolean;
 }
 
 export interface DirectResponseAction {
@@ -145,11 +171,18 @@ export interface RetryPolicy {
   readonly onGatewayError: boolean;
   readonly onRetriable4xx: boolean;
   readonly statusCodes: ReadonlySet<number>;
+  /** Answers by one of which a request is sent again. */
+  readonly answers: readonly HeadersTest[];
+  /** Only requests that meet one of these are; none: all. */
+  readonly requests: readonly Condition[];
+  readonly onRateLimited: boolean;
   /** The peer has said that it has not looked at the request. */
   readonly onRefusedStream: boolean;
   /** Values of `grpc-status` in a head. */
   readonly grpcStatuses: ReadonlySet<string>;
   readonly avoidsPreviousHosts: boolean;
+  /** After so many tries, priorities that have been tried are left out; 0: never. */
+  readonly avoidsPrioritiesAfter: number;
   readonly backoffBaseMs: number;
   readonly backoffMaxMs: number;
 }
@@ -164,6 +197,8 @@ export interface CorsPolicy {
 }
 
 export interface FaultPolicy {
+  /** Only requests that meet all of these are meant. */
+  readonly requests: readonly Condition[];
   readonly delayMs: number;
   /** Share of requests, 0 to 1. */
   readonly delayShare: number;

@@ -1,4 +1,5 @@
 import { close, open, write } from 'node:fs';
+import { hostname } from 'node:os';
 import { MizzenError } from '@mizzen/common';
 import type { ProxyCounters } from './proxy-counters.ts';
 
@@ -37,18 +38,17 @@ type Segment = string | ((request: LoggedStream) => string);
 export const defaultAccessLogFormat =
   '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%"\n';
 
-const dash = (text: string | undefined) => (text === undefined || text === '' ? '-' : text);
-
 /** A header of a peer in a line of a log: no line breaks, no quotes that end the field early. */
-const safe = (text: string | undefined) =>
-  text === undefined || text === ''
-    ? '-'
-    : /["\\\x00-\x1f\x7f]/.test(text)
-      ? text.replace(/["\\\x00-\x1f\x7f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`)
-      : text;
+const safe = (text: string) =>
+  /["\\\x00-\x1f\x7f]/.test(text) ? text.replace(/["\\\x00-\x1f\x7f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`) : text;
 
 /** Compiles a format string into the function that makes the line. Unknown operators are refused. */
 export function compileAccessLogFormat(format: string): (request: LoggedStream) => string {
+  return compileFormat(format, '-', 'access log format');
+}
+
+/** The same for other texts that are made of what is known of a request: `empty` stands for what it has not (Envoy, "Command operators"). */
+export function compileFormat(format: string, empty: string, place: string): (request: LoggedStream) => string {
   const segments: Segment[] = [];
   let literal = '';
   for (let at = 0; at < format.length; ) {
@@ -62,10 +62,10 @@ export function compileAccessLogFormat(format: string): (request: LoggedStream) 
       continue;
     }
     const end = format.indexOf('%', at + 1);
-    if (end < 0) throw new MizzenError('invalid-access-log', `access log format: the "%" at ${at} has no end`);
+    if (end < 0) throw new MizzenError('invalid-access-log', `${place}: the "%" at ${at} has no end; %% stands for one`);
     if (literal) segments.push(literal);
     literal = '';
-    segments.push(compileOperator(format.slice(at + 1, end)));
+    segments.push(compileOperator(format.slice(at + 1, end), empty, place));
     at = end + 1;
   }
   if (literal) segments.push(literal);
@@ -79,24 +79,28 @@ export function compileAccessLogFormat(format: string): (request: LoggedStream) 
   };
 }
 
-function compileOperator(text: string): (request: LoggedStream) => string {
+function compileOperator(text: string, empty: string, place: string): (request: LoggedStream) => string {
   const match = /^([A-Z_0-9]+)(?:\(([^)]*)\))?(?::(\d+))?$/.exec(text);
-  if (!match) throw new MizzenError('invalid-access-log', `access log format: %${text}% is no operator`);
+  if (!match) throw new MizzenError('invalid-format', `${place}: %${text}% is no operator`);
   const [, name, argument = '', length] = match;
-  const read = operator(name!, argument);
-  return length === undefined ? read : (request) => read(request).slice(0, Number(length));
+  const read = operator(name!, argument, place);
+  const full = (request: LoggedStream) => read(request) || empty;
+  return length === undefined ? full : (request) => full(request).slice(0, Number(length));
 }
 
-function operator(name: string, argument: string): (request: LoggedStream) => string {
+/** What an operator reads; '' where there is nothing. */
+function operator(name: string, argument: string, place: string): (request: LoggedStream) => string {
   switch (name) {
     case 'START_TIME':
+      if (argument !== '') break;
       return (request) => formatStartTime(request.startedAt);
     case 'PROTOCOL':
       return (request) => request.protocol;
     case 'RESPONSE_CODE':
       return (request) => String(request.responseCode);
     case 'RESPONSE_CODE_DETAILS':
-      return (request) => dash(request.responseDetails);
+    case 'CONNECTION_TERMINATION_DETAILS':
+      return (request) => request.responseDetails;
     case 'RESPONSE_FLAGS':
       return (request) => request.responseFlags;
     case 'BYTES_RECEIVED':
@@ -106,37 +110,45 @@ function operator(name: string, argument: string): (request: LoggedStream) => st
     case 'DURATION':
       return (request) => String(Math.round(request.durationMs));
     case 'UPSTREAM_HOST':
-      return (request) => dash(request.upstreamHost);
+    case 'UPSTREAM_REMOTE_ADDRESS':
+      return (request) => request.upstreamHost;
     case 'UPSTREAM_CLUSTER':
     case 'UPSTREAM_CLUSTER_RAW':
-      return (request) => dash(request.upstreamCluster);
+      return (request) => request.upstreamCluster;
     case 'ROUTE_NAME':
-      return (request) => dash(request.routeName);
+      return (request) => request.routeName;
     case 'DOWNSTREAM_PEER_URI_SAN':
-      return (request) => dash(request.peerUri);
+      return (request) => request.peerUri;
     case 'DOWNSTREAM_REMOTE_ADDRESS':
+    case 'DOWNSTREAM_DIRECT_REMOTE_ADDRESS':
       return (request) => addressText(request.remoteAddress, request.remotePort);
     case 'DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT':
-      return (request) => dash(request.remoteAddress);
+    case 'DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT':
+      return (request) => request.remoteAddress;
+    case 'DOWNSTREAM_REMOTE_PORT':
+      return (request) => String(request.remotePort);
     case 'DOWNSTREAM_LOCAL_ADDRESS':
       return (request) => addressText(request.localAddress, request.localPort);
+    case 'DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT':
+      return (request) => request.localAddress;
+    case 'DOWNSTREAM_LOCAL_PORT':
+      return (request) => String(request.localPort);
     case 'REQUESTED_SERVER_NAME':
       return (request) => safe(request.serverName);
-    case 'CONNECTION_TERMINATION_DETAILS':
-      return (request) => dash(request.responseDetails);
+    case 'HOSTNAME':
+      return () => hostname();
     case 'REQ': {
       const [first, second] = argument.toLowerCase().split('?');
       const readers = [first, second].filter((header) => header !== undefined).map(requestHeaderReader);
-      return readers.length === 2 ? (request) => safe(readers[0]!(request) ?? readers[1]!(request)) : (request) => safe(readers[0]!(request));
+      return readers.length === 2 ? (request) => safe(readers[0]!(request) ?? readers[1]!(request) ?? '') : (request) => safe(readers[0]!(request) ?? '');
     }
     case 'RESP': {
       const header = argument.toLowerCase();
-      if (header === 'x-envoy-upstream-service-time') return (request) => (request.upstreamServiceTimeMs < 0 ? '-' : String(request.upstreamServiceTimeMs));
-      return (request) => safe(request.responseHeader(header));
+      if (header === 'x-envoy-upstream-service-time') return (request) => (request.upstreamServiceTimeMs < 0 ? '' : String(request.upstreamServiceTimeMs));
+      return (request) => safe(request.responseHeader(header) ?? '');
     }
-    default:
-      throw new MizzenError('invalid-access-log', `access log format: the operator %${name}% is not supported`);
   }
+  throw new MizzenError('invalid-format', `${place}: the operator %${name}${argument && `(${argument})`}% is not supported`);
 }
 
 function requestHeaderReader(name: string): (request: LoggedStream) => string | undefined {
@@ -155,7 +167,7 @@ function requestHeaderReader(name: string): (request: LoggedStream) => string | 
 }
 
 function addressText(address: string, port: number): string {
-  return address === '' ? '-' : address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
+  return address === '' ? '' : address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
 }
 
 /** One compiled access logger. */

@@ -95,7 +95,7 @@ class CacheFilter implements HttpFilter {
     head.contentLength = isMatch ? 0 : stored.body.length;
     if (!isMatch) head.headers.add('content-length', String(stored.body.length));
     exchange.setNote(name, `mizzen; hit; ttl=${Math.floor((stored.expiresAtMs - now) / 1000)}`);
-    exchange.route?.responseHeaders?.apply(head.headers);
+    exchange.route?.responseHeaders?.apply(head.headers, exchange);
     exchange.replyHead(head, 'response_from_cache', isMatch ? Buffer.alloc(0) : stored.body);
   }
 }
