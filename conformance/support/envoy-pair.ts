@@ -26,11 +26,15 @@ export interface Outcome {
 /**
  * The differences that are allowed, and why:
  * `date`, `x-request-id`, `x-envoy-upstream-service-time`: of the moment. `server`: who we are. `connection`, `keep-alive`, `transfer-encoding`: of one hop.
+ * `content-length` of 0: whether a message without content says so is of one hop, too.
  * `x-envoy-*` on requests: what Envoy tells other Envoys of its own retries and timeouts; nothing in the mesh reads it.
  * `x-forwarded-for`, `x-forwarded-proto`: compared in e2e, where both are told to set them alike.
  */
 const ofAnswers = new Set(['date', 'server', 'connection', 'keep-alive', 'transfer-encoding', 'x-envoy-upstream-service-time', 'x-request-id']);
 const ofRequests = new Set(['x-request-id', 'connection', 'keep-alive', 'transfer-encoding', 'x-forwarded-for', 'x-forwarded-proto', 'host', 'x-probe']);
+
+/** Nothing that a probe asks for takes nearly as long. */
+const probeTimeoutMs = 5_000;
 
 /** Our proxy and a stock Envoy with the same resources in front of the same servers. */
 export class EnvoyPair {
@@ -62,6 +66,7 @@ export class EnvoyPair {
         const answer = answers[Math.min(tries.length, answers.length) - 1]!;
         request.resume();
         if (answer === 'reset') return void request.socket.destroy();
+        if (answer === 'ratelimited') return void response.writeHead(429, { 'x-envoy-ratelimited': 'true' }).end();
         response.writeHead(Number(answer), { 'x-server': 'test', 'x-remove-me': '1', 'content-type': 'text/plain' });
         response.end(`${answer}\n`);
       });
@@ -137,6 +142,7 @@ export class EnvoyPair {
           response.on('error', reject);
         },
       );
+      request.setTimeout(probeTimeoutMs, () => request.destroy(new Error(`no answer within ${probeTimeoutMs} ms to ${JSON.stringify(probe)}`)));
       request.on('error', reject);
       request.end();
     });
@@ -145,13 +151,13 @@ export class EnvoyPair {
     return { status: answer.status, headers: pick(answer.headers, ofAnswers), body: answer.body, seen };
   }
 
-  readonly #agent = new http.Agent({ keepAlive: true, maxSockets: 8 });
+  readonly #agent = new http.Agent({ keepAlive: true, maxSockets: 64 });
 }
 
 function pick(headers: http.IncomingHttpHeaders, without: ReadonlySet<string>, unlike?: RegExp): Record<string, unknown> {
   return Object.fromEntries(
     Object.entries(headers)
-      .filter(([name]) => !without.has(name) && !unlike?.test(name))
+      .filter(([name, value]) => !without.has(name) && !unlike?.test(name) && !(name === 'content-length' && value === '0'))
       .sort(([a], [b]) => (a < b ? -1 : 1)),
   );
 }

@@ -1,3 +1,4 @@
+import type { Exchange } from '../http/exchange.ts';
 import { ResponseHead } from '../message/response-head.ts';
 import type { CorsPolicy } from '../route/route.ts';
 import type { HttpFilter } from './filter.ts';
@@ -9,24 +10,21 @@ import type { HttpFilter } from './filter.ts';
 export const corsFilter: HttpFilter = {
   name: 'envoy.filters.http.cors',
   onRequest(exchange) {
-    const policy = exchange.route?.cors;
+    const policy = policyOf(exchange);
     if (policy === undefined) return 'continue';
     const { head } = exchange;
     const origin = head.headers.get('origin');
     if (origin === undefined || head.method !== 'OPTIONS' || !head.headers.get('access-control-request-method')) return 'continue';
-    if (!policy.allowsOrigin(origin)) {
-      if (policy.forwardsUnmatchedPreflights) return 'continue';
-      exchange.replyHead(headOf(200), 'cors_origin_not_allowed');
-      return 'stop';
-    }
+    const isAllowed = policy.allowsOrigin(origin);
+    if (!isAllowed && policy.forwardsUnmatchedPreflights) return 'continue';
     const answer = headOf(200);
-    for (const [name, value] of policy.preflightFields) answer.headers.add(name, value);
+    for (const [name, value] of isAllowed ? policy.preflightFields : policy.refusalFields) answer.headers.add(name, value);
     // The rest is added on the way back, as to any answer.
-    exchange.replyHead(answer, 'cors_preflight');
+    exchange.replyHead(answer, isAllowed ? 'cors_preflight' : 'cors_origin_not_allowed');
     return 'stop';
   },
   onResponse(exchange, { headers }) {
-    const policy = exchange.route?.cors;
+    const policy = policyOf(exchange);
     if (policy === undefined) return;
     const origin = exchange.requestHeader('origin');
     if (origin === undefined || !policy.allowsOrigin(origin)) return;
@@ -34,6 +32,9 @@ export const corsFilter: HttpFilter = {
     for (const [name, value] of policy.answerFields) headers.set(name, value);
   },
 };
+
+/** What a route answers itself is nobody's resource to share. */
+const policyOf = ({ route }: Exchange) => (route?.action.kind === 'forward' ? route.cors : undefined);
 
 function headOf(status: number): ResponseHead {
   const head = new ResponseHead();
@@ -50,17 +51,18 @@ export function corsFields(policy: {
   readonly exposeHeaders: string;
   readonly maxAge: string;
   readonly allowsCredentials: boolean;
-}): Pick<CorsPolicy, 'preflightFields' | 'answerFields'> {
+}): Pick<CorsPolicy, 'preflightFields' | 'refusalFields' | 'answerFields'> {
   const some = (fields: readonly (readonly [string, string])[]) => fields.filter(([, value]) => value !== '');
+  const credentials = ['access-control-allow-credentials', policy.allowsCredentials ? 'true' : ''] as const;
+  const preflightFields = some([
+    ['access-control-allow-methods', policy.allowMethods],
+    ['access-control-allow-headers', policy.allowHeaders],
+    ['access-control-max-age', policy.maxAge],
+  ]);
   return {
-    preflightFields: some([
-      ['access-control-allow-methods', policy.allowMethods],
-      ['access-control-allow-headers', policy.allowHeaders],
-      ['access-control-max-age', policy.maxAge],
-    ]),
-    answerFields: some([
-      ['access-control-allow-credentials', policy.allowsCredentials ? 'true' : ''],
-      ['access-control-expose-headers', policy.exposeHeaders],
-    ]),
+    preflightFields,
+    // Without the origin they allow nothing; Envoy says them all the same.
+    refusalFields: [...preflightFields, ...some([credentials])],
+    answerFields: some([credentials, ['access-control-expose-headers', policy.exposeHeaders]]),
   };
 }

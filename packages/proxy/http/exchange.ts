@@ -118,8 +118,6 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #replay: Buffer[] | undefined;
   #replayBytes: number;
   #requestTrailers: Fields;
-  /** Filters have let it pass: what is answered from now on is the route's answer. */
-  #isRouted: boolean;
   #isForwarding: boolean;
   #requestEnded: boolean;
   #responseHead: ResponseHead | undefined;
@@ -177,7 +175,6 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#replay = undefined;
     this.#replayBytes = 0;
     this.#requestTrailers = noFields;
-    this.#isRouted = false;
     this.#isForwarding = false;
     this.#requestEnded = !head.hasBody;
     this.#responseHead = undefined;
@@ -295,7 +292,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const table = settings.routeTable();
     this.virtualHost = table?.findHost(head.authority);
     if (this.virtualHost === undefined) return this.reply(404, '', 'NR', 'route_not_found');
-    if (this.virtualHost.requiresTls && !settings.isTls) return this.#redirect(toHttps);
+    if (this.virtualHost.requiresTls && !settings.isTls) return this.#redirectTo(301, `https://${head.authority}${head.target}`);
     this.route = this.virtualHost.find(head);
     if (this.route === undefined) return this.reply(404, '', 'NR', 'route_not_found');
     if (this.route.action.kind === 'forward') this.#target = this.route.action.targets.pick(settings.context.random);
@@ -313,10 +310,9 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       }
     }
     if (this.#isFinished) return;
-    this.#isRouted = true;
     const { action } = this.route!;
     if (action.kind === 'redirect') return this.#redirect(action);
-    if (action.kind === 'direct') return this.#replyWith(action.status, action.body, 'text/plain', '', 'direct_response', noFields);
+    if (action.kind === 'direct') return this.#replyWith(action.status, action.body, 'text/plain', '', 'direct_response', noFields, undefined, this.route);
     this.#prepare(action);
   }
 
@@ -429,7 +425,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       if (target.requestHeaders.changesHost) head.authority = head.headers.get('host') ?? head.authority;
     }
     const host = target.hostRewrite ?? (action.hostRewrite && rewrittenHost(action.hostRewrite, head));
-    if (host !== undefined) this.#tellHost(host, action.tellsHost);
+    if (host !== undefined) this.#tellHost(host, action.tellsHost && target.hostRewrite === undefined);
     if (action.rewrite !== undefined) {
       this.retarget(rewriteTarget(head.target, action.rewrite));
       head.headers.set('x-envoy-original-path', this.originalPath);
@@ -976,7 +972,11 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #redirect(action: RedirectAction): void {
     const { head } = this;
     const location = redirectLocation(action, head.target, head.authority, head.headers.get('x-forwarded-proto') === 'https');
-    this.#replyWith(action.status, Buffer.alloc(0), '', '', 'direct_response', [['location', location]]);
+    this.#redirectTo(action.status, location);
+  }
+
+  #redirectTo(status: number, location: string): void {
+    this.#replyWith(status, noBody, '', '', 'direct_response', [['location', location]], undefined, this.route);
   }
 
   #refuseForOverload(): void {
@@ -985,7 +985,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#replyWith(503, Buffer.from('envoy overloaded'), 'text/plain', 'OM', 'overload', [['x-envoy-overloaded', 'true']]);
   }
 
-  #replyWith(status: number, body: Buffer, contentType: string, flag: string, details: string, extra: Fields, grpc?: number): void {
+  #replyWith(status: number, body: Buffer, contentType: string, flag: string, details: string, extra: Fields, grpc?: number, ofRoute?: Route): void {
     if (this.#isFinished) return;
     this.#dropUpstream();
     if (flag !== '') this.addFlag(flag);
@@ -1001,14 +1001,16 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       const code = grpc ?? grpcStatusOfHttp(status);
       this.grpcStatus = String(code);
       head = grpcReply(code, body.toString(), this.#transform?.contentType);
-    } else head = plainReply(status, body, contentType, grpc);
+    } else head = plainReply(status, body, contentType);
+    // A redirect or direct answer has its route's headers, but not what a filter says in its place.
+    (this.#target ?? ofRoute)?.responseHeaders?.apply(head.headers, this);
+    if (this.#attempts > 0 && this.virtualHost?.tellsAttempts) head.headers.set('x-envoy-attempt-count', String(this.#attempts));
     for (const [name, value] of extra) head.headers.add(name, value);
     this.#answerWith(head, body);
   }
 
   #answerWith(head: ResponseHead, body: Buffer): void {
     this.responseCode = head.status;
-    if (this.#isRouted) (this.#target ?? this.route!).responseHeaders?.apply(head.headers, this);
     for (const filter of this.settings.responseFilters) filter.onResponse!(this, head);
     if (this.settings.setsRequestIdInResponse) head.headers.add('x-request-id', this.head.headers.get('x-request-id') ?? '');
     const hasBody = head.contentLength > 0 && !this.isHeadRequest;
@@ -1057,5 +1059,3 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     recordRequest(this);
   }
 }
-
-const toHttps: RedirectAction = { kind: 'redirect', status: 301, scheme: 'https', host: '', port: 0, path: undefined, rewrite: undefined, stripsQuery: false };

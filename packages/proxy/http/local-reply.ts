@@ -3,14 +3,14 @@ import { encodeGrpcMessage } from './grpc.ts';
 
 /** Heads of answers that the proxy gives itself. */
 
-export function plainReply(status: number, body: Buffer, contentType: string, grpc: number | undefined): ResponseHead {
+export function plainReply(status: number, body: Buffer, contentType: string): ResponseHead {
   const head = new ResponseHead();
   const { headers } = head;
   head.status = status;
   head.contentLength = status === 204 || status === 304 ? 0 : body.length;
-  headers.add('content-length', String(status === 204 ? 0 : body.length));
+  // RFC 9110 section 8.6: a 204 must not have one.
+  if (status !== 204) headers.add('content-length', String(body.length));
   if (body.length > 0 && contentType !== '') headers.add('content-type', contentType);
-  if (grpc !== undefined) headers.add('grpc-status', String(grpc));
   return head;
 }
 
@@ -18,7 +18,6 @@ export function plainReply(status: number, body: Buffer, contentType: string, gr
 export function grpcReply(status: number, message: string, contentType = 'application/grpc'): ResponseHead {
   const head = new ResponseHead();
   head.status = 200;
-  head.contentLength = 0;
   head.headers.add('content-type', contentType);
   head.headers.add('grpc-status', String(status));
   if (message !== '') head.headers.add('grpc-message', encodeGrpcMessage(message));

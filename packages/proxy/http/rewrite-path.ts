@@ -1,4 +1,3 @@
-import type { RE2JS } from 're2js';
 import type { RequestHead } from '../message/request-head.ts';
 import type { HostRewrite, PathRewrite, RedirectAction } from '../route/route.ts';
 
@@ -11,14 +10,8 @@ function split(target: string): readonly [path: string, rest: string] {
 /** The target that a rewriting route sends on (route_components.proto `prefix_rewrite`, `regex_rewrite`). */
 export function rewriteTarget(target: string, rewrite: PathRewrite): string {
   const [path, rest] = split(target);
-  const changed =
-    rewrite.kind === 'prefix' ? rewrite.text + (rewrite.length < 0 ? '' : path.slice(rewrite.length)) : substitute(path, rewrite.pattern, rewrite.substitution);
+  const changed = rewrite.kind === 'prefix' ? rewrite.text + (rewrite.length < 0 ? '' : path.slice(rewrite.length)) : rewrite.substitution.apply(path);
   return `${changed.startsWith('/') ? changed : `/${changed}`}${rest}`;
-}
-
-/** All that matches is replaced; `\\1` in the substitution is the first group (envoy regex.proto `RegexMatchAndSubstitute`). */
-export function substitute(text: string, pattern: RE2JS, substitution: string): string {
-  return pattern.matcher(text).replaceAll(substitution.replaceAll('$', '\\$').replace(/\\(\d)/g, '$$$1'));
 }
 
 /** The host that a rewriting route tells its upstream; undefined: it stays. */
@@ -29,7 +22,7 @@ export function rewrittenHost(rewrite: HostRewrite, head: RequestHead): string |
     case 'header':
       return head.headers.get(rewrite.name) || undefined;
     case 'path':
-      return substitute(split(head.target)[0], rewrite.pattern, rewrite.substitution);
+      return rewrite.substitution.apply(split(head.target)[0]);
   }
 }
 

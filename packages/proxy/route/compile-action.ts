@@ -14,14 +14,13 @@ import {
   WeightedCluster_ClusterWeightSchema,
   WeightedClusterSchema,
 } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
-import type { RegexMatchAndSubstitute } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/regex_pb.js';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { compileFilterConfigs } from './compile-filter-configs.ts';
 import { compileHedge, compileRetry } from './compile-policies.ts';
 import { compileRequestHash } from './hash-policy.ts';
 import { HeaderOperations } from './header-operations.ts';
 import type { Inherited } from './inherited.ts';
-import { compileRegex } from './matchers.ts';
+import { RegexSubstitution } from './regex-substitution.ts';
 import {
   type DirectResponseAction,
   type ForwardAction,
@@ -80,7 +79,12 @@ function compileRedirect(value: RedirectActionMessage, path: PathCondition): Red
     host: value.hostRedirect,
     port: value.portRedirect,
     path: rewrite.case === 'pathRedirect' ? rewrite.value : undefined,
-    rewrite: rewrite.case === 'prefixRewrite' ? prefixRewrite(rewrite.value, path) : rewrite.case === 'regexRewrite' ? regexRewrite(rewrite.value) : undefined,
+    rewrite:
+      rewrite.case === 'prefixRewrite'
+        ? prefixRewrite(rewrite.value, path)
+        : rewrite.case === 'regexRewrite'
+          ? { kind: 'regex', substitution: RegexSubstitution.compile(rewrite.value) }
+          : undefined,
     stripsQuery: value.stripQuery,
   };
 }
@@ -95,10 +99,6 @@ const redirectStatus: Readonly<Record<number, number>> = {
 
 function prefixRewrite(text: string, path: PathCondition): PathRewrite {
   return { kind: 'prefix', length: path.kind === 'regex' || path.kind === 'connect' ? -1 : path.text.length, text };
-}
-
-function regexRewrite({ pattern, substitution }: RegexMatchAndSubstitute): PathRewrite | undefined {
-  return pattern && { kind: 'regex', pattern: compileRegex(pattern.regex), substitution };
 }
 
 /** Envoy's default for a route that sets none (route_components.proto `RouteAction.timeout`). */
@@ -127,7 +127,7 @@ function compileForward(action: RouteActionMessage, path: PathCondition, inherit
     maxGrpcTimeoutMs: durationToMs(action.maxStreamDuration?.grpcTimeoutHeaderMax) ?? durationToMs(action.maxGrpcTimeout),
     retry: compileRetry(action.retryPolicy ?? inherited.retry, place),
     hedge: compileHedge(action.hedgePolicy ?? inherited.hedge, place),
-    rewrite: action.prefixRewrite !== '' ? prefixRewrite(action.prefixRewrite, path) : action.regexRewrite && regexRewrite(action.regexRewrite),
+    rewrite: compileRewrite(action, path),
     hostRewrite: compileHostRewrite(action.hostRewriteSpecifier, place),
     tellsHost: action.appendXForwardedHost,
     hash: compileRequestHash(action.hashPolicy, place),
@@ -136,6 +136,11 @@ function compileForward(action: RouteActionMessage, path: PathCondition, inherit
     clusterNotFoundStatus: notFoundStatus[action.clusterNotFoundResponseCode] ?? 503,
     mirrors: mirrors.map(compileMirror),
   };
+}
+
+function compileRewrite({ prefixRewrite: prefix, regexRewrite: regex }: RouteActionMessage, path: PathCondition): PathRewrite | undefined {
+  if (prefix !== '') return prefixRewrite(prefix, path);
+  return regex && { kind: 'regex', substitution: RegexSubstitution.compile(regex) };
 }
 
 function compileMirror(policy: RouteAction_RequestMirrorPolicy): Mirror {
@@ -156,7 +161,7 @@ function compileHostRewrite(spec: RouteActionMessage['hostRewriteSpecifier'], pl
     case 'hostRewriteHeader':
       return { kind: 'header', name: spec.value.toLowerCase() };
     case 'hostRewritePathRegex':
-      return { kind: 'path', pattern: compileRegex(spec.value.pattern?.regex ?? ''), substitution: spec.value.substitution };
+      return { kind: 'path', substitution: RegexSubstitution.compile(spec.value) };
     default:
       throw new MizzenError('unsupported-route', `${place}: a host rewrite of type ${spec.case} is not supported`);
   }

@@ -54,7 +54,8 @@ function compilePath(spec: RouteMatch['pathSpecifier'], ignoresCase: boolean, pl
     case 'connectMatcher':
       return { kind: 'connect', text: '', ignoresCase, regex: undefined };
     case 'safeRegex':
-      return { kind: 'regex', text: spec.value.regex, ignoresCase, regex: regexTest(ignoresCase ? `(?i)${spec.value.regex}` : spec.value.regex) };
+      // `case_sensitive` is for the others: a regex can say it itself.
+      return { kind: 'regex', text: spec.value.regex, ignoresCase: false, regex: regexTest(spec.value.regex) };
     default:
       throw new MizzenError('unsupported-route', `${place}: a path condition of type ${spec.case ?? '(none)'} is not supported`);
   }

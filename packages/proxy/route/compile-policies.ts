@@ -7,13 +7,12 @@ import {
   type RetryPolicy as RetryPolicyMessage,
   RetryPolicySchema,
 } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
-import { CorsPolicySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
+import { type CorsPolicy as CorsPolicyMessage, CorsPolicySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { PreviousPrioritiesConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/retry/priority/previous_priorities/v3/previous_priorities_config_pb.js';
 import { corsFields } from '../filters/cors.ts';
-import { httpStatusOfGrpc } from '../http/grpc.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
-import { compileAnswerMatcher, compileHeaderMatcher, compileStringMatcher } from './matchers.ts';
+import { compileFieldMatcher, compileHeaderMatcher, compileStringMatcher } from './matchers.ts';
 import type { CorsPolicy, FaultPolicy, HedgePolicy, RetryPolicy } from './route.ts';
 import { shareOf } from './share.ts';
 
@@ -53,7 +52,7 @@ export function compileRetry(policy: RetryPolicyMessage | undefined, place: stri
     onRateLimited: on.has('envoy-ratelimited'),
     grpcStatuses: new Set(retriableGrpc.filter(([condition]) => on.has(condition)).map(([, status]) => String(status))),
     statusCodes: on.has('retriable-status-codes') ? new Set(policy.retriableStatusCodes) : new Set(),
-    answers: on.has('retriable-headers') ? policy.retriableHeaders.map(compileAnswerMatcher) : [],
+    answers: on.has('retriable-headers') ? policy.retriableHeaders.map(compileFieldMatcher) : [],
     requests: policy.retriableRequestHeaders.map(compileHeaderMatcher),
     avoidsPreviousHosts: predicates.length > 0,
     avoidsPrioritiesAfter: compileRetryPriority(policy, place),
@@ -80,20 +79,33 @@ const supportedOfCors = new Set([
   ...['allowOriginStringMatch', 'allowMethods', 'allowHeaders', 'exposeHeaders', 'maxAge', 'allowCredentials', 'forwardNotMatchingPreflights', 'filterEnabled'],
 ]);
 
-export function compileCors(any: Any | undefined, place: string): CorsPolicy | undefined {
-  const cors = unpackAny(CorsPolicySchema, any);
-  if (!cors) return undefined;
+/** `places`: what the route, its host and its table say. Each field is that of the first that has it (envoy cors_filter.cc). */
+export function compileCors(places: readonly (Any | undefined)[], place: string): CorsPolicy | undefined {
+  const policies = places.map((any) => unpackAny(CorsPolicySchema, any)).filter((policy) => policy !== undefined);
+  if (policies.length === 0) return undefined;
+  for (const cors of policies) checkCors(cors, place);
+  const text = (field: 'allowMethods' | 'allowHeaders' | 'exposeHeaders' | 'maxAge') => policies.find((cors) => cors[field] !== '')?.[field] ?? '';
+  const flag = (field: 'allowCredentials' | 'forwardNotMatchingPreflights') => policies.find((cors) => cors[field] !== undefined)?.[field];
+  const origins = (policies.find((cors) => cors.allowOriginStringMatch.length > 0)?.allowOriginStringMatch ?? []).map(compileStringMatcher);
+  return {
+    allowsOrigin: (origin) => origins.some((matches) => matches(origin)),
+    ...corsFields({
+      allowMethods: text('allowMethods'),
+      allowHeaders: text('allowHeaders'),
+      exposeHeaders: text('exposeHeaders'),
+      maxAge: text('maxAge'),
+      allowsCredentials: flag('allowCredentials') ?? false,
+    }),
+    forwardsUnmatchedPreflights: flag('forwardNotMatchingPreflights') ?? true,
+  };
+}
+
+function checkCors(cors: CorsPolicyMessage, place: string): void {
   refuseUnsupported(CorsPolicySchema, cors, supportedOfCors, `${place}, cors`);
   if (cors.filterEnabled?.defaultValue && shareOf(cors.filterEnabled.defaultValue) < 1)
     throw new MizzenError('unsupported-route', `${place}, cors: filter_enabled for a share of the requests is not supported`);
   for (const value of [cors.allowMethods, cors.allowHeaders, cors.exposeHeaders, cors.maxAge])
     if (/[\x00-\x1f\x7f]/.test(value)) throw new MizzenError('invalid-route', `${place}, cors: ${JSON.stringify(value)} cannot be the value of a header`);
-  const origins = cors.allowOriginStringMatch.map(compileStringMatcher);
-  return {
-    allowsOrigin: (origin) => origins.some((matches) => matches(origin)),
-    ...corsFields({ ...cors, allowsCredentials: cors.allowCredentials ?? false }),
-    forwardsUnmatchedPreflights: cors.forwardNotMatchingPreflights ?? true,
-  };
 }
 
 export function compileFault(any: Any | undefined, place: string): FaultPolicy | undefined {
@@ -108,7 +120,8 @@ export function compileFault(any: Any | undefined, place: string): FaultPolicy |
     requests: fault.headers.map(compileHeaderMatcher),
     delayMs: delay?.faultDelaySecifier.case === 'fixedDelay' ? (durationToMs(delay.faultDelaySecifier.value) ?? 0) : 0,
     delayShare: delay?.percentage ? shareOf(delay.percentage) : 0,
-    abortStatus: abort?.errorType.case === 'httpStatus' ? abort.errorType.value : httpStatusOfGrpc(grpc ?? 0),
+    // A caller that is none of gRPC's is told nothing else than that it was the fault filter, as by Envoy.
+    abortStatus: abort?.errorType.case === 'httpStatus' ? abort.errorType.value : 200,
     abortGrpcStatus: grpc,
     abortShare: abort?.percentage ? shareOf(abort.percentage) : 0,
   };

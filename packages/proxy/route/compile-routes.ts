@@ -81,7 +81,10 @@ function compileRoute(route: RouteMessage, host: VirtualHostMessage, table: Rout
       },
       place,
     ),
-    cors: compileCors(perFilter['envoy.filters.http.cors'], place),
+    cors: compileCors(
+      [route, host, table].map(({ typedPerFilterConfig }) => typedPerFilterConfig['envoy.filters.http.cors']),
+      place,
+    ),
     fault: compileFault(perFilter['envoy.filters.http.fault'], place),
     filterConfigs: compileFilterConfigs(perFilter, withRoutes, place),
     responseHeaders: HeaderOperations.compile(responseHeaders, place),

@@ -59,23 +59,37 @@ export interface HeadersTest {
   matches(headers: HeaderList): boolean;
 }
 
-/** A matcher for answers, which have no pseudo-headers here. */
-export function compileAnswerMatcher(matcher: HeaderMatcher): HeadersTest {
+/** A matcher for fields, pseudo-headers not among them. */
+export function compileFieldMatcher(matcher: HeaderMatcher): HeadersTest {
   const name = matcher.name.toLowerCase();
-  const test = compileValueTest(matcher);
-  return { matches: (headers) => test(headers.getJoined(name)) };
+  const { presence, test } = compileValueTest(matcher);
+  const { invertMatch, treatMissingHeaderAsEmpty } = matcher;
+  return {
+    matches(headers) {
+      const first = headers.names.indexOf(name);
+      if (presence !== undefined) return ((first >= 0 || treatMissingHeaderAsEmpty) === presence) !== invertMatch;
+      if (first < 0) return treatMissingHeaderAsEmpty && test('') !== invertMatch;
+      // A field that is there several times meets the condition when one of them does (and an inverted one when none does).
+      for (let at = first; at >= 0; at = headers.names.indexOf(name, at + 1)) if (test(headers.valueAt(at))) return !invertMatch;
+      return invertMatch;
+    },
+  };
 }
 
 /** envoy route_components.proto `HeaderMatcher`, pseudo-headers included. */
 export function compileHeaderMatcher(matcher: HeaderMatcher): Condition {
-  const read = headerReader(matcher.name.toLowerCase());
-  const test = compileValueTest(matcher);
-  return { matches: (head) => test(read(head)) };
+  const read = pseudoHeaderReader(matcher.name.toLowerCase());
+  if (read === undefined) {
+    const field = compileFieldMatcher(matcher);
+    return { matches: (head) => field.matches(head.headers) };
+  }
+  const { presence, test } = compileValueTest(matcher);
+  const { invertMatch } = matcher;
+  return { matches: (head) => (presence ?? test(read(head))) !== invertMatch };
 }
 
-/** undefined: the header is not there. */
-function compileValueTest(matcher: HeaderMatcher): (value: string | undefined) => boolean {
-  const { headerMatchSpecifier: spec, invertMatch, treatMissingHeaderAsEmpty } = matcher;
+/** `presence`: it is only asked whether the header is there (true) or not. */
+function compileValueTest({ headerMatchSpecifier: spec }: HeaderMatcher): { readonly presence: boolean | undefined; readonly test: TextTest } {
   let test: TextTest;
   let presence: boolean | undefined;
   switch (spec.case) {
@@ -113,24 +127,22 @@ function compileValueTest(matcher: HeaderMatcher): (value: string | undefined) =
     default:
       throw new MizzenError('unsupported-matcher', `a header matcher of type ${(spec as { case: string }).case} is not supported`);
   }
-  return (value) => {
-    if (presence !== undefined) return ((value !== undefined || treatMissingHeaderAsEmpty) === presence) !== invertMatch;
-    if (value === undefined) return treatMissingHeaderAsEmpty && test('') !== invertMatch;
-    return test(value) !== invertMatch;
-  };
+  return { presence, test };
 }
 
-function headerReader(name: string): (head: RequestHead) => string | undefined {
+/** Pseudo-headers are always there; undefined: it is none. */
+function pseudoHeaderReader(name: string): ((head: RequestHead) => string) | undefined {
   switch (name) {
     case ':method':
       return (head) => head.method;
     case ':path':
       return (head) => head.target;
+    case 'host':
     case ':authority':
       return (head) => head.authority;
     case ':scheme':
       return (head) => head.headers.get('x-forwarded-proto') ?? 'http';
     default:
-      return (head) => head.headers.getJoined(name);
+      return undefined;
   }
 }

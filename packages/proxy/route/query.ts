@@ -1,4 +1,7 @@
-/** The value of the first query parameter with this name, percent-decoded; undefined when it is absent. */
+/**
+ * The value of the first query parameter with this name; undefined when it is absent. Both are compared as they are written, escapes and all, as
+ * Envoy does: `a%20b` is not `a b`.
+ */
 export function queryParameter(target: string, name: string): string | undefined {
   const start = target.indexOf('?');
   if (start < 0) return undefined;
@@ -7,17 +10,8 @@ export function queryParameter(target: string, name: string): string | undefined
     if (end < 0) end = target.length;
     let equals = target.indexOf('=', at);
     if (equals < 0 || equals > end) equals = end;
-    if (decode(target.slice(at, equals)) === name) return decode(target.slice(Math.min(equals + 1, end), end));
+    if (target.slice(at, equals) === name) return target.slice(Math.min(equals + 1, end), end);
     at = end + 1;
   }
   return undefined;
-}
-
-function decode(text: string): string {
-  if (!text.includes('%') && !text.includes('+')) return text;
-  try {
-    return decodeURIComponent(text.replaceAll('+', ' '));
-  } catch {
-    return text; // not an encoding: the text itself is the value
-  }
 }

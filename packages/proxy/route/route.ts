@@ -1,9 +1,9 @@
-import type { RE2JS } from 're2js';
 import type { Fields } from '../message/fields.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import type { RequestHash } from './hash-policy.ts';
 import type { HeaderOperations } from './header-operations.ts';
 import type { Condition, HeadersTest, TextTest } from './matchers.ts';
+import type { RegexSubstitution } from './regex-substitution.ts';
 
 /** One compiled route: its conditions, and what to do with a request that meets them. Built by ./compile-routes.ts. */
 export class Route {
@@ -120,13 +120,13 @@ export class WeightedTargets<Choice extends { readonly weight: number }> {
 /** `prefix`: replaces as many characters as the route's path condition matched, -1: the whole path; `regex`: replaces all matches in the path. */
 export type PathRewrite =
   | { readonly kind: 'prefix'; readonly length: number; readonly text: string }
-  | { readonly kind: 'regex'; readonly pattern: RE2JS; readonly substitution: string };
+  | { readonly kind: 'regex'; readonly substitution: RegexSubstitution };
 
 /** The host that the upstream is told: a text, the value of a header, or what a regex makes of the path. */
 export type HostRewrite =
   | { readonly kind: 'literal'; readonly text: string }
   | { readonly kind: 'header'; readonly name: string }
-  | { readonly kind: 'path'; readonly pattern: RE2JS; readonly substitution: string };
+  | { readonly kind: 'path'; readonly substitution: RegexSubstitution };
 
 export interface Mirror {
   /** '' where a header of the request says it. */
@@ -192,6 +192,8 @@ export interface CorsPolicy {
   allowsOrigin(origin: string): boolean;
   /** Of answers to preflights, beside those of all answers. */
   readonly preflightFields: Fields;
+  /** Of answers to preflights of other origins. */
+  readonly refusalFields: Fields;
   readonly answerFields: Fields;
   readonly forwardsUnmatchedPreflights: boolean;
 }

@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
+import { cluster, http, type Json, TestEngine } from '../e2e/support/engine.ts';
+import { skipWithout } from '../e2e/support/requirements.ts';
+import { EnvoyPair, type Outcome } from './support/envoy-pair.ts';
+import { mutations, probe, Random, routedFilters, virtualHost } from './support/random-routes.ts';
+
+/** Of a failure, the first so many differences are shown. */
+const shown = 8;
+/** Of the virtual host that a difference is in, so much is shown. */
+const shownOfHost = Number(process.env['MIZZEN_SHOWN'] ?? 4_000);
+
+const seed = Number(process.env['MIZZEN_SEED'] ?? 20_261);
+const hostCount = 120;
+const atOnce = 20;
+const probeCount = Number(process.env['MIZZEN_PROBES'] ?? 6_000);
+
+/** One set of random virtual hosts, given to stock Envoy and to us; the same requests must come to the same thing, at the client and at the servers. */
+describe('routes, beside stock Envoy', { skip: skipWithout('envoy') }, () => {
+  let engine: TestEngine;
+  let ports: number[];
+  let seen: Map<string, Outcome['seen'][number][]>;
+  before(async () => {
+    engine = new TestEngine();
+    ({ ports, seen } = await EnvoyPair.servers(engine, 4));
+  });
+  after(() => engine.close());
+
+  const clusters = ['c0', 'c1', 'c2', 'c3'];
+  // No connection is used twice: when one that was is closed, we try again where that is safe, and Envoy does not.
+  const clusterConfigs = () => clusters.map((name, i) => cluster(name, [ports[i]!], { max_requests_per_connection: 1 }));
+
+  for (const mostSpecificWins of [false, true])
+    it(`random route tables, with headers of ${mostSpecificWins ? 'routes' : 'tables'} having the last word`, async () => {
+      const random = new Random(seed + Number(mostSpecificWins));
+      const hosts: Json[] = Array.from({ length: hostCount }, (_, i) =>
+        virtualHost(random, `h${i}`, [`h${i}.test`, `h${i}.test:*`, `*.h${i}.test`], clusters, i % 5 === 0 ? 40 : 8),
+      );
+      const pair = await EnvoyPair.start(
+        engine,
+        http('c0', {
+          http_filters: routedFilters,
+          normalize_path: true,
+          route_config: { name: 'random', virtual_hosts: hosts, most_specific_header_mutations_wins: mostSpecificWins, ...mutations(random, 0.5) },
+        }),
+        clusterConfigs(),
+        seen,
+      );
+      const differences = new Map<number, string>();
+      let forwarded = 0;
+      let retried = 0;
+      for (let sent = 0; sent < probeCount && differences.size < shown; sent += atOnce) {
+        const probes = Array.from({ length: atOnce }, () => {
+          const host = Math.floor(random.next() * hostCount);
+          return { host, request: probe(random, random.is(0.1) ? `sub.h${host}.test` : `h${host}.test`, clusters) };
+        });
+        const outcomes = await Promise.all(probes.map(async ({ host, request }) => ({ host, request, ...(await pair.both(request)) })));
+        for (const { host, request, ours, theirs } of outcomes) {
+          if (theirs.seen.length > 0) forwarded++;
+          if (theirs.seen.length > 1) retried++;
+          const [left, right] = [comparable(ours), comparable(theirs)];
+          if (!isDeepStrictEqual(left, right))
+            differences.set(
+              host,
+              [
+                JSON.stringify(request),
+                `ours   ${JSON.stringify(left)}`,
+                `theirs ${JSON.stringify(right)}`,
+                `host   ${JSON.stringify(hosts[host]).slice(0, shownOfHost)}`,
+              ].join('\n  '),
+            );
+        }
+      }
+      assert.equal(differences.size, 0, `seed ${seed}: ${differences.size} differences\n${[...differences.values()].join('\n\n')}`);
+      assert.ok(
+        forwarded > probeCount / 3 && retried > probeCount / 50,
+        `${forwarded} were forwarded, ${retried} tried again: the tables have become too dull`,
+      );
+    });
+});
+
+/** Texts of failures that a proxy answers with of its own are for people, and each has its own; so is how the length of an answer is said. */
+function comparable({ status, headers, body, seen }: Outcome) {
+  const { 'content-length': _length, ...rest } = headers;
+  const isFailure = rest['grpc-status'] !== undefined || (status >= 400 && (seen.length === 0 || body.startsWith('upstream connect error')));
+  if (!isFailure) return { status, headers: rest, body, seen };
+  const { 'content-type': _type, 'grpc-message': _message, ...own } = rest;
+  return { status, headers: own, body: '', seen };
+}
