@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { isDeepStrictEqual } from 'node:util';
-import { cluster, http, type Json, TestEngine } from '../e2e/support/engine.ts';
+import { cluster, http, type Json, TestEngine, typed } from '../e2e/support/engine.ts';
 import { skipWithout } from '../e2e/support/requirements.ts';
 import { EnvoyPair, type Outcome } from './support/envoy-pair.ts';
 import { mutations, probe, Random, routedFilters, virtualHost } from './support/random-routes.ts';
@@ -29,7 +29,8 @@ describe('routes, beside stock Envoy', { skip: skipWithout('envoy') }, () => {
 
   const clusters = ['c0', 'c1', 'c2', 'c3'];
   // No connection is used twice: when one that was is closed, we try again where that is safe, and Envoy does not.
-  const clusterConfigs = () => clusters.map((name, i) => cluster(name, [ports[i]!], { max_requests_per_connection: 1 }));
+  const clusterConfigs = () =>
+    clusters.map((name, i) => cluster(name, [ports[i]!], { max_requests_per_connection: 1, circuit_breakers: { thresholds: [{ max_retries: 1_000 }] } }));
 
   for (const mostSpecificWins of [false, true])
     it(`random route tables, with headers of ${mostSpecificWins ? 'routes' : 'tables'} having the last word`, async () => {
@@ -78,6 +79,100 @@ describe('routes, beside stock Envoy', { skip: skipWithout('envoy') }, () => {
         `${forwarded} were forwarded, ${retried} tried again: the tables have become too dull`,
       );
     });
+
+  it('timeouts, tries, mirrors and weights', async () => {
+    const all = cluster('all', ports);
+    const retries = (on: string, more: Json = {}) => ({ retry_policy: { retry_on: on, num_retries: 2, retry_back_off: { base_interval: '0.001s' }, ...more } });
+    const previous = {
+      retry_host_predicate: [typed('envoy.retry_host_predicates.previous_hosts', 'extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate')],
+      host_selection_retry_max_attempts: 100,
+    };
+    const to = (prefix: string, route: Json): Json => ({
+      match: { prefix },
+      route: { ...(route['weighted_clusters'] ? {} : { cluster: 'c0' }), timeout: '5s', ...route },
+    });
+    const pair = await EnvoyPair.start(
+      engine,
+      http('c0', {
+        route_config: {
+          name: 'fixed',
+          virtual_hosts: [
+            {
+              name: 'all',
+              domains: ['*'],
+              include_request_attempt_count: true,
+              routes: [
+                to('/timeout', { timeout: '0.1s' }),
+                to('/per-try', retries('5xx', { per_try_timeout: '0.1s' })),
+                to('/per-try-not-retried', retries('connect-failure', { per_try_timeout: '0.1s' })),
+                to('/total', { timeout: '0.15s', ...retries('5xx', { per_try_timeout: '0.1s' }) }),
+                to('/nobody', { cluster: 'nobody', ...retries('connect-failure') }),
+                to('/others', {
+                  cluster: 'all',
+                  ...retries('503', { retry_on: 'retriable-status-codes', retriable_status_codes: [503], num_retries: 3, ...previous }),
+                }),
+                to('/mirror', {
+                  request_mirror_policies: [
+                    { cluster: 'c1' },
+                    { cluster: 'c2', disable_shadow_host_suffix_append: true },
+                    { cluster: 'c3', runtime_fraction: { default_value: { numerator: 0 } } },
+                  ],
+                }),
+                to('/weights', {
+                  weighted_clusters: {
+                    clusters: [
+                      { name: 'c0', weight: 70 },
+                      { name: 'c1', weight: 30 },
+                      { name: 'c2', weight: 0 },
+                    ],
+                  },
+                }),
+                { match: { prefix: '/part', runtime_fraction: { default_value: { numerator: 30 } } }, route: { cluster: 'c1' } },
+                to('/part', {}),
+              ],
+            },
+          ],
+        },
+      }),
+      [...clusterConfigs(), all, cluster('nobody', [1])],
+      seen,
+    );
+    for (const [path, answer] of [
+      ['/timeout', 'hang'],
+      ['/per-try', 'hang,200'],
+      ['/per-try', 'hang,hang,hang,200'],
+      ['/per-try-not-retried', 'hang,200'],
+      ['/total', 'hang,hang,200'],
+      ['/nobody', '200'],
+    ] as const) {
+      const { ours, theirs } = await pair.both({ path, headers: { 'x-answer': answer } });
+      assert.deepEqual(comparable(ours), comparable(theirs), `${path} ${answer}`);
+    }
+    for (let i = 0; i < 20; i++) {
+      const { ours, theirs } = await pair.both({ path: '/others', headers: { 'x-answer': '503,503,503,200' } });
+      for (const outcome of [ours, theirs]) assert.deepEqual(outcome.seen.map(({ server }) => server).sort(), [0, 1, 2, 3], 'each is asked once');
+    }
+    const mirrored = await pair.both({ path: '/mirror?x=1', headers: { 'x-a': 'b' } }, 3);
+    const byServer = ({ seen }: Outcome) => [...seen].sort((a, b) => a.server - b.server);
+    assert.deepEqual(byServer(mirrored.ours), byServer(mirrored.theirs));
+    assert.deepEqual(
+      byServer(mirrored.ours).map(({ headers }) => headers['host']),
+      ['test.example', 'test.example-shadow', 'test.example'],
+    );
+    for (const [path, share] of [
+      ['/weights', 0.3],
+      ['/part', 0.3],
+    ] as const) {
+      const count = 600;
+      const outcomes = await Promise.all(Array.from({ length: count }, () => pair.both({ path })));
+      for (const who of ['ours', 'theirs'] as const) {
+        const second = outcomes.filter((outcome) => outcome[who].seen[0]!.server === 1).length;
+        assert.equal(outcomes.filter((outcome) => outcome[who].seen[0]!.server > 1).length, 0);
+        // Five standard deviations.
+        assert.ok(Math.abs(second - share * count) < 5 * Math.sqrt(count * share * (1 - share)), `${path}, ${who}: ${second} of ${count}`);
+      }
+    }
+  });
 });
 
 /** Texts of failures that a proxy answers with of its own are for people, and each has its own; so is how the length of an answer is said. */

@@ -31,7 +31,7 @@ export interface Outcome {
  * `x-forwarded-for`, `x-forwarded-proto`: compared in e2e, where both are told to set them alike.
  */
 const ofAnswers = new Set(['date', 'server', 'connection', 'keep-alive', 'transfer-encoding', 'x-envoy-upstream-service-time', 'x-request-id']);
-const ofRequests = new Set(['x-request-id', 'connection', 'keep-alive', 'transfer-encoding', 'x-forwarded-for', 'x-forwarded-proto', 'host', 'x-probe']);
+const ofRequests = new Set(['x-request-id', 'connection', 'keep-alive', 'transfer-encoding', 'x-forwarded-for', 'x-forwarded-proto', 'x-probe']);
 
 /** Nothing that a probe asks for takes nearly as long. */
 const probeTimeoutMs = 5_000;
@@ -52,7 +52,7 @@ export class EnvoyPair {
     this.#probes = 0;
   }
 
-  /** Servers that answer as `x-answer` says (a status, or `reset`; several by commas are for one try after the other), and count who asked. */
+  /** Servers that answer as `x-answer` says (a status, `reset`, `ratelimited` or `hang`; several by commas are for one try after the other), and count who asked. */
   static async servers(engine: TestEngine, count: number): Promise<{ readonly ports: number[]; readonly seen: Map<string, Outcome['seen'][number][]> }> {
     const seen = new Map<string, Outcome['seen'][number][]>();
     const ports: number[] = [];
@@ -66,6 +66,7 @@ export class EnvoyPair {
         const answer = answers[Math.min(tries.length, answers.length) - 1]!;
         request.resume();
         if (answer === 'reset') return void request.socket.destroy();
+        if (answer === 'hang') return;
         if (answer === 'ratelimited') return void response.writeHead(429, { 'x-envoy-ratelimited': 'true' }).end();
         response.writeHead(Number(answer), { 'x-server': 'test', 'x-remove-me': '1', 'content-type': 'text/plain' });
         response.end(`${answer}\n`);
@@ -117,13 +118,13 @@ export class EnvoyPair {
     return new EnvoyPair(engine, ours, theirs, seen);
   }
 
-  /** Sends it to both. */
-  async both(probe: Probe): Promise<{ readonly ours: Outcome; readonly theirs: Outcome }> {
-    const [ours, theirs] = await Promise.all([this.#send(this.ours, probe), this.#send(this.theirs, probe)]);
+  /** Sends it to both; `tries`: waits until servers have seen so many, those of mirrors among them. */
+  async both(probe: Probe, tries = 0): Promise<{ readonly ours: Outcome; readonly theirs: Outcome }> {
+    const [ours, theirs] = await Promise.all([this.#send(this.ours, probe, tries), this.#send(this.theirs, probe, tries)]);
     return { ours, theirs };
   }
 
-  async #send(port: number, probe: Probe): Promise<Outcome> {
+  async #send(port: number, probe: Probe, tries: number): Promise<Outcome> {
     const id = `${port}-${this.#probes++}`;
     const answer = await new Promise<{ status: number; headers: http.IncomingHttpHeaders; body: string }>((resolve, reject) => {
       const request = http.request(
@@ -146,6 +147,12 @@ export class EnvoyPair {
       request.on('error', reject);
       request.end();
     });
+    if (tries > 0)
+      await until(
+        `${tries} requests have been seen`,
+        async () => this.#seen.get(id)?.length ?? 0,
+        (count) => count >= tries,
+      );
     const seen = this.#seen.get(id) ?? [];
     this.#seen.delete(id);
     return { status: answer.status, headers: pick(answer.headers, ofAnswers), body: answer.body, seen };

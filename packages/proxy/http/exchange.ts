@@ -127,6 +127,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #interimHeads: number;
   #attempts: number;
   #attemptStartedAt: number;
+  /** The cluster that a retry under way counts with. */
+  #retryingTo: Cluster | undefined;
   #failedEndpoints: Endpoint[] | undefined;
   #mirrors: MirrorRequest[] | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -184,6 +186,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#interimHeads = 0;
     this.#attempts = 0;
     this.#attemptStartedAt = 0;
+    this.#retryingTo = undefined;
     this.#failedEndpoints = undefined;
     this.#mirrors = undefined;
     this.#timer = undefined;
@@ -424,8 +427,9 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       target.requestHeaders.apply(head.headers, this);
       if (target.requestHeaders.changesHost) head.authority = head.headers.get('host') ?? head.authority;
     }
-    const host = target.hostRewrite ?? (action.hostRewrite && rewrittenHost(action.hostRewrite, head));
-    if (host !== undefined) this.#tellHost(host, action.tellsHost && target.hostRewrite === undefined);
+    if (target.hostRewrite !== undefined) this.#tellHost(target.hostRewrite, false);
+    const host = action.hostRewrite && rewrittenHost(action.hostRewrite, head);
+    if (host !== undefined) this.#tellHost(host, action.tellsHost);
     if (action.rewrite !== undefined) {
       this.retarget(rewriteTarget(head.target, action.rewrite));
       head.headers.set('x-envoy-original-path', this.originalPath);
@@ -625,6 +629,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     const retry = this.#retryPolicy();
     if (retry !== undefined && isRetriableAnswer(head, retry, this.isGrpc) && this.#retry(retry, 'URX')) return;
     clearTimeout(this.#perTryTimer);
+    this.#endRetry();
     this.#replay = undefined;
     if (this.#responseHold === undefined) return this.#takeResponseHead(head, hasBody);
     const look = this.#responseHold;
@@ -895,6 +900,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
       this.addFlag(exhaustedFlag);
       return false;
     }
+    this.#endRetry();
     if (!this.cluster!.hasRetriesLeft) return false;
     clearTimeout(this.#perTryTimer);
     this.#dropUpstream();
@@ -902,15 +908,21 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (retry.avoidsPreviousHosts && this.endpoint !== undefined) (this.#failedEndpoints ??= []).push(this.endpoint);
     // Full jitter over a doubling interval (Envoy, "x-envoy-max-retries").
     const ceiling = Math.min(retry.backoffMaxMs, retry.backoffBaseMs * 2 ** (this.#attempts - 1));
-    const cluster = this.cluster!;
-    cluster.activeRetries++;
+    this.#retryingTo = this.cluster;
+    this.cluster!.activeRetries++;
     this.#isForwarding = false;
     this.#timer = setTimeout(() => {
-      cluster.activeRetries--;
       this.#timer = undefined;
       if (!this.#isFinished) this.#attempt();
     }, this.settings.context.random() * ceiling);
     return true;
+  }
+
+  /** A retry counts from its pause until it is known what has come of it. */
+  #endRetry(): void {
+    if (this.#retryingTo === undefined) return;
+    this.#retryingTo.activeRetries--;
+    this.#retryingTo = undefined;
   }
 
   #timedOut(): void {
@@ -1048,6 +1060,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     if (this.#timer !== undefined) clearTimeout(this.#timer);
     if (this.#timeoutTimer !== undefined) clearTimeout(this.#timeoutTimer);
     if (this.#perTryTimer !== undefined) clearTimeout(this.#perTryTimer);
+    this.#endRetry();
     if (this.#queuedAt !== undefined) this.cluster!.stopWaiting(this.#queuedAt, this);
     if (this.#upstream !== undefined) this.#dropUpstream();
     this.#replay = undefined;
