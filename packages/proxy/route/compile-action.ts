@@ -110,6 +110,9 @@ const supported = new Set([
   ...['maxGrpcTimeout', 'upgradeConfigs', 'hedgePolicy', 'maxStreamDuration'],
 ]);
 
+const supportedOfDuration = new Set(['maxStreamDuration', 'grpcTimeoutHeaderMax']);
+const supportedOfWeights = new Set(['clusters', 'totalWeight', 'runtimeKeyPrefix']);
+
 const notFoundStatus: Readonly<Record<NotFoundCode, number>> = {
   [NotFoundCode.SERVICE_UNAVAILABLE]: 503,
   [NotFoundCode.NOT_FOUND]: 404,
@@ -118,7 +121,7 @@ const notFoundStatus: Readonly<Record<NotFoundCode, number>> = {
 
 function compileForward(action: RouteActionMessage, path: PathCondition, inherited: Inherited, place: string): ForwardAction {
   refuseUnsupported(RouteActionSchema, action, supported, place);
-  refuseUnsupported(RouteAction_MaxStreamDurationSchema, action.maxStreamDuration, new Set(['maxStreamDuration', 'grpcTimeoutHeaderMax']), place);
+  refuseUnsupported(RouteAction_MaxStreamDurationSchema, action.maxStreamDuration, supportedOfDuration, place);
   const mirrors = action.requestMirrorPolicies.length > 0 ? action.requestMirrorPolicies : inherited.mirrors;
   return {
     kind: 'forward',
@@ -182,7 +185,7 @@ function compileTargets(action: RouteActionMessage, inherited: Inherited, place:
     case 'clusterHeader':
       return new WeightedTargets([{ ...plain, cluster: '', clusterHeader: spec.value.toLowerCase() }]);
     case 'weightedClusters': {
-      refuseUnsupported(WeightedClusterSchema, spec.value, new Set(['clusters', 'totalWeight', 'runtimeKeyPrefix']), place);
+      refuseUnsupported(WeightedClusterSchema, spec.value, supportedOfWeights, place);
       const targets = spec.value.clusters.map((cluster) => compileTarget(cluster, inherited, place));
       const total = targets.reduce((sum, target) => sum + target.weight, 0);
       if (total <= 0) throw new MizzenError('invalid-route', `${place}: the weights of a route add up to nothing`);

@@ -1,4 +1,4 @@
-import { type DescMessage, isFieldSet, type Message } from '@bufbuild/protobuf';
+import { type DescField, type DescMessage, isFieldSet, type Message } from '@bufbuild/protobuf';
 import { MizzenError } from '@mizzen/common';
 
 /**
@@ -7,7 +7,17 @@ import { MizzenError } from '@mizzen/common';
  */
 export function refuseUnsupported(schema: DescMessage, message: Message | undefined, supported: ReadonlySet<string>, place: string): void {
   if (message === undefined) return;
-  for (const field of schema.fields)
-    if (!supported.has(field.localName) && isFieldSet(message, field))
-      throw new MizzenError('unsupported-field', `${place}: ${field.name} of ${schema.name} is not supported`);
+  for (const field of othersOf(schema, supported))
+    if (isFieldSet(message, field)) throw new MizzenError('unsupported-field', `${place}: ${field.name} of ${schema.name} is not supported`);
+}
+
+/** The fields beside the supported ones, found once for each set: a table of routes asks ten thousands of times. */
+const others = new WeakMap<ReadonlySet<string>, Map<DescMessage, readonly DescField[]>>();
+
+function othersOf(schema: DescMessage, supported: ReadonlySet<string>): readonly DescField[] {
+  let bySchema = others.get(supported);
+  if (bySchema === undefined) others.set(supported, (bySchema = new Map()));
+  let fields = bySchema.get(schema);
+  if (fields === undefined) bySchema.set(schema, (fields = schema.fields.filter((field) => !supported.has(field.localName))));
+  return fields;
 }
