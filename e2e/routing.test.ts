@@ -104,6 +104,39 @@ describe('routing', () => {
     assert.equal((await ask('/../../admin')).status, 400);
   });
 
+  it('leaves a part of the paths to a delegate, whose conditions lie within those of the root', async () => {
+    const delegate = (name: string, http: string) =>
+      `---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: ${name} }\nspec:\n  http:\n${http}`;
+    await mesh.apply(
+      `${virtualService(`
+  - match: [{ uri: { prefix: /team } }]
+    headers: { request: { set: { x-from: root, x-team: root } } }
+    delegate: { name: team }
+  - route: [{ destination: { host: reviews, subset: v1 } }]
+`)}${delegate(
+        'team',
+        `
+  - match: [{ uri: { prefix: /team/a } }, { uri: { prefix: /elsewhere } }]
+    headers: { request: { set: { x-team: leaf } } }
+    route: [{ destination: { host: reviews, subset: v2 } }]
+  - match: [{ headers: { x-v2: { exact: "yes" } } }]
+    route: [{ destination: { host: reviews, subset: v2 } }]
+`,
+      )}`,
+    );
+    const first = await ask('/team/a/x');
+    assert.deepEqual([first.echo?.name, first.echo?.headers['x-from'], first.echo?.headers['x-team']], ['reviews-v2', 'root', 'leaf']);
+    assert.equal((await ask('/team/b', { 'x-v2': 'yes' })).echo?.name, 'reviews-v2');
+    assert.equal((await ask('/other', { 'x-v2': 'yes' })).echo?.name, 'reviews-v1', 'outside of what was left to the delegate');
+    assert.equal((await ask('/elsewhere')).echo?.name, 'reviews-v1');
+    await mesh.apply(virtualService('\n  - match: [{ uri: { prefix: /team } }]\n    delegate: { name: nobody }\n'));
+    assert.match(
+      mesh.plane.pilot.findings.find(({ code }) => code === 'IST0101')!.message,
+      /leaves a route to the VirtualService default\/nobody, which does not exist/,
+    );
+    assert.equal((await ask('/team/a/x')).echo?.name, 'reviews-v2', 'the version before it stays');
+  });
+
   it('rewrites, redirects, answers directly, and changes headers', async () => {
     await mesh.apply(
       virtualService(`

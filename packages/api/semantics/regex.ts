@@ -13,3 +13,14 @@ export function regexProblem(pattern: string, path: string): Problem | undefined
     return invalid(path, `${JSON.stringify(pattern)} is no RE2 regular expression: ${error instanceof Error ? error.message : String(error)}`);
   }
 }
+
+/** In a substitution `\1` is the first group, `\\` a backslash. The pattern is a valid one. */
+export function substitutionProblem(pattern: string, substitution: string, path: string): Problem | undefined {
+  if (regexProblem(pattern, path) !== undefined) return undefined;
+  const groups = RE2JS.compile(pattern).groupCount();
+  for (const [written, digit] of substitution.matchAll(/\\(\d|\\)?/g)) {
+    if (digit === undefined) return invalid(path, 'a backslash must be followed by the number of a group, or by another backslash');
+    if (digit !== '\\' && Number(digit) > groups) return invalid(path, `${written} is no group: the regex has ${groups}`);
+  }
+  return undefined;
+}

@@ -5,12 +5,14 @@ import type {
   HeaderOperationsSpec,
   HttpMatchSpec,
   HttpRouteSpec,
+  RouteDestinationSpec,
   StringMatchSpec,
+  TlsMatchSpec,
   VirtualServiceSpec,
 } from '../types/virtual-service.ts';
 import { collect, durationProblem, hostProblem, invalid, percentProblem, portProblem } from './checks.ts';
 import { grpcStatusNames, grpcStatusOf } from './grpc-status.ts';
-import { regexProblem } from './regex.ts';
+import { regexProblem, substitutionProblem } from './regex.ts';
 
 const token = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 
@@ -30,7 +32,7 @@ function corsProblems(policy: CorsPolicySpec, path: string, problems: Problem[])
 /** Rules of Istio's own validation of VirtualService that can be decided from the object alone. */
 export function virtualServiceProblems(spec: VirtualServiceSpec): Problem[] {
   const problems: Problem[] = [];
-  if (!spec.hosts?.length) problems.push({ code: 'missing-field', path: 'spec.hosts', message: 'at least one host is required' });
+  if (!spec.hosts?.length) problems.push(...delegateProblems(spec));
   spec.hosts?.forEach((host, i) => problems.push(...collect(hostProblem(host, `spec.hosts[${i}]`))));
   const namedGateways = spec.gateways?.filter((gateway) => gateway !== 'mesh') ?? [];
   if (spec.hosts?.includes('*') && (namedGateways.length === 0 || spec.gateways?.includes('mesh'))) {
@@ -39,7 +41,80 @@ export function virtualServiceProblems(spec: VirtualServiceSpec): Problem[] {
   if (!spec.http?.length && !spec.tls?.length && !spec.tcp?.length)
     problems.push({ code: 'missing-field', path: 'spec.http', message: 'one of http, tls or tcp is required' });
   spec.http?.forEach((route, i) => routeProblems(route, `spec.http[${i}]`, problems));
+  for (const kind of ['tcp', 'tls'] as const)
+    spec[kind]?.forEach((route, i) => {
+      const path = `spec.${kind}[${i}]`;
+      weightProblems(route.route, path, problems);
+      if (!route.route?.length) problems.push({ code: 'missing-field', path: `${path}.route`, message: 'where connections go is required' });
+      (route.match as readonly TlsMatchSpec[] | undefined)?.forEach((match, j) => l4MatchProblems(match, `${path}.match[${j}]`, problems));
+      if (kind === 'tls' && !route.match?.length)
+        problems.push({ code: 'missing-field', path: `${path}.match`, message: 'TLS is routed by server names: a match with sniHosts is required' });
+    });
+  spec.tls?.forEach((route, i) =>
+    route.match?.forEach((match, j) => {
+      if (!match.sniHosts?.length)
+        problems.push({ code: 'missing-field', path: `spec.tls[${i}].match[${j}].sniHosts`, message: 'at least one server name is required' });
+      for (const [k, name] of (match.sniHosts ?? []).entries())
+        if (!spec.hosts?.some((host) => isWithin(name, host)))
+          problems.push(invalid(`spec.tls[${i}].match[${j}].sniHosts[${k}]`, `${JSON.stringify(name)} is not among the hosts of this VirtualService`));
+    }),
+  );
   return problems;
+}
+
+/** One without hosts is for others to leave routes to. */
+function delegateProblems(spec: VirtualServiceSpec): Problem[] {
+  const only = 'a VirtualService without hosts is a delegate: it has http routes and nothing else';
+  if (spec.gateways?.length) return [invalid('spec.gateways', only)];
+  if (spec.tcp?.length || spec.tls?.length || !spec.http?.length)
+    return [{ code: 'missing-field', path: 'spec.hosts', message: `at least one host is required (${only})` }];
+  return spec.http.flatMap((route, i) => (route.delegate ? [invalid(`spec.http[${i}].delegate`, 'a delegate has no delegates: one level only')] : []));
+}
+
+function isWithin(name: string, host: string): boolean {
+  return host === '*' || host === name || (host.startsWith('*.') && name.endsWith(host.slice(1)));
+}
+
+const subnet = /^(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]+)(?:\/\d{1,3})?$/i;
+
+function l4MatchProblems(match: TlsMatchSpec, path: string, problems: Problem[]): void {
+  match.destinationSubnets?.forEach((text, i) => {
+    if (!subnet.test(text)) problems.push(invalid(`${path}.destinationSubnets[${i}]`, `${JSON.stringify(text)} is no range of addresses such as 10.1.0.0/16`));
+  });
+  match.sniHosts?.forEach((name, i) => problems.push(...collect(hostProblem(name, `${path}.sniHosts[${i}]`))));
+  if (match.port !== undefined) problems.push(...collect(portProblem(match.port, `${path}.port`)));
+}
+
+function weightProblems(targets: readonly RouteDestinationSpec[] | undefined, path: string, problems: Problem[]): void {
+  targets?.forEach((target, i) => {
+    problems.push(...destinationProblems(target.destination, `${path}.route[${i}].destination`));
+    if (target.weight !== undefined && (!Number.isInteger(target.weight) || target.weight < 0))
+      problems.push(invalid(`${path}.route[${i}].weight`, `${target.weight} is no weight: weights are whole numbers of at least 0`));
+  });
+  if ((targets?.length ?? 0) > 1 && targets!.every((target) => !target.weight))
+    problems.push(invalid(`${path}.route`, 'several destinations need weights, at least one of them above 0'));
+}
+
+/** envoy "x-envoy-retry-on" and "x-envoy-retry-grpc-on", as far as Istio takes them. */
+const retryConditions = new Set([
+  ...['5xx', 'gateway-error', 'reset', 'reset-before-request', 'connect-failure', 'retriable-4xx', 'refused-stream', 'retriable-status-codes'],
+  ...[
+    'retriable-headers',
+    'envoy-ratelimited',
+    'http3-post-connect-failure',
+    'cancelled',
+    'deadline-exceeded',
+    'internal',
+    'resource-exhausted',
+    'unavailable',
+  ],
+]);
+
+function unknownCondition(retryOn: string | undefined): string | undefined {
+  return retryOn
+    ?.split(',')
+    .map((condition) => condition.trim())
+    .find((condition) => condition !== '' && !retryConditions.has(condition) && !/^[1-5]\d\d$/.test(condition));
 }
 
 const faultStatus = (status: number) => Number.isInteger(status) && status >= 200 && status <= 599;
@@ -57,17 +132,20 @@ function routeProblems(route: HttpRouteSpec, path: string, problems: Problem[]):
   if (route.redirect && route.rewrite) problems.push(invalid(`${path}.rewrite`, 'a redirect cannot also rewrite'));
 
   route.match?.forEach((match, i) => matchProblems(match, `${path}.match[${i}]`, problems));
+  weightProblems(route.route, path, problems);
+  if (route.delegate && !route.delegate.name)
+    problems.push({ code: 'missing-field', path: `${path}.delegate.name`, message: 'the name of a VirtualService is required' });
+  const unknown = unknownCondition(route.retries?.retryOn);
+  if (unknown !== undefined)
+    problems.push(
+      invalid(`${path}.retries.retryOn`, `${JSON.stringify(unknown)} is no condition to try again on: a status, or one of ${[...retryConditions].join(', ')}`),
+    );
   route.route?.forEach((target, i) => {
-    problems.push(...destinationProblems(target.destination, `${path}.route[${i}].destination`));
-    if (target.weight !== undefined && (!Number.isInteger(target.weight) || target.weight < 0))
-      problems.push(invalid(`${path}.route[${i}].weight`, `${target.weight} is no weight: weights are whole numbers of at least 0`));
     problems.push(
       ...headerProblems(target.headers?.request, `${path}.route[${i}].headers.request`),
       ...headerProblems(target.headers?.response, `${path}.route[${i}].headers.response`),
     );
   });
-  if ((route.route?.length ?? 0) > 1 && route.route!.every((target) => !target.weight))
-    problems.push(invalid(`${path}.route`, 'several destinations need weights, at least one of them above 0'));
   problems.push(...headerProblems(route.headers?.request, `${path}.headers.request`), ...headerProblems(route.headers?.response, `${path}.headers.response`));
 
   problems.push(
@@ -109,7 +187,13 @@ function routeProblems(route: HttpRouteSpec, path: string, problems: Problem[]):
     const { match, rewrite } = route.rewrite.uriRegexRewrite;
     if (match === undefined || rewrite === undefined)
       problems.push({ code: 'missing-field', path: `${path}.rewrite.uriRegexRewrite`, message: 'both match and rewrite are required' });
-    else problems.push(...collect(regexProblem(match, `${path}.rewrite.uriRegexRewrite.match`)));
+    else
+      problems.push(
+        ...collect(
+          regexProblem(match, `${path}.rewrite.uriRegexRewrite.match`),
+          substitutionProblem(match, rewrite, `${path}.rewrite.uriRegexRewrite.rewrite`),
+        ),
+      );
     if (route.rewrite.uri !== undefined) problems.push(invalid(`${path}.rewrite`, 'only one of uri and uriRegexRewrite may be set'));
   }
 }
@@ -154,6 +238,9 @@ function headerProblems(operations: HeaderOperationsSpec | undefined, path: stri
     for (const [name, value] of Object.entries(operations?.[field] ?? {})) {
       if (!headerName.test(name)) problems.push(invalid(`${path}.${field}`, `${JSON.stringify(name)} is no header name (RFC 9110 section 5.1)`));
       if (/[\x00-\x08\x0a-\x1f\x7f]/.test(value)) problems.push(invalid(`${path}.${field}.${name}`, 'a header value must not hold control characters'));
+      // Envoy's command operators (%DOWNSTREAM_REMOTE_ADDRESS%); a lone percent sign would have the whole table refused.
+      if (/%/.test(value.replace(/%%|%[A-Z_0-9]+(?:\([^)%]*\))?(?::\d+)?%/g, '')))
+        problems.push(invalid(`${path}.${field}.${name}`, 'a percent sign begins an operator such as %REQ(x-name)%; write %% for the sign itself'));
     }
   }
   operations?.remove?.forEach(

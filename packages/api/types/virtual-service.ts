@@ -3,8 +3,8 @@ export interface VirtualServiceSpec {
   readonly hosts?: readonly string[];
   readonly gateways?: readonly string[];
   readonly http?: readonly HttpRouteSpec[];
-  readonly tls?: readonly unknown[];
-  readonly tcp?: readonly unknown[];
+  readonly tls?: readonly TlsRouteSpec[];
+  readonly tcp?: readonly TcpRouteSpec[];
   readonly exportTo?: readonly string[];
 }
 
@@ -23,10 +23,41 @@ export interface HttpRouteSpec {
   readonly mirrorPercentage?: PercentSpec;
   readonly mirrorPercent?: number;
   readonly headers?: HeadersSpec;
-  readonly delegate?: unknown;
+  readonly delegate?: { readonly name?: string; readonly namespace?: string };
   readonly corsPolicy?: CorsPolicySpec;
+  /** Not of Istio: the object that it was written in, and where in it, when that is another than the one that it is part of. No schema has it. */
+  readonly source?: { readonly object: unknown; readonly path: string };
   /** Not of Istio: what policies of an Api say to filters, packed. No resource can set it: no schema has it. */
   readonly filterConfigs?: Readonly<Record<string, unknown>>;
+}
+
+export interface TlsRouteSpec {
+  readonly match?: readonly TlsMatchSpec[];
+  readonly route?: readonly RouteDestinationSpec[];
+}
+
+export interface TcpRouteSpec {
+  readonly match?: readonly L4MatchSpec[];
+  readonly route?: readonly RouteDestinationSpec[];
+}
+
+export interface L4MatchSpec {
+  /** `10.1.0.0/16`, or an address. */
+  readonly destinationSubnets?: readonly string[];
+  readonly port?: number;
+  readonly sourceLabels?: Readonly<Record<string, string>>;
+  readonly sourceNamespace?: string;
+  readonly gateways?: readonly string[];
+}
+
+export interface TlsMatchSpec extends L4MatchSpec {
+  /** Server names in the handshake; `*.example.com` too. */
+  readonly sniHosts?: readonly string[];
+}
+
+export interface RouteDestinationSpec {
+  readonly destination: DestinationSpec;
+  readonly weight?: number;
 }
 
 export interface PercentSpec {

@@ -5,6 +5,7 @@ import { describeFinding, type Finding } from './analysis/finding.ts';
 import { destinationRuleFindings, virtualServiceFindings } from './analysis/references.ts';
 import { consumerTable } from './apis/consumer-table.ts';
 import { type ResolvedApi, resolveApi } from './apis/resolved-api.ts';
+import { withDelegates } from './delegates.ts';
 import { defaultMeshConfig, type MeshConfig, meshConfigName, readMeshConfig } from './mesh-config.ts';
 import { type Configured, type MeshSnapshot, rootNamespace, takeSnapshot } from './snapshot.ts';
 
@@ -76,7 +77,7 @@ export class SnapshotBuilder {
     for (const key of this.#lastGood.keys()) if (!present.has(key)) this.#lastGood.delete(key);
     this.#findings = findings;
     this.#report(findings);
-    return { ...raw, virtualServices: admitted };
+    return { ...raw, virtualServices: withDelegates(admitted) };
   }
 
   /** What an API refers to is found; one whose documents or secrets cannot be used does not replace the version of it that could. */

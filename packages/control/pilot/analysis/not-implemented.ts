@@ -5,7 +5,7 @@ import { type AuthorizationPolicySpec, groupOf, isPlainObject, type Resource } f
  * A line leaves this table when its behaviour arrives.
  */
 const fields: Readonly<Record<string, readonly string[]>> = {
-  VirtualService: ['spec.tls', 'spec.tcp', 'spec.http.delegate', 'spec.http.fault.delay.exponentialDelay', 'spec.http.retries.retryRemoteLocalities'],
+  VirtualService: ['spec.http.fault.delay.exponentialDelay', 'spec.http.fault.abort.http2Error', 'spec.http.match.statPrefix'],
   DestinationRule: [
     'tunnel',
     'tls.credentialName',

@@ -1,7 +1,9 @@
-import type { DestinationSpec, GatewaySpec, VirtualServiceSpec } from '@mizzen/api';
+import type { DestinationSpec, GatewaySpec, HttpRouteSpec, VirtualServiceSpec } from '@mizzen/api';
 import { closestName, describeOrigin } from '@mizzen/common';
 import { sidecarGateway } from '../apis/resolved-api.ts';
+import { delegateOf } from '../delegates.ts';
 import { destinationRuleFor } from '../generate/destination-policy.ts';
+import { appliesTo } from '../generate/virtual-service-routes.ts';
 import { type Configured, hostMatches, type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import type { Finding } from './finding.ts';
 
@@ -60,9 +62,15 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
     if (route.mirror) check(route.mirror, `${path}.mirror`, path);
     for (const [j, mirror] of (route.mirrors ?? []).entries())
       if (mirror.destination) check(mirror.destination, `${path}.mirrors[${j}].destination`, `${path}.mirrors[${j}]`);
+    if (route.delegate) delegateFindings(route, virtualService, snapshot, (level, message) => add('IST0101', level, `${path}.delegate`, path, message));
     if (!route.match?.length && i < virtualService.spec.http!.length - 1)
       add('MZ0002', 'info', `spec.http[${i + 1}]`, `spec.http[${i + 1}]`, `${object}: the route after one without a match is never reached.`);
   }
+  for (const kind of ['tcp', 'tls'] as const)
+    for (const [i, route] of (virtualService.spec[kind] ?? []).entries())
+      for (const [j, target] of (route.route ?? []).entries())
+        check(target.destination, `spec.${kind}[${i}].route[${j}].destination`, `spec.${kind}[${i}].route[${j}]`);
+  findings.push(...conflictFindings(virtualService, snapshot));
   for (const [i, name] of (virtualService.spec.gateways ?? []).entries()) {
     if (name === 'mesh' || name === sidecarGateway) continue;
     const [namespace, gatewayName] = name.includes('/') ? (name.split('/') as [string, string]) : [virtualService.namespace, name];
@@ -84,6 +92,45 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
     }
   }
   return findings;
+}
+
+function delegateFindings(
+  route: HttpRouteSpec,
+  root: Configured<VirtualServiceSpec>,
+  snapshot: MeshSnapshot,
+  add: (level: Finding['level'], message: string) => void,
+): void {
+  const object = `${root.kind} ${root.namespace}/${root.name}`;
+  const { name, namespace = root.namespace } = route.delegate!;
+  const delegate = delegateOf(route, root, snapshot.virtualServices);
+  if (!delegate) {
+    const exists = snapshot.virtualServices.some((other) => other.name === name && other.namespace === namespace);
+    const why = exists ? 'which has hosts of its own, or is not exported to here' : 'which does not exist';
+    add('error', `${object} leaves a route to the VirtualService ${namespace}/${name}, ${why}. A delegate is a VirtualService without hosts and gateways.`);
+  } else if (delegate.spec.http?.some((leaf) => leaf.delegate))
+    add('warning', `${object}: its delegate ${namespace}/${name} leaves routes to others itself; those are left out, a delegate has none.`);
+}
+
+/** Several objects that hold one host for the mesh: the oldest has it, and the others do nothing there. */
+function conflictFindings(virtualService: Configured<VirtualServiceSpec>, snapshot: MeshSnapshot): Finding[] {
+  if (!appliesTo(virtualService, 'mesh')) return [];
+  const resolved = (one: Configured<VirtualServiceSpec>) => (one.spec.hosts ?? []).map((host) => resolveHost(host, one.namespace, snapshot));
+  const older = snapshot.virtualServices.slice(0, snapshot.virtualServices.indexOf(virtualService)).filter((other) => appliesTo(other, 'mesh'));
+  return resolved(virtualService).flatMap((host, i): Finding[] => {
+    const holder = older.find((other) => resolved(other).includes(host));
+    if (!holder) return [];
+    const object = `${virtualService.kind} ${virtualService.namespace}/${virtualService.name}`;
+    return [
+      {
+        code: 'IST0109',
+        level: 'warning',
+        object,
+        path: `spec.hosts[${i}]`,
+        place: placeOf(virtualService),
+        message: `${object}: ${holder.kind} ${holder.namespace}/${holder.name} holds host "${virtualService.spec.hosts![i]}" for the mesh already, being older. Put the routes into one object, or use delegates.`,
+      },
+    ];
+  });
 }
 
 function gatewayHolds(gateway: GatewaySpec, host: string): boolean {

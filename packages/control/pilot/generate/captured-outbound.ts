@@ -1,15 +1,16 @@
 import { create } from '@bufbuild/protobuf';
 import { durationFromMs, type Init } from '@mizzen/envoy-api';
-import type { FilterChainSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
+import type { FilterChainSchema, FilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { type Listener, ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { apiFilters, apisOf } from '../apis/listener-filters.ts';
 import type { Capture, ProxyView } from '../proxy-view.ts';
 import { isHttp, type Service, type ServicePort } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
+import { bytesTo, serverNamesTo } from './byte-routes.ts';
 import { visibleServices } from './clusters.ts';
 import { connectionManager, httpInspector, originalDestination, plainHttp, socketAddress, tcpProxy, tlsInspector } from './connection-manager.ts';
-import { blackHoleCluster, outboundClusterName, passthroughCluster } from './names.ts';
+import { blackHoleCluster, passthroughCluster } from './names.ts';
 import { outboundTrafficMode } from './outbound-traffic.ts';
 import { serviceAddresses } from './service-addresses.ts';
 import { ads } from './tls-contexts.ts';
@@ -43,6 +44,8 @@ function virtualOutbound(port: number, version: 4 | 6, others: string): Listener
   });
 }
 
+type Filter = Init<typeof FilterSchema>;
+
 /** What services want of a port on all addresses. */
 interface PortPlan {
   /** Somebody has declared HTTP on it. */
@@ -50,11 +53,11 @@ interface PortPlan {
   /** Somebody has declared nothing, and has no address by which it could be told apart. */
   isUndeclared: boolean;
   /** TLS of applications, by the server name that they ask for. */
-  readonly byServerName: Map<string, string>;
+  readonly byServerName: Map<string, Filter>;
   /** Address ranges of services (`10.1.0.0/16`). */
-  readonly byRange: Map<string, string>;
+  readonly byRange: Map<string, Filter>;
   /** What is neither, for a service that is wherever its client thinks it is. */
-  tcpCluster: string | undefined;
+  bytes: Filter | undefined;
 }
 
 interface AddressPlan {
@@ -69,7 +72,7 @@ function planListeners(view: ProxyView, snapshot: MeshSnapshot): { byPort: Map<n
   const planOf = (port: number): PortPlan => {
     const known = byPort.get(port);
     if (known) return known;
-    const made: PortPlan = { isHttp: false, isUndeclared: false, byServerName: new Map(), byRange: new Map(), tcpCluster: undefined };
+    const made: PortPlan = { isHttp: false, isUndeclared: false, byServerName: new Map(), byRange: new Map(), bytes: undefined };
     byPort.set(port, made);
     return made;
   };
@@ -83,16 +86,17 @@ function planListeners(view: ProxyView, snapshot: MeshSnapshot): { byPort: Map<n
         planOf(port.number).isHttp = true;
         continue;
       }
-      const cluster = outboundClusterName(port.number, '', service.hostname);
       if (port.protocol === 'HTTPS' || port.protocol === 'TLS') {
         const names = planOf(port.number).byServerName;
-        if (!names.has(service.hostname)) names.set(service.hostname, cluster);
+        for (const { serverNames, filter } of serverNamesTo(service, port, view, snapshot))
+          for (const name of serverNames) if (!names.has(name)) names.set(name, filter);
       } else if (addresses.length === 0) {
         if (port.protocol === 'AUTO') planOf(port.number).isUndeclared = true;
-        else if (service.resolution === 'none') planOf(port.number).tcpCluster ??= cluster;
+        else if (service.resolution === 'none') planOf(port.number).bytes ??= bytesTo(service, port, undefined, view, snapshot).filter;
       }
       for (const range of service.addresses) {
-        if (range.includes('/') && !planOf(port.number).byRange.has(range)) planOf(port.number).byRange.set(range, cluster);
+        const { byRange } = planOf(port.number);
+        if (range.includes('/') && !byRange.has(range)) byRange.set(range, bytesTo(service, port, range.split('/')[0], view, snapshot).filter);
       }
       for (const address of addresses) {
         const key = `${address}_${port.number}`;
@@ -109,9 +113,9 @@ function portListener(port: number, plan: PortPlan, version: 4 | 6, others: stri
   const name = `${address}_${port}`;
   const speaksHttp = plan.isHttp || plan.isUndeclared;
   // Where HTTP alone is spoken nothing has to be found out.
-  const isHttpOnly = plan.isHttp && !plan.isUndeclared && plan.byServerName.size === 0 && plan.byRange.size === 0 && plan.tcpCluster === undefined;
+  const isHttpOnly = plan.isHttp && !plan.isUndeclared && plan.byServerName.size === 0 && plan.byRange.size === 0 && plan.bytes === undefined;
   const http = httpChain(name, String(port), isHttpOnly, view, snapshot);
-  const rest = plan.tcpCluster ?? others;
+  const rest = plan.bytes ?? tcpProxy(others, others);
   return create(ListenerSchema, {
     name,
     address: socketAddress(address, port),
@@ -120,27 +124,27 @@ function portListener(port: number, plan: PortPlan, version: 4 | 6, others: stri
     ...(isHttpOnly ? {} : detection(snapshot, plan.byServerName.size > 0, speaksHttp)),
     filterChains: [
       ...(speaksHttp ? [http] : []),
-      ...[...plan.byServerName].map(([serverName, cluster]) => ({
+      ...[...plan.byServerName].map(([serverName, filter]) => ({
         name: `${name}-${serverName}`,
         filterChainMatch: { transportProtocol: 'tls', serverNames: [serverName] },
-        filters: [tcpProxy(cluster, cluster)],
+        filters: [filter],
       })),
-      ...[...plan.byRange].map(([range, cluster]) => {
+      ...[...plan.byRange].map(([range, filter]) => {
         const [addressPrefix = '', length] = range.split('/');
         return {
           name: `${name}-${range}`,
           filterChainMatch: { prefixRanges: [{ addressPrefix, prefixLen: Number(length) }] },
-          filters: [tcpProxy(cluster, cluster)],
+          filters: [filter],
         };
       }),
     ],
-    ...(isHttpOnly ? {} : { defaultFilterChain: { name: `${name}-others`, filters: [tcpProxy(rest, rest)] } }),
+    ...(isHttpOnly ? {} : { defaultFilterChain: { name: `${name}-others`, filters: [rest] } }),
   });
 }
 
 function addressListener({ address, service, port }: AddressPlan, view: ProxyView, snapshot: MeshSnapshot): Listener {
   const name = `${address}_${port.number}`;
-  const cluster = outboundClusterName(port.number, '', service.hostname);
+  const { filter } = bytesTo(service, port, address, view, snapshot);
   const isUndeclared = port.protocol === 'AUTO';
   return create(ListenerSchema, {
     name,
@@ -149,7 +153,7 @@ function addressListener({ address, service, port }: AddressPlan, view: ProxyVie
     trafficDirection: 2,
     ...(isUndeclared ? detection(snapshot, true, true) : {}),
     filterChains: isUndeclared ? [httpChain(name, `${service.hostname}:${port.number}`, false, view, snapshot)] : [],
-    defaultFilterChain: { name: `${name}-tcp`, filters: [tcpProxy(cluster, cluster)] },
+    defaultFilterChain: { name: `${name}-tcp`, filters: [filter] },
   });
 }
 

@@ -14,7 +14,7 @@ import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extension
 import { spiffeUri } from '../../citadel/spiffe-identity.ts';
 import { apisOf, rateLimitCluster } from '../apis/listener-filters.ts';
 import type { Capture, ProxyView } from '../proxy-view.ts';
-import { mayBeHttp, type Protocol, type Service, type ServicePort, selects } from '../registry/service.ts';
+import { type Instance, mayBeHttp, type Protocol, type Service, type ServicePort, selects } from '../registry/service.ts';
 import { type Configured, isVisible, type MeshSnapshot } from '../snapshot.ts';
 import { socketAddress } from './connection-manager.ts';
 import { destinationRuleFor, type EffectivePolicy, effectivePolicy } from './destination-policy.ts';
@@ -225,23 +225,21 @@ function applyTls(
   tls: ClientTlsSpec | undefined,
   snapshot: MeshSnapshot,
 ): void {
-  const accounts = new Map<string, string>();
-  for (const instance of service.instances) {
-    if (instance.hasSidecar) {
-      const uri = spiffeUri({ trustDomain: snapshot.trustDomain, namespace: instance.namespace, serviceAccount: instance.serviceAccount });
-      accounts.set(uri, uri);
-    }
-  }
-  const mesh = () =>
+  const identitiesOf = (instances: readonly Instance[]) =>
+    [...new Set(instances.map(({ namespace, serviceAccount }) => spiffeUri({ trustDomain: snapshot.trustDomain, namespace, serviceAccount })))].sort();
+  const behindSidecars = identitiesOf(service.instances.filter(({ hasSidecar }) => hasSidecar));
+  const mesh = (identities: readonly string[]) =>
     upstreamTls(
-      meshTlsContext([...accounts.keys()].sort(), spoken),
-      `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`,
+      meshTlsContext(identities, spoken),
+      // An egress gateway tells by it where a connection is to go.
+      tls?.sni || `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`,
     );
   switch (tls?.mode) {
     case 'DISABLE':
       return;
     case 'ISTIO_MUTUAL':
-      cluster.transportSocket = mesh();
+      // Said so, it is spoken to who has no sidecar too: to gateways.
+      cluster.transportSocket = mesh(tls.subjectAltNames ?? identitiesOf(service.instances.filter(({ serviceAccount }) => serviceAccount !== '')));
       return;
     case 'SIMPLE':
     case 'MUTUAL': {
@@ -274,14 +272,14 @@ function applyTls(
     }
     default:
       // Nothing was said: mutual TLS to endpoints that have a sidecar, plain text to the others ("auto mTLS").
-      if (accounts.size === 0) return;
+      if (behindSidecars.length === 0) return;
       if (isOriginalDestination) {
-        if (service.instances.every((instance) => instance.hasSidecar)) cluster.transportSocket = mesh();
+        if (service.instances.every((instance) => instance.hasSidecar)) cluster.transportSocket = mesh(behindSidecars);
         return;
       }
       cluster.transportSocketMatches = create(ClusterSchema, {
         transportSocketMatches: [
-          { name: 'tlsMode-istio', match: { tlsMode: 'istio' }, transportSocket: mesh() },
+          { name: 'tlsMode-istio', match: { tlsMode: 'istio' }, transportSocket: mesh(behindSidecars) },
           {
             name: 'tlsMode-disabled',
             match: {},

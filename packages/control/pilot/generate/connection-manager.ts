@@ -61,11 +61,26 @@ export function socketAddress(address: string, port: number) {
   return { address: { case: 'socketAddress' as const, value: { address, portSpecifier: { case: 'portValue' as const, value: port } } } };
 }
 
-/** Carries bytes to a cluster. */
-export function tcpProxy(statPrefix: string, cluster: string): Init<typeof FilterSchema> {
+/** A cluster, and its share of the connections among others. */
+export interface ByteTarget {
+  readonly cluster: string;
+  readonly weight: number;
+}
+
+/** Carries bytes to a cluster, or to several by weight. */
+export function tcpProxy(
+  statPrefix: string,
+  to: string | readonly ByteTarget[],
+  policy: Pick<Init<typeof TcpProxySchema>, 'idleTimeout' | 'hashPolicy'> = {},
+): Init<typeof FilterSchema> {
+  const single = typeof to === 'string' ? to : to.length === 1 ? to[0]!.cluster : undefined;
+  const clusterSpecifier: Init<typeof TcpProxySchema>['clusterSpecifier'] =
+    single === undefined
+      ? { case: 'weightedClusters', value: { clusters: (to as readonly ByteTarget[]).map(({ cluster, weight }) => ({ name: cluster, weight })) } }
+      : { case: 'cluster', value: single };
   return {
     name: 'envoy.filters.network.tcp_proxy',
-    configType: { case: 'typedConfig', value: packAny(TcpProxySchema, { statPrefix, clusterSpecifier: { case: 'cluster', value: cluster }, accessLog }) },
+    configType: { case: 'typedConfig', value: packAny(TcpProxySchema, { statPrefix, clusterSpecifier, accessLog, ...policy }) },
   };
 }
 

@@ -11,7 +11,9 @@ import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
+import { serverNameRoutesOf, serves, tcpRouteOf } from './byte-routes.ts';
 import { connectionManager, tlsInspector } from './connection-manager.ts';
+import { mutualTls } from './inbound-chains.ts';
 import { provenance } from './names.ts';
 import { ads } from './tls-contexts.ts';
 import { routesOf, type VirtualHost, virtualServicesOfGateway } from './virtual-service-routes.ts';
@@ -22,22 +24,29 @@ interface Server {
   readonly spec: GatewayServerSpec;
   readonly index: number;
   readonly port: number;
+  /** What is spoken, where TLS is ended here inside of it; `server-names`: TLS that is not ended here. */
+  readonly serves: 'http' | 'bytes' | 'server-names';
+  /** TLS is ended here. */
   readonly isTls: boolean;
 }
+
+const httpProtocols = new Set(['HTTP', 'HTTPS', 'HTTP2', 'GRPC', 'GRPC-WEB']);
+const byteProtocols = new Set(['TCP', 'TLS', 'MONGO', 'HTTPS']);
 
 function serversOf(view: ProxyView, snapshot: MeshSnapshot): Server[] {
   return snapshot.gateways
     .filter((gateway) => selects(gateway.spec.selector, view.labels))
     .flatMap((gateway) =>
-      (gateway.spec.servers ?? []).map((spec, index) => ({
-        gateway,
-        spec,
-        index,
-        port: spec.port?.number ?? 0,
-        isTls: spec.port?.protocol.toUpperCase() === 'HTTPS',
-      })),
-    )
-    .filter((server) => server.port > 0 && ['HTTP', 'HTTPS', 'HTTP2', 'GRPC'].includes(server.spec.port!.protocol.toUpperCase()));
+      (gateway.spec.servers ?? []).flatMap((spec, index): Server[] => {
+        const protocol = spec.port?.protocol.toUpperCase() ?? '';
+        const port = spec.port?.number ?? 0;
+        const base = { gateway, spec, index, port };
+        if (port === 0) return [];
+        if (spec.tls?.mode === 'PASSTHROUGH') return byteProtocols.has(protocol) ? [{ ...base, serves: 'server-names', isTls: false }] : [];
+        if (httpProtocols.has(protocol)) return [{ ...base, serves: 'http', isTls: protocol === 'HTTPS' }];
+        return byteProtocols.has(protocol) ? [{ ...base, serves: 'bytes', isTls: protocol === 'TLS' }] : [];
+      }),
+    );
 }
 
 function routeNameOf(server: Server): string {
@@ -48,55 +57,84 @@ function hostsOf(server: Server): string[] {
   return server.spec.hosts.map((host) => (host.includes('/') ? host.slice(host.indexOf('/') + 1) : host));
 }
 
+const nameOf = ({ gateway }: Server) => `${gateway.namespace}/${gateway.name}`;
+
 /** LDS for a gateway: one listener per port; servers that share a port become its filter chains (TLS, by SNI) or its virtual hosts. */
 export function gatewayListeners(view: ProxyView, snapshot: MeshSnapshot): Listener[] {
   const byPort = new Map<number, Server[]>();
-  const extras = { filters: apiFilters(apisOf(view, snapshot).edge, snapshot), tracing: tracingFor(view, snapshot) };
   for (const server of serversOf(view, snapshot)) byPort.set(server.port, [...(byPort.get(server.port) ?? []), server]);
-  return [...byPort].map(([port, servers]) => {
-    const plain = servers.filter((server) => !server.isTls);
-    const tls = servers.filter((server) => server.isTls);
-    const chains: Init<typeof FilterChainSchema>[] = tls.map((server) => ({
-      name: `${server.gateway.namespace}/${server.gateway.name}/${server.index}`,
-      filterChainMatch: { transportProtocol: 'tls', serverNames: hostsOf(server).includes('*') ? [] : hostsOf(server) },
-      filters: [
-        connectionManager({
-          statPrefix: routeNameOf(server),
-          routes: { case: 'rds', value: { configSource: ads, routeConfigName: routeNameOf(server) } },
-          direction: 'gateway',
-          isTls: true,
-          ...extras,
-        }),
-      ],
-      transportSocket: {
-        name: 'envoy.transport_sockets.tls',
-        configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, downstreamTls(server)) },
-      },
-    }));
-    if (plain.length > 0) {
+  return [...byPort].flatMap(([port, servers]) => {
+    const chains = servers.filter((server) => server.serves !== 'http' || server.isTls).flatMap((server) => chainsOf(server, view, snapshot));
+    const looksForTls = servers.some((server) => server.isTls || server.serves === 'server-names');
+    // Servers of plain HTTP share one table.
+    if (servers.some((server) => server.serves === 'http' && !server.isTls))
       chains.push({
         name: `http.${port}`,
-        ...(tls.length > 0 ? { filterChainMatch: { transportProtocol: 'raw_buffer' } } : {}),
-        filters: [
-          connectionManager({
-            statPrefix: `http.${port}`,
-            routes: { case: 'rds', value: { configSource: ads, routeConfigName: `http.${port}` } },
-            direction: 'gateway',
-            isTls: false,
-            ...extras,
-          }),
-        ],
+        ...(looksForTls ? { filterChainMatch: { transportProtocol: 'raw_buffer' } } : {}),
+        filters: [httpFilter(`http.${port}`, false, view, snapshot)],
       });
-    }
+    if (chains.length === 0) return [];
     return create(ListenerSchema, {
       name: `${view.gatewayBind}_${port}`,
       address: { address: { case: 'socketAddress', value: { address: view.gatewayBind, portSpecifier: { case: 'portValue', value: port } } } },
-      listenerFilters: tls.length > 0 ? [tlsInspector()] : [],
+      listenerFilters: looksForTls ? [tlsInspector()] : [],
       filterChains: chains,
       trafficDirection: 2,
       metadata: provenance(servers[0]!.gateway, `spec.servers[${servers[0]!.index}]`),
     });
   });
+}
+
+function httpFilter(routeConfigName: string, isTls: boolean, view: ProxyView, snapshot: MeshSnapshot) {
+  return connectionManager({
+    statPrefix: routeConfigName,
+    routes: { case: 'rds', value: { configSource: ads, routeConfigName } },
+    direction: 'gateway',
+    isTls,
+    filters: apiFilters(apisOf(view, snapshot).edge, snapshot),
+    tracing: tracingFor(view, snapshot),
+  });
+}
+
+/** The chains of a server that is told by its TLS, or by its port alone. */
+function chainsOf(server: Server, view: ProxyView, snapshot: MeshSnapshot): Init<typeof FilterChainSchema>[] {
+  const name = `${nameOf(server)}/${server.index}`;
+  const hosts = hostsOf(server);
+  const serverNames = hosts.includes('*') ? [] : hosts;
+  if (server.serves === 'http')
+    return [
+      {
+        name,
+        filterChainMatch: { transportProtocol: 'tls', serverNames },
+        filters: [httpFilter(routeNameOf(server), true, view, snapshot)],
+        transportSocket: serverTls(server),
+      },
+    ];
+  const bound = virtualServicesOfGateway(nameOf(server), snapshot).filter(({ spec }) => serves(hosts, spec.hosts));
+  if (server.serves === 'server-names')
+    return bound.flatMap((virtualService) =>
+      serverNameRoutesOf(virtualService, server.port, view, snapshot, nameOf(server)).map((route) => ({
+        name: `${name}/${virtualService.namespace}/${virtualService.name}/${route.path}`,
+        filterChainMatch: { transportProtocol: 'tls', serverNames: route.serverNames.filter((serverName) => serverName !== '*') },
+        filters: [route.filter],
+      })),
+    );
+  const routes = bound.map((virtualService) => tcpRouteOf(virtualService, server.port, undefined, view, snapshot, nameOf(server)));
+  const route = routes.find((one) => one !== undefined);
+  if (route === undefined) return [];
+  return [
+    {
+      name,
+      ...(server.isTls ? { filterChainMatch: { transportProtocol: 'tls', serverNames }, transportSocket: serverTls(server) } : {}),
+      filters: [route.filter],
+    },
+  ];
+}
+
+function serverTls(server: Server): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
+  // Clients are the mesh's own: sidecars on their way out of it.
+  if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls();
+  return { name: 'envoy.transport_sockets.tls', configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, downstreamTls(server)) } };
 }
 
 function downstreamTls(server: Server): Init<typeof DownstreamTlsContextSchema> {
@@ -141,6 +179,7 @@ function downstreamTls(server: Server): Init<typeof DownstreamTlsContextSchema> 
 export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapshot): RouteConfiguration[] {
   const tables = new Map<string, Map<string, VirtualHost>>();
   for (const server of serversOf(view, snapshot)) {
+    if (server.serves !== 'http') continue;
     const name = routeNameOf(server);
     const hosts = tables.get(name) ?? new Map<string, VirtualHost>();
     tables.set(name, hosts);

@@ -107,7 +107,8 @@ export function implementedService(inbound: InboundPort, view: ProxyView, snapsh
   };
 }
 
-function mutualTls(): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
+/** Takes the mesh's own certificates, and nobody without one. */
+export function mutualTls(): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
   return {
     name: 'envoy.transport_sockets.tls',
     configType: {

@@ -3,7 +3,8 @@ import { durationFromMs } from '@mizzen/envoy-api';
 import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
 import { mayBeHttp, type Service, type ServicePort } from '../registry/service.ts';
-import { isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
+import { hostMatches, isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
+import { bytesTo, serverNamesTo } from './byte-routes.ts';
 import { visibleServices } from './clusters.ts';
 import { outboundClusterName, outboundRouteName, passthroughCluster } from './names.ts';
 import { outboundTrafficMode } from './outbound-traffic.ts';
@@ -109,7 +110,7 @@ function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualH
     for (const port of service.ports) {
       if (mayBeHttp(port.protocol) || port.protocol === 'UDP') continue;
       const domains = claim(domainsOf(service, port, false, view.namespace));
-      if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes: [connectRoute(service, port)] });
+      if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes: [connectRoute(service, port, view, snapshot)] });
     }
   hosts.push(...virtualHostsWithoutService(undefined, taken, view, snapshot));
   return hosts;
@@ -161,14 +162,20 @@ function defaultRoute(service: Service, port: ServicePort, view: ProxyView, snap
 }
 
 /** CONNECT ends at this sidecar; what comes through it goes to the service as bytes. */
-function connectRoute(service: Service, port: ServicePort): Route {
+function connectRoute(service: Service, port: ServicePort, view: ProxyView, snapshot: MeshSnapshot): Route {
+  // Nobody has seen a server name yet: whoever names the service means it.
+  const ofServerName = serverNamesTo(service, port, view, snapshot).find(({ serverNames }) => serverNames.some((name) => hostMatches(name, service.hostname)));
+  const { targets } = (port.protocol === 'TLS' || port.protocol === 'HTTPS' ? ofServerName : undefined) ?? bytesTo(service, port, undefined, view, snapshot);
   return {
     name: 'connect',
     match: { pathSpecifier: { case: 'connectMatcher', value: {} } },
     action: {
       case: 'route',
       value: {
-        clusterSpecifier: { case: 'cluster', value: outboundClusterName(port.number, '', service.hostname) },
+        clusterSpecifier:
+          targets.length === 1
+            ? { case: 'cluster', value: targets[0]!.cluster }
+            : { case: 'weightedClusters', value: { clusters: targets.map(({ cluster, weight }) => ({ name: cluster, weight })) } },
         timeout: durationFromMs(0),
         upgradeConfigs: [{ upgradeType: 'CONNECT', connectConfig: {} }],
       },

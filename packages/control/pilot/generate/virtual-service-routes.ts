@@ -25,6 +25,7 @@ import {
 import { CorsPolicySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { PreviousHostsPredicateSchema } from '@mizzen/envoy-api/gen/envoy/extensions/retry/host/previous_hosts/v3/previous_hosts_pb.js';
+import { PreviousPrioritiesConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/retry/priority/previous_priorities/v3/previous_priorities_config_pb.js';
 import type { StringMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import { FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
@@ -40,8 +41,12 @@ export type VirtualHost = Init<typeof VirtualHostSchema>;
 
 export function appliesTo(virtualService: Configured<VirtualServiceSpec>, gateway: string): boolean {
   const gateways = virtualService.spec.gateways;
-  if (!gateways?.length) return gateway === 'mesh';
-  return gateways.some((name) => name === gateway || (gateway !== 'mesh' && (name.includes('/') ? name : `${virtualService.namespace}/${name}`) === gateway));
+  return gateways?.length ? isBoundTo(gateways, gateway, virtualService.namespace) : gateway === 'mesh';
+}
+
+/** Gateways are named by NAMESPACE/NAME, or by the name of one in the object's own namespace. */
+export function isBoundTo(gateways: readonly string[], gateway: string, namespace: string): boolean {
+  return gateways.some((name) => name === gateway || (gateway !== 'mesh' && !name.includes('/') && `${namespace}/${name}` === gateway));
 }
 
 /** The VirtualService that holds a host for the mesh: an exact host before a wildcard, then the oldest. */
@@ -74,12 +79,14 @@ export function routesOf(
 ): Route[] {
   const routes: Route[] = [];
   for (const [i, spec] of (virtualService.spec.http ?? []).entries()) {
-    const path = `spec.http[${i}]`;
+    // A delegate's routes are its own: names in them are of its namespace.
+    const owner = (spec.source?.object as Configured<VirtualServiceSpec> | undefined) ?? virtualService;
+    const path = spec.source?.path ?? `spec.http[${i}]`;
     const make = (match: HttpMatchSpec | undefined, name: string, matchPath: string): Route => ({
       name,
       match: routeMatch(match),
-      ...routeAction(spec, match, virtualService, port, view, snapshot),
-      metadata: provenance(virtualService, matchPath),
+      ...routeAction(spec, match, owner, port, view, snapshot),
+      metadata: provenance(owner, matchPath),
     });
     const name = spec.name ?? '';
     if (!spec.match?.length) {
@@ -87,14 +94,9 @@ export function routesOf(
       break; // nothing after an unconditional route can be reached
     }
     for (const [j, match] of spec.match.entries()) {
-      if (!matchApplies(match, port, view, gateway, virtualService.namespace)) continue;
-      routes.push(
-        make(
-          match,
-          [name, match.name].filter(Boolean).join('.'),
-          virtualService.origin.lines?.[`${path}.match[${j}]`] === undefined ? path : `${path}.match[${j}]`,
-        ),
-      );
+      if (!matchApplies(match, port, view, gateway, owner.namespace)) continue;
+      const matchPath = `${path}.match[${j}]`;
+      routes.push(make(match, [name, match.name].filter(Boolean).join('.'), owner.origin.lines?.[matchPath] === undefined ? path : matchPath));
     }
   }
   return routes;
@@ -103,11 +105,14 @@ export function routesOf(
 /** The parts of a match that are about the proxy, not the request, are decided here. */
 function matchApplies(match: HttpMatchSpec, port: number | undefined, view: ProxyView, gateway: string, namespace: string): boolean {
   if (match.port !== undefined && port !== undefined && match.port !== port) return false;
-  if (match.sourceNamespace !== undefined && gateway === 'mesh' && match.sourceNamespace !== view.namespace) return false;
-  if (match.sourceLabels && gateway === 'mesh' && !selects(match.sourceLabels, view.labels)) return false;
-  if (match.gateways?.length && !match.gateways.some((name) => name === gateway || (name.includes('/') ? name : `${namespace}/${name}`) === gateway))
-    return false;
-  return true;
+  if (match.gateways?.length && !isBoundTo(match.gateways, gateway, namespace)) return false;
+  return sourceFits(match, view, gateway);
+}
+
+/** Whether a workload is one of those that a match is for; who calls by a gateway is nobody's workload. */
+export function sourceFits(match: Pick<HttpMatchSpec, 'sourceLabels' | 'sourceNamespace'>, view: ProxyView, gateway: string): boolean {
+  if (gateway !== 'mesh') return true;
+  return (match.sourceNamespace === undefined || match.sourceNamespace === view.namespace) && selects(match.sourceLabels, view.labels);
 }
 
 function routeMatch(match: HttpMatchSpec | undefined): Init<typeof RouteMatchSchema> {
@@ -270,6 +275,9 @@ function pathRewrite(uri: string, match: HttpMatchSpec | undefined): Partial<Ini
   return { prefixRewrite: uri };
 }
 
+/** Other priorities are looked at after so many tries, as in Istio. */
+const triesOfPriority = 2;
+
 /** Istio's default: two retries for what is safe to repeat. */
 const defaultRetryOn = 'connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes';
 
@@ -293,6 +301,14 @@ export function retryPolicy(spec: HttpRouteSpec | undefined): Init<typeof RouteA
     retriableStatusCodes: codes.length > 0 ? codes : retries?.retryOn === undefined ? [503] : [],
     ...(perTryMs ? { perTryTimeout: durationFromMs(perTryMs) } : {}),
     ...(backoffMs ? { retryBackOff: { baseInterval: durationFromMs(backoffMs), maxInterval: durationFromMs(backoffMs * 10) } } : {}),
+    ...(retries?.retryRemoteLocalities
+      ? {
+          retryPriority: {
+            name: 'envoy.retry_priorities.previous_priorities',
+            configType: { case: 'typedConfig' as const, value: packAny(PreviousPrioritiesConfigSchema, { updateFrequency: triesOfPriority }) },
+          },
+        }
+      : {}),
     ...(retries?.retryIgnorePreviousHosts === false
       ? {}
       : {
