@@ -5,6 +5,7 @@ import { gatewayProblems } from './gateway.ts';
 import { componentProblems, messageRouteProblems, resiliencyProblems, subscriptionProblems } from './messaging.ts';
 import { peerAuthenticationProblems } from './peer-authentication.ts';
 import { serviceEntryProblems, serviceProblems, workloadEntryProblems } from './service.ts';
+import { sidecarProblems } from './sidecar.ts';
 import { virtualServiceProblems } from './virtual-service.ts';
 import { workloadProblems } from './workload.ts';
 
@@ -15,6 +16,7 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
   'networking.istio.io/Gateway': gatewayProblems,
   'networking.istio.io/ServiceEntry': serviceEntryProblems,
   'networking.istio.io/WorkloadEntry': workloadEntryProblems,
+  'networking.istio.io/Sidecar': sidecarProblems,
   'security.istio.io/PeerAuthentication': peerAuthenticationProblems,
   '/Service': serviceProblems,
   'mizzen.dev/Workload': workloadProblems,

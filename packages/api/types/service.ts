@@ -1,3 +1,6 @@
+import type { ConnectionPoolSpec } from './destination-rule.ts';
+import type { DestinationSpec } from './virtual-service.ts';
+
 /** Core Service, and the two Istio kinds that stand beside it in the registry. */
 export interface ServiceSpec {
   readonly type?: string;
@@ -51,8 +54,36 @@ export interface PeerAuthenticationSpec {
 
 export type MutualTlsMode = 'UNSET' | 'DISABLE' | 'PERMISSIVE' | 'STRICT';
 
-/** istio/api sidecar.proto, the part that has behaviour. */
+/** Meaning and defaults: istio/api sidecar.proto. */
 export interface SidecarSpec {
   readonly workloadSelector?: { readonly labels?: Readonly<Record<string, string>> };
-  readonly outboundTrafficPolicy?: { readonly mode?: 'ALLOW_ANY' | 'REGISTRY_ONLY' };
+  readonly egress?: readonly EgressListenerSpec[];
+  readonly ingress?: readonly IngressListenerSpec[];
+  readonly inboundConnectionPool?: ConnectionPoolSpec;
+  readonly outboundTrafficPolicy?: { readonly mode?: 'ALLOW_ANY' | 'REGISTRY_ONLY'; readonly egressProxy?: DestinationSpec };
+}
+
+interface SidecarPortSpec {
+  readonly number?: number;
+  readonly protocol?: string;
+  readonly name?: string;
+}
+
+export interface EgressListenerSpec {
+  readonly port?: SidecarPortSpec;
+  /** With a port: a listener of its own at this address. */
+  readonly bind?: string;
+  readonly captureMode?: 'DEFAULT' | 'IPTABLES' | 'NONE';
+  /** `NAMESPACE/HOST`; `./*` is all of the Sidecar's own namespace. */
+  readonly hosts?: readonly string[];
+}
+
+export interface IngressListenerSpec {
+  readonly port?: SidecarPortSpec;
+  readonly bind?: string;
+  readonly captureMode?: 'DEFAULT' | 'IPTABLES' | 'NONE';
+  /** `127.0.0.1:8080`: where the application listens. */
+  readonly defaultEndpoint?: string;
+  readonly tls?: unknown;
+  readonly connectionPool?: ConnectionPoolSpec;
 }

@@ -2,7 +2,7 @@ import type { VirtualServiceSpec } from '@mizzen/api';
 import { describeOrigin, type Logger, messageOf } from '@mizzen/common';
 import type { ConfigStore } from '../galley/config-store.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
-import { destinationRuleFindings, virtualServiceFindings } from './analysis/references.ts';
+import { destinationRuleFindings, sidecarFindings, virtualServiceFindings } from './analysis/references.ts';
 import { consumerTable } from './apis/consumer-table.ts';
 import { type ResolvedApi, resolveApi } from './apis/resolved-api.ts';
 import { withDelegates } from './delegates.ts';
@@ -49,7 +49,7 @@ export class SnapshotBuilder {
     const configProblem = await this.#readMeshConfig();
     const taken = await takeSnapshot(this.#store, this.#trustDomain, this.#meshConfig, this.#filesRoot, this.#brokerAddress);
     const consumers = consumerTable(taken.consumerConfigs, taken.credentialConfigs, taken.secrets);
-    const findings: Finding[] = [...configProblem, ...destinationRuleFindings(taken), ...consumers.findings];
+    const findings: Finding[] = [...configProblem, ...destinationRuleFindings(taken), ...sidecarFindings(taken), ...consumers.findings];
     const apis = this.#resolveApis(taken, findings);
     const raw: MeshSnapshot = {
       ...taken,

@@ -23,7 +23,7 @@ const fields: Readonly<Record<string, readonly string[]>> = {
     'spec.tracing.match',
     'spec.tracing.useRequestIdForTraceSampling',
   ],
-  Sidecar: ['spec.egress', 'spec.ingress', 'spec.inboundConnectionPool', 'spec.outboundTrafficPolicy.egressProxy'],
+  Sidecar: ['spec.ingress.tls'],
 };
 
 const kindsWithoutEffect: Readonly<Record<string, string>> = {

@@ -175,6 +175,31 @@ export function destinationRuleFindings(snapshot: MeshSnapshot): Finding[] {
   return findings;
 }
 
+/** Sidecars that claim the same workloads: only the oldest of them counts. */
+export function sidecarFindings(snapshot: MeshSnapshot): Finding[] {
+  const seen = new Map<string, string>();
+  return snapshot.sidecars.flatMap((sidecar): Finding[] => {
+    const labels = Object.entries(sidecar.spec.workloadSelector?.labels ?? {}).sort();
+    const key = `${sidecar.namespace}/${JSON.stringify(labels)}`;
+    const object = `Sidecar ${sidecar.namespace}/${sidecar.name}`;
+    const first = seen.get(key);
+    seen.set(key, first ?? object);
+    if (first === undefined) return [];
+    const isForAll = labels.length === 0;
+    const what = isForAll ? 'is for all workloads of the namespace' : 'selects the same workloads';
+    return [
+      {
+        code: isForAll ? 'IST0111' : 'IST0110',
+        level: 'warning',
+        object,
+        path: 'spec.workloadSelector',
+        place: placeOf(sidecar),
+        message: `${object} has no effect: ${first}, which is older, ${what} too.`,
+      },
+    ];
+  });
+}
+
 /** The file and line that a person can go to; an object that came through the API without one has no such place. */
 function placeOf(config: Configured<unknown>, path?: string): string {
   return config.origin.source === 'file' ? describeOrigin(config.origin, path) : '';

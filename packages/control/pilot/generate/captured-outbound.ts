@@ -8,12 +8,12 @@ import { isHttp, type Service, type ServicePort } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import { bytesTo, serverNamesTo } from './byte-routes.ts';
-import { visibleServices } from './clusters.ts';
 import { connectionManager, httpInspector, originalDestination, plainHttp, socketAddress, tcpProxy, tlsInspector } from './connection-manager.ts';
-import { blackHoleCluster, passthroughCluster } from './names.ts';
-import { outboundTrafficMode } from './outbound-traffic.ts';
+import { blackHoleCluster, outboundClusterName, passthroughCluster } from './names.ts';
 import { serviceAddresses } from './service-addresses.ts';
+import { egressProxyOf, outboundTrafficMode, visibleServices } from './sidecar-scope.ts';
 import { ads } from './tls-contexts.ts';
+import { resolveDestination } from './virtual-service-routes.ts';
 
 /**
  * The listener to which the kernel redirects everything that the application sends (Istio's `virtualOutbound`), and those without a socket
@@ -22,13 +22,21 @@ import { ads } from './tls-contexts.ts';
  */
 export function capturedOutboundListeners(view: ProxyView, capture: Capture, snapshot: MeshSnapshot): Listener[] {
   const versions = capture.hasIPv6 ? ([4, 6] as const) : ([4] as const);
-  const others = outboundTrafficMode(view, snapshot) === 'REGISTRY_ONLY' ? blackHoleCluster : passthroughCluster;
+  const others = clusterForOthers(view, snapshot);
   const plan = planListeners(view, snapshot);
   return [
     ...versions.map((version) => virtualOutbound(capture.outboundPort, version, others)),
     ...versions.flatMap((version) => [...plan.byPort].map(([port, wanted]) => portListener(port, wanted, version, others, view, snapshot))),
     ...[...plan.byAddress.values()].map((wanted) => addressListener(wanted, view, snapshot)),
   ];
+}
+
+function clusterForOthers(view: ProxyView, snapshot: MeshSnapshot): string {
+  if (outboundTrafficMode(view, snapshot) === 'REGISTRY_ONLY') return blackHoleCluster;
+  const proxy = egressProxyOf(view, snapshot);
+  if (proxy === undefined) return passthroughCluster;
+  const { hostname, number } = resolveDestination(proxy.destination, proxy.namespace, undefined, snapshot);
+  return outboundClusterName(number, proxy.destination.subset ?? '', hostname);
 }
 
 function virtualOutbound(port: number, version: 4 | 6, others: string): Listener {

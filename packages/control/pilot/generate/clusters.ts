@@ -15,7 +15,7 @@ import { spiffeUri } from '../../citadel/spiffe-identity.ts';
 import { apisOf, rateLimitCluster } from '../apis/listener-filters.ts';
 import type { Capture, ProxyView } from '../proxy-view.ts';
 import { type Instance, mayBeHttp, type Protocol, type Service, type ServicePort, selects } from '../registry/service.ts';
-import { type Configured, isVisible, type MeshSnapshot } from '../snapshot.ts';
+import type { Configured, MeshSnapshot } from '../snapshot.ts';
 import { socketAddress } from './connection-manager.ts';
 import { destinationRuleFor, type EffectivePolicy, effectivePolicy } from './destination-policy.ts';
 import { localityEndpoints } from './endpoints.ts';
@@ -36,6 +36,8 @@ import { ads, meshTlsContext, rootSecretName, type Spoken, workloadSecretName } 
 
 const defaultConnectTimeoutMs = 10_000;
 
+import { inboundPoolOf, visibleServices } from './sidecar-scope.ts';
+
 /** CDS: one cluster per service, port and subset that the proxy sees, and one per inbound port. */
 export function clustersFor(view: ProxyView, snapshot: MeshSnapshot): Cluster[] {
   const clusters: Cluster[] = [];
@@ -47,15 +49,12 @@ export function clustersFor(view: ProxyView, snapshot: MeshSnapshot): Cluster[] 
       for (const subset of rule?.spec.subsets ?? []) clusters.push(outboundCluster(service, port, subset, rule, view, snapshot));
     }
   }
-  for (const port of view.inbound) clusters.push(inboundCluster(port.port, port.app, implementedService(port, view, snapshot).protocol));
+  for (const port of view.inbound)
+    clusters.push(inboundCluster(port.port, port.app, implementedService(port, view, snapshot).protocol, inboundPoolOf(port.port, view, snapshot)));
   if (view.capture) clusters.push(...captureClusters(view.capture));
   const { edge, client, sidecar } = apisOf(view, snapshot);
   if (view.control !== undefined && [...edge, ...client, ...sidecar].some((api) => api.hasGlobalLimits)) clusters.push(rateLimitServiceCluster(view.control));
   return clusters;
-}
-
-export function visibleServices(view: ProxyView, snapshot: MeshSnapshot): Service[] {
-  return [...snapshot.servicesByHostname.values()].filter((service) => isVisible(service.exportTo, service.namespace, view.namespace));
 }
 
 function outboundCluster(
@@ -93,17 +92,7 @@ function outboundCluster(
       : { ...balancing(policy.loadBalancer), ...commonBalancing(policy.outlierDetection, weighsLocalities(placement)) }),
     ...outlierDetection(policy.outlierDetection),
     ...(tcp?.tcpKeepalive ? { upstreamConnectionOptions: { tcpKeepalive: tcpKeepalive(tcp.tcpKeepalive) } } : {}),
-    circuitBreakers: {
-      thresholds: [
-        {
-          maxConnections: tcp?.maxConnections ?? unlimited,
-          maxPendingRequests: http?.http1MaxPendingRequests ?? unlimited,
-          maxRequests: http?.http2MaxRequests ?? unlimited,
-          maxRetries: http?.maxRetries ?? unlimited,
-          ...(policy.retryBudget ? { retryBudget: retryBudget(policy.retryBudget) } : {}),
-        },
-      ],
-    },
+    circuitBreakers: { thresholds: [{ ...limitsOf(policy.connectionPool), ...(policy.retryBudget ? { retryBudget: retryBudget(policy.retryBudget) } : {}) }] },
     metadata: {
       filterMetadata: {
         ...metadata?.filterMetadata,
@@ -116,14 +105,8 @@ function outboundCluster(
       },
     },
   });
-  const idleTimeout = http?.idleTimeout ?? tcp?.idleTimeout;
-  const common = {
-    ...(idleTimeout ? { idleTimeout: durationFromMs(parseDurationMs(idleTimeout) ?? 0) } : {}),
-    ...(http?.maxRequestsPerConnection ? { maxRequestsPerConnection: http.maxRequestsPerConnection } : {}),
-    ...(tcp?.maxConnectionDuration ? { maxConnectionDuration: durationFromMs(parseDurationMs(tcp.maxConnectionDuration) ?? 0) } : {}),
-  };
   const spoken = spokenTo(service, port, policy, snapshot);
-  Object.assign(cluster, httpOptions(spoken, common, http));
+  Object.assign(cluster, httpOptions(spoken, connectionLimits(policy.connectionPool), http));
   applyTls(cluster, service, spoken, isOriginalDestination, policy.tls, snapshot);
   if (policy.proxyProtocol) applyProxyProtocol(cluster, policy.proxyProtocol.version ?? 'V1');
   return cluster;
@@ -175,6 +158,27 @@ function httpOptions(
           },
         };
   return { typedExtensionProtocolOptions: { [httpOptionsKey]: packAny(HttpProtocolOptionsSchema, { commonHttpProtocolOptions, upstreamProtocolOptions }) } };
+}
+
+/** Limits of a pool as a whole. */
+function limitsOf(pool: ConnectionPoolSpec | undefined) {
+  return {
+    maxConnections: pool?.tcp?.maxConnections || unlimited,
+    maxPendingRequests: pool?.http?.http1MaxPendingRequests || unlimited,
+    maxRequests: pool?.http?.http2MaxRequests || unlimited,
+    maxRetries: pool?.http?.maxRetries || unlimited,
+  };
+}
+
+/** Limits of each of its connections. */
+function connectionLimits(pool: ConnectionPoolSpec | undefined): NonNullable<Init<typeof HttpProtocolOptionsSchema>['commonHttpProtocolOptions']> {
+  const idleTimeout = pool?.http?.idleTimeout ?? pool?.tcp?.idleTimeout;
+  const maxDuration = pool?.tcp?.maxConnectionDuration;
+  return {
+    ...(idleTimeout ? { idleTimeout: durationFromMs(parseDurationMs(idleTimeout) ?? 0) } : {}),
+    ...(pool?.http?.maxRequestsPerConnection ? { maxRequestsPerConnection: pool.http.maxRequestsPerConnection } : {}),
+    ...(maxDuration ? { maxConnectionDuration: durationFromMs(parseDurationMs(maxDuration) ?? 0) } : {}),
+  };
 }
 
 /** Envoy's default is 1024; Istio, like us, leaves the limits open unless a DestinationRule sets them. */
@@ -336,7 +340,7 @@ function rateLimitServiceCluster(control: string): Cluster {
 const controlPlaneName = 'mizzen-control';
 
 /** The application is spoken to in what its port declares, or else in what its caller speaks. */
-function inboundCluster(port: number, app: string, protocol: Protocol): Cluster {
+function inboundCluster(port: number, app: string, protocol: Protocol, pool: ConnectionPoolSpec | undefined): Cluster {
   const spoken = protocol === 'HTTP2' || protocol === 'GRPC' ? 'http2' : protocol === 'AUTO' ? 'either' : 'http1';
   const name = inboundClusterName(port);
   const { address, port: appPort } = splitAddress(app);
@@ -344,7 +348,8 @@ function inboundCluster(port: number, app: string, protocol: Protocol): Cluster 
     name,
     clusterDiscoveryType: { case: 'type', value: Cluster_DiscoveryType.STATIC },
     connectTimeout: durationFromMs(defaultConnectTimeoutMs),
-    ...httpOptions(spoken, {}, undefined),
+    ...httpOptions(spoken, connectionLimits(pool), pool?.http),
+    ...(pool ? { circuitBreakers: { thresholds: [limitsOf(pool)] } } : {}),
     loadAssignment: {
       clusterName: name,
       endpoints: [

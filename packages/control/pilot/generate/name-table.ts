@@ -2,8 +2,8 @@ import { create } from '@bufbuild/protobuf';
 import { type NameTable, NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
-import { visibleServices } from './clusters.ts';
 import { serviceAddresses } from './service-addresses.ts';
+import { visibleServices } from './sidecar-scope.ts';
 
 /** NDS: the names that the mesh knows and the addresses by which a sidecar knows them, as Istio's name table has them. */
 export function nameTable(view: ProxyView, snapshot: MeshSnapshot): NameTable {

@@ -18,12 +18,14 @@ import { nameTable } from './name-table.ts';
 import { secretsFor } from './secrets.ts';
 import { sidecarListeners } from './sidecar-listeners.ts';
 import { sidecarRoutes } from './sidecar-routes.ts';
+import { withIngress } from './sidecar-scope.ts';
 
 /**
  * All resources of one type for one proxy, packed. `names` are the resources that the proxy asked for; for listeners and clusters it
  * asks for all.
  */
-export function resourcesFor(type: DiscoveryType, names: ReadonlySet<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: string): Any[] {
+export function resourcesFor(type: DiscoveryType, names: ReadonlySet<string>, proxy: ProxyView, snapshot: MeshSnapshot, trustBundle: string): Any[] {
+  const view = withIngress(proxy, snapshot);
   switch (type) {
     case 'cluster':
       return pack(type, ClusterSchema, clustersFor(view, snapshot));

@@ -5,11 +5,20 @@ import type { ProxyView } from '../proxy-view.ts';
 import { mayBeHttp, type Service, type ServicePort } from '../registry/service.ts';
 import { hostMatches, isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import { bytesTo, serverNamesTo } from './byte-routes.ts';
-import { visibleServices } from './clusters.ts';
 import { outboundClusterName, outboundRouteName, passthroughCluster } from './names.ts';
-import { outboundTrafficMode } from './outbound-traffic.ts';
 import { serviceAddresses } from './service-addresses.ts';
-import { appliesTo, hashPoliciesFor, type Route, retryPolicy, routesOf, timeouts, type VirtualHost, virtualServiceFor } from './virtual-service-routes.ts';
+import { boundListeners, egressProxyOf, importsHost, outboundTrafficMode, servicesOfListener, visibleServices } from './sidecar-scope.ts';
+import {
+  appliesTo,
+  hashPoliciesFor,
+  type Route,
+  resolveDestination,
+  retryPolicy,
+  routesOf,
+  timeouts,
+  type VirtualHost,
+  virtualServiceFor,
+} from './virtual-service-routes.ts';
 
 /**
  * RDS for a sidecar. An explicitly called one has a single table for the services of all ports, told apart by the Host that the caller
@@ -17,7 +26,17 @@ import { appliesTo, hashPoliciesFor, type Route, retryPolicy, routesOf, timeouts
  */
 export function sidecarRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteConfiguration[] {
   return [
-    ...(view.outbound ? [table(outboundRouteName, [...outboundVirtualHosts(view, snapshot), blockAll])] : []),
+    ...(view.outbound
+      ? [
+          table(outboundRouteName, [
+            ...outboundVirtualHosts(visibleServices(view, snapshot), undefined, view, snapshot),
+            unknownHosts(blockAll, view, snapshot),
+          ]),
+        ]
+      : []),
+    ...boundListeners(view, snapshot).map(({ listener, port, name }) =>
+      table(name, [...outboundVirtualHosts(servicesOfListener(listener, view, snapshot), port, view, snapshot), unknownHosts(blockAll, view, snapshot)]),
+    ),
     ...(view.capture ? capturedRoutes(view, snapshot) : []),
   ];
 }
@@ -28,7 +47,7 @@ function table(name: string, virtualHosts: VirtualHost[]): RouteConfiguration {
 
 function capturedRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteConfiguration[] {
   const tables = new Map<number, { readonly hosts: VirtualHost[]; readonly taken: Set<string> }>();
-  const others = outboundTrafficMode(view, snapshot) === 'REGISTRY_ONLY' ? blockAll : allowAny;
+  const others = outboundTrafficMode(view, snapshot) === 'REGISTRY_ONLY' ? blockAll : unknownHosts(allowAny, view, snapshot);
   const single: RouteConfiguration[] = [];
   for (const service of visibleServices(view, snapshot))
     for (const port of service.ports) {
@@ -55,17 +74,21 @@ function addressDomains(address: string, port: number): string[] {
 }
 
 /** A captured request to a host that the mesh does not know goes on to where it was going. */
-const allowAny: VirtualHost = {
-  name: 'allow_any',
-  domains: ['*'],
-  routes: [
-    {
-      name: 'allow_any',
-      match: { pathSpecifier: { case: 'prefix', value: '/' } },
-      action: { case: 'route', value: { clusterSpecifier: { case: 'cluster', value: passthroughCluster }, timeout: durationFromMs(0) } },
-    },
-  ],
-};
+const allowAny = toCluster('allow_any', passthroughCluster);
+
+function toCluster(name: string, cluster: string): VirtualHost {
+  return {
+    name,
+    domains: ['*'],
+    routes: [
+      {
+        name,
+        match: { pathSpecifier: { case: 'prefix', value: '/' } },
+        action: { case: 'route', value: { clusterSpecifier: { case: 'cluster', value: cluster }, timeout: durationFromMs(0) } },
+      },
+    ],
+  };
+}
 
 /** A request to a host that the mesh does not know is answered, not guessed at. */
 const blockAll: VirtualHost = {
@@ -91,12 +114,21 @@ const blockAll: VirtualHost = {
   ],
 };
 
-function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualHost[] {
+/** What becomes of hosts that nobody knows, unless a Sidecar has a proxy for them. */
+function unknownHosts(otherwise: VirtualHost, view: ProxyView, snapshot: MeshSnapshot): VirtualHost {
+  const proxy = egressProxyOf(view, snapshot);
+  if (proxy === undefined) return otherwise;
+  const { hostname, number } = resolveDestination(proxy.destination, proxy.namespace, undefined, snapshot);
+  return toCluster('egress_proxy', outboundClusterName(number, proxy.destination.subset ?? '', hostname));
+}
+
+/** `only`: the one port that the listener is for; its hosts may be named without it. */
+function outboundVirtualHosts(services: readonly Service[], only: number | undefined, view: ProxyView, snapshot: MeshSnapshot): VirtualHost[] {
   const hosts: VirtualHost[] = [];
   const taken = new Set<string>(['*']);
   const claim = (names: readonly string[]) => names.filter((name) => !taken.has(name) && taken.add(name));
-  for (const service of visibleServices(view, snapshot)) {
-    const httpPorts = service.ports.filter((port) => mayBeHttp(port.protocol));
+  for (const service of services) {
+    const httpPorts = service.ports.filter((port) => mayBeHttp(port.protocol) && (only === undefined || port.number === only));
     const bare = httpPorts.find((port) => port.number === 80) ?? (httpPorts.length === 1 ? httpPorts[0] : undefined);
     for (const port of httpPorts) {
       const virtualService = virtualServiceFor(service.hostname, view.namespace, 'mesh', snapshot);
@@ -106,13 +138,13 @@ function outboundVirtualHosts(view: ProxyView, snapshot: MeshSnapshot): VirtualH
     }
   }
   // What is no HTTP can be reached by CONNECT.
-  for (const service of visibleServices(view, snapshot))
+  for (const service of services)
     for (const port of service.ports) {
-      if (mayBeHttp(port.protocol) || port.protocol === 'UDP') continue;
+      if (mayBeHttp(port.protocol) || port.protocol === 'UDP' || (only !== undefined && port.number !== only)) continue;
       const domains = claim(domainsOf(service, port, false, view.namespace));
       if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes: [connectRoute(service, port, view, snapshot)] });
     }
-  hosts.push(...virtualHostsWithoutService(undefined, taken, view, snapshot));
+  hosts.push(...virtualHostsWithoutService(only, taken, view, snapshot));
   return hosts;
 }
 
@@ -123,7 +155,7 @@ function virtualHostsWithoutService(port: number | undefined, taken: Set<string>
     if (!appliesTo(virtualService, 'mesh') || !isVisible(virtualService.spec.exportTo, virtualService.namespace, view.namespace)) continue;
     for (const host of virtualService.spec.hosts ?? []) {
       const resolved = resolveHost(host, virtualService.namespace, snapshot);
-      if (snapshot.servicesByHostname.has(resolved)) continue;
+      if (snapshot.servicesByHostname.has(resolved) || !importsHost(resolved, virtualService.namespace, view, snapshot)) continue;
       const bareName = host.includes('.') ? [] : [host, `${host}:*`];
       const domains = (host.startsWith('*') ? [resolved] : [resolved, `${resolved}:*`, ...bareName]).filter((name) => !taken.has(name) && taken.add(name));
       if (domains.length > 0)
