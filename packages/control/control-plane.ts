@@ -23,6 +23,7 @@ import { ResourceRegistry } from './galley/resource-registry.ts';
 import { SqliteStore } from './galley/sqlite-store.ts';
 import { describeFinding } from './pilot/analysis/finding.ts';
 import { notEnforced, notImplementedWarnings } from './pilot/analysis/not-implemented.ts';
+import { controllerName } from './pilot/gateway-api/types.ts';
 import { Pilot } from './pilot/pilot.ts';
 import { rootNamespace } from './pilot/snapshot.ts';
 import { discoveryService } from './pilot/xds/discovery-service.ts';
@@ -100,6 +101,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   if (existsSync(files.store)) chmodSync(files.store, 0o600);
   const registry = new ResourceRegistry(store, notEnforced);
   await createNamespaces(registry);
+  await createGatewayClasses(registry);
   const pilot = new Pilot({
     registry,
     trustDomain,
@@ -219,6 +221,16 @@ async function listen(server: Http2Server | Http2SecureServer, port: number, hos
   }
   server.on('error', () => {});
   return (server.address() as AddressInfo).port;
+}
+
+/** Gateways of these classes are ours: of Mizzen's own, and of Istio's, which its users' objects name. */
+async function createGatewayClasses(registry: ResourceRegistry): Promise<void> {
+  const kind = findKind('gateway.networking.k8s.io', 'GatewayClass')!;
+  for (const name of ['mizzen', 'istio']) {
+    if (await registry.store.get({ group: kind.group, kind: kind.kind, namespace: '', name })) continue;
+    const value = { apiVersion: 'gateway.networking.k8s.io/v1', kind: 'GatewayClass', metadata: { name }, spec: { controllerName } };
+    await registry.create(kind, '', value, { manager: 'mizzen', origin: { source: 'api', name: 'mizzen' } });
+  }
 }
 
 async function createNamespaces(registry: ResourceRegistry): Promise<void> {

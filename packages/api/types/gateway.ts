@@ -2,6 +2,10 @@
 export interface GatewaySpec {
   readonly selector?: Readonly<Record<string, string>>;
   readonly servers?: readonly GatewayServerSpec[];
+  /** Not of Istio: only proxies of its own namespace serve it. */
+  readonly isForOwnNamespace?: boolean;
+  /** Not of Istio: the object that it was made of. */
+  readonly source?: { readonly object: unknown; readonly path: string };
 }
 
 export interface GatewayServerSpec {
@@ -17,6 +21,10 @@ export interface ServerTlsSpec {
   readonly mode?: 'PASSTHROUGH' | 'SIMPLE' | 'MUTUAL' | 'AUTO_PASSTHROUGH' | 'ISTIO_MUTUAL' | 'OPTIONAL_MUTUAL';
   readonly httpsRedirect?: boolean;
   readonly credentialName?: string;
+  /** Not of Istio: where the secret is, when it is in another namespace than the Gateway. */
+  readonly credentialNamespace?: string;
+  /** Not of Istio: the ConfigMap (`NAMESPACE/NAME`) with the roots that clients are verified by, under `ca.crt`. */
+  readonly caConfigMap?: string;
   readonly serverCertificate?: string;
   readonly privateKey?: string;
   readonly caCertificates?: string;

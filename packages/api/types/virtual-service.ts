@@ -27,6 +27,8 @@ export interface HttpRouteSpec {
   readonly corsPolicy?: CorsPolicySpec;
   /** Not of Istio: the object that it was written in, and where in it, when that is another than the one that it is part of. No schema has it. */
   readonly source?: { readonly object: unknown; readonly path: string };
+  /** Not of Istio: what is answered for a destination that is not there; 503. */
+  readonly missingClusterStatus?: 500;
   /** Not of Istio: what policies of an Api say to filters, packed. No resource can set it: no schema has it. */
   readonly filterConfigs?: Readonly<Record<string, unknown>>;
 }
@@ -120,6 +122,10 @@ export interface HttpRedirectSpec {
   readonly scheme?: string;
   readonly redirectCode?: number;
   readonly prefixRewrite?: string;
+  /** Not of Istio. */
+  readonly uriRegexRewrite?: { readonly match: string; readonly rewrite: string };
+  /** Not of Istio: the port of the request's host is left out. */
+  readonly dropsPort?: boolean;
 }
 
 export interface HttpRetrySpec {

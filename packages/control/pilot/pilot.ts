@@ -4,6 +4,7 @@ import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/disco
 import type { Change } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import type { Finding } from './analysis/finding.ts';
+import { StatusWriter } from './gateway-api/status-writer.ts';
 import { Registration } from './registry/registration.ts';
 import type { MeshSnapshot } from './snapshot.ts';
 import { SnapshotBuilder } from './snapshot-builder.ts';
@@ -41,6 +42,7 @@ export class Pilot {
   #firstChangeAt: number | undefined;
   #building: Promise<void>;
   #pushes: number;
+  readonly #statuses: StatusWriter;
 
   constructor(options: PilotOptions) {
     this.trustDomain = options.trustDomain;
@@ -58,10 +60,12 @@ export class Pilot {
     this.#firstChangeAt = undefined;
     this.#building = Promise.resolve();
     this.#pushes = 0;
+    this.#statuses = new StatusWriter(options.registry, options.logger);
   }
 
   async start(): Promise<void> {
     this.#snapshot = await this.#builder.build();
+    this.#writeStatuses();
     this.#stopWatching = this.#options.registry.store.watch(this.#snapshot.revision, (change) => this.#changed(change));
     await this.#registration.start();
   }
@@ -71,6 +75,7 @@ export class Pilot {
     clearTimeout(this.#timer);
     for (const connection of this.#connections) connection.responses.close();
     await this.#building;
+    await this.#statuses.settled();
     await this.#registration.close();
   }
 
@@ -93,6 +98,7 @@ export class Pilot {
 
   connected(connection: ProxyConnection): void {
     this.#connections.add(connection);
+    this.#writeStatuses();
     this.#registration.connected(connection.view);
     this.#options.logger.info('proxy connected', {
       proxy: `${connection.view.namespace}/${connection.view.name}`,
@@ -103,6 +109,7 @@ export class Pilot {
 
   disconnected(connection: ProxyConnection): void {
     if (!this.#connections.delete(connection)) return;
+    this.#writeStatuses();
     this.#registration.disconnected(connection.view);
     this.#options.logger.info('proxy disconnected', { proxy: `${connection.view.namespace}/${connection.view.name}`, proxies: this.#connections.size });
   }
@@ -119,6 +126,21 @@ export class Pilot {
 
   healthChanged(connection: ProxyConnection, reason: string | undefined): void {
     this.#registration.healthChanged(connection.view, reason);
+  }
+
+  /** Resolves when what is known has been written into the objects' status. */
+  async statusesWritten(): Promise<void> {
+    await this.#statuses.settled();
+  }
+
+  #writeStatuses(): void {
+    const { translation } = this.#builder;
+    if (translation === undefined || this.#snapshot === undefined) return;
+    this.#statuses.write(
+      translation,
+      this.#snapshot,
+      [...this.#connections].map(({ view }) => view),
+    );
   }
 
   /** Builds and pushes now, without waiting for quiet. */
@@ -146,6 +168,7 @@ export class Pilot {
       this.#options.logger.error('the snapshot could not be built; proxies keep the one before', { error: messageOf(error) });
       return;
     }
+    this.#writeStatuses();
     const trustBundle = this.#options.trustBundle();
     for (const connection of this.#connections) {
       try {

@@ -6,6 +6,7 @@ import { destinationRuleFindings, sidecarFindings, virtualServiceFindings } from
 import { consumerTable } from './apis/consumer-table.ts';
 import { type ResolvedApi, resolveApi } from './apis/resolved-api.ts';
 import { withDelegates } from './delegates.ts';
+import { type Translation, translateGatewayApi } from './gateway-api/translate.ts';
 import { defaultMeshConfig, type MeshConfig, meshConfigName, readMeshConfig } from './mesh-config.ts';
 import { type Configured, type MeshSnapshot, rootNamespace, takeSnapshot } from './snapshot.ts';
 
@@ -25,6 +26,7 @@ export class SnapshotBuilder {
   #meshConfig: MeshConfig;
   #reported: Set<string>;
   #findings: readonly Finding[];
+  #translation: Translation | undefined;
 
   /** `filesRoot`: the folder in which resources may name files; undefined: none. */
   constructor(store: ConfigStore, trustDomain: string, logger: Logger, filesRoot: string | undefined, brokerAddress: string | undefined) {
@@ -38,11 +40,17 @@ export class SnapshotBuilder {
     this.#meshConfig = defaultMeshConfig;
     this.#reported = new Set();
     this.#findings = [];
+    this.#translation = undefined;
   }
 
   /** What is wrong in the newest snapshot's configuration. */
   get findings(): readonly Finding[] {
     return this.#findings;
+  }
+
+  /** What became of the Gateway API's objects in the newest snapshot. */
+  get translation(): Translation | undefined {
+    return this.#translation;
   }
 
   async build(): Promise<MeshSnapshot> {
@@ -77,7 +85,13 @@ export class SnapshotBuilder {
     for (const key of this.#lastGood.keys()) if (!present.has(key)) this.#lastGood.delete(key);
     this.#findings = findings;
     this.#report(findings);
-    return { ...raw, virtualServices: withDelegates(admitted) };
+    this.#translation = translateGatewayApi(taken.gatewayApi, raw);
+    // Where both speak of one host of the mesh, the Gateway API's word counts, as in Istio.
+    return {
+      ...raw,
+      gateways: [...raw.gateways, ...this.#translation.gateways],
+      virtualServices: [...this.#translation.virtualServices, ...withDelegates(admitted)],
+    };
   }
 
   /** What an API refers to is found; one whose documents or secrets cannot be used does not replace the version of it that could. */

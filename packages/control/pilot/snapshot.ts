@@ -19,6 +19,7 @@ import { originFileAnnotation } from '../galley/directory-source.ts';
 import type { ConsumerTable } from './apis/consumer-table.ts';
 import { DocumentReader } from './apis/documents.ts';
 import type { ResolvedApi } from './apis/resolved-api.ts';
+import { type GatewayApiResources, readGatewayApi } from './gateway-api/resources.ts';
 import type { MeshConfig } from './mesh-config.ts';
 import { type AutoAddress, autoAddresses } from './registry/auto-addresses.ts';
 import { buildServices } from './registry/build-services.ts';
@@ -40,6 +41,7 @@ export interface MeshSnapshot {
   readonly peerAuthentications: readonly Configured<PeerAuthenticationSpec>[];
   readonly sidecars: readonly Configured<SidecarSpec>[];
   readonly meshConfig: MeshConfig;
+  readonly gatewayApi: GatewayApiResources;
   /** Addresses of services that have none of their own, by host name. */
   readonly autoAddresses: ReadonlyMap<string, AutoAddress>;
   readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
@@ -65,6 +67,8 @@ export interface Configured<Spec> {
   readonly namespace: string;
   readonly createdAt: string;
   readonly revision: number;
+  /** Of the object's spec, as its status says which it speaks of. */
+  readonly generation: number;
   readonly spec: Spec;
   readonly origin: Origin;
   /** The file that it was written in, where the control plane has read it from one. */
@@ -129,6 +133,7 @@ export async function takeSnapshot(
     peerAuthentications: (await list('security.istio.io', 'PeerAuthentication')).map(configured<PeerAuthenticationSpec>).sort(byAge),
     sidecars: (await list(networking, 'Sidecar')).map(configured<SidecarSpec>).sort(byAge),
     meshConfig,
+    gatewayApi: await readGatewayApi(store, configured, byAge),
     autoAddresses: autoAddresses([...servicesByHostname.values()]),
     secrets: new Map(secrets),
     configMaps,
@@ -157,6 +162,7 @@ function configured<Spec>(stored: StoredResource): Configured<Spec> {
     namespace: stored.key.namespace,
     createdAt: stored.resource.metadata.creationTimestamp ?? '',
     revision: stored.revision,
+    generation: stored.resource.metadata.generation ?? 1,
     spec: (stored.resource.spec ?? {}) as Spec,
     origin: stored.origin,
     originFile: stored.resource.metadata.annotations?.[originFileAnnotation],

@@ -31,14 +31,7 @@ const kindsWithoutEffect: Readonly<Record<string, string>> = {
   'networking.istio.io/ProxyConfig': 'proxies are configured by their command line',
   'networking.istio.io/EnvoyFilter': 'the generated configuration is not patched',
   'extensions.istio.io/WasmPlugin': 'no plugin is loaded',
-  'gateway.networking.k8s.io/Gateway': 'use a networking.istio.io/v1 Gateway',
-  'gateway.networking.k8s.io/HTTPRoute': 'use a networking.istio.io/v1 VirtualService',
-  'gateway.networking.k8s.io/GRPCRoute': 'use a networking.istio.io/v1 VirtualService',
-  'gateway.networking.k8s.io/TLSRoute': 'it routes nothing',
-  'gateway.networking.k8s.io/TCPRoute': 'it routes nothing',
-  'gateway.networking.k8s.io/UDPRoute': 'it routes nothing',
-  'gateway.networking.k8s.io/ListenerSet': 'it listens nowhere',
-  'gateway.networking.k8s.io/BackendTLSPolicy': 'use a DestinationRule with tls',
+  'gateway.networking.k8s.io/UDPRoute': 'UDP is not routed yet',
 };
 
 /** Policies that somebody would rely on. What is not enforced is refused, not warned about: a silent gap would be a hole. */

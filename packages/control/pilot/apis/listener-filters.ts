@@ -10,8 +10,8 @@ import {
   TranscodingPerRouteSchema,
   ValidationPerRouteSchema,
 } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
+import { servedGateways } from '../generate/served-gateways.ts';
 import type { ProxyView } from '../proxy-view.ts';
-import { selects } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { policyFilters } from './api-policies.ts';
 import type { ConsumerTable } from './consumer-table.ts';
@@ -27,9 +27,7 @@ export function apisOf(
 ): { readonly edge: readonly ResolvedApi[]; readonly client: readonly ResolvedApi[]; readonly sidecar: readonly ResolvedApi[] } {
   if (snapshot.apis.length === 0) return none;
   if (view.type === 'gateway') {
-    const own = new Set(
-      snapshot.gateways.filter((gateway) => selects(gateway.spec.selector, view.labels)).map(({ namespace, name }) => `${namespace}/${name}`),
-    );
+    const own = new Set(servedGateways(view, snapshot).map(({ namespace, name }) => `${namespace}/${name}`));
     const isOurs = ({ api, virtualService }: ResolvedApi) =>
       virtualService.spec.gateways!.some((name) => name !== sidecarGateway && own.has(name.includes('/') ? name : `${api.namespace}/${name}`));
     return { ...none, edge: snapshot.apis.filter(isOurs) };

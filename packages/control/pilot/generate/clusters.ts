@@ -13,6 +13,7 @@ import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions
 import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
 import { spiffeUri } from '../../citadel/spiffe-identity.ts';
 import { apisOf, rateLimitCluster } from '../apis/listener-filters.ts';
+import { type BackendTls, backendTlsOf } from '../gateway-api/backend-tls.ts';
 import type { Capture, ProxyView } from '../proxy-view.ts';
 import { type Instance, mayBeHttp, type Protocol, type Service, type ServicePort, selects } from '../registry/service.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
@@ -107,7 +108,9 @@ function outboundCluster(
   });
   const spoken = spokenTo(service, port, policy, snapshot);
   Object.assign(cluster, httpOptions(spoken, connectionLimits(policy.connectionPool), http));
-  applyTls(cluster, service, spoken, isOriginalDestination, policy.tls, snapshot);
+  const backendTls = policy.tls ? undefined : backendTlsOf(service, port, snapshot);
+  if (backendTls) applyBackendTls(cluster, backendTls, spoken);
+  else applyTls(cluster, service, spoken, isOriginalDestination, policy.tls, snapshot);
   if (policy.proxyProtocol) applyProxyProtocol(cluster, policy.proxyProtocol.version ?? 'V1');
   return cluster;
 }
@@ -292,6 +295,28 @@ function applyTls(
         ],
       }).transportSocketMatches;
   }
+}
+
+/** A back end whose roots are not known is not spoken to: in the clear it must not be, and nobody could be told from it. */
+function applyBackendTls(cluster: Cluster, tls: BackendTls | 'unusable', spoken: Spoken): void {
+  const { hostname, roots, subjectAltNames } =
+    tls === 'unusable' ? { hostname: 'unusable.invalid', roots: undefined, subjectAltNames: [{ type: 'dns' as const, value: 'unusable.invalid' }] } : tls;
+  cluster.transportSocket = upstreamTls(
+    {
+      alpnProtocols: originatedAlpn[spoken],
+      validationContextType: {
+        case: 'validationContext',
+        value: {
+          trustedCa: { specifier: roots === undefined ? { case: 'filename', value: 'system' } : { case: 'inlineString', value: roots } },
+          matchTypedSubjectAltNames: subjectAltNames.map(({ type, value }) => ({
+            sanType: type === 'uri' ? 3 : 2,
+            matcher: { matchPattern: { case: 'exact' as const, value } },
+          })),
+        },
+      },
+    },
+    hostname,
+  );
 }
 
 /** What a server outside the mesh is told in the handshake. */

@@ -8,13 +8,13 @@ import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { apiFilters, apisOf } from '../apis/listener-filters.ts';
 import type { ProxyView } from '../proxy-view.ts';
-import { selects } from '../registry/service.ts';
 import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import { serverNameRoutesOf, serves, tcpRouteOf } from './byte-routes.ts';
 import { connectionManager, tlsInspector } from './connection-manager.ts';
 import { mutualTls } from './inbound-chains.ts';
 import { provenance } from './names.ts';
+import { credentialOf, servedGateways } from './served-gateways.ts';
 import { ads } from './tls-contexts.ts';
 import { routesOf, type VirtualHost, virtualServicesOfGateway } from './virtual-service-routes.ts';
 
@@ -34,19 +34,17 @@ const httpProtocols = new Set(['HTTP', 'HTTPS', 'HTTP2', 'GRPC', 'GRPC-WEB']);
 const byteProtocols = new Set(['TCP', 'TLS', 'MONGO', 'HTTPS']);
 
 function serversOf(view: ProxyView, snapshot: MeshSnapshot): Server[] {
-  return snapshot.gateways
-    .filter((gateway) => selects(gateway.spec.selector, view.labels))
-    .flatMap((gateway) =>
-      (gateway.spec.servers ?? []).flatMap((spec, index): Server[] => {
-        const protocol = spec.port?.protocol.toUpperCase() ?? '';
-        const port = spec.port?.number ?? 0;
-        const base = { gateway, spec, index, port };
-        if (port === 0) return [];
-        if (spec.tls?.mode === 'PASSTHROUGH') return byteProtocols.has(protocol) ? [{ ...base, serves: 'server-names', isTls: false }] : [];
-        if (httpProtocols.has(protocol)) return [{ ...base, serves: 'http', isTls: protocol === 'HTTPS' }];
-        return byteProtocols.has(protocol) ? [{ ...base, serves: 'bytes', isTls: protocol === 'TLS' }] : [];
-      }),
-    );
+  return servedGateways(view, snapshot).flatMap((gateway) =>
+    (gateway.spec.servers ?? []).flatMap((spec, index): Server[] => {
+      const protocol = spec.port?.protocol.toUpperCase() ?? '';
+      const port = spec.port?.number ?? 0;
+      const base = { gateway, spec, index, port };
+      if (port === 0) return [];
+      if (spec.tls?.mode === 'PASSTHROUGH') return byteProtocols.has(protocol) ? [{ ...base, serves: 'server-names', isTls: false }] : [];
+      if (httpProtocols.has(protocol)) return [{ ...base, serves: 'http', isTls: protocol === 'HTTPS' }];
+      return byteProtocols.has(protocol) ? [{ ...base, serves: 'bytes', isTls: protocol === 'TLS' }] : [];
+    }),
+  );
 }
 
 function routeNameOf(server: Server): string {
@@ -107,7 +105,7 @@ function chainsOf(server: Server, view: ProxyView, snapshot: MeshSnapshot): Init
         name,
         filterChainMatch: { transportProtocol: 'tls', serverNames },
         filters: [httpFilter(routeNameOf(server), true, view, snapshot)],
-        transportSocket: serverTls(server),
+        transportSocket: serverTls(server, snapshot),
       },
     ];
   const bound = virtualServicesOfGateway(nameOf(server), snapshot).filter(({ spec }) => serves(hosts, spec.hosts));
@@ -125,24 +123,30 @@ function chainsOf(server: Server, view: ProxyView, snapshot: MeshSnapshot): Init
   return [
     {
       name,
-      ...(server.isTls ? { filterChainMatch: { transportProtocol: 'tls', serverNames }, transportSocket: serverTls(server) } : {}),
+      ...(server.isTls ? { filterChainMatch: { transportProtocol: 'tls', serverNames }, transportSocket: serverTls(server, snapshot) } : {}),
       filters: [route.filter],
     },
   ];
 }
 
-function serverTls(server: Server): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
+function serverTls(server: Server, snapshot: MeshSnapshot): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
   // Clients are the mesh's own: sidecars on their way out of it.
   if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls();
-  return { name: 'envoy.transport_sockets.tls', configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, downstreamTls(server)) } };
+  return {
+    name: 'envoy.transport_sockets.tls',
+    configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, downstreamTls(server, snapshot)) },
+  };
 }
 
-function downstreamTls(server: Server): Init<typeof DownstreamTlsContextSchema> {
+/** Roots that are not there let nobody in. */
+const rootsOf = (configMap: string, snapshot: MeshSnapshot) => snapshot.configMaps.get(configMap)?.['ca.crt'] ?? '';
+
+function downstreamTls(server: Server, snapshot: MeshSnapshot): Init<typeof DownstreamTlsContextSchema> {
   const tls = server.spec.tls!;
   const needsClient = tls.mode === 'MUTUAL' || tls.mode === 'OPTIONAL_MUTUAL';
   const versions: Readonly<Record<string, number>> = { TLS_AUTO: 0, TLSV1_0: 1, TLSV1_1: 2, TLSV1_2: 3, TLSV1_3: 4 };
   const certificates = tls.credentialName
-    ? { tlsCertificateSdsSecretConfigs: [{ name: `kubernetes://${server.gateway.namespace}/${tls.credentialName}`, sdsConfig: ads }] }
+    ? { tlsCertificateSdsSecretConfigs: [{ name: credentialOf(server.gateway, tls), sdsConfig: ads }] }
     : {
         tlsCertificates: [
           {
@@ -163,12 +167,17 @@ function downstreamTls(server: Server): Init<typeof DownstreamTlsContextSchema> 
       ...certificates,
       ...(needsClient
         ? {
-            validationContextType: tls.credentialName
+            validationContextType: tls.caConfigMap
               ? {
-                  case: 'validationContextSdsSecretConfig' as const,
-                  value: { name: `kubernetes://${server.gateway.namespace}/${tls.credentialName}-cacert`, sdsConfig: ads },
+                  case: 'validationContext' as const,
+                  value: { trustedCa: { specifier: { case: 'inlineString' as const, value: rootsOf(tls.caConfigMap, snapshot) } } },
                 }
-              : { case: 'validationContext' as const, value: { trustedCa: { specifier: { case: 'filename' as const, value: tls.caCertificates! } } } },
+              : tls.credentialName
+                ? {
+                    case: 'validationContextSdsSecretConfig' as const,
+                    value: { name: `${credentialOf(server.gateway, tls)}-cacert`, sdsConfig: ads },
+                  }
+                : { case: 'validationContext' as const, value: { trustedCa: { specifier: { case: 'filename' as const, value: tls.caCertificates! } } } },
           }
         : {}),
     },

@@ -31,12 +31,15 @@ export function splitAddress(text: string): { readonly address: string; readonly
   return { address, port };
 }
 
+const gatewayApiKinds = new Set(['HTTPRoute', 'GRPCRoute', 'TLSRoute', 'TCPRoute', 'ListenerSet']);
+
 /** Provenance for the `metadata` of an xDS resource: Istio's config path, and the line that a person wrote. */
 export function provenance(config: Configured<unknown>, path?: string): { filterMetadata: Record<string, { [key: string]: string }> } {
+  const group = gatewayApiKinds.has(config.kind) ? 'gateway.networking.k8s.io' : 'networking.istio.io';
   const kind = config.kind.replace(/([a-z])([A-Z])/g, '$1-$2').toLowerCase();
   return {
     filterMetadata: {
-      istio: { config: `/apis/networking.istio.io/v1/namespaces/${config.namespace}/${kind}/${config.name}` },
+      istio: { config: `/apis/${group}/v1/namespaces/${config.namespace}/${kind}/${config.name}` },
       'mizzen.provenance': {
         object: `${config.kind} ${config.namespace}/${config.name}`,
         origin: describeOrigin(config.origin, path),

@@ -3,6 +3,7 @@ import { type Secret, SecretSchema } from '@mizzen/envoy-api/gen/envoy/extension
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { publicApis } from './public-listeners.ts';
+import { credentialOf, servedGateways } from './served-gateways.ts';
 import { rootSecretName } from './tls-contexts.ts';
 
 /**
@@ -70,9 +71,5 @@ function namedByItsApis(name: string, view: ProxyView, snapshot: MeshSnapshot): 
 /** A gateway is given a secret only when a Gateway resource that selects it names the secret. */
 function namedByItsGateways(name: string, view: ProxyView, snapshot: MeshSnapshot): boolean {
   const plain = name.endsWith('-cacert') ? name.slice(0, -'-cacert'.length) : name;
-  return snapshot.gateways.some(
-    (gateway) =>
-      Object.entries(gateway.spec.selector ?? {}).every(([label, value]) => view.labels[label] === value) &&
-      gateway.spec.servers?.some((server) => [name, plain].includes(`kubernetes://${gateway.namespace}/${server.tls?.credentialName}`)),
-  );
+  return servedGateways(view, snapshot).some((gateway) => gateway.spec.servers?.some((server) => [name, plain].includes(credentialOf(gateway, server.tls))));
 }

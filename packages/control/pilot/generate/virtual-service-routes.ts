@@ -16,6 +16,7 @@ import { HeaderValueOption_HeaderAppendAction } from '@mizzen/envoy-api/gen/envo
 import {
   type HeaderMatcherSchema,
   RedirectAction_RedirectResponseCode,
+  RouteAction_ClusterNotFoundResponseCode,
   type RouteAction_RequestMirrorPolicySchema,
   type RouteActionSchema,
   type RouteMatchSchema,
@@ -234,6 +235,7 @@ function forwardAction(
   return {
     clusterSpecifier,
     ...timeouts(spec),
+    ...(spec.missingClusterStatus === 500 ? { clusterNotFoundResponseCode: RouteAction_ClusterNotFoundResponseCode.INTERNAL_SERVER_ERROR } : {}),
     retryPolicy: retryPolicy(spec),
     requestMirrorPolicies: mirrors,
     hashPolicy: targets.flatMap(({ destination }) => {
@@ -332,17 +334,26 @@ function redirectAction(spec: HttpRouteSpec) {
     307: RedirectAction_RedirectResponseCode.TEMPORARY_REDIRECT,
     308: RedirectAction_RedirectResponseCode.PERMANENT_REDIRECT,
   };
+  const { uriRegexRewrite: regex } = redirect;
   return {
     responseCode: codes[redirect.redirectCode ?? 301]!,
     hostRedirect: redirect.authority ?? '',
-    portRedirect: redirect.port ?? 0,
+    portRedirect: redirectPort(redirect),
     ...(redirect.scheme ? { schemeRewriteSpecifier: { case: 'schemeRedirect' as const, value: redirect.scheme } } : {}),
     ...(redirect.prefixRewrite !== undefined
       ? { pathRewriteSpecifier: { case: 'prefixRewrite' as const, value: redirect.prefixRewrite } }
       : redirect.uri !== undefined
         ? { pathRewriteSpecifier: { case: 'pathRedirect' as const, value: redirect.uri } }
-        : {}),
+        : regex
+          ? { pathRewriteSpecifier: { case: 'regexRewrite' as const, value: { pattern: { regex: regex.match }, substitution: regex.rewrite } } }
+          : {}),
   };
+}
+
+/** 0: that of the request's host, if it names one. */
+function redirectPort({ port, derivePort, scheme, dropsPort }: NonNullable<HttpRouteSpec['redirect']>): number {
+  if (port !== undefined) return port;
+  return derivePort === 'FROM_PROTOCOL_DEFAULT' || dropsPort ? (scheme === 'https' ? 443 : 80) : 0;
 }
 
 function corsConfig(policy: CorsPolicySpec): Init<typeof CorsPolicySchema> {
