@@ -8,8 +8,8 @@ import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/l
 import { DownstreamConnectionsConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/resource_monitors/downstream_connections/v3/downstream_connections_pb.js';
 import { FixedHeapConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/resource_monitors/fixed_heap/v3/fixed_heap_pb.js';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
+import { knownMessages } from '@mizzen/envoy-api/known-messages';
 import { compileOverload, type OverloadSettings } from './overload/overload-manager.ts';
-import { knownMessages } from './xds/known-messages.ts';
 import { refuseUnsupported } from './xds/supported-fields.ts';
 
 /** What a proxy without a control plane is told: Envoy's bootstrap with static resources (bootstrap.proto). */

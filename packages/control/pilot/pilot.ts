@@ -3,6 +3,7 @@ import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { Change } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
+import { envoyFilterFindings } from './analysis/envoy-filters.ts';
 import type { Finding } from './analysis/finding.ts';
 import { StatusWriter } from './gateway-api/status-writer.ts';
 import { Registration } from './registry/registration.ts';
@@ -80,7 +81,8 @@ export class Pilot {
   }
 
   get findings(): readonly Finding[] {
-    return this.#builder.findings;
+    if (this.#snapshot === undefined) return this.#builder.findings;
+    return [...this.#builder.findings, ...envoyFilterFindings(this.#snapshot, [...this.#connections])];
   }
 
   get pushCount(): number {

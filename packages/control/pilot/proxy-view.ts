@@ -37,6 +37,8 @@ export interface ProxyView {
   readonly appId: string | undefined;
   readonly version: string;
   readonly locality: string;
+  /** The node's metadata as they came. */
+  readonly metadata: Readonly<Record<string, unknown>>;
 }
 
 /** Where captured connections arrive. */
@@ -92,6 +94,7 @@ export function viewOf(node: Node | undefined): ProxyView {
     appId: text(metadata, 'MIZZEN_APP_ID'),
     version: node.userAgentName ? `${node.userAgentName}/${node.userAgentVersionType.case === 'userAgentVersion' ? node.userAgentVersionType.value : '?'}` : '',
     locality: [node.locality?.region, node.locality?.zone, node.locality?.subZone].filter(Boolean).join('/'),
+    metadata,
   };
 }
 

@@ -19,6 +19,7 @@ import { originFileAnnotation } from '../galley/directory-source.ts';
 import type { ConsumerTable } from './apis/consumer-table.ts';
 import { DocumentReader } from './apis/documents.ts';
 import type { ResolvedApi } from './apis/resolved-api.ts';
+import type { EnvoyFilterSpec } from './envoy-filters/types.ts';
 import { type GatewayApiResources, readGatewayApi } from './gateway-api/resources.ts';
 import type { MeshConfig } from './mesh-config.ts';
 import { type AutoAddress, autoAddresses } from './registry/auto-addresses.ts';
@@ -40,6 +41,7 @@ export interface MeshSnapshot {
   readonly gateways: readonly Configured<GatewaySpec>[];
   readonly peerAuthentications: readonly Configured<PeerAuthenticationSpec>[];
   readonly sidecars: readonly Configured<SidecarSpec>[];
+  readonly envoyFilters: readonly Configured<EnvoyFilterSpec>[];
   readonly meshConfig: MeshConfig;
   readonly gatewayApi: GatewayApiResources;
   /** Addresses of services that have none of their own, by host name. */
@@ -131,6 +133,7 @@ export async function takeSnapshot(
     destinationRules: (await list(networking, 'DestinationRule')).map(configured<DestinationRuleSpec>).sort(byAge),
     gateways: (await list(networking, 'Gateway')).map(configured<GatewaySpec>).sort(byAge),
     peerAuthentications: (await list('security.istio.io', 'PeerAuthentication')).map(configured<PeerAuthenticationSpec>).sort(byAge),
+    envoyFilters: (await list(networking, 'EnvoyFilter')).map(configured<EnvoyFilterSpec>).sort(byAge),
     sidecars: (await list(networking, 'Sidecar')).map(configured<SidecarSpec>).sort(byAge),
     meshConfig,
     gatewayApi: await readGatewayApi(store, configured, byAge),

@@ -2,7 +2,7 @@ import { createRegistry, toJson } from '@bufbuild/protobuf';
 import { type Any, AnySchema } from '@bufbuild/protobuf/wkt';
 import { messageOf } from '@mizzen/common';
 import { resourceTypes } from '@mizzen/envoy-api';
-import { knownMessages } from '../xds/known-messages.ts';
+import { knownMessages } from '@mizzen/envoy-api/known-messages';
 import type { ResourceState } from '../xds/resource-state.ts';
 import { redacted } from './redact.ts';
 

@@ -1,6 +1,21 @@
 /** Something in the configuration that is not as its writer will have meant it. Codes are Istio's where it has one. */
 export interface Finding {
-  readonly code: 'IST0101' | 'IST0109' | 'IST0110' | 'IST0111' | 'IST0173' | 'IST0174' | 'IST0132' | 'MZ0001' | 'MZ0002' | 'MZ0003' | 'MZ0004' | 'MZ0005';
+  readonly code:
+    | 'IST0101'
+    | 'IST0109'
+    | 'IST0110'
+    | 'IST0111'
+    | 'IST0173'
+    | 'IST0174'
+    | 'IST0132'
+    | 'MZ0001'
+    | 'MZ0002'
+    | 'MZ0003'
+    | 'MZ0004'
+    | 'MZ0005'
+    | 'MZ0006'
+    | 'MZ0007'
+    | 'MZ0008';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

@@ -29,7 +29,6 @@ const fields: Readonly<Record<string, readonly string[]>> = {
 const kindsWithoutEffect: Readonly<Record<string, string>> = {
   'networking.istio.io/WorkloadGroup': 'sidecars register without it',
   'networking.istio.io/ProxyConfig': 'proxies are configured by their command line',
-  'networking.istio.io/EnvoyFilter': 'the generated configuration is not patched',
   'extensions.istio.io/WasmPlugin': 'no plugin is loaded',
   'gateway.networking.k8s.io/UDPRoute': 'UDP is not routed yet',
 };

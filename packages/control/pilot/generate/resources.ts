@@ -8,6 +8,8 @@ import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/rou
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
 import { MessagingSchema } from '@mizzen/envoy-api/gen/mizzen/message/v1/messaging_pb.js';
+import { type OnApplied, patchClusters, patchListeners, patchRoutes } from '../envoy-filters/apply-patches.ts';
+import type { Patch } from '../envoy-filters/patches.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { clustersFor } from './clusters.ts';
@@ -22,23 +24,38 @@ import { withIngress } from './sidecar-scope.ts';
 
 /**
  * All resources of one type for one proxy, packed. `names` are the resources that the proxy asked for; for listeners and clusters it
- * asks for all.
+ * asks for all. `patches` are those of EnvoyFilters.
  */
-export function resourcesFor(type: DiscoveryType, names: ReadonlySet<string>, proxy: ProxyView, snapshot: MeshSnapshot, trustBundle: string): Any[] {
+export function resourcesFor(
+  type: DiscoveryType,
+  names: ReadonlySet<string>,
+  proxy: ProxyView,
+  snapshot: MeshSnapshot,
+  trustBundle: string,
+  patches: readonly Patch[],
+  onPatched: OnApplied,
+): Any[] {
   const view = withIngress(proxy, snapshot);
   switch (type) {
     case 'cluster':
-      return pack(type, ClusterSchema, clustersFor(view, snapshot));
+      return pack(type, ClusterSchema, patchClusters(clustersFor(view, snapshot), patches, view, onPatched));
     case 'endpoint':
       return pack(type, ClusterLoadAssignmentSchema, endpointsFor(names, view, snapshot));
-    case 'listener':
-      return pack(type, ListenerSchema, view.type === 'gateway' ? gatewayListeners(view, snapshot) : sidecarListeners(view, snapshot));
+    case 'listener': {
+      const listeners = view.type === 'gateway' ? gatewayListeners(view, snapshot) : sidecarListeners(view, snapshot);
+      return pack(type, ListenerSchema, patchListeners(listeners, patches, view, onPatched));
+    }
     case 'route': {
       const tables = view.type === 'gateway' ? gatewayRouteConfigurations(view, snapshot) : sidecarRoutes(view, snapshot);
       return pack(
         type,
         RouteConfigurationSchema,
-        tables.filter((table) => names.has(table.name)),
+        patchRoutes(
+          tables.filter((table) => names.has(table.name)),
+          patches,
+          view,
+          onPatched,
+        ),
       );
     }
     case 'name-table':

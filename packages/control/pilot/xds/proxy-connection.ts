@@ -5,9 +5,11 @@ import { PushQueue } from '@mizzen/common';
 import { type DiscoveryType, discoveryTypes, typeUrls } from '@mizzen/envoy-api';
 import { type DiscoveryRequest, type DiscoveryResponse, DiscoveryResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { Identity } from '../../citadel/spiffe-identity.ts';
+import { type Patch, patchesFor } from '../envoy-filters/patches.ts';
+import type { EnvoyFilterSpec } from '../envoy-filters/types.ts';
 import { resourcesFor } from '../generate/resources.ts';
 import type { ProxyView } from '../proxy-view.ts';
-import type { MeshSnapshot } from '../snapshot.ts';
+import type { Configured, MeshSnapshot } from '../snapshot.ts';
 
 /**
  * One proxy's ADS stream, state of the world: what it has asked for, what it was sent, and what it said to that. The protocol's rules
@@ -20,6 +22,10 @@ export class ProxyConnection {
   readonly connectedAt: Date;
   readonly responses: PushQueue<DiscoveryResponse>;
   readonly #subscriptions: Map<DiscoveryType, Subscription>;
+  /** Patches of EnvoyFilters that have found their place, as `NAMESPACE/NAME@REVISION#INDEX`. */
+  readonly patched: Set<string>;
+  /** The patches that the proxy did not take, and why: it is given none until they change. */
+  #refusedPatches: RefusedPatches | undefined;
 
   constructor(view: ProxyView, identity: Identity | undefined, peer: string, now: Date) {
     this.view = view;
@@ -28,6 +34,8 @@ export class ProxyConnection {
     this.connectedAt = now;
     this.responses = new PushQueue();
     this.#subscriptions = new Map();
+    this.patched = new Set();
+    this.#refusedPatches = undefined;
   }
 
   /** Takes a request: a subscription, an ACK or a NACK. Returns what a NACK said. */
@@ -55,6 +63,10 @@ export class ProxyConnection {
       if (request.errorDetail) {
         subscription.error = request.errorDetail.message.slice(0, 4096) || 'refused without a reason';
         nack = { nack: subscription.error };
+        if (this.#blamePatches(type, subscription.error, snapshot)) {
+          this.push(snapshot, trustBundle);
+          return nack;
+        }
       } else {
         subscription.error = undefined;
         subscription.acknowledged = subscription.version;
@@ -73,6 +85,30 @@ export class ProxyConnection {
       if (subscription && this.#send(type, subscription, snapshot, trustBundle, false)) sent++;
     }
     return sent;
+  }
+
+  /** The EnvoyFilters that make for something that the proxy refuses, and what it said. */
+  get refusedPatches(): RefusedPatches | undefined {
+    return this.#refusedPatches;
+  }
+
+  /** Without patches it may be right: they are left out, so that all else goes on. */
+  #blamePatches(type: DiscoveryType, reason: string, snapshot: MeshSnapshot): boolean {
+    if (type !== 'cluster' && type !== 'listener' && type !== 'route') return false;
+    const patches = patchesFor(this.view, snapshot.envoyFilters);
+    const signature = signatureOf(patches);
+    if (patches.length === 0 || this.#refusedPatches?.signature === signature) return false;
+    this.#refusedPatches = { signature, reason, filters: [...new Set(patches.map(({ filter }) => filter))] };
+    return true;
+  }
+
+  #patches(snapshot: MeshSnapshot): readonly Patch[] {
+    if (snapshot.envoyFilters.length === 0) return [];
+    const patches = patchesFor(this.view, snapshot.envoyFilters);
+    if (this.#refusedPatches === undefined) return patches;
+    if (this.#refusedPatches.signature === signatureOf(patches)) return [];
+    this.#refusedPatches = undefined;
+    return patches;
   }
 
   status(): ProxyStatus {
@@ -113,7 +149,9 @@ export class ProxyConnection {
   }
 
   #send(type: DiscoveryType, subscription: Subscription, snapshot: MeshSnapshot, trustBundle: string, always: boolean): boolean {
-    const resources = resourcesFor(type, subscription.names, this.view, snapshot, trustBundle);
+    const resources = resourcesFor(type, subscription.names, this.view, snapshot, trustBundle, this.#patches(snapshot), (patch) =>
+      this.patched.add(patchKey(patch)),
+    );
     const version = contentVersion(resources);
     if (!always && version === subscription.version) return false;
     subscription.version = version;
@@ -134,6 +172,15 @@ export class ProxyConnection {
     return true;
   }
 }
+
+export interface RefusedPatches {
+  readonly signature: string;
+  readonly reason: string;
+  readonly filters: readonly Configured<EnvoyFilterSpec>[];
+}
+
+export const patchKey = ({ filter, index }: Patch) => `${filter.namespace}/${filter.name}@${filter.revision}#${index}`;
+const signatureOf = (patches: readonly Patch[]) => patches.map(patchKey).join(' ');
 
 class Subscription {
   names: ReadonlySet<string> = new Set();
