@@ -32,6 +32,8 @@ export function gatewayProblems(spec: GatewaySpec): Problem[] {
       server.tls &&
       (mode === 'SIMPLE' || mode === 'MUTUAL' || mode === 'OPTIONAL_MUTUAL') &&
       !server.tls.credentialName &&
+      !server.tls.credentialNames?.length &&
+      !server.tls.tlsCertificates?.length &&
       !(server.tls.serverCertificate && server.tls.privateKey)
     ) {
       problems.push({

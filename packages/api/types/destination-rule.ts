@@ -117,6 +117,7 @@ export interface ClientTlsSpec {
   readonly caCertificates?: string;
   readonly credentialName?: string;
   readonly caCertCredentialName?: string;
+  readonly caCrl?: string;
   readonly subjectAltNames?: readonly string[];
   readonly sni?: string;
   readonly insecureSkipVerify?: boolean;

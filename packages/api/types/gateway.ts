@@ -32,4 +32,13 @@ export interface ServerTlsSpec {
   readonly maxProtocolVersion?: string;
   readonly cipherSuites?: readonly string[];
   readonly subjectAltNames?: readonly string[];
+  readonly credentialNames?: readonly string[];
+  readonly caCertCredentialName?: string;
+  readonly caCrl?: string;
+  readonly tlsCertificates?: readonly { readonly serverCertificate?: string; readonly privateKey?: string; readonly caCertificates?: string }[];
+  readonly verifyCertificateSpki?: readonly string[];
+  readonly verifyCertificateHash?: readonly string[];
+  readonly alpnProtocols?: readonly string[];
+  readonly ecdhCurves?: readonly string[];
+  readonly insecureSkipVerify?: boolean;
 }

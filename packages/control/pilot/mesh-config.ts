@@ -16,6 +16,8 @@ export interface MeshConfig {
   /** For services whose DestinationRule says nothing of localities. */
   readonly localityLbSetting: LocalityLbSpec;
   readonly zoneAwareLbSetting: ZoneAwareLbSpec | undefined;
+  /** How often names of services are resolved anew. */
+  readonly dnsRefreshMs: number;
   readonly extensionProviders: readonly TracingProvider[];
   /** Names of providers (`defaultProviders.tracing`) for proxies that no Telemetry says otherwise for. */
   readonly defaultTracingProviders: readonly string[];
@@ -27,6 +29,7 @@ export const defaultMeshConfig: MeshConfig = {
   upgradesToHttp2: false,
   localityLbSetting: {},
   zoneAwareLbSetting: undefined,
+  dnsRefreshMs: 60_000,
   extensionProviders: [],
   defaultTracingProviders: [],
 };
@@ -72,6 +75,7 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
     outboundTrafficPolicy: mode,
     protocolDetectionTimeoutMs: timeoutMs,
     upgradesToHttp2: upgrade === 'UPGRADE',
+    dnsRefreshMs: readDuration(value['dnsRefreshRate'], 'dnsRefreshRate', wrong) ?? defaultMeshConfig.dnsRefreshMs,
     localityLbSetting: readLocality(value['localityLbSetting'], wrong) ?? {},
     zoneAwareLbSetting: readPlain(value['zoneAwareLbSetting'], 'zoneAwareLbSetting', wrong) as ZoneAwareLbSpec | undefined,
     extensionProviders: readProviders(value['extensionProviders'], wrong),
@@ -80,6 +84,13 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
 }
 
 type Wrong = (field: string, problem: string) => MizzenError;
+
+function readDuration(value: unknown, field: string, wrong: Wrong): number | undefined {
+  if (value === undefined) return undefined;
+  const ms = typeof value === 'string' ? parseDurationMs(value) : undefined;
+  if (!ms) throw wrong(field, `${JSON.stringify(value)} is no duration: write 100ms or 1s`);
+  return ms;
+}
 
 function readPlain(value: unknown, field: string, wrong: Wrong): Readonly<Record<string, unknown>> | undefined {
   if (value === undefined || value === null) return undefined;

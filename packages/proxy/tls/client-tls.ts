@@ -58,6 +58,11 @@ export class ClientTls {
     this.#contextRoots = undefined;
   }
 
+  /** The secrets that come from the control plane. */
+  get secretNames(): readonly string[] {
+    return this.#sources.names();
+  }
+
   get notReadyReason(): string | undefined {
     const [missing] = this.#sources.missing();
     return missing === undefined ? undefined : `the secret ${missing} has not arrived`;

@@ -84,6 +84,7 @@ export class Cluster {
   readonly #hosts: HostSet;
   readonly #outliers: OutlierDetector | undefined;
   #checkers: readonly HealthChecker[];
+  readonly #parts: { close(): void }[];
 
   constructor(settings: ClusterSettings, random: () => number) {
     this.settings = settings;
@@ -94,6 +95,7 @@ export class Cluster {
     this.#hosts = new HostSet(settings.balancing, random);
     this.#outliers = settings.outliers === undefined ? undefined : new OutlierDetector(this, settings.outliers, random);
     this.#checkers = [];
+    this.#parts = [];
     this.activeRequests = 0;
     this.activeRetries = 0;
     this.pendingRequests = 0;
@@ -293,7 +295,13 @@ export class Cluster {
     }
   }
 
+  /** Has something end with this cluster. */
+  closeWith(part: { close(): void }): void {
+    this.#parts.push(part);
+  }
+
   close(): void {
+    for (const part of this.#parts) part.close();
     for (const checker of this.#checkers) checker.close();
     for (const endpoint of this.endpoints) endpoint.remove();
     this.settings.originalDestinations?.close();

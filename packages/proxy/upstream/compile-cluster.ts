@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
 import { CircuitBreakers_ThresholdsSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/circuit_breaker_pb.js';
@@ -5,6 +6,7 @@ import {
   Cluster_DiscoveryType,
   type Cluster as ClusterMessage,
   ClusterSchema,
+  Cluster_DnsLookupFamily as DnsFamily,
   type UpstreamConnectionOptions,
   UpstreamConnectionOptionsSchema,
 } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
@@ -31,6 +33,7 @@ import { Cluster, type ClusterSettings } from './cluster.ts';
 import { compileBalancing } from './compile-balancing.ts';
 import { compileHealthCheck } from './compile-health-check.ts';
 import { compileOutliers } from './compile-outliers.ts';
+import { DnsAddresses, type DnsSettings } from './dns-addresses.ts';
 import { Endpoint } from './endpoint.ts';
 import { OriginalDestinations } from './original-destinations.ts';
 import { plainTransport, proxyProtocolTransport, type SocketSettings, type Transport, tlsTransport } from './transport.ts';
@@ -41,6 +44,8 @@ export interface CompiledCluster {
   readonly message: ClusterMessage;
   /** The EDS resource that its endpoints come from; undefined when it holds them itself. */
   readonly edsName: string | undefined;
+  /** The secrets of its transports that come from the control plane. */
+  readonly secretNames: readonly string[];
   applyAssignment(assignment: ClusterLoadAssignment): void;
   /** What it needs before it can take traffic: endpoints by EDS, secrets. */
   missing(): string[];
@@ -101,7 +106,8 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
       ...compileHttpOptions(message, place),
       preconnectRatio: message.preconnectPolicy?.perUpstreamPreconnectRatio ?? 1,
       service: serviceNameOf(message.metadata),
-      originalDestinations: type === Cluster_DiscoveryType.ORIGINAL_DST ? new OriginalDestinations(base, defaultPort) : undefined,
+      originalDestinations:
+        type === Cluster_DiscoveryType.ORIGINAL_DST ? new OriginalDestinations(base, defaultPort, namesDestination(message, place)) : undefined,
       blockReason: blockReasonOf(message.metadata),
     },
     random,
@@ -110,14 +116,14 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
     message.healthChecks.map((check) => compileHealthCheck(check, place)),
     random,
   );
-  const applyAssignment = (assignment: ClusterLoadAssignment) => {
+  const applyAssignment = (assignment: ClusterLoadAssignment, addresses?: ReadonlyMap<string, readonly string[]>) => {
     const before = new Map(cluster.endpoints.map((endpoint) => [endpoint.text, endpoint]));
     const localities = assignment.endpoints.map(
       (group): LocalityEndpoints => ({
         priority: group.priority,
         weight: group.loadBalancingWeight ?? 0,
-        endpoints: group.lbEndpoints.map((entry) => {
-          const made = compileEndpoint(entry, transportFor, place);
+        endpoints: withAddresses(group.lbEndpoints, addresses).map(({ entry, address }) => {
+          const made = compileEndpoint(entry, address, transportFor, place);
           // The same endpoint keeps its connections and counts.
           const kept = before.get(made.text);
           if (kept === undefined || kept.transport !== made.transport || !isSamePeer(kept.peer, made.peer)) return made;
@@ -129,7 +135,13 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
     );
     cluster.setEndpoints(localities, assignment.policy?.overprovisioningFactor);
   };
-  if (message.loadAssignment) applyAssignment(message.loadAssignment);
+  const { loadAssignment } = message;
+  if (loadAssignment) applyAssignment(loadAssignment);
+  if (loadAssignment && type === Cluster_DiscoveryType.STRICT_DNS) {
+    // Until they are resolved, names are left to each connection.
+    const names = [...new Set(loadAssignment.endpoints.flatMap(({ lbEndpoints }) => lbEndpoints.map(hostOf)).filter((name) => isIP(name) === 0))];
+    if (names.length > 0) cluster.closeWith(new DnsAddresses(names, compileDns(message), (addresses) => applyAssignment(loadAssignment, addresses)));
+  }
   const edsName = type === Cluster_DiscoveryType.EDS ? message.edsClusterConfig?.serviceName || message.name : undefined;
   let hasEndpoints = edsName === undefined;
   const transports = [base, ...matches.map(({ transport }) => transport)];
@@ -137,6 +149,7 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
     cluster,
     message,
     edsName,
+    secretNames: transports.flatMap(({ secretNames }) => secretNames),
     applyAssignment(assignment) {
       applyAssignment(assignment);
       hasEndpoints = true;
@@ -162,12 +175,49 @@ function isSamePeer(a: PeerMetadata, b: PeerMetadata): boolean {
   );
 }
 
-function compileEndpoint(entry: LbEndpoint, transportFor: (metadata: Metadata | undefined) => Transport, place: string): Endpoint {
+/** Whether calls go where their Host says, whatever the address was that they were for (`original_dst_lb_config`). */
+function namesDestination({ lbConfig }: ClusterMessage, place: string): boolean {
+  if (lbConfig.case !== 'originalDstLbConfig' || !lbConfig.value.useHttpHeader) return false;
+  if (lbConfig.value.httpHeaderName !== ':authority')
+    throw new MizzenError('unsupported-cluster', `${place}: of headers, only :authority may say where a call goes`);
+  return true;
+}
+
+/** A name with several addresses stands for as many endpoints. */
+function withAddresses(entries: readonly LbEndpoint[], addresses: ReadonlyMap<string, readonly string[]> | undefined) {
+  return entries.flatMap((entry) => (addresses?.get(hostOf(entry)) ?? [undefined]).map((address) => ({ entry, address })));
+}
+
+function hostOf({ hostIdentifier }: LbEndpoint): string {
+  const address = hostIdentifier.case === 'endpoint' ? hostIdentifier.value.address?.address : undefined;
+  return address?.case === 'socketAddress' ? address.value.address : '';
+}
+
+/** cluster.proto `dns_refresh_rate`. */
+const defaultDnsRefreshMs = 5_000;
+
+function compileDns(message: ClusterMessage): DnsSettings {
+  const families = {
+    [DnsFamily.V4_ONLY]: 'v4',
+    [DnsFamily.V6_ONLY]: 'v6',
+    [DnsFamily.ALL]: 'all',
+    [DnsFamily.AUTO]: 'preferV4',
+    [DnsFamily.V4_PREFERRED]: 'preferV4',
+  } as const;
+  return { refreshMs: durationToMs(message.dnsRefreshRate) || defaultDnsRefreshMs, family: families[message.dnsLookupFamily] ?? 'preferV4' };
+}
+
+function compileEndpoint(
+  entry: LbEndpoint,
+  resolved: string | undefined,
+  transportFor: (metadata: Metadata | undefined) => Transport,
+  place: string,
+): Endpoint {
   const address = entry.hostIdentifier.case === 'endpoint' ? entry.hostIdentifier.value.address?.address : undefined;
   if (address?.case !== 'socketAddress' || address.value.portSpecifier.case !== 'portValue')
     throw new MizzenError('unsupported-endpoint', `${place}: an endpoint needs a socket address with a port`);
   return new Endpoint({
-    address: address.value.address,
+    address: resolved ?? address.value.address,
     port: address.value.portSpecifier.value,
     weight: entry.loadBalancingWeight || 1,
     isHealthy: entry.healthStatus === HealthStatus.UNKNOWN || entry.healthStatus === HealthStatus.HEALTHY || entry.healthStatus === HealthStatus.DEGRADED,

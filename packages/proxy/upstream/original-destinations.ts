@@ -14,8 +14,11 @@ export class OriginalDestinations {
   readonly #endpoints: Map<string, Endpoint>;
   readonly #transport: Transport;
   readonly #defaultPort: number;
+  readonly #isByName: boolean;
 
-  constructor(transport: Transport, defaultPort: number) {
+  /** `isByName`: the host that a request names decides, not where its connection was going. */
+  constructor(transport: Transport, defaultPort: number, isByName = false) {
+    this.#isByName = isByName;
     this.#endpoints = new Map();
     this.#transport = transport;
     this.#defaultPort = defaultPort;
@@ -23,7 +26,7 @@ export class OriginalDestinations {
 
   /** `authority` is undefined for what is no HTTP. undefined: nothing says where to go, or too many places are in use. */
   endpointFor(info: ConnectionInfo, authority: string | undefined): Endpoint | undefined {
-    if (info.isOriginalDestination) {
+    if (info.isOriginalDestination && !this.#isByName) {
       const { localAddress, localPort } = info;
       const key = `${localAddress}|${localPort}`;
       return this.#endpoints.get(key) ?? this.#add(key, localAddress, localPort);

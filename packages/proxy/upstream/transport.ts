@@ -22,6 +22,8 @@ export interface Transport {
   readonly isMesh: boolean;
   /** A connection speaks for one client (it begins with that client's PROXY header) and may serve nobody else. */
   readonly isPerClient: boolean;
+  /** What it needs of the control plane. */
+  readonly secretNames: readonly string[];
   /** Why no connection can be made now, or undefined. */
   readonly notReadyReason: string | undefined;
   /** `client` is whom the connection is for, where one is known. */
@@ -55,6 +57,7 @@ export function plainTransport(settings: SocketSettings): Transport {
     isTls: false,
     isMesh: false,
     isPerClient: false,
+    secretNames: [],
     notReadyReason: undefined,
     readyEvent: 'connect',
     connect: ({ address, port }, _content, _client, onread) =>
@@ -68,6 +71,7 @@ export function tlsTransport(client: ClientTls, settings: SocketSettings): Trans
     isTls: true,
     isMesh: client.isMesh,
     isPerClient: false,
+    secretNames: client.secretNames,
     get notReadyReason() {
       return client.notReadyReason;
     },
@@ -90,6 +94,7 @@ export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undef
     isTls: inner.isTls,
     isMesh: inner.isMesh,
     isPerClient: true,
+    secretNames: inner.secretNames,
     get notReadyReason() {
       return inner.notReadyReason;
     },

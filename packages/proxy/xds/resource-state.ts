@@ -180,7 +180,13 @@ export class ResourceState {
       case 'route':
         return [...new Set([...this.#listeners.values()].flatMap((accepted) => accepted.compiled.routeNames))].sort();
       case 'secret':
-        return [...new Set([rootSecretName, ...[...this.#listeners.values()].flatMap((accepted) => accepted.compiled.secretNames)])]
+        return [
+          ...new Set([
+            rootSecretName,
+            ...[...this.#listeners.values()].flatMap((accepted) => accepted.compiled.secretNames),
+            ...[...this.#clusters.values(), ...this.#warming.values()].flatMap((accepted) => accepted.compiled.secretNames),
+          ]),
+        ]
           .filter((name) => name !== workloadSecretName)
           .sort();
       default:

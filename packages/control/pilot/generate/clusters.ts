@@ -3,7 +3,13 @@ import { create } from '@bufbuild/protobuf';
 import type { ClientTlsSpec, ConnectionPoolSpec, DestinationRuleSpec, SubsetSpec, TrafficPolicySpec } from '@mizzen/api';
 import { parseDurationMs } from '@mizzen/common';
 import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
-import { type Cluster, Cluster_DiscoveryType, Cluster_LbPolicy, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
+import {
+  type Cluster,
+  Cluster_DiscoveryType,
+  Cluster_DnsLookupFamily,
+  Cluster_LbPolicy,
+  ClusterSchema,
+} from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { TransportSocketSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { ProxyProtocolConfig_Version } from '@mizzen/envoy-api/gen/envoy/config/core/v3/proxy_protocol_pb.js';
 import { ProxyProtocolUpstreamTransportSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/proxy_protocol/v3/upstream_proxy_protocol_pb.js';
@@ -17,6 +23,7 @@ import { type BackendTls, backendTlsOf } from '../gateway-api/backend-tls.ts';
 import type { Capture, ProxyView } from '../proxy-view.ts';
 import { type Instance, mayBeHttp, type Protocol, type Service, type ServicePort, selects } from '../registry/service.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
+import { clientSecretNames } from './client-tls.ts';
 import { socketAddress } from './connection-manager.ts';
 import { destinationRuleFor, type EffectivePolicy, effectivePolicy } from './destination-policy.ts';
 import { localityEndpoints } from './endpoints.ts';
@@ -68,11 +75,11 @@ function outboundCluster(
 ): Cluster {
   const name = outboundClusterName(port.number, subset?.name ?? '', service.hostname);
   const policy = effectivePolicy(rule?.spec, subset, port.number);
-  const isDns = service.resolution === 'dns';
+  const isDns = service.resolution === 'dns' || service.resolution === 'dnsOne';
   const members = service.instances.filter((instance) => selects(subset?.labels, instance.labels));
   const placement = placementFor(policy, service, view, snapshot);
   // A captured caller of a headless service has chosen the instance itself.
-  const isOriginalDestination = service.resolution === 'none' || (service.isHeadless && view.capture !== undefined);
+  const isOriginalDestination = service.resolution === 'none' || service.resolution === 'byName' || (service.isHeadless && view.capture !== undefined);
   const subsetIndex = subset ? rule!.spec.subsets!.indexOf(subset) : -1;
   const metadata = rule ? provenance(rule, subset ? `spec.subsets[${subsetIndex}]` : undefined) : undefined;
   const tcp = policy.connectionPool?.tcp;
@@ -81,15 +88,28 @@ function outboundCluster(
     name,
     clusterDiscoveryType: {
       case: 'type',
-      value: isDns ? Cluster_DiscoveryType.STRICT_DNS : isOriginalDestination ? Cluster_DiscoveryType.ORIGINAL_DST : Cluster_DiscoveryType.EDS,
+      value:
+        service.resolution === 'dnsOne'
+          ? Cluster_DiscoveryType.LOGICAL_DNS
+          : isDns
+            ? Cluster_DiscoveryType.STRICT_DNS
+            : isOriginalDestination
+              ? Cluster_DiscoveryType.ORIGINAL_DST
+              : Cluster_DiscoveryType.EDS,
     },
     ...(service.resolution === 'static' && !isOriginalDestination ? { edsClusterConfig: { edsConfig: ads, serviceName: name } } : {}),
     ...(isDns
       ? { loadAssignment: { clusterName: name, endpoints: localityEndpoints(localityGroups(members, placement, view, snapshot), port, service) } }
       : {}),
+    ...(isDns ? { dnsRefreshRate: durationFromMs(snapshot.meshConfig.dnsRefreshMs), dnsLookupFamily: Cluster_DnsLookupFamily.V4_PREFERRED } : {}),
     connectTimeout: durationFromMs((tcp?.connectTimeout && parseDurationMs(tcp.connectTimeout)) || defaultConnectTimeoutMs),
     ...(isOriginalDestination
-      ? { lbPolicy: Cluster_LbPolicy.CLUSTER_PROVIDED }
+      ? {
+          lbPolicy: Cluster_LbPolicy.CLUSTER_PROVIDED,
+          ...(service.resolution === 'byName'
+            ? { lbConfig: { case: 'originalDstLbConfig' as const, value: { useHttpHeader: true, httpHeaderName: ':authority' } } }
+            : {}),
+        }
       : { ...balancing(policy.loadBalancer), ...commonBalancing(policy.outlierDetection, weighsLocalities(placement)) }),
     ...outlierDetection(policy.outlierDetection),
     ...(tcp?.tcpKeepalive ? { upstreamConnectionOptions: { tcpKeepalive: tcpKeepalive(tcp.tcpKeepalive) } } : {}),
@@ -110,7 +130,7 @@ function outboundCluster(
   Object.assign(cluster, httpOptions(spoken, connectionLimits(policy.connectionPool), http));
   const backendTls = policy.tls ? undefined : backendTlsOf(service, port, snapshot);
   if (backendTls) applyBackendTls(cluster, backendTls, spoken);
-  else applyTls(cluster, service, spoken, isOriginalDestination, policy.tls, snapshot);
+  else applyTls(cluster, service, spoken, isOriginalDestination, policy.tls, rule?.namespace, snapshot);
   if (policy.proxyProtocol) applyProxyProtocol(cluster, policy.proxyProtocol.version ?? 'V1');
   return cluster;
 }
@@ -230,6 +250,7 @@ function applyTls(
   spoken: Spoken,
   isOriginalDestination: boolean,
   tls: ClientTlsSpec | undefined,
+  ruleNamespace: string | undefined,
   snapshot: MeshSnapshot,
 ): void {
   const identitiesOf = (instances: readonly Instance[]) =>
@@ -251,30 +272,38 @@ function applyTls(
     case 'SIMPLE':
     case 'MUTUAL': {
       const sni = tls.sni ?? (service.hostname.startsWith('*') ? '' : service.hostname);
-      const validation = tls.insecureSkipVerify
+      const secrets = clientSecretNames(tls, ruleNamespace ?? '');
+      const names = {
+        matchTypedSubjectAltNames: (tls.subjectAltNames ?? service.subjectAltNames ?? (sni ? [sni] : [])).map((name) => ({
+          sanType: name.includes('://') ? 3 : 2,
+          matcher: { matchPattern: { case: 'exact' as const, value: name } },
+        })),
+      };
+      const crl = tls.caCrl ? { crl: { specifier: { case: 'filename' as const, value: tls.caCrl } } } : {};
+      const trustedCa = { specifier: { case: 'filename' as const, value: tls.caCertificates ?? 'system' } };
+      const validation: Init<typeof CommonTlsContextSchema> = tls.insecureSkipVerify
         ? {}
         : {
-            validationContextType: {
-              case: 'validationContext' as const,
-              value: {
-                trustedCa: { specifier: { case: 'filename' as const, value: tls.caCertificates ?? 'system' } },
-                matchTypedSubjectAltNames: (tls.subjectAltNames ?? (sni ? [sni] : [])).map((name) => ({
-                  sanType: name.includes('://') ? 3 : 2,
-                  matcher: { matchPattern: { case: 'exact' as const, value: name } },
-                })),
-              },
-            },
+            validationContextType: secrets.roots
+              ? {
+                  case: 'combinedValidationContext' as const,
+                  value: { defaultValidationContext: names, validationContextSdsSecretConfig: { name: secrets.roots, sdsConfig: ads } },
+                }
+              : { case: 'validationContext' as const, value: { ...names, ...crl, trustedCa } },
           };
-      const certificates =
-        tls.mode === 'MUTUAL' && tls.clientCertificate && tls.privateKey
-          ? [
-              {
-                certificateChain: { specifier: { case: 'filename' as const, value: tls.clientCertificate } },
-                privateKey: { specifier: { case: 'filename' as const, value: tls.privateKey } },
-              },
-            ]
-          : [];
-      cluster.transportSocket = upstreamTls({ ...validation, tlsCertificates: certificates, alpnProtocols: originatedAlpn[spoken] }, sni);
+      const certificates: Init<typeof CommonTlsContextSchema> = secrets.certificate
+        ? { tlsCertificateSdsSecretConfigs: [{ name: secrets.certificate, sdsConfig: ads }] }
+        : tls.mode === 'MUTUAL' && tls.clientCertificate && tls.privateKey
+          ? {
+              tlsCertificates: [
+                {
+                  certificateChain: { specifier: { case: 'filename' as const, value: tls.clientCertificate } },
+                  privateKey: { specifier: { case: 'filename' as const, value: tls.privateKey } },
+                },
+              ],
+            }
+          : {};
+      cluster.transportSocket = upstreamTls({ ...validation, ...certificates, alpnProtocols: originatedAlpn[spoken] }, sni);
       return;
     }
     default:

@@ -11,10 +11,11 @@ import type { ProxyView } from '../proxy-view.ts';
 import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import { serverNameRoutesOf, serves, tcpRouteOf } from './byte-routes.ts';
-import { connectionManager, tlsInspector } from './connection-manager.ts';
+import { connectionManager, socketAddress, tlsInspector } from './connection-manager.ts';
 import { mutualTls } from './inbound-chains.ts';
 import { provenance } from './names.ts';
-import { credentialOf, servedGateways } from './served-gateways.ts';
+import { servedGateways } from './served-gateways.ts';
+import { serverTlsContext } from './server-tls.ts';
 import { ads } from './tls-contexts.ts';
 import { routesOf, type VirtualHost, virtualServicesOfGateway } from './virtual-service-routes.ts';
 
@@ -51,6 +52,16 @@ function routeNameOf(server: Server): string {
   return server.isTls ? `https.${server.port}.${server.spec.port?.name ?? 'https'}.${server.gateway.name}.${server.gateway.namespace}` : `http.${server.port}`;
 }
 
+/** A server's hosts may be for VirtualServices of one namespace: `NAMESPACE/HOST`, `.` being the Gateway's own. */
+function hostsFor(server: Server, namespace: string): string[] {
+  return server.spec.hosts.flatMap((host) => {
+    const slash = host.indexOf('/');
+    if (slash < 0) return [host];
+    const wanted = host.slice(0, slash);
+    return wanted === '*' || (wanted === '.' ? server.gateway.namespace : wanted) === namespace ? [host.slice(slash + 1)] : [];
+  });
+}
+
 function hostsOf(server: Server): string[] {
   return server.spec.hosts.map((host) => (host.includes('/') ? host.slice(host.indexOf('/') + 1) : host));
 }
@@ -59,9 +70,13 @@ const nameOf = ({ gateway }: Server) => `${gateway.namespace}/${gateway.name}`;
 
 /** LDS for a gateway: one listener per port; servers that share a port become its filter chains (TLS, by SNI) or its virtual hosts. */
 export function gatewayListeners(view: ProxyView, snapshot: MeshSnapshot): Listener[] {
-  const byPort = new Map<number, Server[]>();
-  for (const server of serversOf(view, snapshot)) byPort.set(server.port, [...(byPort.get(server.port) ?? []), server]);
-  return [...byPort].flatMap(([port, servers]) => {
+  const byAddress = new Map<string, Server[]>();
+  for (const server of serversOf(view, snapshot)) {
+    const address = `${server.spec.bind || view.gatewayBind}_${server.port}`;
+    byAddress.set(address, [...(byAddress.get(address) ?? []), server]);
+  }
+  return [...byAddress].flatMap(([name, servers]) => {
+    const { port, spec } = servers[0]!;
     const chains = servers.filter((server) => server.serves !== 'http' || server.isTls).flatMap((server) => chainsOf(server, view, snapshot));
     const looksForTls = servers.some((server) => server.isTls || server.serves === 'server-names');
     // Servers of plain HTTP share one table.
@@ -73,8 +88,8 @@ export function gatewayListeners(view: ProxyView, snapshot: MeshSnapshot): Liste
       });
     if (chains.length === 0) return [];
     return create(ListenerSchema, {
-      name: `${view.gatewayBind}_${port}`,
-      address: { address: { case: 'socketAddress', value: { address: view.gatewayBind, portSpecifier: { case: 'portValue', value: port } } } },
+      name,
+      address: socketAddress(spec.bind || view.gatewayBind, port),
       listenerFilters: looksForTls ? [tlsInspector()] : [],
       filterChains: chains,
       trafficDirection: 2,
@@ -108,7 +123,7 @@ function chainsOf(server: Server, view: ProxyView, snapshot: MeshSnapshot): Init
         transportSocket: serverTls(server, snapshot),
       },
     ];
-  const bound = virtualServicesOfGateway(nameOf(server), snapshot).filter(({ spec }) => serves(hosts, spec.hosts));
+  const bound = virtualServicesOfGateway(nameOf(server), snapshot).filter(({ spec, namespace }) => serves(hostsFor(server, namespace), spec.hosts));
   if (server.serves === 'server-names')
     return bound.flatMap((virtualService) =>
       serverNameRoutesOf(virtualService, server.port, view, snapshot, nameOf(server)).map((route) => ({
@@ -134,53 +149,7 @@ function serverTls(server: Server, snapshot: MeshSnapshot): NonNullable<Init<typ
   if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls();
   return {
     name: 'envoy.transport_sockets.tls',
-    configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, downstreamTls(server, snapshot)) },
-  };
-}
-
-/** Roots that are not there let nobody in. */
-const rootsOf = (configMap: string, snapshot: MeshSnapshot) => snapshot.configMaps.get(configMap)?.['ca.crt'] ?? '';
-
-function downstreamTls(server: Server, snapshot: MeshSnapshot): Init<typeof DownstreamTlsContextSchema> {
-  const tls = server.spec.tls!;
-  const needsClient = tls.mode === 'MUTUAL' || tls.mode === 'OPTIONAL_MUTUAL';
-  const versions: Readonly<Record<string, number>> = { TLS_AUTO: 0, TLSV1_0: 1, TLSV1_1: 2, TLSV1_2: 3, TLSV1_3: 4 };
-  const certificates = tls.credentialName
-    ? { tlsCertificateSdsSecretConfigs: [{ name: credentialOf(server.gateway, tls), sdsConfig: ads }] }
-    : {
-        tlsCertificates: [
-          {
-            certificateChain: { specifier: { case: 'filename' as const, value: tls.serverCertificate! } },
-            privateKey: { specifier: { case: 'filename' as const, value: tls.privateKey! } },
-          },
-        ],
-      };
-  return {
-    requireClientCertificate: tls.mode === 'MUTUAL',
-    commonTlsContext: {
-      alpnProtocols: ['h2', 'http/1.1'],
-      tlsParams: {
-        tlsMinimumProtocolVersion: Math.max(versions[tls.minProtocolVersion ?? 'TLS_AUTO'] ?? 0, 3),
-        tlsMaximumProtocolVersion: versions[tls.maxProtocolVersion ?? 'TLS_AUTO'] ?? 0,
-        cipherSuites: [...(tls.cipherSuites ?? [])],
-      },
-      ...certificates,
-      ...(needsClient
-        ? {
-            validationContextType: tls.caConfigMap
-              ? {
-                  case: 'validationContext' as const,
-                  value: { trustedCa: { specifier: { case: 'inlineString' as const, value: rootsOf(tls.caConfigMap, snapshot) } } },
-                }
-              : tls.credentialName
-                ? {
-                    case: 'validationContextSdsSecretConfig' as const,
-                    value: { name: `${credentialOf(server.gateway, tls)}-cacert`, sdsConfig: ads },
-                  }
-                : { case: 'validationContext' as const, value: { trustedCa: { specifier: { case: 'filename' as const, value: tls.caCertificates! } } } },
-          }
-        : {}),
-    },
+    configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, serverTlsContext(server.spec.tls!, server.gateway.namespace, snapshot)) },
   };
 }
 
@@ -192,8 +161,8 @@ export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapsh
     const name = routeNameOf(server);
     const hosts = tables.get(name) ?? new Map<string, VirtualHost>();
     tables.set(name, hosts);
-    const serverHosts = hostsOf(server);
     for (const virtualService of virtualServicesOfGateway(`${server.gateway.namespace}/${server.gateway.name}`, snapshot)) {
+      const serverHosts = hostsFor(server, virtualService.namespace);
       const routes = routesOf(virtualService, server.port, view, snapshot, `${server.gateway.namespace}/${server.gateway.name}`);
       for (const host of virtualService.spec.hosts ?? []) {
         const domain = serverHosts.some((pattern) => hostMatches(pattern, host)) ? host : serverHosts.find((pattern) => hostMatches(host, pattern));

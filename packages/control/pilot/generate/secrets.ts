@@ -1,9 +1,12 @@
 import { create } from '@bufbuild/protobuf';
 import { type Secret, SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
+import { selects } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
+import { clientSecrets, clientTlsOf } from './client-tls.ts';
 import { publicApis } from './public-listeners.ts';
-import { credentialOf, servedGateways } from './served-gateways.ts';
+import { servedGateways } from './served-gateways.ts';
+import { secretsOf } from './server-tls.ts';
 import { rootSecretName } from './tls-contexts.ts';
 
 /**
@@ -22,7 +25,10 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
       );
       continue;
     }
-    if (!name.startsWith('kubernetes://') || !(view.type === 'gateway' ? namedByItsGateways(name, view, snapshot) : namedByItsApis(name, view, snapshot)))
+    if (
+      !name.startsWith('kubernetes://') ||
+      !((view.type === 'gateway' ? namedByItsGateways(name, view, snapshot) : namedByItsApis(name, view, snapshot)) || namedByItsRules(name, view, snapshot))
+    )
       continue;
     const [namespace, given = ''] = name.slice('kubernetes://'.length).split('/');
     const wantsCa = given.endsWith('-cacert') && !snapshot.secrets.has(`${namespace}/${given}`);
@@ -68,8 +74,19 @@ function namedByItsApis(name: string, view: ProxyView, snapshot: MeshSnapshot): 
   );
 }
 
+/** A DestinationRule gives secrets of its namespace to the gateways there, and to the sidecars that it selects by name. */
+function namedByItsRules(name: string, view: ProxyView, snapshot: MeshSnapshot): boolean {
+  return snapshot.destinationRules.some((rule) => {
+    if (rule.namespace !== view.namespace || (view.type !== 'gateway' && !rule.spec.workloadSelector)) return false;
+    if (rule.spec.workloadSelector && !selects(rule.spec.workloadSelector.matchLabels, view.labels)) return false;
+    return clientTlsOf(rule.spec).some((tls) => clientSecrets(tls, rule.namespace).includes(name));
+  });
+}
+
 /** A gateway is given a secret only when a Gateway resource that selects it names the secret. */
 function namedByItsGateways(name: string, view: ProxyView, snapshot: MeshSnapshot): boolean {
   const plain = name.endsWith('-cacert') ? name.slice(0, -'-cacert'.length) : name;
-  return servedGateways(view, snapshot).some((gateway) => gateway.spec.servers?.some((server) => [name, plain].includes(credentialOf(gateway, server.tls))));
+  return servedGateways(view, snapshot).some((gateway) =>
+    gateway.spec.servers?.some((server) => secretsOf(server.tls, gateway.namespace).some((known) => known === name || known === plain)),
+  );
 }

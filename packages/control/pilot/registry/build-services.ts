@@ -83,6 +83,8 @@ function fromService(stored: StoredResource, workloads: readonly Workload[], end
   };
 }
 
+const resolutions = { NONE: 'none', STATIC: 'static', DNS: 'dns', DNS_ROUND_ROBIN: 'dnsOne', DYNAMIC_DNS: 'byName' } as const;
+
 function fromServiceEntry(stored: StoredResource, workloads: readonly Workload[]): Service[] {
   const spec = stored.resource.spec as ServiceEntrySpec;
   const { namespace } = stored.key;
@@ -96,7 +98,7 @@ function fromServiceEntry(stored: StoredResource, workloads: readonly Workload[]
         : protocolOf(port.name, undefined, undefined),
     }),
   );
-  const resolution = spec.resolution === 'STATIC' ? 'static' : spec.resolution === undefined || spec.resolution === 'NONE' ? 'none' : 'dns';
+  const resolution = resolutions[spec.resolution ?? 'NONE'];
   const isExternal = spec.location !== 'MESH_INTERNAL';
   return (spec.hosts ?? []).map((hostname) => {
     let instances: Instance[];
@@ -108,7 +110,7 @@ function fromServiceEntry(stored: StoredResource, workloads: readonly Workload[]
       instances = spec.endpoints.map((endpoint, i) =>
         toInstance({ name: `${stored.resource.metadata.name}-${i}`, namespace, spec: endpoint, labels: endpoint.labels ?? {}, isHealthy: true }, ports),
       );
-    else instances = resolution === 'dns' ? [plainInstance(hostname, stored.resource.metadata.name, namespace, ports)] : [];
+    else instances = resolution === 'dns' || resolution === 'dnsOne' ? [plainInstance(hostname, stored.resource.metadata.name, namespace, ports)] : [];
     return {
       hostname,
       name: stored.resource.metadata.name,
@@ -118,6 +120,7 @@ function fromServiceEntry(stored: StoredResource, workloads: readonly Workload[]
       addresses: (spec.addresses ?? []).map((address) => address.replace(address.includes(':') ? /\/128$/ : /\/32$/, '')),
       isHeadless: false,
       resolution,
+      subjectAltNames: spec.subjectAltNames,
       isExternal,
       exportTo: spec.exportTo,
       instances,

@@ -13,7 +13,10 @@ export interface Service {
   readonly addresses: readonly string[];
   /** It is known by the addresses of its instances (clusterIP None). */
   readonly isHeadless: boolean;
-  readonly resolution: 'static' | 'dns' | 'none';
+  /** `dns`: all addresses of a name; `dnsOne`: whichever a new connection is given; `byName`: of the host that a request names; `none`: where the client was going. */
+  readonly resolution: 'static' | 'dns' | 'dnsOne' | 'byName' | 'none';
+  /** Names in the certificates of its servers, where they differ from its host. */
+  readonly subjectAltNames?: readonly string[] | undefined;
   readonly isExternal: boolean;
   /** Namespaces that see it; undefined: all. */
   readonly exportTo: readonly string[] | undefined;
