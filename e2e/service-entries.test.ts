@@ -4,6 +4,7 @@ import https from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import type { TLSSocket } from 'node:tls';
+import { findKind } from '@mizzen/api';
 import { TestAuthority } from './support/certificates.ts';
 import { call, until } from './support/http.ts';
 import { type RunningProxy, TestMesh } from './support/mesh.ts';
@@ -87,5 +88,18 @@ describe('services outside of the mesh', () => {
       ({ status }) => status === 200,
     );
     assert.equal(answer.body, 'DNS:client.example');
+  });
+
+  it('are workloads of the mesh that register by a WorkloadGroup: its labels, weight and ports are theirs', async () => {
+    await mesh.apply(
+      `apiVersion: networking.istio.io/v1\nkind: WorkloadGroup\nmetadata: { name: machines }\nspec:\n  metadata: { labels: { team: a } }\n  template: { labels: { app: machine }, weight: 7, locality: eu/1, ports: { admin: 9999 } }\n`,
+    );
+    await mesh.workload('machine', { fields: { workloadGroup: 'machines', labels: { version: 'v1' } } });
+    const { resource } = await mesh.plane.registry.get(findKind('networking.istio.io', 'WorkloadEntry')!, 'default', 'machine');
+    const spec = resource.spec as { labels: Record<string, string>; weight: number; locality: string; ports: Record<string, number> };
+    assert.deepEqual(
+      [spec.labels['app'], spec.labels['team'], spec.labels['version'], spec.weight, spec.locality, spec.ports['admin']],
+      ['machine', 'a', 'v1', 7, 'eu/1', 9999],
+    );
   });
 });

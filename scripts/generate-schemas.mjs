@@ -295,7 +295,11 @@ function finish(schema) {
   if (schema.alternatives) return { 'x-kubernetes-preserve-unknown-fields': true };
   // A declaration without fields is protobuf's Struct: anything (EnvoyFilter's value).
   if (schema.type === 'object' && !schema.additionalProperties && Object.keys(schema.properties ?? {}).length === 0)
-    return { type: 'object', 'x-kubernetes-preserve-unknown-fields': true, ...(schema.description ? { description: shortDescription(schema.description) } : {}) };
+    return {
+      type: 'object',
+      'x-kubernetes-preserve-unknown-fields': true,
+      ...(schema.description ? { description: shortDescription(schema.description) } : {}),
+    };
   const result = {};
   for (const [key, value] of Object.entries(schema)) {
     if (key === 'excluded') continue;

@@ -12,7 +12,10 @@ export interface ProxyConfig {
   readonly trustDomain: string;
   /** The address at which other proxies reach this one. */
   readonly address: string;
+  /** `region/zone/sub-zone`. */
   readonly locality?: string;
+  /** The WorkloadGroup that it registers by. */
+  readonly workloadGroup?: string;
   /** `host:port` of the control plane's xDS and CA port. */
   readonly control: string;
   /** PEM file with the roots that the control plane's certificate must lead to. */

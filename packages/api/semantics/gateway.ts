@@ -27,6 +27,13 @@ export function gatewayProblems(spec: GatewaySpec): Problem[] {
     if (server.tls && !server.tls.httpsRedirect && !isTls)
       problems.push(invalid(`${path}.tls`, `protocol ${protocol} takes no tls settings but httpsRedirect; did you mean protocol HTTPS?`));
     const mode = server.tls?.mode ?? 'SIMPLE';
+    if (mode === 'AUTO_PASSTHROUGH')
+      problems.push(
+        invalid(
+          `${path}.tls.mode`,
+          'AUTO_PASSTHROUGH routes between clusters, which Mizzen does not: use PASSTHROUGH with a VirtualService that has tls routes',
+        ),
+      );
     if (
       isTls &&
       server.tls &&

@@ -45,6 +45,13 @@ export interface WorkloadEntrySpec {
   readonly serviceAccount?: string;
 }
 
+/** Meaning and defaults: istio/api workload_group.proto. */
+export interface WorkloadGroupSpec {
+  /** Of the entries that are made by it. */
+  readonly metadata?: { readonly labels?: Readonly<Record<string, string>>; readonly annotations?: Readonly<Record<string, string>> };
+  readonly template?: WorkloadEntrySpec;
+}
+
 /** Meaning and defaults: istio/api peer_authentication.proto. */
 export interface PeerAuthenticationSpec {
   readonly selector?: { readonly matchLabels?: Readonly<Record<string, string>> };

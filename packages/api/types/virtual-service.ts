@@ -22,6 +22,8 @@ export interface HttpRouteSpec {
   readonly mirrors?: readonly { readonly destination?: DestinationSpec; readonly percentage?: PercentSpec }[];
   readonly mirrorPercentage?: PercentSpec;
   readonly mirrorPercent?: number;
+  /** The oldest form. */
+  readonly mirror_percent?: number;
   readonly headers?: HeadersSpec;
   readonly delegate?: { readonly name?: string; readonly namespace?: string };
   readonly corsPolicy?: CorsPolicySpec;

@@ -9,6 +9,8 @@ export interface WorkloadSpec {
   readonly ports?: readonly WorkloadPortSpec[];
   readonly serviceAccount?: string;
   readonly replicas?: number;
+  readonly locality?: string;
+  readonly workloadGroup?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly workingDirectory?: string;
   readonly sidecar?: boolean;

@@ -186,6 +186,8 @@ export class Replica {
       namespace,
       workload,
       serviceAccount: spec.serviceAccount ?? 'default',
+      ...(spec.locality ? { locality: spec.locality } : {}),
+      ...(spec.workloadGroup ? { workloadGroup: spec.workloadGroup } : {}),
       labels,
       trustDomain,
       address: this.#host?.address ?? '127.0.0.1',

@@ -32,6 +32,7 @@ export function nodeOf(config: ProxyConfig, adminPort: number | undefined): Node
         ...(protocol ? { protocol } : {}),
       })),
       ...(config.outbound ? { MIZZEN_OUTBOUND: config.outbound } : {}),
+      ...(config.workloadGroup ? { AUTO_REGISTER_GROUP: config.workloadGroup } : {}),
       MIZZEN_CONTROL: config.control,
       ...(config.messaging ? { MIZZEN_APP_ID: config.messaging.appId } : {}),
       ...(config.publicPorts ? { MIZZEN_PUBLIC_PORTS: config.publicPorts.map(({ port, listen }) => ({ port, listen })) } : {}),

@@ -1,37 +1,5 @@
 import { type AuthorizationPolicySpec, groupOf, isPlainObject, type Resource } from '@mizzen/api';
-
-/**
- * What the schema takes and nothing acts on yet. It is said when such an object is written, so that nobody believes it to be in effect.
- * A line leaves this table when its behaviour arrives.
- */
-const fields: Readonly<Record<string, readonly string[]>> = {
-  VirtualService: ['spec.http.fault.delay.exponentialDelay', 'spec.http.fault.abort.http2Error', 'spec.http.match.statPrefix'],
-  DestinationRule: [
-    'tunnel',
-    'tls.credentialName',
-    'tls.caCertCredentialName',
-    'outlierDetection.consecutiveErrors',
-    'outlierDetection.outlierDetectionHttpErrorCodes',
-  ].flatMap((field) => [`spec.trafficPolicy.${field}`, `spec.subsets.trafficPolicy.${field}`, `spec.trafficPolicy.portLevelSettings.${field}`]),
-  ServiceEntry: ['spec.subjectAltNames'],
-  Telemetry: [
-    'spec.metrics',
-    'spec.accessLogging',
-    'spec.targetRef',
-    'spec.targetRefs',
-    'spec.tracing.customTags',
-    'spec.tracing.match',
-    'spec.tracing.useRequestIdForTraceSampling',
-  ],
-  Sidecar: ['spec.ingress.tls'],
-};
-
-const kindsWithoutEffect: Readonly<Record<string, string>> = {
-  'networking.istio.io/WorkloadGroup': 'sidecars register without it',
-  'networking.istio.io/ProxyConfig': 'proxies are configured by their command line',
-  'extensions.istio.io/WasmPlugin': 'no plugin is loaded',
-  'gateway.networking.k8s.io/UDPRoute': 'UDP is not routed yet',
-};
+import { fieldNotes } from './compatibility.ts';
 
 /** Policies that somebody would rely on. What is not enforced is refused, not warned about: a silent gap would be a hole. */
 const securityKinds = new Set(['AuthorizationPolicy', 'RequestAuthentication']);
@@ -63,16 +31,20 @@ function topicPolicyProblem({ kind, spec }: Resource): string | undefined {
   return undefined;
 }
 
+/** Fields that are stored and that nothing acts on, with the reason. */
 export function notImplementedWarnings(resource: Resource): string[] {
-  const group = groupOf(resource.apiVersion);
-  const without = kindsWithoutEffect[`${group}/${resource.kind}`];
-  if (without) return [`${resource.kind} is stored but has no effect yet: ${without}.`];
-  if (group !== 'networking.istio.io' && group !== 'telemetry.istio.io') return [];
-  return (fields[resource.kind] ?? []).filter((path) => isSet(resource, path.split('.'))).map((path) => `${path} is stored but has no effect yet.`);
+  const notes = fieldNotes[`${groupOf(resource.apiVersion)}/${resource.kind}`] ?? [];
+  return notes
+    .filter(({ effect, path }) => effect === 'none' && isSet(resource, path.replace(/\.\*$/, '').split('.')))
+    .map(({ path, why }) => `${path.replace(/\.\*$/, '')} is stored but has no effect: ${why}.`);
 }
 
 function isSet(value: unknown, path: readonly string[]): boolean {
   if (path.length === 0) return value !== undefined && value !== null;
+  if (path.length === 1 && path[0]!.endsWith('[1:]')) {
+    const list = isPlainObject(value) ? value[path[0]!.slice(0, -'[1:]'.length)] : undefined;
+    return Array.isArray(list) && list.length > 1;
+  }
   if (Array.isArray(value)) return value.some((entry) => isSet(entry, path));
   return isPlainObject(value) && isSet(value[path[0]!], path.slice(1));
 }

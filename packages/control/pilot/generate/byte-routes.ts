@@ -68,7 +68,7 @@ export function serverNameRoutesOf(
   const taken = new Set<string>();
   return (virtualService.spec.tls ?? []).flatMap((route: TlsRouteSpec, i) => {
     const serverNames = (route.match ?? [])
-      .filter((match) => matchFits(match, port, undefined, view, gateway, virtualService.namespace))
+      .filter((match) => matchFits({ ...match, destinationSubnets: [] }, port, undefined, view, gateway, virtualService.namespace))
       .flatMap((match) => match.sniHosts ?? [])
       .filter((name) => !taken.has(name) && taken.add(name));
     if (serverNames.length === 0) return [];

@@ -79,7 +79,11 @@ function outboundCluster(
   const members = service.instances.filter((instance) => selects(subset?.labels, instance.labels));
   const placement = placementFor(policy, service, view, snapshot);
   // A captured caller of a headless service has chosen the instance itself.
-  const isOriginalDestination = service.resolution === 'none' || service.resolution === 'byName' || (service.isHeadless && view.capture !== undefined);
+  const isOriginalDestination =
+    policy.loadBalancer?.simple === 'PASSTHROUGH' ||
+    service.resolution === 'none' ||
+    service.resolution === 'byName' ||
+    (service.isHeadless && view.capture !== undefined);
   const subsetIndex = subset ? rule!.spec.subsets!.indexOf(subset) : -1;
   const metadata = rule ? provenance(rule, subset ? `spec.subsets[${subsetIndex}]` : undefined) : undefined;
   const tcp = policy.connectionPool?.tcp;

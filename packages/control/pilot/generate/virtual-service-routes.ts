@@ -211,7 +211,7 @@ function forwardAction(
   if (spec.mirror)
     mirrors.push({
       cluster: clusterOf(spec.mirror),
-      runtimeFraction: fraction(spec.mirrorPercentage ?? (spec.mirrorPercent === undefined ? undefined : { value: spec.mirrorPercent })),
+      runtimeFraction: fraction(spec.mirrorPercentage ?? percentOf(spec.mirrorPercent ?? spec.mirror_percent)),
     });
   for (const mirror of spec.mirrors ?? [])
     if (mirror.destination) mirrors.push({ cluster: clusterOf(mirror.destination), runtimeFraction: fraction(mirror.percentage) });
@@ -389,6 +389,8 @@ function faultConfig(spec: HttpRouteSpec): Init<typeof HTTPFaultSchema> {
         : {}),
   };
 }
+
+const percentOf = (value: number | undefined) => (value === undefined ? undefined : { value });
 
 /** Absent means always. Percentages keep four decimals, as Envoy's largest denominator does. */
 function fractionalPercent(percent: PercentSpec | undefined) {

@@ -1,4 +1,4 @@
-import { findKind, type WorkloadEntrySpec } from '@mizzen/api';
+import { findKind, type WorkloadEntrySpec, type WorkloadGroupSpec } from '@mizzen/api';
 import { type Logger, messageOf } from '@mizzen/common';
 import type { ResourceRegistry } from '../../galley/resource-registry.ts';
 import { splitAddress } from '../generate/names.ts';
@@ -101,12 +101,16 @@ export class Registration {
       ports[String(inbound.port)] = port;
       if (inbound.name) ports[inbound.name] = port;
     }
+    const group = await this.#groupOf(view);
+    const template = group?.template ?? {};
+    const locality = view.locality || template.locality;
     const spec: WorkloadEntrySpec = {
       address: view.address,
-      ports,
-      labels: { ...view.labels, [tlsModeLabel]: 'istio' },
+      ports: { ...template.ports, ...ports },
+      labels: { ...group?.metadata?.labels, ...template.labels, ...view.labels, [tlsModeLabel]: 'istio' },
       serviceAccount: view.serviceAccount,
-      ...(view.locality ? { locality: view.locality } : {}),
+      ...(template.weight ? { weight: template.weight } : {}),
+      ...(locality ? { locality } : {}),
     };
     const resource = {
       apiVersion: 'networking.istio.io/v1',
@@ -115,6 +119,7 @@ export class Registration {
         name: view.name,
         namespace: view.namespace,
         annotations: {
+          ...group?.metadata?.annotations,
           [registeredAnnotation]: view.id,
           [workloadNameAnnotation]: view.workload,
           ...(unhealthyReason === undefined ? {} : { [unhealthyAnnotation]: unhealthyReason.slice(0, 256) || 'not healthy' }),
@@ -123,6 +128,19 @@ export class Registration {
       spec,
     };
     await this.#options.registry.apply(workloadEntry, view.namespace, view.name, resource, true, { manager, origin: { source: 'api', name: manager } });
+  }
+
+  /** The WorkloadGroup that the sidecar says it is of (Istio's `AUTO_REGISTER_GROUP`): what it has for all of its workloads. */
+  async #groupOf(view: ProxyView): Promise<WorkloadGroupSpec | undefined> {
+    const name = view.metadata['AUTO_REGISTER_GROUP'];
+    if (typeof name !== 'string' || name === '') return undefined;
+    const stored = await this.#options.registry.store.get({ group: 'networking.istio.io', kind: 'WorkloadGroup', namespace: view.namespace, name });
+    if (!stored)
+      this.#options.logger.warn('a sidecar is of a WorkloadGroup that does not exist; it is registered without it', {
+        workload: `${view.namespace}/${view.name}`,
+        group: name,
+      });
+    return stored?.resource.spec as WorkloadGroupSpec | undefined;
   }
 
   #removeLater(namespace: string, name: string, afterMs: number): void {
