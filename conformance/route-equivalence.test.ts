@@ -106,6 +106,7 @@ describe('routes, beside stock Envoy', { skip: skipWithout('envoy') }, () => {
                 to('/per-try', retries('5xx', { per_try_timeout: '0.1s' })),
                 to('/per-try-not-retried', retries('connect-failure', { per_try_timeout: '0.1s' })),
                 to('/total', { timeout: '0.15s', ...retries('5xx', { per_try_timeout: '0.1s' }) }),
+                to('/hedge', { hedge_policy: { hedge_on_per_try_timeout: true }, ...retries('5xx', { per_try_timeout: '0.1s' }) }),
                 to('/nobody', { cluster: 'nobody', ...retries('connect-failure') }),
                 to('/others', {
                   cluster: 'all',
@@ -143,6 +144,12 @@ describe('routes, beside stock Envoy', { skip: skipWithout('envoy') }, () => {
       ['/per-try', 'hang,hang,hang,200'],
       ['/per-try-not-retried', 'hang,200'],
       ['/total', 'hang,hang,200'],
+      ['/hedge', '200'],
+      ['/hedge', 'late,200'],
+      ['/hedge', 'late,hang,hang'],
+      ['/hedge', 'hang,late,503'],
+      ['/hedge', 'hang,reset,200'],
+      ['/hedge', '503,200'],
       ['/nobody', '200'],
     ] as const) {
       const { ours, theirs } = await pair.both({ path, headers: { 'x-answer': answer } });

@@ -36,6 +36,9 @@ const ofRequests = new Set(['x-request-id', 'connection', 'keep-alive', 'transfe
 /** Nothing that a probe asks for takes nearly as long. */
 const probeTimeoutMs = 5_000;
 
+/** How long an answer takes that is late. */
+const lateMs = 250;
+
 /** Our proxy and a stock Envoy with the same resources in front of the same servers. */
 export class EnvoyPair {
   readonly engine: TestEngine;
@@ -52,7 +55,7 @@ export class EnvoyPair {
     this.#probes = 0;
   }
 
-  /** Servers that answer as `x-answer` says (a status, `reset`, `ratelimited` or `hang`; several by commas are for one try after the other), and count who asked. */
+  /** Servers that answer as `x-answer` says (a status, `reset`, `ratelimited`, `late` or `hang`; several by commas are for one try after the other), and count who asked. */
   static async servers(engine: TestEngine, count: number): Promise<{ readonly ports: number[]; readonly seen: Map<string, Outcome['seen'][number][]> }> {
     const seen = new Map<string, Outcome['seen'][number][]>();
     const ports: number[] = [];
@@ -67,6 +70,7 @@ export class EnvoyPair {
         request.resume();
         if (answer === 'reset') return void request.socket.destroy();
         if (answer === 'hang') return;
+        if (answer === 'late') return void setTimeout(() => response.writeHead(200, { 'x-server': 'test' }).end('late\n'), lateMs);
         if (answer === 'ratelimited') return void response.writeHead(429, { 'x-envoy-ratelimited': 'true' }).end();
         response.writeHead(Number(answer), { 'x-server': 'test', 'x-remove-me': '1', 'content-type': 'text/plain' });
         response.end(`${answer}\n`);

@@ -11,11 +11,12 @@ import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPee
 import type { RequestSpan } from '../telemetry/tracing/tracer.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { ConnectionWaiter, Endpoint } from '../upstream/endpoint.ts';
-import type { ResponseReceiver, UpstreamFailure, UpstreamStream } from '../upstream/upstream-stream.ts';
+import type { UpstreamFailure, UpstreamStream } from '../upstream/upstream-stream.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import type { Downstream } from './downstream.ts';
 import { applyForwardingHeaders } from './forwarding-headers.ts';
 import { grpcStatus, grpcStatusOfHttp, grpcTimeoutMs, httpStatusOfGrpc, isGrpcRequest } from './grpc.ts';
+import { HedgedAttempt, type HedgingExchange } from './hedged-attempt.ts';
 import { grpcReply, plainReply } from './local-reply.ts';
 import { InvalidContent, type MessageTransform } from './message-transform.ts';
 import { MirrorRequest } from './mirror-request.ts';
@@ -59,7 +60,7 @@ const maxInterimHeads = 32;
  * One request and its response: filters, route, cluster, endpoint, and back. It is the receiver of the upstream's events and of the
  * client's body, and knows no version of HTTP: those are behind `Downstream` and `UpstreamStream`. Longer than other files, since a request's life is one state machine that reads best in one place.
  */
-export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStream {
+export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream {
   readonly downstream: Downstream;
   readonly settings: ConnectionSettings;
   readonly head: RequestHead;
@@ -100,6 +101,9 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   /** The client is given a cookie, so that its next requests go to the same endpoint. */
   #stickyCookie: string | undefined;
   #upstream: UpstreamStream | undefined;
+  /** The current attempt, and those that run beside it, where the route hedges. */
+  #hedged: HedgedAttempt | undefined;
+  #parked: Set<HedgedAttempt> | undefined;
   /** A filter's changes to the content. */
   #transform: MessageTransform | undefined;
   /** A filter that waits for the whole of the request's content. */
@@ -166,6 +170,8 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#hash = undefined;
     this.#stickyCookie = undefined;
     this.#upstream = undefined;
+    this.#hedged = undefined;
+    this.#parked = undefined;
     this.#transform = undefined;
     this.#collector = undefined;
     this.#observer = undefined;
@@ -509,11 +515,12 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#queuedAt = undefined;
     this.#beginOn(upstream);
     if (this.virtualHost!.countsAttempts) this.head.headers.set('x-envoy-attempt-count', String(this.#attempts));
-    upstream.begin(this, this.head, endpoint.transport.isMesh ? this.settings.context.introduction : undefined);
+    const { hedge, retry } = this.route!.action as ForwardAction;
+    const receiver = hedge === undefined ? this : (this.#hedged = new HedgedAttempt(this, this.cluster!, endpoint, upstream));
+    upstream.begin(receiver, this.head, endpoint.transport.isMesh ? this.settings.context.introduction : undefined);
     if (this.#replay !== undefined) for (const slice of this.#replay) this.#sendBody(slice);
     if (this.#requestEnded) upstream.end(this.#requestTrailers);
     else this.downstream.resumeRequest();
-    const { retry } = this.route!.action as ForwardAction;
     if (retry !== undefined && retry.perTryTimeoutMs > 0) this.#perTryTimer = setTimeout(() => this.#perTryTimedOut(retry), retry.perTryTimeoutMs);
     if (this.#requestEnded || this.#attempts > 1) upstream.flushSoon();
   }
@@ -627,10 +634,14 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   onResponseHead(head: ResponseHead, hasBody: boolean): void {
     if (this.endpoint!.outlier !== undefined) this.#judge(head.status, head.headers.get('grpc-status'));
     const retry = this.#retryPolicy();
-    if (retry !== undefined && isRetriableAnswer(head, retry, this.isGrpc) && this.#retry(retry, 'URX')) return;
+    if (retry !== undefined && isRetriableAnswer(head, retry, this.isGrpc)) {
+      if (this.#retry(retry, 'URX')) return;
+      if (this.#waitsForParked) return this.#dropUpstream();
+    }
     clearTimeout(this.#perTryTimer);
     this.#endRetry();
     this.#replay = undefined;
+    if (this.#parked !== undefined) for (const attempt of this.#parked) attempt.abandon();
     if (this.#responseHold === undefined) return this.#takeResponseHead(head, hasBody);
     const look = this.#responseHold;
     this.#responseHold = undefined;
@@ -775,6 +786,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.endpoint!.outlier?.onLocalFailure(failure.kind === 'connectTimeout' ? 504 : 503);
     const retry = this.#retryPolicy();
     if (retry !== undefined && isRetriableFailure(failure, retry, this.#mayRepeat()) && this.#retry(retry, 'URX')) return;
+    if (this.#waitsForParked) return;
     const flag = isConnect ? 'UF' : failure.kind === 'protocol' ? 'UPE' : 'UC';
     const details = isConnect ? 'upstream_connect_failure' : failure.kind === 'protocol' ? 'upstream_protocol_error' : 'upstream_reset_before_response_started';
     this.reply(
@@ -918,6 +930,48 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     return true;
   }
 
+  /** An attempt that takes long goes on by itself, while another is made: as long as there are tries left, whatever they are for. */
+  #hedge(attempt: HedgedAttempt, retry: RetryPolicy): void {
+    const mayRepeat = this.#requestEnded && (this.#replay !== undefined || !this.head.hasBody);
+    if (this.#headSent || !mayRepeat || this.#attempts > retry.retries || !this.cluster!.hasRetriesLeft) return;
+    attempt.park();
+    (this.#parked ??= new Set()).add(attempt);
+    this.#hedged = undefined;
+    this.#upstream = undefined;
+    this.#retry(retry, 'URX');
+  }
+
+  takesAnswerOf(attempt: HedgedAttempt, head: ResponseHead): boolean {
+    this.#parked!.delete(attempt);
+    const retry = this.#retryPolicy();
+    const isGood = retry === undefined || !isRetriableAnswer(head, retry, this.isGrpc);
+    // A bad answer is passed on only when nothing better can come any more.
+    if (this.#isFinished || this.#headSent || (!isGood && (this.#upstream !== undefined || this.#timer !== undefined || this.#parked!.size > 0))) return false;
+    this.#dropUpstream();
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#queuedAt !== undefined) this.cluster!.stopWaiting(this.#queuedAt, this);
+    this.#queuedAt = undefined;
+    this.cluster = attempt.cluster;
+    this.endpoint = attempt.endpoint;
+    this.#upstream = attempt.upstream;
+    this.#hedged = attempt;
+    this.#isForwarding = true;
+    return true;
+  }
+
+  parkedEnded(attempt: HedgedAttempt): void {
+    this.#parked?.delete(attempt);
+    const isAlone = this.#parked?.size === 0 && this.#upstream === undefined && this.#timer === undefined && this.#queuedAt === undefined;
+    if (isAlone && !this.#isFinished && !this.#headSent)
+      this.reply(503, 'upstream connect error or disconnect/reset before headers', 'UC', 'upstream_reset_before_response_started');
+  }
+
+  /** Others are under way whose answer may still be good. */
+  get #waitsForParked(): boolean {
+    return this.#parked !== undefined && this.#parked.size > 0;
+  }
+
   /** A retry counts from its pause until it is known what has come of it. */
   #endRetry(): void {
     if (this.#retryingTo === undefined) return;
@@ -934,6 +988,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
   #perTryTimedOut(retry: RetryPolicy): void {
     this.cluster!.counters.upstreamRqTimeout++;
     this.endpoint?.outlier?.onLocalFailure(504);
+    if (this.#hedged !== undefined) return this.#hedge(this.#hedged, retry);
     if (this.#headSent || (retry.onReset || retry.on5xx || retry.onGatewayError ? !this.#retry(retry, 'URX') : true))
       this.#giveUp(504, 'upstream request timeout', 'UT', 'upstream_per_try_timeout', grpcStatus.DEADLINE_EXCEEDED);
   }
@@ -1063,6 +1118,7 @@ export class Exchange implements ResponseReceiver, ConnectionWaiter, LoggedStrea
     this.#endRetry();
     if (this.#queuedAt !== undefined) this.cluster!.stopWaiting(this.#queuedAt, this);
     if (this.#upstream !== undefined) this.#dropUpstream();
+    if (this.#parked !== undefined) for (const attempt of this.#parked) attempt.abandon();
     this.#replay = undefined;
     this.#collector = undefined;
     this.#held = undefined;
