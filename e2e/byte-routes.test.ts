@@ -141,4 +141,41 @@ describe('routes for bytes', () => {
     const { headers } = JSON.parse(body) as { headers: Record<string, string> };
     assert.deepEqual([headers['x-way'], headers['host']], ['egress', 'outside.example']);
   });
+
+  it('through a forward proxy that is asked for a tunnel', async () => {
+    const asked: string[] = [];
+    const forward = net
+      .createServer((socket) =>
+        socket.once('data', (chunk: Buffer) => {
+          const [line = ''] = chunk.toString().split('\r\n');
+          asked.push(line);
+          if (asked.length > 1) return socket.end('HTTP/1.1 403 Forbidden\r\n\r\n');
+          socket.write('HTTP/1.1 200 OK\r\n\r\nfirst words ');
+          socket.on('data', (more: Buffer) => socket.end(`and ${more}`));
+        }),
+      )
+      .listen(0, '127.0.0.1');
+    await once(forward, 'listening');
+    mesh.onClose(async () => void forward.close());
+    await mesh.apply(
+      [
+        `apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: forward }\nspec:\n  hosts: [forward.example]\n  ports: [{ number: 3128, name: tcp, protocol: TCP }]\n  resolution: STATIC\n  endpoints: [{ address: 127.0.0.1, ports: { tcp: ${(forward.address() as AddressInfo).port} } }]\n`,
+        '---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: { name: forward }\nspec:\n  host: forward.example\n  trafficPolicy: { tunnel: { protocol: CONNECT, targetHost: far.example, targetPort: 443 } }\n',
+        `---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: { name: tunnel }\nspec: { selector: { istio: edge }, servers: [{ port: { number: ${ports.tcp + 1_000}, name: tcp, protocol: TCP }, hosts: ["*"] }] }\n`,
+        virtualService(
+          'tunnel',
+          '  hosts: [far.example]\n  gateways: [tunnel]\n  tcp: [{ route: [{ destination: { host: forward.example, port: { number: 3128 } } }] }]\n',
+        ),
+      ].join(''),
+    );
+    const socket = new RawClient(ports.tcp + 1_000).write('mine');
+    assert.equal(await socket.closed(), 'first words and mine');
+    assert.deepEqual(asked, ['CONNECT far.example:443 HTTP/1.1']);
+    assert.equal(await new RawClient(ports.tcp + 1_000).write('mine').closed(), '', 'a tunnel that is refused carries nothing');
+    await assert.rejects(
+      mesh.apply(
+        'apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: { name: forward }\nspec: { host: a.b, trafficPolicy: { tunnel: { protocol: POST, targetHost: x.y, targetPort: 1 } } }\n',
+      ),
+    );
+  });
 });

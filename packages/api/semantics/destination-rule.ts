@@ -24,6 +24,14 @@ function policyProblems(policy: TrafficPolicySpec | undefined, path: string, pro
     problems.push(invalid(`${path}.loadBalancer`, 'only one of simple and consistentHash may be set'));
   if (policy.loadBalancer) balancingProblems(policy.loadBalancer, `${path}.loadBalancer`, problems);
   if (policy.outlierDetection) outlierProblems(policy.outlierDetection, `${path}.outlierDetection`, problems);
+  const { tunnel } = policy;
+  if (tunnel) {
+    if (tunnel.protocol !== undefined && tunnel.protocol !== 'CONNECT')
+      problems.push(invalid(`${path}.tunnel.protocol`, `proxies are asked for tunnels by CONNECT, not by ${tunnel.protocol}`));
+    problems.push(
+      ...collect(hostProblem(tunnel.targetHost ?? '', `${path}.tunnel.targetHost`, false), portProblem(tunnel.targetPort, `${path}.tunnel.targetPort`)),
+    );
+  }
   if (policy.retryBudget) problems.push(...collect(percentProblem(policy.retryBudget.percent, `${path}.retryBudget.percent`)));
   problems.push(...collect(durationProblem(policy.connectionPool?.tcp?.connectTimeout, `${path}.connectionPool.tcp.connectTimeout`)));
   if (policy.tls?.mode === 'MUTUAL' && !policy.tls.credentialName && !(policy.tls.clientCertificate && policy.tls.privateKey)) {

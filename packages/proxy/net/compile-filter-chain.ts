@@ -13,7 +13,11 @@ import {
 } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import type { Listener as ListenerMessage } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
-import { type TcpProxy, TcpProxySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
+import {
+  type TcpProxy,
+  TcpProxy_TunnelingConfigSchema,
+  TcpProxySchema,
+} from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
 import { HttpConnection } from '../http/http-connection.ts';
@@ -33,8 +37,26 @@ const defaultHandshakeTimeoutMs = 15_000;
 
 const supportedOfChain = new Set(['filterChainMatch', 'filters', 'transportSocket', 'name', 'metadata', 'transportSocketConnectTimeout']);
 const supportedOfTcpProxy = new Set([
-  ...['statPrefix', 'cluster', 'weightedClusters', 'idleTimeout', 'accessLog', 'maxConnectAttempts', 'maxDownstreamConnectionDuration', 'hashPolicy'],
+  ...[
+    'statPrefix',
+    'cluster',
+    'weightedClusters',
+    'idleTimeout',
+    'accessLog',
+    'maxConnectAttempts',
+    'maxDownstreamConnectionDuration',
+    'hashPolicy',
+    'tunnelingConfig',
+  ],
 ]);
+
+const supportedOfTunnel = new Set(['hostname']);
+
+function checkedTarget(target: string, place: string): string {
+  if (!/^(?:[\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}$/.test(target))
+    throw new MizzenError('invalid-tcp-proxy', `${place}, tunneling_config: ${JSON.stringify(target)} is no HOST:PORT`);
+  return target;
+}
 
 /** What a chain does with a connection, HTTP or bytes. */
 type Serving = { readonly kind: 'http'; readonly settings: ConnectionSettings } | { readonly kind: 'tcp'; readonly settings: TcpProxySettings };
@@ -178,6 +200,7 @@ function compileTcpProxy(tcp: TcpProxy, listener: ListenerMessage, isTls: boolea
       : (to.value?.clusters ?? []).map((cluster) => ({ cluster: cluster.name, weight: cluster.weight }));
   for (const { policySpecifier } of tcp.hashPolicy)
     if (policySpecifier.case !== 'sourceIp') throw new MizzenError('unsupported-filter', `${place}: hash_policy.${policySpecifier.case} is not supported`);
+  refuseUnsupported(TcpProxy_TunnelingConfigSchema, tcp.tunnelingConfig, supportedOfTunnel, `${place}, tunneling_config`);
   if (targets.length === 0) throw new MizzenError('invalid-tcp-proxy', `${place}: the TCP proxy names no cluster`);
   return {
     context: environment.context,
@@ -187,6 +210,7 @@ function compileTcpProxy(tcp: TcpProxy, listener: ListenerMessage, isTls: boolea
     idleTimeoutMs: durationToMs(tcp.idleTimeout) ?? hourMs,
     maxDurationMs: durationToMs(tcp.maxDownstreamConnectionDuration) ?? 0,
     maxConnectAttempts: tcp.maxConnectAttempts ?? 1,
+    tunnelTo: tcp.tunnelingConfig && checkedTarget(tcp.tunnelingConfig.hostname, place),
     hashesSource: tcp.hashPolicy.some((policy) => policy.policySpecifier.case === 'sourceIp'),
     accessLogs: compileAccessLogs(tcp.accessLog, place, environment),
   };

@@ -9,6 +9,7 @@ import type { PeerIdentity } from '../tls/peer-identity.ts';
 import { hash64 } from '../upstream/balancing/hash.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { Endpoint } from '../upstream/endpoint.ts';
+import { ConnectHandshake } from './connect-handshake.ts';
 import type { ConnectionInfo } from './connection-info.ts';
 import { countAllocatedRead, keepReadBuffer, ReadBuffers } from './read-buffers.ts';
 
@@ -32,6 +33,8 @@ export interface TcpProxySettings {
   readonly maxConnectAttempts: number;
   /** Clusters that choose by hash choose by the client's address (`hash_policy.source_ip`). */
   readonly hashesSource: boolean;
+  /** `HOST:PORT` that the endpoint, a forward proxy, is asked for a tunnel to (`tunneling_config`); undefined: bytes are for the endpoint itself. */
+  readonly tunnelTo: string | undefined;
   readonly accessLogs: readonly AccessLog[];
 }
 
@@ -51,6 +54,7 @@ export class TcpSession implements LoggedStream {
   #upstream: net.Socket | undefined;
   #connectTimer: NodeJS.Timeout | undefined;
   #first: Buffer | undefined;
+  #handshake: ConnectHandshake | undefined;
   #flags: string;
   #attempts: number;
   #failed: Endpoint[];
@@ -83,6 +87,7 @@ export class TcpSession implements LoggedStream {
     this.#upstream = undefined;
     this.#connectTimer = undefined;
     this.#first = first;
+    this.#handshake = undefined;
     this.#flags = '';
     this.#attempts = 0;
     this.#failed = [];
@@ -196,6 +201,10 @@ export class TcpSession implements LoggedStream {
         buffers.begin();
         this.bytesSent += bytes;
         this.#lastActivity = coarseNow();
+        if (!this.#isJoined) {
+          this.#shakeHands(upstream, Buffer.from(buffer.subarray(0, bytes)));
+          return true;
+        }
         if (!downstream.write(buffer.subarray(0, bytes))) upstream.pause();
         if (downstream.writableLength > 0) keepReadBuffer();
         return true;
@@ -214,7 +223,11 @@ export class TcpSession implements LoggedStream {
       this.#connect();
     };
     this.#connectTimer = setTimeout(failed, cluster.settings.connectTimeoutMs);
-    upstream.once(endpoint.transport.readyEvent, () => this.#join(upstream));
+    upstream.once(endpoint.transport.readyEvent, () => {
+      if (this.settings.tunnelTo === undefined) return this.#join(upstream);
+      this.#handshake = new ConnectHandshake(this.settings.tunnelTo);
+      upstream.write(this.#handshake.request);
+    });
     upstream.on('error', failed);
     upstream.on('close', (hadError: boolean) => {
       if (this.#upstream !== upstream || this.#isClosed) return;
@@ -226,7 +239,18 @@ export class TcpSession implements LoggedStream {
     });
   }
 
+  /** Until the tunnel is open, what comes is the proxy's answer; a server may also speak before its client. */
+  #shakeHands(upstream: net.Socket, received: Buffer): void {
+    const handshake = this.#handshake?.read(received) ?? { state: 'open' as const, rest: received };
+    if (handshake.state === 'incomplete') return;
+    if (handshake.state === 'refused') return this.close('UF', `tunnel_refused:${handshake.reason.replaceAll(' ', '_')}`);
+    if (this.#handshake !== undefined) this.bytesSent -= received.length - handshake.rest.length;
+    this.#join(upstream);
+    if (handshake.rest.length > 0 && !this.#downstream.write(handshake.rest)) upstream.pause();
+  }
+
   #join(upstream: net.Socket): void {
+    if (this.#isJoined) return;
     clearTimeout(this.#connectTimer);
     const downstream = this.#downstream;
     this.#isJoined = true;

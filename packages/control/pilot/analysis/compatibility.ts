@@ -45,18 +45,18 @@ export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
     none('spec.tcp.match.sourceSubnet', asIstio),
     none('spec.tls.match.destinationSubnets', 'TLS is routed by server names alone'),
   ],
-  'networking.istio.io/DestinationRule': trafficPolicy(
-    [
-      none('tunnel.*', 'connections are not carried inside of CONNECT yet'),
-      none('retryBudget.budgetInterval', 'the budget is a share of what is under way, as in Envoy without it'),
-    ],
-    [
-      none('outlierDetection.consecutiveErrors', `${asIstio}: consecutive5xxErrors and consecutiveGatewayErrors took its place`),
-      none('outlierDetection.outlierDetectionHttpErrorCodes', 'statuses of 500 and above count as errors'),
-      none('connectionPool.tcp.tcpKeepalive.probes', ofNode),
-      none('connectionPool.tcp.tcpKeepalive.interval', ofNode),
-    ],
-  ),
+  'networking.istio.io/DestinationRule': [
+    refused('spec.trafficPolicy.tunnel.protocol: POST', 'proxies are asked for tunnels by CONNECT'),
+    ...trafficPolicy(
+      [none('retryBudget.budgetInterval', 'the budget is a share of what is under way, as in Envoy without it')],
+      [
+        none('outlierDetection.consecutiveErrors', `${asIstio}: consecutive5xxErrors and consecutiveGatewayErrors took its place`),
+        none('outlierDetection.outlierDetectionHttpErrorCodes', 'statuses of 500 and above count as errors'),
+        none('connectionPool.tcp.tcpKeepalive.probes', ofNode),
+        none('connectionPool.tcp.tcpKeepalive.interval', ofNode),
+      ],
+    ),
+  ],
   'networking.istio.io/Gateway': [
     none('spec.servers.defaultEndpoint', asIstio),
     none('spec.servers.port.targetPort', asIstio),

@@ -118,10 +118,11 @@ function policyOf(destination: DestinationSpec | undefined, namespace: string, p
   const { service, number } = resolveDestination(destination, namespace, port, snapshot);
   const rule = service && destinationRuleFor(service, view, snapshot)?.spec;
   const subset = rule?.subsets?.find(({ name }) => name === destination.subset);
-  const { connectionPool, loadBalancer } = effectivePolicy(rule, subset, number);
+  const { connectionPool, loadBalancer, tunnel } = effectivePolicy(rule, subset, number);
   const idleTimeoutMs = connectionPool?.tcp?.idleTimeout ? parseDurationMs(connectionPool.tcp.idleTimeout) : undefined;
   return {
     ...(idleTimeoutMs === undefined ? {} : { idleTimeout: durationFromMs(idleTimeoutMs) }),
+    ...(tunnel ? { tunnelingConfig: { hostname: `${tunnel.targetHost}:${tunnel.targetPort}` } } : {}),
     ...(loadBalancer?.consistentHash?.useSourceIp ? { hashPolicy: [{ policySpecifier: { case: 'sourceIp' as const, value: {} } }] } : {}),
   };
 }

@@ -71,7 +71,7 @@ export interface ByteTarget {
 export function tcpProxy(
   statPrefix: string,
   to: string | readonly ByteTarget[],
-  policy: Pick<Init<typeof TcpProxySchema>, 'idleTimeout' | 'hashPolicy'> = {},
+  policy: Pick<Init<typeof TcpProxySchema>, 'idleTimeout' | 'hashPolicy' | 'tunnelingConfig'> = {},
 ): Init<typeof FilterSchema> {
   const single = typeof to === 'string' ? to : to.length === 1 ? to[0]!.cluster : undefined;
   const clusterSpecifier: Init<typeof TcpProxySchema>['clusterSpecifier'] =
