@@ -76,7 +76,7 @@ function compileHashTable(message: ClusterMessage, place: string): MakeHashTable
     const maximumSize = Number(own?.maximumRingSize ?? BigInt(defaultRing.maximumSize));
     if (minimumSize > maxTableSize || minimumSize > maximumSize)
       throw new MizzenError('invalid-cluster', `${place}: the minimum_ring_size ${minimumSize} is above the maximum`);
-    return (shares) => new HashRing(shares, { minimumSize, maximumSize });
+    return (shares, previous) => new HashRing(shares, { minimumSize, maximumSize }, previous);
   }
   if (message.lbPolicy === Cluster_LbPolicy.MAGLEV) {
     const size = Number((lbConfig.case === 'maglevLbConfig' ? lbConfig.value.tableSize : undefined) ?? BigInt(defaultMaglevSize));

@@ -45,6 +45,8 @@ export class Endpoint {
   inServiceSince: number;
   /** The hashes of its places in rings, as far as they have been computed: upper and lower halves in turn. */
   readonly ringHashes: number[];
+  /** Of Maglev tables of the size that comes first; undefined: none was made. */
+  maglevPermutation: readonly [size: number, at: number, skip: number] | undefined;
   /** What outlier detection knows of it; undefined: nobody watches. */
   outlier: EndpointWatch | undefined;
   isRemoved: boolean;
@@ -75,6 +77,7 @@ export class Endpoint {
     this.metrics = new Map();
     this.inServiceSince = coarseNow();
     this.ringHashes = [];
+    this.maglevPermutation = undefined;
     this.outlier = undefined;
     this.isRemoved = false;
     this.checkProblem = undefined;

@@ -12,4 +12,5 @@ export interface Share {
   readonly share: number;
 }
 
-export type MakeHashTable = (shares: readonly Share[]) => HashTable;
+/** `previous`: the table that the new one takes the place of, if there is one. */
+export type MakeHashTable = (shares: readonly Share[], previous?: HashTable) => HashTable;

@@ -46,13 +46,20 @@ class Level {
   readonly #settings: BalancingSettings;
   #groups: readonly Group[] | undefined;
   #table: HashTable | undefined;
+  /** Of the level before this one, until this has a table of its own. */
+  #previousTable: HashTable | undefined;
 
-  constructor(localities: readonly Usable[], settings: BalancingSettings) {
+  constructor(localities: readonly Usable[], settings: BalancingSettings, previous: Level | undefined) {
     this.#localities = localities.filter(({ weight }) => weight > 0);
     this.candidates = this.#localities.length === 1 ? this.#localities[0]!.endpoints : this.#localities.flatMap(({ endpoints }) => endpoints);
     this.#settings = settings;
     this.#groups = undefined;
     this.#table = undefined;
+    this.#previousTable = previous?.lastTable;
+  }
+
+  get lastTable(): HashTable | undefined {
+    return this.#table ?? this.#previousTable;
   }
 
   pick(random: () => number): Endpoint {
@@ -64,7 +71,10 @@ class Level {
   }
 
   pickByHash(hash: bigint, attempt: number): Endpoint | undefined {
-    this.#table ??= this.#settings.makeHashTable!(this.#shares());
+    if (this.#table === undefined) {
+      this.#table = this.#settings.makeHashTable!(this.#shares(), this.#previousTable);
+      this.#previousTable = undefined;
+    }
     return this.#table.pick(hash, attempt);
   }
 
@@ -152,6 +162,7 @@ export class HostSet {
       health.reduce((sum, one) => sum + one, 0),
     );
     const isInPanic = counts.map(({ all, well }) => totalHealth < 100 && all > 0 && (100 * well) / all < panicThreshold);
+    const before = this.#levels;
     this.#levels = byPriority.map((localities, priority) => {
       const usesAll = isInPanic[priority]! && !failsOnPanic;
       return new Level(
@@ -162,6 +173,7 @@ export class HostSet {
           return { endpoints: usable, weight: weighsLocalities ? weight : 1, effectiveWeight: weight * worth };
         }),
         this.#settings,
+        before[priority],
       );
     });
     this.#loads = loadsOf(health, totalHealth, counts, isInPanic);

@@ -20,12 +20,10 @@ export class MaglevTable implements HashTable {
     this.#table = new Uint32Array(shares.length === 0 ? 0 : size);
     if (shares.length === 0) return;
     const most = shares.reduce((found, { share }) => Math.max(found, share), 0);
-    const entries = shares.map(({ endpoint, share }) => ({
-      at: Number(hash64(endpoint.text) % BigInt(size)),
-      skip: Number(hash64(endpoint.text, 1n) % BigInt(size - 1)) + 1,
-      share,
-      due: 0,
-    }));
+    const entries = shares.map(({ endpoint, share }) => {
+      const [, at, skip] = permutationOf(endpoint, size);
+      return { at, skip, share, due: 0 };
+    });
     const isTaken = new Uint8Array(size);
     for (let turn = 1, filled = 0; filled < size; turn++)
       for (let i = 0; i < entries.length && filled < size; i++) {
@@ -47,4 +45,11 @@ export class MaglevTable implements HashTable {
     const wanted = attempt === 0 ? hash : BigInt.asUintN(64, hash ^ (0xffff_ffff_ffff_ffffn - BigInt(attempt) + 1n));
     return this.#endpoints[this.#table[Number(wanted % BigInt(size))]!];
   }
+}
+
+/** Where an endpoint's permutation of the table begins, and how it goes on: computed once and kept with it. */
+function permutationOf(endpoint: Endpoint, size: number): readonly [size: number, at: number, skip: number] {
+  if (endpoint.maglevPermutation?.[0] !== size)
+    endpoint.maglevPermutation = [size, Number(hash64(endpoint.text) % BigInt(size)), Number(hash64(endpoint.text, 1n) % BigInt(size - 1)) + 1];
+  return endpoint.maglevPermutation;
 }
