@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { isDeepStrictEqual } from 'node:util';
-import { cluster, http, type Json, TestEngine, typed } from '../e2e/support/engine.ts';
+import { cluster, http, type Json, socketAddress, TestEngine, typed } from '../e2e/support/engine.ts';
 import { skipWithout } from '../e2e/support/requirements.ts';
 import { EnvoyPair, type Outcome } from './support/envoy-pair.ts';
 import { mutations, probe, Random, routedFilters, virtualHost } from './support/random-routes.ts';
@@ -87,6 +87,17 @@ describe('routes, beside stock Envoy', { skip: skipWithout('envoy') }, () => {
       retry_host_predicate: [typed('envoy.retry_host_predicates.previous_hosts', 'extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate')],
       host_selection_retry_max_attempts: 100,
     };
+    const previousPriorities = (update_frequency: number) => ({
+      retry_priority: typed('envoy.retry_priorities.previous_priorities', 'extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig', {
+        update_frequency,
+      }),
+    });
+    const byPriority = cluster('by-priority', [], {
+      load_assignment: {
+        cluster_name: 'by-priority',
+        endpoints: ports.slice(0, 3).map((port, priority) => ({ priority, lb_endpoints: [{ endpoint: { address: socketAddress(port) } }] })),
+      },
+    });
     const to = (prefix: string, route: Json): Json => ({
       match: { prefix },
       route: { ...(route['weighted_clusters'] ? {} : { cluster: 'c0' }), timeout: '5s', ...route },
@@ -112,6 +123,8 @@ describe('routes, beside stock Envoy', { skip: skipWithout('envoy') }, () => {
                   cluster: 'all',
                   ...retries('503', { retry_on: 'retriable-status-codes', retriable_status_codes: [503], num_retries: 3, ...previous }),
                 }),
+                to('/farther', { cluster: 'by-priority', ...retries('5xx', { num_retries: 5, ...previousPriorities(1) }) }),
+                to('/two-and-farther', { cluster: 'by-priority', ...retries('5xx', { num_retries: 5, ...previousPriorities(2) }) }),
                 to('/mirror', {
                   request_mirror_policies: [
                     { cluster: 'c1' },
@@ -135,7 +148,7 @@ describe('routes, beside stock Envoy', { skip: skipWithout('envoy') }, () => {
           ],
         },
       }),
-      [...clusterConfigs(), all, cluster('nobody', [1])],
+      [...clusterConfigs(), all, byPriority, cluster('nobody', [1])],
       seen,
     );
     for (const [path, answer] of [
@@ -151,6 +164,9 @@ describe('routes, beside stock Envoy', { skip: skipWithout('envoy') }, () => {
       ['/hedge', 'hang,reset,200'],
       ['/hedge', '503,200'],
       ['/nobody', '200'],
+      ['/farther', '503,503,200'],
+      ['/farther', '503,503,503,503,503,503'],
+      ['/two-and-farther', '503,503,503,503,503,503'],
     ] as const) {
       const { ours, theirs } = await pair.both({ path, headers: { 'x-answer': answer } });
       assert.deepEqual(comparable(ours), comparable(theirs), `${path} ${answer}`);

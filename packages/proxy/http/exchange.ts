@@ -9,6 +9,7 @@ import type { VirtualHost } from '../route/route-table.ts';
 import type { LoggedStream } from '../telemetry/access-log.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { RequestSpan } from '../telemetry/tracing/tracer.ts';
+import type { EarlierTries } from '../upstream/balancing/host-set.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { ConnectionWaiter, Endpoint } from '../upstream/endpoint.ts';
 import type { UpstreamFailure, UpstreamStream } from '../upstream/upstream-stream.ts';
@@ -133,7 +134,8 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   #attemptStartedAt: number;
   /** The cluster that a retry under way counts with. */
   #retryingTo: Cluster | undefined;
-  #failedEndpoints: Endpoint[] | undefined;
+  /** Endpoints that were tried before this one, where that matters. */
+  #tries: (EarlierTries & { readonly endpoints: Endpoint[] }) | undefined;
   #mirrors: MirrorRequest[] | undefined;
   #timer: NodeJS.Timeout | undefined;
   #timeoutTimer: NodeJS.Timeout | undefined;
@@ -193,7 +195,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     this.#attempts = 0;
     this.#attemptStartedAt = 0;
     this.#retryingTo = undefined;
-    this.#failedEndpoints = undefined;
+    this.#tries = undefined;
     this.#mirrors = undefined;
     this.#timer = undefined;
     this.#timeoutTimer = undefined;
@@ -495,7 +497,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     const cluster = this.cluster!;
     if (cluster.activeRequests >= cluster.settings.maxRequests)
       return this.reply(503, 'the limit of requests to this destination is reached', 'UO', 'overflow');
-    const endpoint = cluster.endpointFor(this.downstream.client.info, this.head.authority, this.#failedEndpoints, this.#hash);
+    const endpoint = cluster.endpointFor(this.downstream.client.info, this.head.authority, this.#tries, this.#hash);
     if (endpoint === undefined) return this.reply(503, 'no healthy upstream', 'UH', 'no_healthy_upstream');
     const notReady = endpoint.transport.notReadyReason;
     if (notReady !== undefined) return this.reply(503, `upstream connect error: ${notReady}`, 'UF', 'upstream_tls_not_ready');
@@ -917,7 +919,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     clearTimeout(this.#perTryTimer);
     this.#dropUpstream();
     this.cluster!.counters.upstreamRqRetry++;
-    if (retry.avoidsPreviousHosts && this.endpoint !== undefined) (this.#failedEndpoints ??= []).push(this.endpoint);
+    this.#rememberTry(retry);
     // Full jitter over a doubling interval (Envoy, "x-envoy-max-retries").
     const ceiling = Math.min(retry.backoffMaxMs, retry.backoffBaseMs * 2 ** (this.#attempts - 1));
     this.#retryingTo = this.cluster;
@@ -928,6 +930,12 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
       if (!this.#isFinished) this.#attempt();
     }, this.settings.context.random() * ceiling);
     return true;
+  }
+
+  #rememberTry({ avoidsPreviousHosts, avoidsPrioritiesAfter }: RetryPolicy): void {
+    if (this.endpoint === undefined || !(avoidsPreviousHosts || avoidsPrioritiesAfter > 0)) return;
+    this.#tries ??= { endpoints: [], avoidsEndpoints: avoidsPreviousHosts, avoidsPrioritiesAfter };
+    this.#tries.endpoints.push(this.endpoint);
   }
 
   /** An attempt that takes long goes on by itself, while another is made: as long as there are tries left, whatever they are for. */

@@ -20,7 +20,7 @@ export class MirrorRequest implements ResponseReceiver {
     this.isHeadRequest = head.method === 'HEAD';
     this.#cluster = cluster;
     this.#waitingBytes = 0;
-    const endpoint = cluster.pick(undefined);
+    const endpoint = cluster.pick();
     this.#upstream =
       endpoint === undefined || endpoint.transport.notReadyReason !== undefined ? undefined : cluster.connectAside(endpoint, client, head.isHttp2);
     if (this.#upstream === undefined) return;

@@ -186,7 +186,8 @@ export class TcpSession implements LoggedStream {
       cluster.counters.upstreamCxOverflow++;
       return this.close('UO', 'upstream_overflow');
     }
-    const endpoint = cluster.endpointFor(this.info, undefined, this.#failed, hashesSource ? hash64(this.info.remoteAddress) : undefined);
+    const tries = this.#failed.length === 0 ? undefined : { endpoints: this.#failed, avoidsEndpoints: true, avoidsPrioritiesAfter: 0 };
+    const endpoint = cluster.endpointFor(this.info, undefined, tries, hashesSource ? hash64(this.info.remoteAddress) : undefined);
     if (endpoint === undefined) return this.close('UH', cluster.settings.blockReason ?? 'no_healthy_upstream');
     if (endpoint.transport.notReadyReason !== undefined) return this.close('UF', 'upstream_tls_not_ready');
     this.endpoint = endpoint;

@@ -105,7 +105,7 @@ export class UdpListener {
     const known = balancesPackets ? undefined : this.#sessions.get(client);
     if (known !== undefined && !known.endpoint.isRemoved && known.endpoint.isHealthy) return this.#send(known, data);
     if (known !== undefined) this.#end(known);
-    const endpoint = cluster?.pick(undefined);
+    const endpoint = cluster?.pick();
     if (cluster === undefined || endpoint === undefined) return void context.counters.values.udp_datagrams_dropped_total++;
     const key = balancesPackets ? `${client}|${endpoint.text}` : client;
     const session = (balancesPackets ? this.#sessions.get(key) : undefined) ?? this.#open(key, cluster, endpoint, from);

@@ -3,7 +3,7 @@ import type { Http2Settings } from '../http2/settings.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { ServiceName } from '../route/route-table.ts';
-import type { BalancingSettings, LocalityEndpoints } from './balancing/host-set.ts';
+import type { BalancingSettings, EarlierTries, LocalityEndpoints } from './balancing/host-set.ts';
 import { HostSet } from './balancing/host-set.ts';
 import type { ConnectionWaiter, Endpoint } from './endpoint.ts';
 import { type HealthCheck, HealthChecker } from './health-checker.ts';
@@ -155,15 +155,15 @@ export class Cluster {
     this.#checkers = checks.map((check) => new HealthChecker(this, check, random));
   }
 
-  /** An endpoint for the next request; `avoid` are those that have just failed it, taken only when there is no other. */
-  pick(avoid: readonly Endpoint[] | undefined, hash?: bigint): Endpoint | undefined {
-    return this.#hosts.pick(hash, avoid);
+  /** An endpoint for the next request. */
+  pick(hash?: bigint): Endpoint | undefined {
+    return this.#hosts.pick(hash, undefined);
   }
 
   /** An endpoint for a call of this client: `authority` is what an HTTP request names, `hash` what the route makes of it. */
-  endpointFor(client: ConnectionInfo, authority: string | undefined, avoid: readonly Endpoint[] | undefined, hash?: bigint): Endpoint | undefined {
+  endpointFor(client: ConnectionInfo, authority: string | undefined, tries: EarlierTries | undefined, hash?: bigint): Endpoint | undefined {
     const { originalDestinations } = this.settings;
-    return originalDestinations === undefined ? this.#hosts.pick(hash, avoid) : originalDestinations.endpointFor(client, authority);
+    return originalDestinations === undefined ? this.#hosts.pick(hash, tries) : originalDestinations.endpointFor(client, authority);
   }
 
   /**

@@ -81,7 +81,7 @@ class OwnExchange implements ResponseReceiver {
 
   #attempt(): void {
     const cluster = this.#cluster;
-    const endpoint = cluster.pick(undefined);
+    const endpoint = cluster.pick();
     if (endpoint === undefined) return this.#fail('no_endpoint', 'no healthy endpoint');
     const { notReadyReason } = endpoint.transport;
     if (notReadyReason !== undefined) return this.#fail('not_ready', notReadyReason);

@@ -32,6 +32,8 @@ function share(hosts: HostSet, isCounted: (endpoint: Endpoint) => boolean, turns
   return found / turns;
 }
 
+const avoiding = (endpoints: readonly Endpoint[]) => ({ endpoints, avoidsEndpoints: true, avoidsPrioritiesAfter: 0 });
+
 const about = (found: number, wanted: number) => assert.ok(Math.abs(found - wanted) < 0.03, `${found}, not about ${wanted}`);
 
 describe('endpoints by priority and locality', () => {
@@ -99,9 +101,28 @@ describe('endpoints by priority and locality', () => {
     for (const makeHashTable of [undefined, (shares: ConstructorParameters<typeof HashRing>[0]) => new HashRing(shares, defaultRing)]) {
       const hosts = new HostSet(settings({ makeHashTable }), evenly());
       hosts.set([at(0, endpoints)]);
-      for (let i = 0; i < 50; i++) assert.equal(hosts.pick(BigInt(i) * 2n ** 58n, [endpoints[0]!, endpoints[2]!])!.port, 2);
-      assert.ok(hosts.pick(1n, endpoints) !== undefined);
+      for (let i = 0; i < 50; i++) assert.equal(hosts.pick(BigInt(i) * 2n ** 58n, avoiding([endpoints[0]!, endpoints[2]!]))!.port, 2);
+      assert.ok(hosts.pick(1n, avoiding(endpoints)) !== undefined);
     }
+  });
+
+  it('leaves out priorities that have been tried, until all have been', () => {
+    const hosts = new HostSet(settings({ makePicker: randomChoice(evenly()) }), evenly());
+    const [first, second, third] = [1, 2, 3].map((port) => testEndpoint(port));
+    hosts.set([at(0, [first!]), at(1, [second!]), at(2, [third!])]);
+    const next = (avoidsPrioritiesAfter: number, ...endpoints: Endpoint[]) =>
+      hosts.pick(undefined, { endpoints, avoidsEndpoints: false, avoidsPrioritiesAfter });
+    assert.equal(next(1), first);
+    assert.equal(next(1, first!), second);
+    assert.equal(next(1, first!, second!), third);
+    assert.equal(next(1, first!, second!, third!), first);
+    assert.equal(next(1, first!, second!, third!, first!), second);
+    assert.equal(next(2, first!), first);
+    assert.equal(next(2, first!, first!), second);
+    assert.equal(next(2, first!, first!, second!), second);
+    const isDown = testEndpoint(4, 1, false);
+    hosts.set([at(0, [first!]), at(1, [isDown]), at(2, [third!])]);
+    assert.equal(next(1, first!), third);
   });
 
   it('moves few requests to other endpoints when one comes or goes', () => {

@@ -102,6 +102,18 @@ class Level {
   }
 }
 
+/** What the tries of a request before this one mean for it. */
+export interface EarlierTries {
+  /** That were tried, in their order. */
+  readonly endpoints: readonly Endpoint[];
+  /** They are taken only when there is no other (`previous_hosts`). */
+  readonly avoidsEndpoints: boolean;
+  /** After every so many of them, their priorities are left out while there are others (`previous_priorities`); 0: never. */
+  readonly avoidsPrioritiesAfter: number;
+}
+
+const noEndpoints: readonly Endpoint[] = [];
+
 /** How often another endpoint is looked for than those that have just failed (envoy `host_selection_retry_max_attempts`). */
 const maxLooks = 5;
 
@@ -115,6 +127,8 @@ export class HostSet {
   #localities: readonly LocalityEndpoints[];
   #overprovisioning: number;
   #levels: readonly Level[];
+  /** Of each level, how many percent of the whole load it can take. */
+  #health: readonly number[];
   /** Of each level, percent of the load. */
   #loads: readonly number[];
   #availableCount: number;
@@ -125,6 +139,7 @@ export class HostSet {
     this.#localities = [];
     this.#overprovisioning = 140;
     this.#levels = [];
+    this.#health = [];
     this.#loads = [];
     this.#availableCount = 0;
   }
@@ -157,10 +172,7 @@ export class HostSet {
     });
     this.#availableCount = counts.reduce((sum, { well }) => sum + well, 0);
     const health = counts.map(({ all, well }) => (all === 0 ? 0 : Math.min(100, Math.floor((this.#overprovisioning * well) / all))));
-    const totalHealth = Math.min(
-      100,
-      health.reduce((sum, one) => sum + one, 0),
-    );
+    const totalHealth = totalOf(health);
     const isInPanic = counts.map(({ all, well }) => totalHealth < 100 && all > 0 && (100 * well) / all < panicThreshold);
     const before = this.#levels;
     this.#levels = byPriority.map((localities, priority) => {
@@ -176,18 +188,20 @@ export class HostSet {
         before[priority],
       );
     });
+    this.#health = health;
     this.#loads = loadsOf(health, totalHealth, counts, isInPanic);
   }
 
-  /** `avoid`: those that have just failed this request, taken only when there is no other. undefined: nobody may be chosen. */
-  pick(hash: bigint | undefined, avoid: readonly Endpoint[] | undefined): Endpoint | undefined {
-    const level = this.#levels.length === 1 ? this.#levels[0]! : this.#chooseLevel(hash);
+  /** undefined: nobody may be chosen. */
+  pick(hash: bigint | undefined, tries: EarlierTries | undefined): Endpoint | undefined {
+    const level = this.#levels.length === 1 ? this.#levels[0]! : this.#chooseLevel(hash, tries === undefined ? this.#loads : this.#loadsAfter(tries));
     if (level === undefined) return undefined;
     const { candidates } = level;
     if (candidates.length <= 1) return candidates[0];
     const isByHash = this.#settings.makeHashTable !== undefined;
     const key = isByHash ? (hash ?? this.#randomHash()) : 0n;
-    if (avoid === undefined || avoid.length === 0) return isByHash ? level.pickByHash(key, 0) : level.pick(this.#random);
+    const avoid = tries?.avoidsEndpoints ? tries.endpoints : noEndpoints;
+    if (avoid.length === 0) return isByHash ? level.pickByHash(key, 0) : level.pick(this.#random);
     for (let look = 0; look < maxLooks; look++) {
       const found = isByHash ? level.pickByHash(key, avoid.length + look) : level.pick(this.#random);
       if (found === undefined || !avoid.includes(found)) return found;
@@ -197,14 +211,32 @@ export class HostSet {
     return from[(this.#random() * from.length) | 0];
   }
 
-  #chooseLevel(hash: bigint | undefined): Level | undefined {
+  #chooseLevel(hash: bigint | undefined, loads: readonly number[]): Level | undefined {
     const at = hash === undefined ? this.#random() * 100 : Number(hash % 100n);
     let sum = 0;
-    for (const [priority, load] of this.#loads.entries()) {
+    for (const [priority, load] of loads.entries()) {
       sum += load;
       if (at < sum) return this.#levels[priority];
     }
     return undefined;
+  }
+
+  /** Without the priorities that have been tried, until each that can take any load has been; then it begins anew (envoy previous_priorities.cc). */
+  #loadsAfter({ endpoints, avoidsPrioritiesAfter }: EarlierTries): readonly number[] {
+    if (avoidsPrioritiesAfter === 0) return this.#loads;
+    let left = this.#health;
+    let isAdjusted = false;
+    for (let i = avoidsPrioritiesAfter; i <= endpoints.length; i += avoidsPrioritiesAfter) {
+      const tried = endpoints.slice(i - avoidsPrioritiesAfter, i);
+      left = left.map((one, priority) => (tried.some((endpoint) => this.#isOf(priority, endpoint)) ? 0 : one));
+      isAdjusted = left.some((one) => one > 0);
+      if (!isAdjusted) left = this.#health;
+    }
+    return isAdjusted ? sharesOf(left) : this.#loads;
+  }
+
+  #isOf(priority: number, endpoint: Endpoint): boolean {
+    return this.#localities.some((locality) => locality.priority === priority && locality.endpoints.includes(endpoint));
   }
 
   #randomHash(): bigint {
@@ -223,13 +255,26 @@ function loadsOf(
   // All levels are in panic: they share by how many they have.
   if (isEverywhere && endpoints > 0) return spread(counts.map(({ all }) => (100 * all) / endpoints));
   if (totalHealth === 0) return counts.map(() => 0);
+  return sharesOf(health);
+}
+
+/** Each level's part, as much of it as the levels before it leave. */
+function sharesOf(health: readonly number[]): number[] {
+  const total = totalOf(health);
   let left = 100;
   return spread(
     health.map((one) => {
-      const load = Math.min(left, Math.floor((one * 100) / totalHealth));
+      const load = Math.min(left, Math.floor((one * 100) / total));
       left -= load;
       return load;
     }),
+  );
+}
+
+function totalOf(health: readonly number[]): number {
+  return Math.min(
+    100,
+    health.reduce((sum, one) => sum + one, 0),
   );
 }
 
