@@ -101,7 +101,7 @@ function decodeDocument(
     });
     return;
   }
-  const origin: Origin = { source: 'file', name: fileName, ...at(contents.range?.[0]), lines: linesOfListItems(contents, lineCounter) };
+  const origin: Origin = { source: 'file', name: fileName, ...at(contents.range?.[0]), lines: linesOfParts(contents, lineCounter) };
   const decoded = decodeObject(value, options);
   if ('resource' in decoded) resources.push({ resource: decoded.resource, origin });
   else for (const problem of decoded.problems) problems.push({ ...problem, ...at(offsetOf(document, problem)) });
@@ -130,13 +130,15 @@ function stepsOf(path: string): (string | number)[] {
   return [...path.matchAll(/[^.[\]]+|\[(\d+)\]/g)].map((match) => (match[1] === undefined ? match[0] : Number(match[1])));
 }
 
-function linesOfListItems(root: Node, lineCounter: LineCounter): Record<string, number> {
+/** Of the fields of `spec`, and of the objects in lists. */
+function linesOfParts(root: Node, lineCounter: LineCounter): Record<string, number> {
   const lines: Record<string, number> = {};
   let budget = 2_000;
   const visit = (node: unknown, path: string): void => {
     if (isMap(node)) {
       for (const pair of node.items) {
         const key = isNode(pair.key) && 'value' in pair.key ? String(pair.key.value) : String(pair.key);
+        if (path === 'spec' && isNode(pair.key) && pair.key.range) lines[`spec.${key}`] = lineCounter.linePos(pair.key.range[0]).line;
         visit(pair.value, path ? `${path}.${key}` : key);
       }
     } else if (isSeq(node)) {

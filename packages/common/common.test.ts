@@ -41,6 +41,11 @@ describe('small things that everything uses', () => {
 
   it('tells where a resource came from', () => {
     assert.equal(describeOrigin({ source: 'file', name: 'a.yaml', line: 3, column: 1, lines: { 'spec.http[0]': 9 } }, 'spec.http[0]'), 'a.yaml:9');
+    assert.equal(
+      describeOrigin({ source: 'file', name: 'a.yaml', line: 3, column: 1, lines: { 'spec.http[0]': 9 } }, 'spec.http[0].route[1].destination'),
+      'a.yaml:9',
+    );
+    assert.equal(describeOrigin({ source: 'file', name: 'a.yaml', line: 3, column: 1, lines: { 'spec.http[0]': 9 } }, 'spec.hosts'), 'a.yaml:3:1');
     assert.equal(describeOrigin({ source: 'file', name: 'a.yaml', line: 3, column: 1 }), 'a.yaml:3:1');
     assert.equal(describeOrigin({ source: 'api', name: 'kubectl' }), 'kubectl (api)');
   });

@@ -6,15 +6,16 @@ import { destinationRuleFor } from '../generate/destination-policy.ts';
 import { appliesTo } from '../generate/virtual-service-routes.ts';
 import { type Configured, hostMatches, type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import type { Finding } from './finding.ts';
+import { unreachableRoutes } from './unreachable-routes.ts';
 
 /** References of a VirtualService that lead to nothing: hosts, subsets, ports and gateways. An error means that requests would fail. */
 export function virtualServiceFindings(virtualService: Configured<VirtualServiceSpec>, snapshot: MeshSnapshot): Finding[] {
   const findings: Finding[] = [];
   const object = `${virtualService.kind} ${virtualService.namespace}/${virtualService.name}`;
-  const add = (code: Finding['code'], level: Finding['level'], path: string, linePath: string, message: string) =>
-    findings.push({ code, level, object, path, place: placeOf(virtualService, linePath), message });
+  const add = (code: Finding['code'], level: Finding['level'], path: string, message: string) =>
+    findings.push({ code, level, object, path, place: placeOf(virtualService, path), message });
 
-  const check = (destination: DestinationSpec, path: string, linePath: string) => {
+  const check = (destination: DestinationSpec, path: string) => {
     const hostname = resolveHost(destination.host, virtualService.namespace, snapshot);
     const service =
       snapshot.servicesByHostname.get(hostname) ??
@@ -28,7 +29,6 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
         'IST0101',
         'error',
         `${path}.host`,
-        linePath,
         `${object} sends traffic to host "${destination.host}", but no Service or ServiceEntry defines it${near ? `: did you mean "${near}"?` : `. Known: ${names.slice(0, 8).join(', ') || 'none'}.`}`,
       );
       return;
@@ -40,7 +40,6 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
           'IST0101',
           'error',
           `${path}.subset`,
-          linePath,
           `${object} sends traffic to subset "${destination.subset}" of host "${destination.host}", but no DestinationRule defines it. Defined: ${subsets.map((subset) => subset.name).join(', ') || 'none'}.`,
         );
       }
@@ -51,25 +50,32 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
         'IST0101',
         'error',
         `${path}.port.number`,
-        linePath,
         `${object} sends traffic to port ${port} of host "${destination.host}", which has no such port. Defined: ${service.ports.map((candidate) => candidate.number).join(', ') || 'none'}.`,
       );
     }
   };
   for (const [i, route] of (virtualService.spec.http ?? []).entries()) {
     const path = `spec.http[${i}]`;
-    for (const [j, target] of (route.route ?? []).entries()) check(target.destination, `${path}.route[${j}].destination`, `${path}.route[${j}]`);
-    if (route.mirror) check(route.mirror, `${path}.mirror`, path);
-    for (const [j, mirror] of (route.mirrors ?? []).entries())
-      if (mirror.destination) check(mirror.destination, `${path}.mirrors[${j}].destination`, `${path}.mirrors[${j}]`);
-    if (route.delegate) delegateFindings(route, virtualService, snapshot, (level, message) => add('IST0101', level, `${path}.delegate`, path, message));
-    if (!route.match?.length && i < virtualService.spec.http!.length - 1)
-      add('MZ0002', 'info', `spec.http[${i + 1}]`, `spec.http[${i + 1}]`, `${object}: the route after one without a match is never reached.`);
+    for (const [j, target] of (route.route ?? []).entries()) check(target.destination, `${path}.route[${j}].destination`);
+    if (route.mirror) check(route.mirror, `${path}.mirror`);
+    for (const [j, mirror] of (route.mirrors ?? []).entries()) if (mirror.destination) check(mirror.destination, `${path}.mirrors[${j}].destination`);
+    if (route.delegate) delegateFindings(route, virtualService, snapshot, (level, message) => add('IST0101', level, `${path}.delegate`, message));
   }
+  for (const { route, match, by } of unreachableRoutes(virtualService.spec.http ?? [])) {
+    const path = match === undefined ? `spec.http[${route}]` : `spec.http[${route}].match[${match}]`;
+    const what = match === undefined ? 'this route gets no requests' : 'this match gets no requests';
+    add(
+      match === undefined ? 'IST0130' : 'IST0131',
+      match === undefined ? 'warning' : 'info',
+      path,
+      `${object}, ${path}: ${what}, since http[${by}] before it takes all that it is for.`,
+    );
+  }
+  for (const [path, sum] of unusualWeights(virtualService.spec))
+    add('MZ0001', 'info', path, `${object}, ${path}: the weights add up to ${sum}; they count as shares of ${sum}, not of 100.`);
   for (const kind of ['tcp', 'tls'] as const)
     for (const [i, route] of (virtualService.spec[kind] ?? []).entries())
-      for (const [j, target] of (route.route ?? []).entries())
-        check(target.destination, `spec.${kind}[${i}].route[${j}].destination`, `spec.${kind}[${i}].route[${j}]`);
+      for (const [j, target] of (route.route ?? []).entries()) check(target.destination, `spec.${kind}[${i}].route[${j}].destination`);
   findings.push(...conflictFindings(virtualService, snapshot));
   for (const [i, name] of (virtualService.spec.gateways ?? []).entries()) {
     if (name === 'mesh' || name === sidecarGateway) continue;
@@ -84,14 +90,23 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
         'IST0101',
         'warning',
         `spec.gateways[${i}]`,
-        '',
         `${object} is bound to Gateway "${name}", which does not exist${near ? `: did you mean "${near}"?` : '.'}`,
       );
     } else if (!virtualService.spec.hosts?.some((host) => gatewayHolds(gateway.spec, host))) {
-      add('IST0132', 'warning', 'spec.hosts', '', `${object}: none of its hosts is among the hosts of Gateway "${name}", so it receives nothing from there.`);
+      add('IST0132', 'warning', 'spec.hosts', `${object}: none of its hosts is among the hosts of Gateway "${name}", so it receives nothing from there.`);
     }
   }
   return findings;
+}
+
+/** Lists of several weights that do not add up to 100, which Istio once demanded and people still mean: where, and what they add up to. */
+function unusualWeights(spec: VirtualServiceSpec): [path: string, sum: number][] {
+  return (['http', 'tcp', 'tls'] as const).flatMap((kind) =>
+    (spec[kind] ?? []).flatMap(({ route }, i): [string, number][] => {
+      const sum = (route ?? []).reduce((total, { weight }) => total + (weight ?? 0), 0);
+      return (route?.length ?? 0) < 2 || sum === 100 ? [] : [[`spec.${kind}[${i}].route`, sum]];
+    }),
+  );
 }
 
 function delegateFindings(
@@ -126,7 +141,7 @@ function conflictFindings(virtualService: Configured<VirtualServiceSpec>, snapsh
         level: 'warning',
         object,
         path: `spec.hosts[${i}]`,
-        place: placeOf(virtualService),
+        place: placeOf(virtualService, `spec.hosts[${i}]`),
         message: `${object}: ${holder.kind} ${holder.namespace}/${holder.name} holds host "${virtualService.spec.hosts![i]}" for the mesh already, being older. Put the routes into one object, or use delegates.`,
       },
     ];
@@ -152,10 +167,19 @@ export function destinationRuleFindings(snapshot: MeshSnapshot): Finding[] {
         level: 'warning',
         object,
         path: 'spec.host',
-        place: placeOf(rule),
+        place: placeOf(rule, 'spec.host'),
         message: `${object} is for host "${rule.spec.host}", but no Service or ServiceEntry defines it.`,
       });
     for (const [i, subset] of (rule.spec.subsets ?? []).entries()) {
+      if (Object.keys(subset.labels ?? {}).length === 0 && !subset.trafficPolicy)
+        findings.push({
+          code: 'MZ0002',
+          level: 'warning',
+          object,
+          path: `spec.subsets[${i}]`,
+          place: placeOf(rule, `spec.subsets[${i}]`),
+          message: `${object}: subset "${subset.name}" has neither labels nor a trafficPolicy, so it holds all workloads of "${rule.spec.host}". Give it the labels of those that are meant.`,
+        });
       const isEmpty =
         services.length > 0 &&
         services.every(
@@ -193,7 +217,7 @@ export function sidecarFindings(snapshot: MeshSnapshot): Finding[] {
         level: 'warning',
         object,
         path: 'spec.workloadSelector',
-        place: placeOf(sidecar),
+        place: placeOf(sidecar, 'spec.workloadSelector'),
         message: `${object} has no effect: ${first}, which is older, ${what} too.`,
       },
     ];
