@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import dgram from 'node:dgram';
+import { once } from 'node:events';
 import https from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
@@ -23,6 +25,7 @@ describe('the Gateway API', () => {
   let mesh: TestMesh;
   let authority: TestAuthority;
   let ports: { http: number; https: number; tcp: number };
+  const udpServers: dgram.Socket[] = [];
   let client: RunningProxy;
   const kind = (name: string) => findKind('gateway.networking.k8s.io', name)!;
 
@@ -66,7 +69,7 @@ describe('the Gateway API', () => {
         object(
           'Gateway',
           'edge',
-          `  gatewayClassName: mizzen\n  listeners:\n  - { name: http, port: ${ports.http}, protocol: HTTP }\n  - { name: secure, port: ${ports.https}, protocol: HTTPS, hostname: secure.test, tls: { certificateRefs: [{ name: secure }] } }\n  - { name: tcp, port: ${ports.tcp}, protocol: TCP }\n  - { name: broken, port: ${ports.https}, protocol: HTTPS, hostname: broken.test, tls: { certificateRefs: [{ name: nothing }] } }\n`,
+          `  gatewayClassName: mizzen\n  listeners:\n  - { name: http, port: ${ports.http}, protocol: HTTP }\n  - { name: secure, port: ${ports.https}, protocol: HTTPS, hostname: secure.test, tls: { certificateRefs: [{ name: secure }] } }\n  - { name: tcp, port: ${ports.tcp}, protocol: TCP }\n  - { name: broken, port: ${ports.https}, protocol: HTTPS, hostname: broken.test, tls: { certificateRefs: [{ name: nothing }] } }\n  - { name: udp, port: ${ports.tcp}, protocol: UDP }\n`,
         ),
       ].join(''),
     );
@@ -76,7 +79,10 @@ describe('the Gateway API', () => {
     await gateway.proxy.ready;
     await mesh.synced();
   });
-  after(() => mesh.close());
+  after(() => {
+    for (const socket of udpServers) socket.close();
+    return mesh.close();
+  });
 
   it('says what has become of a Gateway and its listeners', async () => {
     assert.deepEqual(short((await statusOf('mizzen', 'GatewayClass', '')).conditions), { Accepted: 'True Accepted' });
@@ -268,7 +274,7 @@ describe('the Gateway API', () => {
     assert.equal(short((await statusOf('foreign', 'HTTPRoute', 'other')).parents?.[0]?.conditions)['Accepted'], 'False NotAllowedByListeners');
     assert.deepEqual(
       (await statusOf('edge', 'Gateway')).listeners?.map(({ attachedRoutes }) => attachedRoutes),
-      [1, 1, 0, 0],
+      [1, 1, 0, 0, 0],
     );
   });
 
@@ -278,6 +284,43 @@ describe('the Gateway API', () => {
     );
     const socket = new RawClient(ports.tcp).write('GET /bytes HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n');
     assert.match(await socket.closed(), /"url":"\/bytes"/);
+  });
+
+  it('carries the datagrams of a UDPRoute, each client’s to one back end, chosen by weight', async () => {
+    const echo = async (name: string) => {
+      const server = dgram.createSocket('udp4');
+      udpServers.push(server);
+      server.on('message', (data, from) => server.send(`${name}: ${data}`, from.port, from.address));
+      server.bind(0, '127.0.0.1');
+      await once(server, 'listening');
+      return server.address().port;
+    };
+    for (const name of ['one', 'two'])
+      await mesh.apply(
+        `apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: ${name} }\nspec:\n  hosts: [${name}.test]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{ number: 53, name: dns, protocol: UDP, targetPort: ${await echo(name)} }]\n  endpoints: [{ address: 127.0.0.1 }]\n`,
+      );
+    const backend = (name: string, weight: number) => `{ group: networking.istio.io, kind: Hostname, name: ${name}.test, port: 53, weight: ${weight} }`;
+    const udpRoute = (backends: string, parent = 'name: edge, sectionName: udp') =>
+      object('UDPRoute', 'datagrams', `  parentRefs: [{ ${parent} }]\n  rules: [{ backendRefs: [${backends}] }]\n`);
+    await mesh.apply(udpRoute(`${backend('one', 3)}, ${backend('two', 1)}`));
+    assert.deepEqual(await routeConditions('datagrams', 'UDPRoute'), { Accepted: 'True Accepted', ResolvedRefs: 'True ResolvedRefs' });
+    const sessions = await Promise.all(
+      Array.from({ length: 60 }, async () => {
+        const socket = dgram.createSocket('udp4');
+        udpServers.push(socket);
+        const answers: string[] = [];
+        for (const text of ['a', 'b']) {
+          socket.send(text, ports.tcp, '127.0.0.1');
+          answers.push(String((await once(socket, 'message'))[0]));
+        }
+        return answers;
+      }),
+    );
+    for (const [first, second] of sessions) assert.equal(second, first!.replace(/a$/, 'b'), 'a session stays where it is');
+    const ofTwo = sessions.filter(([first]) => first === 'two: a').length;
+    assert.ok(ofTwo > 3 && ofTwo < 30, `${ofTwo} of 60`);
+    await mesh.apply(udpRoute(backend('one', 1), 'group: "", kind: Service, name: shop'));
+    assert.equal((await routeConditions('datagrams', 'UDPRoute'))['Accepted'], 'False UnsupportedValue');
   });
 
   it('takes listeners of ListenerSets that the Gateway lets in', async () => {

@@ -6,6 +6,8 @@ export interface VirtualServiceSpec {
   readonly tls?: readonly TlsRouteSpec[];
   readonly tcp?: readonly TcpRouteSpec[];
   readonly exportTo?: readonly string[];
+  /** Not of Istio: where datagrams go; no schema has it. */
+  readonly udp?: readonly RouteDestinationSpec[];
 }
 
 export interface HttpRouteSpec {

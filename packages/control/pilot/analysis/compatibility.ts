@@ -127,6 +127,10 @@ export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
   ],
   'gateway.networking.k8s.io/TLSRoute': [none('spec.rules[1:]', bytesRules), none('spec.useDefaultGateways', 'there is no default Gateway')],
   'gateway.networking.k8s.io/TCPRoute': [none('spec.rules[1:]', bytesRules), none('spec.useDefaultGateways', 'there is no default Gateway')],
-  'gateway.networking.k8s.io/UDPRoute': [refused('spec.*', 'UDP is not routed yet; the route’s status says UnsupportedValue')],
+  'gateway.networking.k8s.io/UDPRoute': [
+    none('spec.rules[1:]', bytesRules),
+    none('spec.useDefaultGateways', 'there is no default Gateway'),
+    refused('spec.parentRefs.kind: Service', 'sidecars carry no UDP; the route’s status says UnsupportedValue'),
+  ],
   'gateway.networking.k8s.io/BackendTLSPolicy': [none('spec.options', 'none are known')],
 };

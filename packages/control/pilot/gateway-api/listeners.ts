@@ -96,7 +96,6 @@ function listenerOf(
   const conflict = before.find(({ spec: other }) => other.port === spec.port && conflictsWith(other, spec));
   if (!known)
     conditions.push(failed('Accepted', 'UnsupportedProtocol', `protocol ${spec.protocol} is not supported: ${Object.keys(kindsByProtocol).join(', ')}`));
-  else if (spec.protocol === 'UDP') conditions.push(failed('Accepted', 'UnsupportedProtocol', 'UDP is not served by gateways of Mizzen yet'));
   else if (spec.protocol === 'HTTPS' && spec.tls?.mode === 'Passthrough')
     conditions.push(failed('Accepted', 'UnsupportedValue', 'HTTPS is ended here: for Passthrough use protocol TLS'));
   else conditions.push(condition('Accepted', 'Accepted'));
@@ -137,6 +136,8 @@ function listenerOf(
 /** On one port listeners are told apart by their host names, where their protocol has such; plain HTTP and TLS by what is spoken. */
 function conflictsWith(a: ListenerSpec, b: ListenerSpec): boolean {
   const family = ({ protocol }: ListenerSpec) => (protocol === 'HTTPS' || protocol === 'TLS' ? 'tls' : protocol);
+  // Ports of UDP are others than those of TCP.
+  if ((a.protocol === 'UDP') !== (b.protocol === 'UDP')) return false;
   if (family(a) !== family(b)) return !(new Set([family(a), family(b)]).has('tls') && new Set([family(a), family(b)]).has('HTTP'));
   if (a.protocol === 'TCP' || a.protocol === 'UDP') return true;
   return (a.hostname ?? '') === (b.hostname ?? '');

@@ -119,6 +119,7 @@ function bindToService(
   if (ref.port !== undefined && !service.ports.some(({ number }) => number === ref.port))
     return failed('Accepted', 'NoMatchingParent', `the Service ${namespace}/${ref.name} has no port ${ref.port}`);
   if (unsupported !== undefined) return failed('Accepted', 'UnsupportedValue', unsupported);
+  if (route.kind === 'UDPRoute') return failed('Accepted', 'UnsupportedValue', 'sidecars carry no UDP: a UDPRoute is for a Gateway');
   const exportTo = namespace === route.namespace ? '*' : route.namespace;
   const isBytes = !['HTTPRoute', 'GRPCRoute'].includes(route.kind);
   const key = `${hostname}/${exportTo}/${ref.port ?? ''}/${isBytes}`;
@@ -143,7 +144,6 @@ function backendRefsOf(rule: RouteRuleSpec): BackendRefSpec[] {
 }
 
 function unsupportedOf(route: Route, snapshot: MeshSnapshot, resources: GatewayApiResources): string | undefined {
-  if (route.kind === 'UDPRoute') return 'UDP is not routed by Mizzen yet';
   if (route.kind !== 'HTTPRoute' && route.kind !== 'GRPCRoute') return undefined;
   try {
     rankedRoutes(route, undefined, snapshot, resources);
@@ -228,6 +228,7 @@ function listenerVirtualServices(
   }
   return bound.map(({ route, hostnames }) => {
     const to = bytesOf(route, snapshot, resources);
+    if (spec.protocol === 'UDP') return { ...route, spec: { hosts: [...hostnames], gateways, udp: to } };
     const terminates = spec.protocol === 'TCP' || spec.tls?.mode !== 'Passthrough';
     return {
       ...route,

@@ -12,25 +12,19 @@ import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
 import { type LocalityGroup, localityGroups, placementFor } from './localities.ts';
 import { peerAuthenticationMode } from './peer-authentication.ts';
 
-/** EDS: the endpoints of the clusters in `names`, each with the metadata that its transport and its metrics need. */
-export function endpointsFor(names: Iterable<string>, view: ProxyView, snapshot: MeshSnapshot): ClusterLoadAssignment[] {
-  const assignments: ClusterLoadAssignment[] = [];
-  for (const clusterName of names) {
-    const [direction, portText, subsetName, hostname] = clusterName.split('|');
-    const service = hostname === undefined ? undefined : snapshot.servicesByHostname.get(hostname);
-    const port = service?.ports.find((candidate) => candidate.number === Number(portText));
-    if (direction !== 'outbound' || !service || !port || !isVisible(service.exportTo, service.namespace, view.namespace)) {
-      assignments.push(create(ClusterLoadAssignmentSchema, { clusterName }));
-      continue;
-    }
-    const rule = destinationRuleFor(service, view, snapshot)?.spec;
-    const subset = subsetName ? rule?.subsets?.find((candidate) => candidate.name === subsetName) : undefined;
-    const instances = subsetName && !subset ? [] : service.instances.filter((instance) => selects(subset?.labels, instance.labels));
-    const placement = placementFor(effectivePolicy(rule, subset, port.number), service, view, snapshot);
-    const endpoints = localityEndpoints(localityGroups(instances, placement, view, snapshot), port, service, snapshot);
-    assignments.push(create(ClusterLoadAssignmentSchema, { clusterName, endpoints }));
-  }
-  return assignments;
+/** EDS: the endpoints of one cluster, each with the metadata that its transport and its metrics need. */
+export function endpointsOf(clusterName: string, view: ProxyView, snapshot: MeshSnapshot): ClusterLoadAssignment {
+  const [direction, portText, subsetName, hostname] = clusterName.split('|');
+  const service = hostname === undefined ? undefined : snapshot.servicesByHostname.get(hostname);
+  const port = service?.ports.find((candidate) => candidate.number === Number(portText));
+  if (direction !== 'outbound' || !service || !port || !isVisible(service.exportTo, service.namespace, view.namespace))
+    return create(ClusterLoadAssignmentSchema, { clusterName });
+  const rule = destinationRuleFor(service, view, snapshot)?.spec;
+  const subset = subsetName ? rule?.subsets?.find((candidate) => candidate.name === subsetName) : undefined;
+  const instances = subsetName && !subset ? [] : service.instances.filter((instance) => selects(subset?.labels, instance.labels));
+  const placement = placementFor(effectivePolicy(rule, subset, port.number), service, view, snapshot);
+  const endpoints = localityEndpoints(localityGroups(instances, placement, view, snapshot), port, service, snapshot);
+  return create(ClusterLoadAssignmentSchema, { clusterName, endpoints });
 }
 
 /** `snapshot` is absent for endpoints outside of the mesh, whose identity nobody knows. */

@@ -13,7 +13,7 @@ import type { Patch } from '../envoy-filters/patches.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { clustersFor } from './clusters.ts';
-import { endpointsFor } from './endpoints.ts';
+import { endpointsOf } from './endpoints.ts';
 import { gatewayListeners, gatewayRouteConfigurations } from './gateways.ts';
 import { messagingFor } from './messaging.ts';
 import { nameTable } from './name-table.ts';
@@ -21,6 +21,7 @@ import { secretsFor } from './secrets.ts';
 import { sidecarListeners } from './sidecar-listeners.ts';
 import { sidecarRoutes } from './sidecar-routes.ts';
 import { withIngress } from './sidecar-scope.ts';
+import { udpClusters, udpEndpoints, udpListeners } from './udp-gateways.ts';
 
 /**
  * All resources of one type for one proxy, packed. `names` are the resources that the proxy asked for; for listeners and clusters it
@@ -38,11 +39,15 @@ export function resourcesFor(
   const view = withIngress(proxy, snapshot);
   switch (type) {
     case 'cluster':
-      return pack(type, ClusterSchema, patchClusters(clustersFor(view, snapshot), patches, view, onPatched));
+      return pack(type, ClusterSchema, patchClusters([...clustersFor(view, snapshot), ...udpClusters(view, snapshot)], patches, view, onPatched));
     case 'endpoint':
-      return pack(type, ClusterLoadAssignmentSchema, endpointsFor(names, view, snapshot));
+      return pack(
+        type,
+        ClusterLoadAssignmentSchema,
+        [...names].map((name) => udpEndpoints(name, view, snapshot) ?? endpointsOf(name, view, snapshot)),
+      );
     case 'listener': {
-      const listeners = view.type === 'gateway' ? gatewayListeners(view, snapshot) : sidecarListeners(view, snapshot);
+      const listeners = view.type === 'gateway' ? [...gatewayListeners(view, snapshot), ...udpListeners(view, snapshot)] : sidecarListeners(view, snapshot);
       return pack(type, ListenerSchema, patchListeners(listeners, patches, view, onPatched));
     }
     case 'route': {
