@@ -33,6 +33,7 @@ describe('the Gateway API', () => {
     await mesh.plane.pilot.statusesWritten();
     return (await mesh.plane.registry.get(kind(of), namespace, name)).resource.status as {
       conditions?: Condition[];
+      supportedFeatures?: { name: string }[];
       addresses?: { value: string }[];
       listeners?: { name: string; attachedRoutes: number; supportedKinds: { kind: string }[]; conditions: Condition[] }[];
       parents?: { controllerName: string; conditions: Condition[] }[];
@@ -85,7 +86,9 @@ describe('the Gateway API', () => {
   });
 
   it('says what has become of a Gateway and its listeners', async () => {
-    assert.deepEqual(short((await statusOf('mizzen', 'GatewayClass', '')).conditions), { Accepted: 'True Accepted' });
+    const { conditions, supportedFeatures } = await statusOf('mizzen', 'GatewayClass', '');
+    assert.deepEqual(short(conditions), { Accepted: 'True Accepted' });
+    assert.ok(supportedFeatures?.some(({ name }) => name === 'HTTPRouteRequestMirror'));
     const status = await statusOf('edge', 'Gateway');
     assert.deepEqual(short(status.conditions), { Accepted: 'True ListenersNotValid', Programmed: 'True Programmed' });
     assert.deepEqual(
@@ -107,6 +110,24 @@ describe('the Gateway API', () => {
     assert.equal(short(broken!.conditions)['ResolvedRefs'], 'False InvalidCertificateRef');
     assert.ok(status.conditions!.every(({ observedGeneration }) => observedGeneration === 1));
     assert.deepEqual(await routeConditions('shop'), { Accepted: 'True Accepted', ResolvedRefs: 'True ResolvedRefs' });
+    const { resource } = await mesh.plane.registry.get(kind('Gateway'), 'default', 'edge');
+    const gateway = resource as never as { spec: object };
+    const withAddresses = async (...values: string[]) => {
+      const { resource: live } = await mesh.plane.registry.get(kind('Gateway'), 'default', 'edge');
+      const spec = { ...gateway.spec, addresses: values.map((value) => ({ value })) };
+      await mesh.plane.registry.update(kind('Gateway'), 'default', 'edge', { ...live, spec } as never, {
+        manager: 'test',
+        origin: { source: 'api', name: 'test' },
+      });
+      await mesh.plane.pilot.refresh();
+      return statusOf('edge', 'Gateway');
+    };
+    const elsewhere = await withAddresses('127.0.0.1', '192.0.2.1');
+    assert.match(
+      elsewhere.conditions!.find(({ reason }) => reason === 'AddressNotUsable')!.message,
+      /no proxy of this Gateway is at 192\.0\.2\.1; its proxies are at 127\.0\.0\.1/,
+    );
+    assert.equal(short((await withAddresses('127.0.0.1')).conditions)['Programmed'], 'True Programmed');
   });
 
   it('routes by path, method, headers and query parameters, the most specific first whatever the order', async () => {

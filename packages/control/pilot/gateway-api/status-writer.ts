@@ -6,6 +6,7 @@ import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
 import { backendTlsStates } from './backend-tls.ts';
+import { supportedFeatures } from './features.ts';
 import { type GatewayState, gatewayNameLabel, type Listener } from './listeners.ts';
 import type { Translation } from './translate.ts';
 import { type Condition, condition, controllerName, failed, group } from './types.ts';
@@ -31,6 +32,7 @@ export class StatusWriter {
         if (one.spec.controllerName === controllerName)
           await this.#set(one, (before) => ({
             conditions: dated([condition('Accepted', 'Accepted', 'Gateways of this class are served by Mizzen')], before, one),
+            supportedFeatures: supportedFeatures.map((name) => ({ name })),
           }));
       for (const state of translation.states) await this.#writeGateway(state, translation, proxies);
       for (const { route, parents } of translation.routes)
@@ -66,6 +68,8 @@ export class StatusWriter {
     const addresses = [
       ...new Set(serving.map(({ gatewayBind, address }) => (gatewayBind === '0.0.0.0' || gatewayBind === '::' ? address : gatewayBind))),
     ].sort();
+    const wanted = (gateway.spec.addresses ?? []).flatMap(({ value }) => value ?? []);
+    const unusable = wanted.filter((value) => !addresses.includes(value));
     const isAccepted = conditions.every(({ status }) => status === 'True');
     const programmed = !isAccepted
       ? failed('Programmed', 'Invalid', 'no listener is valid')
@@ -75,7 +79,9 @@ export class StatusWriter {
             'AddressNotAssigned',
             `no gateway proxy with the label ${gatewayNameLabel}: ${gateway.name} is connected in namespace ${gateway.namespace}`,
           )
-        : condition('Programmed', 'Programmed', `served by ${serving.map(({ name }) => name).join(', ')}`);
+        : unusable.length > 0
+          ? failed('Programmed', 'AddressNotUsable', `no proxy of this Gateway is at ${unusable.join(', ')}; its proxies are at ${addresses.join(', ')}`)
+          : condition('Programmed', 'Programmed', `served by ${serving.map(({ name }) => name).join(', ')}`);
     const listenerStatus = (owner: Configured<unknown>, before: Status) =>
       listeners
         .filter((listener) => listener.owner === owner)
@@ -86,7 +92,7 @@ export class StatusWriter {
           conditions: dated(listener.conditions, listenerBefore(before, listener), owner),
         }));
     await this.#set(gateway, (before) => ({
-      addresses: addresses.map((value) => ({ type: 'IPAddress', value })),
+      addresses: addresses.filter((value) => wanted.length === 0 || wanted.includes(value)).map((value) => ({ type: 'IPAddress', value })),
       conditions: dated([...conditions, programmed], before, gateway),
       listeners: listenerStatus(gateway, before),
       ...(listenerSets.length > 0 ? { attachedListenerSets: listenerSets.filter(({ isAdmitted }) => isAdmitted).length } : {}),
