@@ -232,8 +232,10 @@ describe('the bookinfo example', () => {
       /warning: standard input:7: VirtualService default\/x sends traffic to host "reviws".*did you mean "reviews"\?/,
     );
     assert.match(
-      apply('apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: x }\nspec: {}\n').stderr,
-      /not enforced by this version/,
+      apply(
+        'apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: x }\nspec: { targetRefs: [{ kind: Service, name: reviews, group: "" }] }\n',
+      ).stderr,
+      /targets of kind Service are for waypoints, of which there are none, so the policy is refused/,
     );
     cli('delete', 'vs', 'x');
   });

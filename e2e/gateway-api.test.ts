@@ -7,7 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { findKind } from '@mizzen/api';
 import { TestAuthority } from './support/certificates.ts';
 import { RawClient } from './support/engine.ts';
-import { call } from './support/http.ts';
+import { call, until } from './support/http.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 const object = (kind: string, name: string, spec: string, more = '') =>
@@ -360,7 +360,11 @@ describe('the Gateway API', () => {
       object('HTTPRoute', 'more', '  parentRefs: [{ kind: ListenerSet, name: more }]\n  rules: [{ backendRefs: [{ name: stock, port: 9080 }] }]\n'),
     );
     assert.deepEqual(short((await statusOf('more', 'ListenerSet')).conditions), { Accepted: 'True Accepted', Programmed: 'True Programmed' });
-    assert.equal((await ask('/', {}, 'GET', port)).echo?.name, 'stock');
+    await until(
+      'the new listener answers',
+      () => ask('/', {}, 'GET', port).catch(() => undefined),
+      (answer) => answer?.echo?.name === 'stock',
+    );
   });
 
   it('speaks TLS to back ends that say so, to those whose certificate is right', async () => {

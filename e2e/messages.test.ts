@@ -311,7 +311,7 @@ spec:
       apply(`apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: { name: bad }
-spec: { targetRefs: [{ group: dapr.io, kind: Component, name: guarded }], rules: [{ when: [{ key: a, values: [b] }] }] }
+spec: { targetRefs: [{ group: dapr.io, kind: Component, name: guarded }], rules: [{ when: [{ key: source.ip, values: [10.0.0.1] }] }] }
 `),
       /rules\.when is not enforced/,
     );

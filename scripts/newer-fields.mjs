@@ -52,5 +52,14 @@ export const newerFields = {
     ['spec.ingress[].connectionPool.http', { http2KeepAlive }],
     ['spec.ingress[].tls', serverTls],
   ],
+  'security.istio.io/AuthorizationPolicy': [
+    [
+      'spec.rules[].from[].source',
+      {
+        trustDomains: described('Trust domains of the caller, from its certificate.', list(text)),
+        notTrustDomains: described('Trust domains that the caller must not be of.', list(text)),
+      },
+    ],
+  ],
   'networking.istio.io/VirtualService': [['spec.http[].redirect', { prefixRewrite: described('Replaces the prefix of the path that was matched.', text) }]],
 };

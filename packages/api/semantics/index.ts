@@ -1,5 +1,6 @@
 import type { Problem, Resource } from '../resource.ts';
 import { apiProblems, credentialProblems } from './api.ts';
+import { authorizationPolicyProblems } from './authorization-policy.ts';
 import { destinationRuleProblems } from './destination-rule.ts';
 import { gatewayProblems } from './gateway.ts';
 import { componentProblems, messageRouteProblems, resiliencyProblems, subscriptionProblems } from './messaging.ts';
@@ -17,6 +18,7 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
   'networking.istio.io/ServiceEntry': serviceEntryProblems,
   'networking.istio.io/WorkloadEntry': workloadEntryProblems,
   'networking.istio.io/Sidecar': sidecarProblems,
+  'security.istio.io/AuthorizationPolicy': authorizationPolicyProblems,
   'security.istio.io/PeerAuthentication': peerAuthenticationProblems,
   '/Service': serviceProblems,
   'mizzen.dev/Workload': workloadProblems,

@@ -37,20 +37,3 @@ export interface MessageRouteSpec {
   readonly subscriber: { readonly service: string; readonly port?: number };
   readonly routes: readonly { readonly subset: string; readonly weight?: number; readonly headers?: Readonly<Record<string, string>> }[];
 }
-
-/** security.istio.io AuthorizationPolicy, as far as it is about topics. */
-export interface AuthorizationPolicySpec {
-  readonly action?: 'ALLOW' | 'DENY' | 'AUDIT' | 'CUSTOM';
-  readonly targetRef?: TargetReference;
-  readonly targetRefs?: readonly TargetReference[];
-  readonly rules?: readonly {
-    readonly from?: readonly { readonly source?: { readonly principals?: readonly string[]; readonly namespaces?: readonly string[] } }[];
-    readonly to?: readonly { readonly operation?: { readonly methods?: readonly string[]; readonly paths?: readonly string[] } }[];
-  }[];
-}
-
-export interface TargetReference {
-  readonly group?: string;
-  readonly kind?: string;
-  readonly name?: string;
-}

@@ -6,8 +6,13 @@ import type { StoredResource } from '../galley/config-store.ts';
 /** What a call to a host that the mesh does not know becomes (istio/api mesh config.proto `OutboundTrafficPolicy`). */
 export type OutboundTrafficMode = 'ALLOW_ANY' | 'REGISTRY_ONLY';
 
+/** What is done to paths before anything is decided on them (istio/api mesh config.proto `ProxyPathNormalization`). */
+export type PathNormalization = 'BASE' | 'MERGE_SLASHES' | 'DECODE_AND_MERGE_SLASHES';
+
 /** The settings of the whole mesh that have behaviour (istio/api mesh config.proto `MeshConfig`). */
 export interface MeshConfig {
+  /** undefined: nothing is said. */
+  readonly pathNormalization: PathNormalization | undefined;
   readonly outboundTrafficPolicy: OutboundTrafficMode;
   /** What is sent on a port without a declared protocol within this time decides what is spoken. */
   readonly protocolDetectionTimeoutMs: number;
@@ -19,6 +24,8 @@ export interface MeshConfig {
   /** How often names of services are resolved anew. */
   readonly dnsRefreshMs: number;
   readonly extensionProviders: readonly TracingProvider[];
+  /** Other trust domains that identities of this mesh have, or had. */
+  readonly trustDomainAliases: readonly string[];
   /** Names of providers (`defaultProviders.tracing`) for proxies that no Telemetry says otherwise for. */
   readonly defaultTracingProviders: readonly string[];
 }
@@ -31,6 +38,8 @@ export const defaultMeshConfig: MeshConfig = {
   zoneAwareLbSetting: undefined,
   dnsRefreshMs: 60_000,
   extensionProviders: [],
+  trustDomainAliases: [],
+  pathNormalization: undefined,
   defaultTracingProviders: [],
 };
 
@@ -78,6 +87,8 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
     dnsRefreshMs: readDuration(value['dnsRefreshRate'], 'dnsRefreshRate', wrong) ?? defaultMeshConfig.dnsRefreshMs,
     localityLbSetting: readLocality(value['localityLbSetting'], wrong) ?? {},
     zoneAwareLbSetting: readPlain(value['zoneAwareLbSetting'], 'zoneAwareLbSetting', wrong) as ZoneAwareLbSpec | undefined,
+    pathNormalization: readPathNormalization(value['pathNormalization'], wrong),
+    trustDomainAliases: stringList(value['trustDomainAliases']),
     extensionProviders: readProviders(value['extensionProviders'], wrong),
     defaultTracingProviders: stringList((value['defaultProviders'] as Record<string, unknown> | undefined)?.['tracing']),
   };
@@ -96,6 +107,16 @@ function readPlain(value: unknown, field: string, wrong: Wrong): Readonly<Record
   if (value === undefined || value === null) return undefined;
   if (!isPlainObject(value)) throw wrong(field, 'must be an object');
   return value;
+}
+
+function readPathNormalization(value: unknown, wrong: Wrong): PathNormalization | undefined {
+  const mode = readPlain(value, 'pathNormalization', wrong)?.['normalization'];
+  if (mode === undefined || mode === 'DEFAULT') return undefined;
+  if (mode === 'BASE' || mode === 'MERGE_SLASHES' || mode === 'DECODE_AND_MERGE_SLASHES') return mode;
+  throw wrong(
+    'pathNormalization.normalization',
+    `${JSON.stringify(mode)} is not taken: BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES (paths are always normalised)`,
+  );
 }
 
 /** Under the same rules as in a DestinationRule. */

@@ -8,6 +8,7 @@ import type {
   GatewaySpec,
   MessageRouteSpec,
   PeerAuthenticationSpec,
+  RequestAuthenticationSpec,
   ResiliencySpec,
   SidecarSpec,
   SubscriptionSpec,
@@ -41,6 +42,8 @@ export interface MeshSnapshot {
   readonly gateways: readonly Configured<GatewaySpec>[];
   readonly peerAuthentications: readonly Configured<PeerAuthenticationSpec>[];
   readonly sidecars: readonly Configured<SidecarSpec>[];
+  readonly authorizationPolicies: readonly Configured<AuthorizationPolicySpec>[];
+  readonly requestAuthentications: readonly Configured<RequestAuthenticationSpec>[];
   readonly envoyFilters: readonly Configured<EnvoyFilterSpec>[];
   readonly meshConfig: MeshConfig;
   readonly gatewayApi: GatewayApiResources;
@@ -75,6 +78,7 @@ export interface Configured<Spec> {
   readonly origin: Origin;
   /** The file that it was written in, where the control plane has read it from one. */
   readonly originFile: string | undefined;
+  readonly annotations: Readonly<Record<string, string>>;
 }
 
 export interface Scoped<Spec> extends Configured<Spec> {
@@ -87,7 +91,6 @@ export interface MessagingResources {
   readonly subscriptions: readonly Scoped<SubscriptionSpec>[];
   readonly resiliencies: readonly Scoped<ResiliencySpec>[];
   readonly routes: readonly Configured<MessageRouteSpec>[];
-  readonly policies: readonly Configured<AuthorizationPolicySpec>[];
 }
 
 /** The namespace whose policies hold for the whole mesh, as in Istio. */
@@ -133,6 +136,8 @@ export async function takeSnapshot(
     destinationRules: (await list(networking, 'DestinationRule')).map(configured<DestinationRuleSpec>).sort(byAge),
     gateways: (await list(networking, 'Gateway')).map(configured<GatewaySpec>).sort(byAge),
     peerAuthentications: (await list('security.istio.io', 'PeerAuthentication')).map(configured<PeerAuthenticationSpec>).sort(byAge),
+    authorizationPolicies: (await list('security.istio.io', 'AuthorizationPolicy')).map(configured<AuthorizationPolicySpec>).sort(byAge),
+    requestAuthentications: (await list('security.istio.io', 'RequestAuthentication')).map(configured<RequestAuthenticationSpec>).sort(byAge),
     envoyFilters: (await list(networking, 'EnvoyFilter')).map(configured<EnvoyFilterSpec>).sort(byAge),
     sidecars: (await list(networking, 'Sidecar')).map(configured<SidecarSpec>).sort(byAge),
     meshConfig,
@@ -150,13 +155,14 @@ export async function takeSnapshot(
       subscriptions: (await list('dapr.io', 'Subscription')).map(scoped<SubscriptionSpec>).sort(byAge),
       resiliencies: (await list('dapr.io', 'Resiliency')).map(scoped<ResiliencySpec>).sort(byAge),
       routes: (await list(own, 'MessageRoute')).map(configured<MessageRouteSpec>).sort(byAge),
-      policies: (await list('security.istio.io', 'AuthorizationPolicy')).map(configured<AuthorizationPolicySpec>).sort(byAge),
     },
     consumers: { consumers: [] },
     documents: new DocumentReader(filesRoot, configMaps),
     brokerAddress,
   };
 }
+
+const noAnnotations: Readonly<Record<string, string>> = {};
 
 function configured<Spec>(stored: StoredResource): Configured<Spec> {
   return {
@@ -169,6 +175,7 @@ function configured<Spec>(stored: StoredResource): Configured<Spec> {
     spec: (stored.resource.spec ?? {}) as Spec,
     origin: stored.origin,
     originFile: stored.resource.metadata.annotations?.[originFileAnnotation],
+    annotations: stored.resource.metadata.annotations ?? noAnnotations,
   };
 }
 

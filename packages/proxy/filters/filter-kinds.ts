@@ -12,6 +12,7 @@ import { grpcWebFilter } from './grpc-web.ts';
 import { ipAccess } from './ip-access.ts';
 import { localService } from './local-service.ts';
 import { rateLimit } from './rate-limit/rate-limit.ts';
+import { rbac } from './rbac.ts';
 import { script } from './script/script.ts';
 import { transcoder } from './transcoder/transcoder.ts';
 import { validation } from './validation/validation.ts';
@@ -32,6 +33,7 @@ export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
     { name: 'envoy.filters.http.grpc_web', create: () => grpcWebFilter } satisfies FilterKind,
     { name: 'envoy.filters.http.fault', create: (_config, _place, { random }) => faultFilter(random) } satisfies FilterKind,
     bridge,
+    rbac,
     ipAccess,
     authentication,
     rateLimit,

@@ -4,6 +4,7 @@ import type { Http2Settings } from '../http2/settings.ts';
 import type { HeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import type { OverloadState } from '../overload/overload-state.ts';
+import type { PathSettings } from '../route/normalize-path.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import type { PeerMetadata, PeerMetadataReader } from '../telemetry/peer-metadata.ts';
@@ -56,6 +57,8 @@ export interface ConnectionSettings {
   readonly codec: 'auto' | 'http1' | 'http2';
   readonly http2: Http2Settings;
   readonly headLimits: HeadLimits;
+  /** undefined: paths are normalised, and nothing else is done to them. */
+  readonly paths: PathSettings | undefined;
   /** How the names of response headers are written. */
   readonly headerCase: HeaderCase;
   /** Protocols that a request may switch to, in lower case; `connect` for CONNECT (`upgrade_configs`). */

@@ -1,9 +1,10 @@
+import { requestSubject, type Subject } from '../authorization/subject.ts';
 import type { Violation } from '../http1/violation.ts';
 import { violations } from '../http1/violation.ts';
 import { type Fields, noFields } from '../message/fields.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import { ResponseHead } from '../message/response-head.ts';
-import { normalizeTarget } from '../route/normalize-path.ts';
+import { normalizeTarget, settleTarget } from '../route/normalize-path.ts';
 import type { ForwardAction, RedirectAction, RetryPolicy, Route, Target } from '../route/route.ts';
 import type { VirtualHost } from '../route/route-table.ts';
 import type { LoggedStream } from '../telemetry/access-log.ts';
@@ -115,6 +116,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   #held: { readonly head: ResponseHead; readonly hasBody: boolean; readonly slices: Buffer[]; trailers: Fields | undefined } | undefined;
   /** What filters remember of this request, by their names; made when the first one does. */
   #notes: Map<string, unknown> | undefined;
+  #metadata: Map<string, Readonly<Record<string, unknown>>> | undefined;
   /** Who calls, as a filter has proved; undefined: nobody has. */
   consumer: Consumer | undefined;
   /** What is said of this request in its trace; undefined: it is in none. */
@@ -180,6 +182,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     this.#responseHold = undefined;
     this.#held = undefined;
     this.#notes = undefined;
+    this.#metadata = undefined;
     this.consumer = undefined;
     this.span = undefined;
     this.#replay = undefined;
@@ -296,9 +299,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     if (head.upgrade !== '' && !this.#acceptsUpgrade()) return;
     this.peerMetadata = applyForwardingHeaders(head, this.downstream.client, settings);
     if (settings.tracer !== undefined) this.span = settings.tracer.begin(this);
-    const target = head.method === 'CONNECT' ? head.target : normalizeTarget(head.target);
-    if (target === undefined) return this.#refuseRequest(400, 'the path leads out of the root or holds an encoded NUL', 'path_normalization_failed');
-    this.retarget(target);
+    if (head.method !== 'CONNECT' && !this.#normalizePath()) return;
     if (head.authority === '') return this.#refuseRequest(400, 'the request names no host', 'missing_host');
     const table = settings.routeTable();
     this.virtualHost = table?.findHost(head.authority);
@@ -308,6 +309,18 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     if (this.route === undefined) return this.reply(404, '', 'NR', 'route_not_found');
     if (this.route.action.kind === 'forward') this.#target = this.route.action.targets.pick(settings.context.random);
     this.resumeFilters();
+  }
+
+  /** False: it is answered. */
+  #normalizePath(): boolean {
+    const { head, settings } = this;
+    const settled = settings.paths === undefined ? undefined : settleTarget(head.target, settings.paths);
+    const target = settings.paths === undefined ? normalizeTarget(head.target) : settled?.target;
+    if (target === undefined)
+      this.#refuseRequest(400, 'the path leads out of the root, or holds what is not taken here (an encoded NUL or slash)', 'path_normalization_failed');
+    else if (settled?.isRedirect) this.#redirectTo(307, target);
+    else this.retarget(target);
+    return target !== undefined && settled?.isRedirect !== true;
   }
 
   /** Runs the filters that have not run yet, then forwards. */
@@ -339,6 +352,22 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
 
   setNote(name: string, value: unknown): void {
     (this.#notes ??= new Map()).set(name, value);
+  }
+
+  /** What the filter of this name has found out for others to match on (envoy "dynamic metadata"). */
+  metadata(filter: string): Readonly<Record<string, unknown>> | undefined {
+    return this.#metadata?.get(filter);
+  }
+
+  addMetadata(filter: string, values: Readonly<Record<string, unknown>>): void {
+    this.#metadata ??= new Map();
+    this.#metadata.set(filter, { ...this.#metadata.get(filter), ...values });
+  }
+
+  /** Whom rules of authorization are asked about. */
+  authorizationSubject(): Subject {
+    const { info, peer } = this.downstream.client;
+    return requestSubject(this.head, info, peer, (filter) => this.#metadata?.get(filter));
   }
 
   /**

@@ -12,6 +12,7 @@ import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/acce
 import {
   HttpConnectionManager_ForwardClientCertDetails as CertDetails,
   HttpConnectionManager_CodecType as CodecType,
+  HttpConnectionManager_PathWithEscapedSlashesAction as EscapedSlashes,
   type HttpConnectionManager,
   HttpConnectionManagerSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
@@ -21,6 +22,7 @@ import type { ConnectionSettings } from '../http/connection-settings.ts';
 import { defaultHeadLimits, type HeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import { compileRouteTable } from '../route/compile-routes.ts';
+import type { PathSettings } from '../route/normalize-path.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import { type AccessLog, compileAccessLogFormat, defaultAccessLogFormat } from '../telemetry/access-log.ts';
 import { compileTracer } from '../telemetry/tracing/compile-tracer.ts';
@@ -54,7 +56,7 @@ const supportedOfManager = new Set([
     'proxy100Continue',
   ],
   ...['useRemoteAddress', 'forwardClientCertDetails', 'setCurrentClientCertDetails'],
-  ...['preserveExternalRequestId', 'alwaysSetRequestIdInResponse', 'generateRequestId', 'normalizePath'],
+  ...['preserveExternalRequestId', 'alwaysSetRequestIdInResponse', 'generateRequestId', 'normalizePath', 'mergeSlashes', 'pathWithEscapedSlashesAction'],
 ]);
 /** Trailers, absolute forms, HTTP/1.0 and methods of one's own are always taken. */
 const supportedOfHttp1 = new Set(['headerKeyFormat', 'acceptHttp10', 'enableTrailers', 'allowCustomMethods', 'useBalsaParser', 'allowAbsoluteUrl']);
@@ -123,6 +125,7 @@ export function compileConnectionManager(
     codec: manager.codecType === CodecType.HTTP1 ? 'http1' : manager.codecType === CodecType.HTTP2 ? 'http2' : 'auto',
     http2: compileHttp2Options(manager.http2ProtocolOptions, headLimits, place),
     headLimits,
+    paths: compilePaths(manager),
     headerCase: compileHeaderCase(manager.httpProtocolOptions?.headerKeyFormat, place),
     upgrades: new Set(upgrades.map((upgrade) => upgrade.upgradeType.toLowerCase())),
     passesContinue: manager.proxy100Continue,
@@ -135,6 +138,19 @@ export function compileConnectionManager(
     maxConnectionDurationMs: durationToMs(common?.maxConnectionDuration) ?? 0,
     delayedCloseTimeoutMs: durationToMs(manager.delayedCloseTimeout) ?? 1_000,
   };
+}
+
+function compilePaths({ mergeSlashes, pathWithEscapedSlashesAction: action }: HttpConnectionManager): PathSettings | undefined {
+  const escapedSlashes = (
+    {
+      [EscapedSlashes.REJECT_REQUEST]: 'reject',
+      [EscapedSlashes.UNESCAPE_AND_FORWARD]: 'unescape',
+      [EscapedSlashes.UNESCAPE_AND_REDIRECT]: 'redirect',
+      [EscapedSlashes.KEEP_UNCHANGED]: 'keep',
+      [EscapedSlashes.IMPLEMENTATION_SPECIFIC_DEFAULT]: 'keep',
+    } as const
+  )[action];
+  return mergeSlashes || escapedSlashes !== 'keep' ? { mergesSlashes: mergeSlashes, escapedSlashes } : undefined;
 }
 
 /** Names are sent on as they came unless a format is asked for (Envoy's own default is lower case). */

@@ -10,15 +10,18 @@ import {
   type FilterChain as FilterChainMessage,
   FilterChainSchema,
   type FilterChainMatch as MatchMessage,
+  type Filter as NetworkFilter,
 } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import type { Listener as ListenerMessage } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import { RBACSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/rbac/v3/rbac_pb.js';
 import {
   type TcpProxy,
   TcpProxy_TunnelingConfigSchema,
   TcpProxySchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { Enforcement } from '../authorization/enforcement.ts';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
 import { HttpConnection } from '../http/http-connection.ts';
 import { WeightedTargets } from '../route/route.ts';
@@ -87,7 +90,11 @@ export function compileFilterChain(
   const sessionEnded = (session: TcpSession) => sessions.delete(session);
 
   const serve = (socket: net.Socket, info: ConnectionInfo, peer: PeerIdentity | undefined, first: Buffer | undefined) => {
-    if (serving.kind === 'tcp') return void sessions.add(new TcpSession(socket, info, peer, first, serving.settings, sessionEnded));
+    if (serving.kind === 'tcp') {
+      const session = new TcpSession(socket, info, peer, first, serving.settings, sessionEnded);
+      if (!session.isClosed) sessions.add(session);
+      return;
+    }
     const connection = new HttpConnection(socket, info, peer, currentSettings, connectionEnded);
     connections.add(connection);
     if (isDraining) connection.drain(true);
@@ -180,18 +187,36 @@ function compileServing(
 ): Serving {
   const filter = message.filters.at(-1);
   const any = filter?.configType.case === 'typedConfig' ? filter.configType.value : undefined;
-  if (message.filters.length !== 1 || !any)
-    throw new MizzenError('unsupported-filter', `${place}: exactly one network filter is supported (http_connection_manager or tcp_proxy)`);
+  if (!any) throw new MizzenError('unsupported-filter', `${place}: a chain ends in http_connection_manager or tcp_proxy`);
+  const authorizations = message.filters.slice(0, -1).map((before) => compileNetworkRbac(before, place, environment));
   const manager = unpackAny(HttpConnectionManagerSchema, any);
+  if (manager && authorizations.length > 0)
+    throw new MizzenError('unsupported-filter', `${place}: before http_connection_manager no network filter is supported: use HTTP filters`);
   if (manager) return { kind: 'http', settings: compileConnectionManager(manager, listener, isTls, place, environment, routeNames) };
   const tcp = unpackAny(TcpProxySchema, any);
-  if (tcp) return { kind: 'tcp', settings: compileTcpProxy(tcp, listener, isTls, place, environment) };
+  if (tcp) return { kind: 'tcp', settings: { ...compileTcpProxy(tcp, listener, isTls, place, environment), authorizations } };
   throw new MizzenError('unsupported-filter', `${place}: the network filter ${filter!.name} is not supported`);
+}
+
+const supportedOfRbac = new Set(['rules', 'shadowRules', 'shadowRulesStatPrefix', 'statPrefix']);
+
+/** envoy.filters.network.rbac: who may connect. */
+function compileNetworkRbac({ name, configType }: NetworkFilter, place: string, { context }: ListenerEnvironment): Enforcement {
+  const config = unpackAny(RBACSchema, configType.case === 'typedConfig' ? configType.value : undefined);
+  if (!config) throw new MizzenError('unsupported-filter', `${place}: the network filter ${name} is not supported before another one`);
+  refuseUnsupported(RBACSchema, config, supportedOfRbac, `${place}, ${name}`);
+  return new Enforcement(config, `${place}, ${name}`, context.counters);
 }
 
 const hourMs = 3_600_000;
 
-function compileTcpProxy(tcp: TcpProxy, listener: ListenerMessage, isTls: boolean, place: string, environment: ListenerEnvironment): TcpProxySettings {
+function compileTcpProxy(
+  tcp: TcpProxy,
+  listener: ListenerMessage,
+  isTls: boolean,
+  place: string,
+  environment: ListenerEnvironment,
+): Omit<TcpProxySettings, 'authorizations'> {
   refuseUnsupported(TcpProxySchema, tcp, supportedOfTcpProxy, place);
   const { clusterSpecifier: to } = tcp;
   const targets =

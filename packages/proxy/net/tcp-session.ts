@@ -1,5 +1,7 @@
 import type net from 'node:net';
 import { coarseNow } from '@mizzen/common';
+import type { Enforcement } from '../authorization/enforcement.ts';
+import { connectionSubject } from '../authorization/subject.ts';
 import type { ProxyContext } from '../http/connection-settings.ts';
 import type { WeightedTargets } from '../route/route.ts';
 import { type AccessLog, type LoggedStream, writeAccessLogs } from '../telemetry/access-log.ts';
@@ -36,6 +38,8 @@ export interface TcpProxySettings {
   /** `HOST:PORT` that the endpoint, a forward proxy, is asked for a tunnel to (`tunneling_config`); undefined: bytes are for the endpoint itself. */
   readonly tunnelTo: string | undefined;
   readonly accessLogs: readonly AccessLog[];
+  /** Who may connect; each of them must agree. */
+  readonly authorizations: readonly Enforcement[];
 }
 
 /** Carries bytes between a connection and an endpoint of a cluster, with backpressure and half-close in both directions. */
@@ -103,7 +107,26 @@ export class TcpSession implements LoggedStream {
     downstream.pause();
     downstream.on('error', () => this.close('DC', 'downstream_reset'));
     downstream.on('close', () => this.#downstreamClosed());
-    this.#connect();
+    const refusal = this.#refusal();
+    if (refusal === undefined) this.#connect();
+    else this.close('', `rbac_access_denied_matched_policy[${refusal}]`);
+  }
+
+  get isClosed(): boolean {
+    return this.#isClosed;
+  }
+
+  /** The policy by which nobody may connect who is who this client is; undefined: it may. */
+  #refusal(): string | undefined {
+    const { authorizations } = this.settings;
+    if (authorizations.length === 0) return undefined;
+    const subject = connectionSubject(this.info, this.peer);
+    for (const authorization of authorizations) {
+      authorization.rehearse(subject);
+      const { isAllowed, policy } = authorization.decide(subject);
+      if (!isAllowed) return policy ?? 'none';
+    }
+    return undefined;
   }
 
   // ---- what an access log line says ----

@@ -27,3 +27,26 @@ export function normalizeTarget(target: string): string | undefined {
   }
   return `/${segments.join('/')}${query < 0 ? '' : target.slice(query)}`;
 }
+
+/** What else is done to paths before anything is decided on them (envoy http_connection_manager.proto `merge_slashes`, `path_with_escaped_slashes_action`). */
+export interface PathSettings {
+  readonly mergesSlashes: boolean;
+  /** Of `%2F` and `%5C`. */
+  readonly escapedSlashes: 'keep' | 'reject' | 'unescape' | 'redirect';
+}
+
+/** The target to go on with; `redirect`: the client is to ask for that one itself; undefined: the path is refused. */
+export function settleTarget(
+  target: string,
+  { mergesSlashes, escapedSlashes }: PathSettings,
+): { readonly target: string; readonly isRedirect: boolean } | undefined {
+  const query = target.indexOf('?');
+  const path = query < 0 ? target : target.slice(0, query);
+  const rest = query < 0 ? '' : target.slice(query);
+  const hasEscaped = escapedSlashes !== 'keep' && /%(?:2f|5c)/i.test(path);
+  if (hasEscaped && escapedSlashes === 'reject') return undefined;
+  const unescaped = hasEscaped ? path.replace(/%2f/gi, '/').replace(/%5c/gi, '\\') : path;
+  const normal = normalizeTarget(unescaped);
+  if (normal === undefined) return undefined;
+  return { target: (mergesSlashes ? normal.replace(/\/{2,}/g, '/') : normal) + rest, isRedirect: hasEscaped && escapedSlashes === 'redirect' };
+}

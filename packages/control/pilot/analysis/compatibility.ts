@@ -99,7 +99,10 @@ export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
     none('spec.tracing.useRequestIdForTraceSampling', 'sampling is decided at the edge'),
   ],
   'extensions.istio.io/WasmPlugin': [none('spec.*', 'no plugin is loaded: `defineFilter` is how Mizzen is extended')],
-  'security.istio.io/AuthorizationPolicy': [refused('spec.*', 'not enforced yet, so not taken; policies of topics (targets of Dapr’s) are')],
+  'security.istio.io/AuthorizationPolicy': [
+    refused('spec.provider.*', 'the action CUSTOM is not enforced yet, so not taken'),
+    refused('spec.targetRefs.kind: Service', 'targets are Gateways of the Gateway API, and Components of Dapr’s for topics; workloads are selected by labels'),
+  ],
   'security.istio.io/RequestAuthentication': [refused('spec.*', 'not enforced yet, so not taken; an Api with JWT is')],
   'gateway.networking.k8s.io/GatewayClass': [none('spec.parametersRef.*', 'there is nothing to be said of a class')],
   'gateway.networking.k8s.io/Gateway': [

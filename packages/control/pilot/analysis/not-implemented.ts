@@ -6,8 +6,17 @@ const securityKinds = new Set(['AuthorizationPolicy', 'RequestAuthentication']);
 
 export function notEnforced(resource: Resource): string | undefined {
   if (groupOf(resource.apiVersion) !== 'security.istio.io' || !securityKinds.has(resource.kind)) return undefined;
-  if (resource.kind === 'AuthorizationPolicy' && isForTopics(resource.spec as AuthorizationPolicySpec)) return topicPolicyProblem(resource);
-  return `${resource.kind} is not enforced by this version of Mizzen, so it is refused: requests would pass as if it were not there. PeerAuthentication (mutual TLS) is enforced.`;
+  const spec = resource.spec as AuthorizationPolicySpec;
+  if (resource.kind === 'AuthorizationPolicy' && isForTopics(spec)) return topicPolicyProblem(resource);
+  if (resource.kind === 'RequestAuthentication' || spec.action === 'CUSTOM')
+    return `${resource.kind}${spec.action === 'CUSTOM' ? ' with the action CUSTOM' : ''} is not enforced by this version of Mizzen, so it is refused: requests would pass as if it were not there.`;
+  const target = [...(spec.targetRef ? [spec.targetRef] : []), ...(spec.targetRefs ?? [])].find(
+    ({ group = '', kind }) => group !== 'gateway.networking.k8s.io' || kind !== 'Gateway',
+  );
+  return (
+    target &&
+    `${resource.kind}: targets of kind ${target.kind} are for waypoints, of which there are none, so the policy is refused. Use a selector for workloads, or a Gateway as target.`
+  );
 }
 
 /** Policies of topics are enforced: those whose targets are Components of Dapr's. */

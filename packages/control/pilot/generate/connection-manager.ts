@@ -10,12 +10,14 @@ import { HttpInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filt
 import { OriginalDstSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/original_dst/v3/original_dst_pb.js';
 import { TlsInspectorSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector_pb.js';
 import {
+  HttpConnectionManager_PathWithEscapedSlashesAction as EscapedSlashes,
   HttpConnectionManager_ForwardClientCertDetails,
   type HttpConnectionManager_TracingSchema,
   HttpConnectionManagerSchema,
   type HttpFilterSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { TcpProxySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
+import type { PathNormalization } from '../mesh-config.ts';
 
 /**
  * Envoy's default access log line, with who called, where it went, where it was going and why it ended at its end: the line that answers "who was that" when
@@ -92,6 +94,8 @@ export interface ConnectionManagerOptions {
   /** Filters of APIs and workloads, in their order. */
   readonly filters?: readonly Init<typeof HttpFilterSchema>[];
   readonly tracing?: Init<typeof HttpConnectionManager_TracingSchema> | undefined;
+  /** What is done to paths before anything is decided on them. */
+  readonly paths?: PathNormalization | undefined;
 }
 
 /** The access log of HTTP and TCP alike. */
@@ -116,7 +120,7 @@ const maxStreamsInbound = 100;
 const maxStreamsOutbound = 1024;
 
 /** The HTTP connection manager of every listener. Headers by which a peer could pass as somebody else are kept only from the mesh. */
-export function connectionManager({ statPrefix, routes, direction, isTls, filters = [], tracing }: ConnectionManagerOptions): Init<typeof FilterSchema> {
+export function connectionManager({ statPrefix, routes, direction, isTls, filters = [], tracing, paths }: ConnectionManagerOptions): Init<typeof FilterSchema> {
   const certDetails =
     direction === 'inbound' && isTls
       ? HttpConnectionManager_ForwardClientCertDetails.APPEND_FORWARD
@@ -140,6 +144,9 @@ export function connectionManager({ statPrefix, routes, direction, isTls, filter
           { name: 'envoy.filters.http.router', configType: { case: 'typedConfig', value: packAny(RouterSchema, {}) } },
         ],
         ...(tracing === undefined ? {} : { tracing }),
+        normalizePath: true,
+        ...(paths === undefined || paths === 'BASE' ? {} : { mergeSlashes: true }),
+        ...(paths === 'DECODE_AND_MERGE_SLASHES' ? { pathWithEscapedSlashesAction: EscapedSlashes.UNESCAPE_AND_FORWARD } : {}),
         useRemoteAddress: direction === 'gateway',
         forwardClientCertDetails: certDetails,
         setCurrentClientCertDetails: { uri: true, dns: true, subject: true },

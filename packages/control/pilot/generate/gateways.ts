@@ -8,6 +8,7 @@ import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { apiFilters, apisOf } from '../apis/listener-filters.ts';
 import type { ProxyView } from '../proxy-view.ts';
+import { authorizationHttpFilters, authorizationNetworkFilters, pathNormalizationFor } from '../security/authorization-filters.ts';
 import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import { serverNameRoutesOf, serves, tcpRouteOf } from './byte-routes.ts';
@@ -104,8 +105,9 @@ function httpFilter(routeConfigName: string, isTls: boolean, view: ProxyView, sn
     routes: { case: 'rds', value: { configSource: ads, routeConfigName } },
     direction: 'gateway',
     isTls,
-    filters: apiFilters(apisOf(view, snapshot).edge, snapshot),
+    filters: [...authorizationHttpFilters(view, snapshot, undefined), ...apiFilters(apisOf(view, snapshot).edge, snapshot)],
     tracing: tracingFor(view, snapshot),
+    paths: pathNormalizationFor(view, snapshot),
   });
 }
 
@@ -129,7 +131,7 @@ function chainsOf(server: Server, view: ProxyView, snapshot: MeshSnapshot): Init
       serverNameRoutesOf(virtualService, server.port, view, snapshot, nameOf(server)).map((route) => ({
         name: `${name}/${virtualService.namespace}/${virtualService.name}/${route.path}`,
         filterChainMatch: { transportProtocol: 'tls', serverNames: route.serverNames.filter((serverName) => serverName !== '*') },
-        filters: [route.filter],
+        filters: [...authorizationNetworkFilters(view, snapshot, undefined), route.filter],
       })),
     );
   const routes = bound.map((virtualService) => tcpRouteOf(virtualService, server.port, undefined, view, snapshot, nameOf(server)));
@@ -139,7 +141,7 @@ function chainsOf(server: Server, view: ProxyView, snapshot: MeshSnapshot): Init
     {
       name,
       ...(server.isTls ? { filterChainMatch: { transportProtocol: 'tls', serverNames }, transportSocket: serverTls(server, snapshot) } : {}),
-      filters: [route.filter],
+      filters: [...authorizationNetworkFilters(view, snapshot, undefined), route.filter],
     },
   ];
 }

@@ -1,7 +1,7 @@
 import type { Any } from '@bufbuild/protobuf/wkt';
 import type { MutualTlsMode } from '@mizzen/api';
 import { type Init, packAny } from '@mizzen/envoy-api';
-import type { FilterChainMatchSchema, FilterChainSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
+import type { FilterChainMatchSchema, FilterChainSchema, FilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { TlsParameters_TlsProtocol } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { InboundPort, ProxyView } from '../proxy-view.ts';
@@ -24,8 +24,11 @@ export interface InboundTarget {
   /** What its connections are told by, beside their transport: the destination port, say. */
   readonly match: Init<typeof FilterChainMatchSchema>;
   readonly filters: NonNullable<ConnectionManagerOptions['filters']>;
+  /** Before bytes are carried. */
+  readonly networkFilters: readonly Init<typeof FilterSchema>[];
   readonly filterConfigs: Readonly<Record<string, Any>>;
   readonly tracing: ConnectionManagerOptions['tracing'];
+  readonly paths: ConnectionManagerOptions['paths'];
 }
 
 /** The filter chains of one port: by mutual TLS mode, and by what is spoken where nothing was declared. */
@@ -38,10 +41,12 @@ export function inboundChains({
   statPrefix,
   match,
   filters,
+  networkFilters,
   filterConfigs,
   tracing,
+  paths,
 }: InboundTarget): Init<typeof FilterChainSchema>[] {
-  const tcp = tcpProxy(cluster, cluster);
+  const tcp = [...networkFilters, tcpProxy(cluster, cluster)];
   const http = (isTls: boolean) =>
     connectionManager({
       statPrefix,
@@ -50,9 +55,10 @@ export function inboundChains({
       isTls,
       filters,
       tracing,
+      paths,
     });
   const isAuto = protocol === 'AUTO';
-  const filter = (isTls: boolean) => (isHttp(protocol) ? http(isTls) : tcp);
+  const filtersFor = (isTls: boolean) => (isHttp(protocol) ? [http(isTls)] : tcp);
   const chains: Init<typeof FilterChainSchema>[] = [];
   if (mode !== 'DISABLE') {
     const transportSocket = mutualTls();
@@ -70,9 +76,9 @@ export function inboundChains({
       name: `${name}-mtls`,
       filterChainMatch: { ...match, transportProtocol: 'tls', ...(takesOwnTls ? { applicationProtocols: meshAlpn } : {}) },
       transportSocket,
-      filters: [filter(true)],
+      filters: filtersFor(true),
     });
-    if (takesOwnTls) chains.push({ name: `${name}-own-tls`, filterChainMatch: { ...match, transportProtocol: 'tls' }, filters: [tcp] });
+    if (takesOwnTls) chains.push({ name: `${name}-own-tls`, filterChainMatch: { ...match, transportProtocol: 'tls' }, filters: tcp });
   }
   if (mode !== 'STRICT') {
     // With mutual TLS off, TLS on this port is the application's own.
@@ -83,7 +89,7 @@ export function inboundChains({
         filterChainMatch: { ...match, transportProtocol: 'raw_buffer', applicationProtocols: plainHttp },
         filters: [http(false)],
       });
-    chains.push({ name: `${name}-plain`, ...(Object.keys(plain).length > 0 ? { filterChainMatch: plain } : {}), filters: [filter(false)] });
+    chains.push({ name: `${name}-plain`, ...(Object.keys(plain).length > 0 ? { filterChainMatch: plain } : {}), filters: filtersFor(false) });
   }
   return chains;
 }

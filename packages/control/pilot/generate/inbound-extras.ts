@@ -2,18 +2,31 @@ import { packAny } from '@mizzen/envoy-api';
 import { ScriptPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { policyFilters, scriptConfig } from '../apis/api-policies.ts';
 import type { ProxyView } from '../proxy-view.ts';
+import { authorizationHttpFilters, authorizationNetworkFilters, pathNormalizationFor } from '../security/authorization-filters.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import type { InboundTarget } from './inbound-chains.ts';
 
-/** What a workload has on its inbound listeners beside the rest: filters of its own, and traces. */
-export function inboundExtras(view: ProxyView, snapshot: MeshSnapshot): Pick<InboundTarget, 'filters' | 'filterConfigs' | 'tracing'> {
+/**
+ * What a workload has on its inbound listeners beside the rest: who may call it, filters of its own, and traces. `port`: the workload's own, where
+ * connections arrive at another.
+ */
+export function inboundExtras(
+  view: ProxyView,
+  snapshot: MeshSnapshot,
+  port?: number,
+): Pick<InboundTarget, 'filters' | 'networkFilters' | 'filterConfigs' | 'tracing' | 'paths'> {
   const tracing = tracingFor(view, snapshot);
-  if (view.filters.length === 0) return { filters: [], filterConfigs: {}, tracing };
+  const networkFilters = authorizationNetworkFilters(view, snapshot, port);
+  const security = authorizationHttpFilters(view, snapshot, port);
+  const paths = pathNormalizationFor(view, snapshot);
+  if (view.filters.length === 0) return { filters: security, networkFilters, filterConfigs: {}, tracing, paths };
   return {
-    filters: [{ name: policyFilters.script, configType: { case: 'typedConfig', value: packAny(ScriptPerRouteSchema, {}) } }],
+    networkFilters,
+    filters: [...security, { name: policyFilters.script, configType: { case: 'typedConfig', value: packAny(ScriptPerRouteSchema, {}) } }],
     // The runner has found the files already: the proxy reads what is beside it.
     filterConfigs: { [policyFilters.script]: scriptConfig(view.filters, (file) => file) },
     tracing,
+    paths,
   };
 }

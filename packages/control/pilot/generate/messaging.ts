@@ -20,7 +20,7 @@ import { outboundClusterName } from './names.ts';
 export function messagingFor(view: ProxyView, snapshot: MeshSnapshot): MessagingConfig {
   const { appId, namespace } = view;
   if (appId === undefined) return noMessaging;
-  const { components, subscriptions, resiliencies, routes, policies } = snapshot.messaging;
+  const { components, subscriptions, resiliencies, routes } = snapshot.messaging;
   const isOurs = (object: Scoped<unknown>) => object.namespace === namespace && (object.scopes.length === 0 || object.scopes.includes(appId));
   return {
     appId,
@@ -39,7 +39,7 @@ export function messagingFor(view: ProxyView, snapshot: MeshSnapshot): Messaging
         type: 'DECLARATIVE',
       }),
     ),
-    topicPolicies: policies.filter((policy) => policy.namespace === namespace && isForTopics(policy.spec)).flatMap(topicPolicies),
+    topicPolicies: snapshot.authorizationPolicies.filter((policy) => policy.namespace === namespace && isForTopics(policy.spec)).flatMap(topicPolicies),
     canaries: routes.filter((route) => route.namespace === namespace).flatMap((route) => canaryRoute(route, view, snapshot)),
     resiliency: Object.assign({}, ...resiliencies.filter(isOurs).map(({ spec }) => resiliencyPolicies(spec))) as Record<string, ResiliencyPolicy>,
   };

@@ -87,7 +87,7 @@ function inboundListener(inbound: InboundPort, view: ProxyView, snapshot: MeshSn
       service,
       statPrefix: `inbound_${inbound.listen}`,
       match: {},
-      ...inboundExtras(view, snapshot),
+      ...inboundExtras(view, snapshot, inbound.port),
     }),
     metadata: { filterMetadata: { 'mizzen.inbound': { mtls: mode, port: inbound.port } } },
   });

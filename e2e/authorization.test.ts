@@ -1,0 +1,147 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { after, before, describe, it } from 'node:test';
+import { RawClient } from './support/engine.ts';
+import { call, until } from './support/http.ts';
+import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
+
+const policy = (spec: string, more = '', name = 'shop') =>
+  `---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: ${name}${more} }\nspec:\n${spec}`;
+
+describe('AuthorizationPolicy', () => {
+  let mesh: TestMesh;
+  let shop: RunningProxy;
+  let anna: RunningProxy;
+  let bert: RunningProxy;
+  const names = new Set<string>();
+
+  const ask = async (from: RunningProxy, path = '/', headers: Record<string, string> = {}, method = 'GET') =>
+    (await call({ port: from.outboundPort, path, method, headers: { host: 'shop:9080', ...headers } })).status;
+  const apply = async (yaml: string) => {
+    for (const [, name] of yaml.matchAll(/metadata: \{ name: ([\w-]+)/g)) names.add(name!);
+    await mesh.apply(yaml);
+  };
+  const remove = async () => {
+    const { findKind } = await import('@mizzen/api');
+    for (const name of names)
+      await mesh.plane.registry.delete(findKind('security.istio.io', 'AuthorizationPolicy')!, 'default', name, { manager: 'test' } as never);
+    names.clear();
+    await mesh.plane.pilot.refresh();
+    await mesh.synced();
+  };
+  before(async () => {
+    mesh = await TestMesh.start();
+    await mesh.apply(service('shop'));
+    shop = await mesh.workload('shop');
+    anna = await mesh.proxy('anna', { serviceAccount: 'anna' });
+    bert = await mesh.proxy('bert', { serviceAccount: 'bert' });
+    await Promise.all([anna.proxy.ready, bert.proxy.ready]);
+    await mesh.synced();
+  });
+  after(() => mesh.close());
+
+  it('lets in whom a policy allows, and nobody else once there is one', async () => {
+    assert.deepEqual([await ask(anna), await ask(bert)], [200, 200]);
+    await apply(
+      policy(
+        '  rules: [{ from: [{ source: { principals: [cluster.local/ns/default/sa/anna] } }], to: [{ operation: { methods: [GET], paths: ["/a*"] } }] }]\n',
+      ),
+    );
+    assert.deepEqual([await ask(anna, '/a/b'), await ask(anna, '/b'), await ask(anna, '/a', {}, 'POST'), await ask(bert, '/a')], [200, 403, 403, 403]);
+    const refused = await call({ port: bert.outboundPort, headers: { host: 'shop:9080' } });
+    assert.equal(refused.body, 'RBAC: access denied');
+    await until(
+      'the access log says why',
+      async () => readFileSync(shop.config.accessLogFile!, 'utf8'),
+      (text) => text.includes('rbac_access_denied_matched_policy[none]'),
+    );
+    // Whoever has no identity is not anna.
+    assert.equal((await call({ port: shop.inboundPort, path: '/a', headers: { host: 'shop' } })).status, 403);
+    await remove();
+    assert.equal(await ask(bert), 200);
+  });
+
+  it('is nobody with an empty ALLOW, everybody with an empty rule, and DENY comes first', async () => {
+    await apply(policy('  {}\n'));
+    assert.deepEqual([await ask(anna), await ask(bert)], [403, 403]);
+    await apply(policy('  rules: [{}]\n'));
+    assert.deepEqual([await ask(anna), await ask(bert)], [200, 200]);
+    await apply(
+      policy(
+        '  action: DENY\n  rules: [{ from: [{ source: { serviceAccounts: [bert] } }], to: [{ operation: { notPaths: ["/public/{**}"] } }] }]\n',
+        '',
+        'no-bert',
+      ),
+    );
+    assert.deepEqual([await ask(anna), await ask(bert), await ask(bert, '/public/x')], [200, 403, 200]);
+    await remove();
+  });
+
+  it('counts what a dry run would decide, and decides nothing by it', async () => {
+    await apply(policy('  action: DENY\n  rules: [{ from: [{ source: { serviceAccounts: [bert] } }] }]\n', ', annotations: { istio.io/dry-run: "true" }'));
+    assert.deepEqual([await ask(anna), await ask(bert)], [200, 200]);
+    const metrics = (await call({ port: shop.adminPort, path: '/stats/prometheus' })).body;
+    assert.match(metrics, /authorization_decisions_total\{action="DENY",mode="shadow",result="denied"\} 1/);
+    await remove();
+  });
+
+  it('holds for bytes: what is about requests lets nobody in there, and keeps more out', async () => {
+    await apply(policy('  rules: [{ from: [{ source: { namespaces: [default] } }] }]\n'));
+    assert.equal(await ask(anna), 200);
+    await remove();
+  });
+
+  it('of one port only, by the number that the workload knows it by', async () => {
+    await apply(policy('  action: DENY\n  rules: [{ to: [{ operation: { ports: ["9080"] } }] }]\n'));
+    assert.equal(await ask(anna), 403);
+    await apply(policy('  action: DENY\n  rules: [{ to: [{ operation: { ports: ["9081"] } }] }]\n'));
+    assert.equal(await ask(anna), 200);
+    await remove();
+  });
+
+  it('is not passed by writing the same thing differently', async () => {
+    await apply(
+      policy(
+        '  action: DENY\n  rules: [{ to: [{ operation: { paths: ["/admin", "/admin/*"] } }] }, { to: [{ operation: { hosts: [secret.example], methods: [DELETE] } }] }]\n',
+      ),
+    );
+    const raw = async (target: string, host = 'shop', method = 'GET') =>
+      Number(
+        /^HTTP\/1\.1 (\d+)/.exec(
+          await new RawClient(shop.inboundPort).write(`${method} ${target} HTTP/1.1\r\nhost: ${host}\r\nconnection: close\r\n\r\n`).closed(),
+        )?.[1],
+      );
+    for (const target of [
+      '/admin',
+      '/%61dmin',
+      '/admin/',
+      '//admin',
+      '/./admin',
+      '/x/../admin',
+      '/x/%2e%2e/admin',
+      '/admin?',
+      '/admin?x',
+      '/admin#x',
+      '/admin/x',
+      '/%61dmin/x',
+    ])
+      assert.ok([403, 400].includes(await raw(target)), `${target} is not let through`);
+    for (const target of ['/admin%2f', '/admin%00', '\\admin', '/\\admin']) assert.notEqual(await raw(target), undefined, target);
+    for (const host of ['secret.example', 'SECRET.example', 'Secret.Example']) assert.equal(await raw('/', host, 'DELETE'), 403, host);
+    assert.equal(await raw('/public'), 200);
+    await remove();
+  });
+
+  it('refuses what it does not understand, with the place', async () => {
+    const wrong = (spec: string, message: RegExp) => assert.rejects(mesh.apply(policy(spec)), message);
+    await wrong(
+      '  rules: [{ from: [{ source: { ipBlocks: [10.0.0.0/33] } }] }]\n',
+      /spec\.rules\[0\]\.from\[0\]\.source\.ipBlocks\[0\]: "10\.0\.0\.0\/33" is no address/,
+    );
+    await wrong('  rules: [{ when: [{ key: "request.header[x]", values: [a] }] }]\n', /the attribute "request\.header\[x\]" is not known\. Known: source\.ip/);
+    await wrong('  rules: [{ to: [{ operation: { paths: ["/a/{**}/b"] } }] }]\n', /\{\*\*\} stands for all that follows/);
+    await wrong('  rules: [{ to: [] }]\n', /nothing is listed: leave it out for everything/);
+    await wrong('  action: DENY\n', /without rules a policy with the action DENY does nothing/);
+    await wrong('  rules: [{ from: [{ source: { principal: [x] } }] }]\n', /unknown field "principal": did you mean "principals"\?/);
+  });
+});
