@@ -99,6 +99,7 @@ export class EnvoyPair {
     let log = '';
     envoy.stderr!.on('data', (chunk: Buffer) => (log += chunk));
     engine.onClose(async () => {
+      if (envoy.exitCode !== null || envoy.signalCode !== null) return;
       const exited = once(envoy, 'exit');
       envoy.kill('SIGTERM');
       await exited;

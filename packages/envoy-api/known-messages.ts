@@ -8,6 +8,7 @@ import { CorsPolicySchema, CorsSchema } from './gen/envoy/extensions/filters/htt
 import { HTTPFaultSchema } from './gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { ConfigSchema as GrpcHttp1BridgeSchema } from './gen/envoy/extensions/filters/http/grpc_http1_bridge/v3/config_pb.js';
 import { GrpcWebSchema } from './gen/envoy/extensions/filters/http/grpc_web/v3/grpc_web_pb.js';
+import { JwtAuthenticationSchema } from './gen/envoy/extensions/filters/http/jwt_authn/v3/config_pb.js';
 import { RBACSchema as HttpRbacSchema } from './gen/envoy/extensions/filters/http/rbac/v3/rbac_pb.js';
 import { RouterSchema } from './gen/envoy/extensions/filters/http/router/v3/router_pb.js';
 import { HttpInspectorSchema } from './gen/envoy/extensions/filters/listener/http_inspector/v3/http_inspector_pb.js';
@@ -62,6 +63,7 @@ export const knownMessages = [
   HttpProtocolOptionsSchema,
   HttpRbacSchema,
   IpAccessPerRouteSchema,
+  JwtAuthenticationSchema,
   ListenerSchema,
   NetworkRbacSchema,
   OpenTelemetryConfigSchema,

@@ -10,7 +10,7 @@ import type { PathMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/pa
 import type { StringMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import { AddressRanges } from '../net/filter-chain.ts';
 import { compileHeaderMatcher, compileStringMatcher } from '../route/matchers.ts';
-import { compileMetadataMatcher } from './metadata-matcher.ts';
+import { compileMetadataMatcher } from '../route/metadata-matcher.ts';
 import { and, constant, type Node, not, or, type PathSpan, peerTest, test } from './node.ts';
 import { compilePathTemplate } from './path-template.ts';
 

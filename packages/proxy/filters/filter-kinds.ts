@@ -10,6 +10,7 @@ import type { FilterKind } from './filter.ts';
 import { grpcHttp1BridgeFilter } from './grpc-http1-bridge.ts';
 import { grpcWebFilter } from './grpc-web.ts';
 import { ipAccess } from './ip-access.ts';
+import { jwtAuthn } from './jwt-authn/jwt-authn.ts';
 import { localService } from './local-service.ts';
 import { rateLimit } from './rate-limit/rate-limit.ts';
 import { rbac } from './rbac.ts';
@@ -33,6 +34,7 @@ export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
     { name: 'envoy.filters.http.grpc_web', create: () => grpcWebFilter } satisfies FilterKind,
     { name: 'envoy.filters.http.fault', create: (_config, _place, { random }) => faultFilter(random) } satisfies FilterKind,
     bridge,
+    jwtAuthn,
     rbac,
     ipAccess,
     authentication,

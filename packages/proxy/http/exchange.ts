@@ -303,12 +303,20 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     if (head.authority === '') return this.#refuseRequest(400, 'the request names no host', 'missing_host');
     const table = settings.routeTable();
     this.virtualHost = table?.findHost(head.authority);
-    if (this.virtualHost === undefined) return this.reply(404, '', 'NR', 'route_not_found');
-    if (this.virtualHost.requiresTls && !settings.isTls) return this.#redirectTo(301, `https://${head.authority}${head.target}`);
-    this.route = this.virtualHost.find(head);
-    if (this.route === undefined) return this.reply(404, '', 'NR', 'route_not_found');
-    if (this.route.action.kind === 'forward') this.#target = this.route.action.targets.pick(settings.context.random);
+    if (this.virtualHost?.requiresTls && !settings.isTls) return this.#redirectTo(301, `https://${head.authority}${head.target}`);
+    this.#findRoute();
     this.resumeFilters();
+  }
+
+  #findRoute(): void {
+    this.route = this.virtualHost?.find(this.head, this);
+    const action = this.route?.action;
+    this.#target = action?.kind === 'forward' ? action.targets.pick(this.settings.context.random) : undefined;
+  }
+
+  /** A filter has found out what routes may match on: the route is looked for anew. */
+  clearRoute(): void {
+    this.#findRoute();
   }
 
   /** False: it is answered. */
@@ -334,7 +342,9 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
       }
     }
     if (this.#isFinished) return;
-    const { action } = this.route!;
+    // Only now: filters may turn away whom nothing here is for, too.
+    if (this.route === undefined) return this.reply(404, '', 'NR', 'route_not_found');
+    const { action } = this.route;
     if (action.kind === 'redirect') return this.#redirect(action);
     if (action.kind === 'direct') return this.#replyWith(action.status, action.body, 'text/plain', '', 'direct_response', noFields, undefined, this.route);
     this.#prepare(action);
@@ -1047,6 +1057,11 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   /** Answers the request from here: the upstream, if any, is given up. */
   reply(status: number, text: string, flag: string, details: string, grpc?: number): void {
     this.#replyWith(status, Buffer.from(text), 'text/plain', flag, details, noFields, grpc);
+  }
+
+  /** Answers with this text and these fields; gRPC is told the text in its own form. */
+  replyWith(status: number, text: string, details: string, fields: Fields): void {
+    this.#replyWith(status, Buffer.from(text), 'text/plain', '', details, fields);
   }
 
   /** Answers with this head and content. */

@@ -3,13 +3,28 @@ import { type QueryParameterMatcher, type RouteMatch, RouteMatchSchema } from '@
 import { isGrpcRequest } from '../http/grpc.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { type Condition, compileHeaderMatcher, compileStringMatcher, regexTest } from './matchers.ts';
+import { compileMetadataMatcher, type HasMetadata } from './metadata-matcher.ts';
 import { queryParameter } from './query.ts';
 import type { PathCondition } from './route.ts';
 import { shareOf } from './share.ts';
 
 const supported = new Set([
-  ...['prefix', 'path', 'safeRegex', 'connectMatcher', 'pathSeparatedPrefix', 'caseSensitive', 'runtimeFraction', 'headers', 'queryParameters', 'grpc'],
+  ...[
+    'prefix',
+    'path',
+    'safeRegex',
+    'connectMatcher',
+    'pathSeparatedPrefix',
+    'caseSensitive',
+    'runtimeFraction',
+    'headers',
+    'queryParameters',
+    'grpc',
+    'dynamicMetadata',
+  ],
 ]);
+
+const noMetadata: HasMetadata = { metadata: () => undefined };
 
 /** envoy route_components.proto `RouteMatch`. */
 export function compileMatch(
@@ -22,6 +37,10 @@ export function compileMatch(
   const path = compilePath(match.pathSpecifier, match.caseSensitive === false, place);
   const conditions = [...match.headers.map(compileHeaderMatcher), ...match.queryParameters.map(compileQueryParameter)];
   if (match.grpc !== undefined) conditions.push({ matches: isGrpcRequest });
+  for (const matcher of match.dynamicMetadata) {
+    const fits = compileMetadataMatcher(matcher, place);
+    conditions.push({ matches: (_head, metadata) => fits(metadata ?? noMetadata) });
+  }
   const share = match.runtimeFraction?.defaultValue;
   if (share !== undefined) {
     const limit = shareOf(share);

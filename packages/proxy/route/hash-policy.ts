@@ -1,6 +1,7 @@
 import { MizzenError } from '@mizzen/common';
 import { durationToMs } from '@mizzen/envoy-api';
 import { type RouteAction_HashPolicy, RouteAction_HashPolicy_HeaderSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
+import { cookieValue } from '../message/cookie.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { combineHashes, hash64 } from '../upstream/balancing/hash.ts';
@@ -60,7 +61,7 @@ function compilePolicy({ policySpecifier: spec, terminal }: RouteAction_HashPoli
       return {
         isTerminal: terminal,
         hash(head, client, setCookie) {
-          let value = cookieOf(head, name);
+          let value = cookieValue(head.headers, name);
           if (value === undefined || value === '') {
             // Without a lifetime, none is made: the application's own is meant.
             if (ttlMs === undefined) return undefined;
@@ -102,17 +103,3 @@ function hashHeader(head: RequestHead, name: string): bigint | undefined {
 }
 
 const addressText = (address: string, port: number) => (address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`);
-
-/** The first cookie of this name (RFC 6265 section 5.4), without the quotes around its value. */
-function cookieOf(head: RequestHead, name: string): string | undefined {
-  for (const line of head.headers.getAll('cookie'))
-    for (const pair of line.split(';')) {
-      const equals = pair.indexOf('=');
-      if (equals > 0 && pair.slice(0, equals).trim() === name)
-        return pair
-          .slice(equals + 1)
-          .trim()
-          .replace(/^"(.*)"$/, '$1');
-    }
-  return undefined;
-}

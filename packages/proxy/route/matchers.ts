@@ -4,6 +4,7 @@ import type { StringMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/
 import { RE2JS } from 're2js';
 import type { HeaderList } from '../message/header-list.ts';
 import type { RequestHead } from '../message/request-head.ts';
+import type { HasMetadata } from './metadata-matcher.ts';
 
 /** Compiled forms of Envoy's string and header matchers: functions made once, when the configuration arrives. */
 export type TextTest = (text: string) => boolean;
@@ -51,7 +52,8 @@ export function compileStringMatcher(matcher: StringMatcher): TextTest {
 
 /** What a request must hold; all of a route's conditions must be met. */
 export interface Condition {
-  matches(head: RequestHead): boolean;
+  /** `metadata`: what filters have found out of the request; none: nothing yet. */
+  matches(head: RequestHead, metadata?: HasMetadata | undefined): boolean;
 }
 
 /** What the header fields of a message must hold. */

@@ -1,4 +1,5 @@
 import type { RequestHead } from '../message/request-head.ts';
+import type { HasMetadata } from './metadata-matcher.ts';
 import type { Route } from './route.ts';
 
 /** Below this many routes, looking at one after the other is quickest. */
@@ -38,22 +39,22 @@ export class PathIndex {
     this.#others = others;
   }
 
-  find(head: RequestHead): Route | undefined {
+  find(head: RequestHead, metadata?: HasMetadata): Route | undefined {
     const query = head.target.indexOf('?');
     const path = query < 0 ? head.target : head.target.substring(0, query);
     let best = this.#routes.length;
-    if (this.#asWritten !== undefined) best = this.#firstOf(this.#asWritten, path, head, path, best);
-    if (this.#folded !== undefined) best = this.#firstOf(this.#folded, path.toLowerCase(), head, path, best);
-    best = this.#first(this.#others, head, path, best);
+    if (this.#asWritten !== undefined) best = this.#firstOf(this.#asWritten, path, head, path, metadata, best);
+    if (this.#folded !== undefined) best = this.#firstOf(this.#folded, path.toLowerCase(), head, path, metadata, best);
+    best = this.#first(this.#others, head, path, metadata, best);
     return this.#routes[best];
   }
 
-  #firstOf(lookup: PathLookup, text: string, head: RequestHead, path: string, before: number): number {
+  #firstOf(lookup: PathLookup, text: string, head: RequestHead, path: string, metadata: HasMetadata | undefined, before: number): number {
     let best = before;
     const exact = lookup.exact.get(text);
-    if (exact !== undefined) best = this.#first(exact, head, path, best);
+    if (exact !== undefined) best = this.#first(exact, head, path, metadata, best);
     for (let node = lookup.root, at = 0; ; ) {
-      if (node.positions !== undefined) best = this.#first(node.positions, head, path, best);
+      if (node.positions !== undefined) best = this.#first(node.positions, head, path, metadata, best);
       const next = node.children?.get(text.charCodeAt(at));
       if (next === undefined || !text.startsWith(next.label, at)) return best;
       at += next.label.length;
@@ -62,11 +63,11 @@ export class PathIndex {
   }
 
   /** The first of these positions before `best` whose route fits; `best` when none does. */
-  #first(positions: readonly number[], head: RequestHead, path: string, best: number): number {
+  #first(positions: readonly number[], head: RequestHead, path: string, metadata: HasMetadata | undefined, best: number): number {
     for (let i = 0; i < positions.length; i++) {
       const position = positions[i]!;
       if (position >= best) return best;
-      if (this.#routes[position]!.matches(head, path)) return position;
+      if (this.#routes[position]!.matches(head, path, metadata)) return position;
     }
     return best;
   }

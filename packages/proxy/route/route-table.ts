@@ -1,4 +1,5 @@
 import type { RequestHead } from '../message/request-head.ts';
+import type { HasMetadata } from './metadata-matcher.ts';
 import { PathIndex } from './path-index.ts';
 import type { Route } from './route.ts';
 
@@ -26,8 +27,9 @@ export class VirtualHost {
     this.#index = new PathIndex(fields.routes);
   }
 
-  find(head: RequestHead): Route | undefined {
-    return this.#index.find(head);
+  /** `metadata`: what filters have found out so far. */
+  find(head: RequestHead, metadata?: HasMetadata): Route | undefined {
+    return this.#index.find(head, metadata);
   }
 }
 

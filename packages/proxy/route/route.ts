@@ -3,6 +3,7 @@ import type { RequestHead } from '../message/request-head.ts';
 import type { RequestHash } from './hash-policy.ts';
 import type { HeaderOperations } from './header-operations.ts';
 import type { Condition, HeadersTest, TextTest } from './matchers.ts';
+import type { HasMetadata } from './metadata-matcher.ts';
 import type { RegexSubstitution } from './regex-substitution.ts';
 
 /** One compiled route: its conditions, and what to do with a request that meets them. Built by ./compile-routes.ts. */
@@ -33,9 +34,9 @@ export class Route {
   }
 
   /** `path` is the target without its query. */
-  matches(head: RequestHead, path: string): boolean {
+  matches(head: RequestHead, path: string, metadata: HasMetadata | undefined): boolean {
     if (this.path.kind === 'connect' ? head.method !== 'CONNECT' : !matchesPath(this.path, path)) return false;
-    for (let i = 0; i < this.conditions.length; i++) if (!this.conditions[i]!.matches(head)) return false;
+    for (let i = 0; i < this.conditions.length; i++) if (!this.conditions[i]!.matches(head, metadata)) return false;
     return true;
   }
 }
@@ -48,7 +49,7 @@ export interface PathCondition {
   readonly regex: TextTest | undefined;
 }
 
-function matchesPath(condition: PathCondition, path: string): boolean {
+export function matchesPath(condition: PathCondition, path: string): boolean {
   if (condition.regex !== undefined) return condition.regex(path);
   const text = condition.ignoresCase ? path.toLowerCase() : path;
   if (condition.kind === 'exact') return text === condition.text;

@@ -1,7 +1,7 @@
 import { MizzenError } from '@mizzen/common';
 import type { MetadataMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/metadata_pb.js';
 import type { ValueMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/value_pb.js';
-import { compileStringMatcher } from '../route/matchers.ts';
+import { compileStringMatcher } from './matchers.ts';
 
 /** What filters have found out, by their names: the claims of a token, say. */
 export interface HasMetadata {
