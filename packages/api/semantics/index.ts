@@ -5,6 +5,7 @@ import { destinationRuleProblems } from './destination-rule.ts';
 import { gatewayProblems } from './gateway.ts';
 import { componentProblems, messageRouteProblems, resiliencyProblems, subscriptionProblems } from './messaging.ts';
 import { peerAuthenticationProblems } from './peer-authentication.ts';
+import { requestAuthenticationProblems } from './request-authentication.ts';
 import { serviceEntryProblems, serviceProblems, workloadEntryProblems } from './service.ts';
 import { sidecarProblems } from './sidecar.ts';
 import { virtualServiceProblems } from './virtual-service.ts';
@@ -20,6 +21,7 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
   'networking.istio.io/Sidecar': sidecarProblems,
   'security.istio.io/AuthorizationPolicy': authorizationPolicyProblems,
   'security.istio.io/PeerAuthentication': peerAuthenticationProblems,
+  'security.istio.io/RequestAuthentication': requestAuthenticationProblems,
   '/Service': serviceProblems,
   'mizzen.dev/Workload': workloadProblems,
   'mizzen.dev/Api': apiProblems,

@@ -206,7 +206,10 @@ function matchProblems(match: HttpMatchSpec, path: string, problems: Problem[]):
   for (const field of ['headers', 'withoutHeaders', 'queryParams'] as const) {
     for (const [name, value] of Object.entries(match[field] ?? {})) {
       if (name === '') problems.push(invalid(`${path}.${field}`, 'a name must not be empty'));
-      if (field !== 'queryParams' && name !== name.toLowerCase())
+      if (name.startsWith('@')) {
+        if (field === 'queryParams' || !/^@request\.auth\.claims(?:\.[^.[\]]+|(?:\[[^[\]]+\])|\.)+$/.test(name))
+          problems.push(invalid(`${path}.${field}`, `${JSON.stringify(name)} is not known: @request.auth.claims.NAME or @request.auth.claims[NAME] is`));
+      } else if (field !== 'queryParams' && name !== name.toLowerCase())
         problems.push(invalid(`${path}.${field}.${name}`, `header names are matched in lower case: write ${JSON.stringify(name.toLowerCase())}`));
       problems.push(...stringMatchProblems(value, `${path}.${field}.${name}`, false));
     }

@@ -19,5 +19,7 @@ export interface JwtRuleSpec {
   readonly outputPayloadToHeader?: string;
   readonly outputClaimToHeaders?: readonly { readonly header?: string; readonly claim?: string }[];
   readonly forwardOriginalToken?: boolean;
+  /** Claims that are lists written with spaces, beside `scope` and `permission`. */
+  readonly spaceDelimitedClaims?: readonly string[];
   readonly timeout?: string;
 }

@@ -7,6 +7,7 @@ import { envoyFilterFindings } from './analysis/envoy-filters.ts';
 import type { Finding } from './analysis/finding.ts';
 import { StatusWriter } from './gateway-api/status-writer.ts';
 import { Registration } from './registry/registration.ts';
+import { JwksResolver } from './security/jwks-resolver.ts';
 import type { MeshSnapshot } from './snapshot.ts';
 import { SnapshotBuilder } from './snapshot-builder.ts';
 import type { ProxyConnection, ProxyStatus } from './xds/proxy-connection.ts';
@@ -34,6 +35,7 @@ export interface PilotOptions {
 export class Pilot {
   readonly trustDomain: string;
   readonly #options: PilotOptions;
+  readonly #keySets: JwksResolver;
   readonly #builder: SnapshotBuilder;
   readonly #registration: Registration;
   readonly #connections: Set<ProxyConnection>;
@@ -48,7 +50,8 @@ export class Pilot {
   constructor(options: PilotOptions) {
     this.trustDomain = options.trustDomain;
     this.#options = options;
-    this.#builder = new SnapshotBuilder(options.registry.store, options.trustDomain, options.logger, options.filesRoot, options.brokerAddress);
+    this.#keySets = new JwksResolver(options.logger, () => void this.refresh());
+    this.#builder = new SnapshotBuilder(options.registry.store, options.trustDomain, options.logger, options.filesRoot, options.brokerAddress, this.#keySets);
     this.#registration = new Registration({
       registry: options.registry,
       logger: options.logger,
@@ -73,6 +76,7 @@ export class Pilot {
 
   async close(): Promise<void> {
     this.#stopWatching?.();
+    this.#keySets.close();
     clearTimeout(this.#timer);
     for (const connection of this.#connections) connection.responses.close();
     await this.#building;

@@ -2,12 +2,15 @@ import type { VirtualServiceSpec } from '@mizzen/api';
 import { describeOrigin, type Logger, messageOf } from '@mizzen/common';
 import type { ConfigStore } from '../galley/config-store.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
+import { keySetFindings } from './analysis/key-sets.ts';
 import { destinationRuleFindings, sidecarFindings, virtualServiceFindings } from './analysis/references.ts';
 import { consumerTable } from './apis/consumer-table.ts';
 import { type ResolvedApi, resolveApi } from './apis/resolved-api.ts';
 import { withDelegates } from './delegates.ts';
 import { type Translation, translateGatewayApi } from './gateway-api/translate.ts';
 import { defaultMeshConfig, type MeshConfig, meshConfigName, readMeshConfig } from './mesh-config.ts';
+import type { JwksResolver } from './security/jwks-resolver.ts';
+import { keySourceOf } from './security/request-authentication.ts';
 import { type Configured, type MeshSnapshot, rootNamespace, takeSnapshot } from './snapshot.ts';
 
 /**
@@ -23,13 +26,21 @@ export class SnapshotBuilder {
   readonly #lastGoodApis: Map<string, ResolvedApi>;
   readonly #filesRoot: string | undefined;
   readonly #brokerAddress: string | undefined;
+  readonly #keySets: JwksResolver;
   #meshConfig: MeshConfig;
   #reported: Set<string>;
   #findings: readonly Finding[];
   #translation: Translation | undefined;
 
   /** `filesRoot`: the folder in which resources may name files; undefined: none. */
-  constructor(store: ConfigStore, trustDomain: string, logger: Logger, filesRoot: string | undefined, brokerAddress: string | undefined) {
+  constructor(
+    store: ConfigStore,
+    trustDomain: string,
+    logger: Logger,
+    filesRoot: string | undefined,
+    brokerAddress: string | undefined,
+    keySets: JwksResolver,
+  ) {
     this.#store = store;
     this.#trustDomain = trustDomain;
     this.#logger = logger;
@@ -37,6 +48,7 @@ export class SnapshotBuilder {
     this.#lastGoodApis = new Map();
     this.#filesRoot = filesRoot;
     this.#brokerAddress = brokerAddress;
+    this.#keySets = keySets;
     this.#meshConfig = defaultMeshConfig;
     this.#reported = new Set();
     this.#findings = [];
@@ -55,9 +67,16 @@ export class SnapshotBuilder {
 
   async build(): Promise<MeshSnapshot> {
     const configProblem = await this.#readMeshConfig();
-    const taken = await takeSnapshot(this.#store, this.#trustDomain, this.#meshConfig, this.#filesRoot, this.#brokerAddress);
+    const taken = await takeSnapshot(this.#store, this.#trustDomain, this.#meshConfig, this.#filesRoot, this.#brokerAddress, this.#keySets);
+    this.#keySets.want(taken.requestAuthentications.flatMap(({ spec }) => (spec.jwtRules ?? []).flatMap((rule) => keySourceOf(rule) ?? [])));
     const consumers = consumerTable(taken.consumerConfigs, taken.credentialConfigs, taken.secrets);
-    const findings: Finding[] = [...configProblem, ...destinationRuleFindings(taken), ...sidecarFindings(taken), ...consumers.findings];
+    const findings: Finding[] = [
+      ...configProblem,
+      ...destinationRuleFindings(taken),
+      ...sidecarFindings(taken),
+      ...keySetFindings(taken),
+      ...consumers.findings,
+    ];
     const apis = this.#resolveApis(taken, findings);
     const raw: MeshSnapshot = {
       ...taken,

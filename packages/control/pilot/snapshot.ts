@@ -26,6 +26,7 @@ import type { MeshConfig } from './mesh-config.ts';
 import { type AutoAddress, autoAddresses } from './registry/auto-addresses.ts';
 import { buildServices } from './registry/build-services.ts';
 import type { Service } from './registry/service.ts';
+import type { JwksResolver } from './security/jwks-resolver.ts';
 import type { TelemetrySpec } from './telemetry-config.ts';
 
 /**
@@ -43,6 +44,8 @@ export interface MeshSnapshot {
   readonly peerAuthentications: readonly Configured<PeerAuthenticationSpec>[];
   readonly sidecars: readonly Configured<SidecarSpec>[];
   readonly authorizationPolicies: readonly Configured<AuthorizationPolicySpec>[];
+  /** Of issuers whose keys are fetched. */
+  readonly keySets: Pick<JwksResolver, 'keysOf' | 'problemOf'>;
   readonly requestAuthentications: readonly Configured<RequestAuthenticationSpec>[];
   readonly envoyFilters: readonly Configured<EnvoyFilterSpec>[];
   readonly meshConfig: MeshConfig;
@@ -102,6 +105,7 @@ export async function takeSnapshot(
   meshConfig: MeshConfig,
   filesRoot: string | undefined,
   brokerAddress: string | undefined,
+  keySets: MeshSnapshot['keySets'],
   domain = 'cluster.local',
 ): Promise<MeshSnapshot> {
   const list = async (group: string, kind: string) => (await store.list(group, kind)).items;
@@ -137,6 +141,7 @@ export async function takeSnapshot(
     gateways: (await list(networking, 'Gateway')).map(configured<GatewaySpec>).sort(byAge),
     peerAuthentications: (await list('security.istio.io', 'PeerAuthentication')).map(configured<PeerAuthenticationSpec>).sort(byAge),
     authorizationPolicies: (await list('security.istio.io', 'AuthorizationPolicy')).map(configured<AuthorizationPolicySpec>).sort(byAge),
+    keySets,
     requestAuthentications: (await list('security.istio.io', 'RequestAuthentication')).map(configured<RequestAuthenticationSpec>).sort(byAge),
     envoyFilters: (await list(networking, 'EnvoyFilter')).map(configured<EnvoyFilterSpec>).sort(byAge),
     sidecars: (await list(networking, 'Sidecar')).map(configured<SidecarSpec>).sort(byAge),

@@ -103,7 +103,9 @@ export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
     refused('spec.provider.*', 'the action CUSTOM is not enforced yet, so not taken'),
     refused('spec.targetRefs.kind: Service', 'targets are Gateways of the Gateway API, and Components of Dapr’s for topics; workloads are selected by labels'),
   ],
-  'security.istio.io/RequestAuthentication': [refused('spec.*', 'not enforced yet, so not taken; an Api with JWT is')],
+  'security.istio.io/RequestAuthentication': [
+    refused('spec.targetRefs.kind: Service', 'targets are Gateways of the Gateway API; workloads are selected by labels'),
+  ],
   'gateway.networking.k8s.io/GatewayClass': [none('spec.parametersRef.*', 'there is nothing to be said of a class')],
   'gateway.networking.k8s.io/Gateway': [
     none('spec.infrastructure.annotations', 'nobody reads them'),

@@ -17,7 +17,8 @@ export interface Finding {
     | 'MZ0005'
     | 'MZ0006'
     | 'MZ0007'
-    | 'MZ0008';
+    | 'MZ0008'
+    | 'MZ0009';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

@@ -8,7 +8,7 @@ import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { apiFilters, apisOf } from '../apis/listener-filters.ts';
 import type { ProxyView } from '../proxy-view.ts';
-import { authorizationHttpFilters, authorizationNetworkFilters, pathNormalizationFor } from '../security/authorization-filters.ts';
+import { authorizationNetworkFilters, pathNormalizationFor, securityFilters } from '../security/authorization-filters.ts';
 import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import { serverNameRoutesOf, serves, tcpRouteOf } from './byte-routes.ts';
@@ -105,7 +105,7 @@ function httpFilter(routeConfigName: string, isTls: boolean, view: ProxyView, sn
     routes: { case: 'rds', value: { configSource: ads, routeConfigName } },
     direction: 'gateway',
     isTls,
-    filters: [...authorizationHttpFilters(view, snapshot, undefined), ...apiFilters(apisOf(view, snapshot).edge, snapshot)],
+    filters: [...securityFilters(view, snapshot, undefined), ...apiFilters(apisOf(view, snapshot).edge, snapshot)],
     tracing: tracingFor(view, snapshot),
     paths: pathNormalizationFor(view, snapshot),
   });

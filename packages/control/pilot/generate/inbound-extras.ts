@@ -2,7 +2,7 @@ import { packAny } from '@mizzen/envoy-api';
 import { ScriptPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { policyFilters, scriptConfig } from '../apis/api-policies.ts';
 import type { ProxyView } from '../proxy-view.ts';
-import { authorizationHttpFilters, authorizationNetworkFilters, pathNormalizationFor } from '../security/authorization-filters.ts';
+import { authorizationNetworkFilters, pathNormalizationFor, securityFilters } from '../security/authorization-filters.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import type { InboundTarget } from './inbound-chains.ts';
@@ -18,7 +18,7 @@ export function inboundExtras(
 ): Pick<InboundTarget, 'filters' | 'networkFilters' | 'filterConfigs' | 'tracing' | 'paths'> {
   const tracing = tracingFor(view, snapshot);
   const networkFilters = authorizationNetworkFilters(view, snapshot, port);
-  const security = authorizationHttpFilters(view, snapshot, port);
+  const security = securityFilters(view, snapshot, port);
   const paths = pathNormalizationFor(view, snapshot);
   if (view.filters.length === 0) return { filters: security, networkFilters, filterConfigs: {}, tracing, paths };
   return {

@@ -7,7 +7,7 @@ import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensio
 import { apiFilters, apisOf } from '../apis/listener-filters.ts';
 import { type ResolvedApi, sidecarGateway } from '../apis/resolved-api.ts';
 import type { InboundPort, ProxyView } from '../proxy-view.ts';
-import { authorizationHttpFilters, pathNormalizationFor } from '../security/authorization-filters.ts';
+import { pathNormalizationFor, securityFilters } from '../security/authorization-filters.ts';
 import { type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import { connectionManager, socketAddress } from './connection-manager.ts';
@@ -105,7 +105,7 @@ function chain(apis: readonly PublicApi[], index: number, port: number, view: Pr
         direction: 'gateway',
         isTls: tls !== undefined,
         filters: [
-          ...authorizationHttpFilters(view, snapshot, apis[0]!.inbound.port),
+          ...securityFilters(view, snapshot, apis[0]!.inbound.port),
           ...apiFilters(
             apis.map(({ resolved }) => resolved),
             snapshot,

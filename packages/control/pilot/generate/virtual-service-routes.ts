@@ -27,10 +27,12 @@ import { CorsPolicySchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { PreviousHostsPredicateSchema } from '@mizzen/envoy-api/gen/envoy/extensions/retry/host/previous_hosts/v3/previous_hosts_pb.js';
 import { PreviousPrioritiesConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/retry/priority/previous_priorities/v3/previous_priorities_config_pb.js';
+import type { MetadataMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/metadata_pb.js';
 import type { StringMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import { FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
 import { type Service, selects } from '../registry/service.ts';
+import { anyOf, inList, jwtFilter, jwtPayload, metadata, regex, textValue } from '../security/value-matchers.ts';
 import { type Configured, hostMatches, isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
 import { hashPolicy } from './load-balancing.ts';
@@ -125,12 +127,21 @@ function routeMatch(match: HttpMatchSpec | undefined): Init<typeof RouteMatchSch
   ] as const) {
     if (spec) headers.push({ name, headerMatchSpecifier: { case: 'stringMatch', value: stringMatcher(spec) } });
   }
-  for (const [name, spec] of Object.entries(match?.headers ?? {})) headers.push(headerMatcher(name, spec, false));
-  for (const [name, spec] of Object.entries(match?.withoutHeaders ?? {})) headers.push(headerMatcher(name, spec, true));
+  const dynamicMetadata: Init<typeof MetadataMatcherSchema>[] = [];
+  for (const [given, isInverted] of [
+    [match?.headers, false],
+    [match?.withoutHeaders, true],
+  ] as const)
+    for (const [name, spec] of Object.entries(given ?? {})) {
+      const claimPath = claimPathOf(name);
+      if (claimPath === undefined) headers.push(headerMatcher(name, spec, isInverted));
+      else dynamicMetadata.push(claimMatcher(claimPath, spec, isInverted));
+    }
   return {
     pathSpecifier: pathSpecifier(match?.uri),
     ...(match?.ignoreUriCase ? { caseSensitive: false } : {}),
     headers,
+    dynamicMetadata,
     queryParameters: Object.entries(match?.queryParams ?? {}).map(([name, spec]) => ({
       name,
       queryParameterMatchSpecifier: isEmptyMatch(spec)
@@ -142,6 +153,19 @@ function routeMatch(match: HttpMatchSpec | undefined): Init<typeof RouteMatchSch
 
 function isEmptyMatch(match: StringMatchSpec | null): boolean {
   return match === null || (match.exact === undefined && match.prefix === undefined && match.regex === undefined);
+}
+
+/** `@request.auth.claims.a.b` or `@request.auth.claims[a][b]`: a claim of the token that was accepted (istio/api virtual_service.proto `HTTPMatchRequest.headers`). */
+function claimPathOf(name: string): readonly string[] | undefined {
+  const rest = /^@request\.auth\.claims(.+)$/.exec(name)?.[1];
+  if (rest === undefined) return undefined;
+  return rest.startsWith('[') ? [...rest.matchAll(/\[([^[\]]+)\]/g)].map(([, part]) => part!) : rest.slice(1).split('.');
+}
+
+/** A text, or a list that holds it. */
+function claimMatcher(path: readonly string[], spec: StringMatchSpec | null, invert: boolean): Init<typeof MetadataMatcherSchema> {
+  const one = textValue(isEmptyMatch(spec) ? regex('.+') : stringMatcher(spec!));
+  return { ...metadata(jwtFilter, [jwtPayload, ...path], anyOf([one, inList(one)])), invert };
 }
 
 function headerMatcher(name: string, spec: StringMatchSpec | null, isInverted: boolean): Init<typeof HeaderMatcherSchema> {

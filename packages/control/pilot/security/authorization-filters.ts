@@ -11,6 +11,7 @@ import type { ProxyView } from '../proxy-view.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
 import { never, policyOfRule, type RulePlace } from './authorization-rules.ts';
 import { isForWorkload } from './policy-selection.ts';
+import { jwtFilters } from './request-authentication.ts';
 
 type Policy = Configured<AuthorizationPolicySpec>;
 
@@ -31,8 +32,12 @@ interface Rules {
   readonly shadowRulesStatPrefix: string;
 }
 
-/** `port`: the workload's own, where connections arrive at another. */
-export function authorizationHttpFilters(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined): Init<typeof HttpFilterSchema>[] {
+/** What stands before all else on the way into a workload. `port`: the workload's own, where connections arrive at another. */
+export function securityFilters(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined): Init<typeof HttpFilterSchema>[] {
+  return [...jwtFilters(view, snapshot), ...authorizationHttpFilters(view, snapshot, port)];
+}
+
+function authorizationHttpFilters(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined): Init<typeof HttpFilterSchema>[] {
   return rulesFor(view, snapshot, port, false).map((rules) => ({
     name: 'envoy.filters.http.rbac',
     configType: { case: 'typedConfig', value: packAny(HttpRbacSchema, rules) },

@@ -34,10 +34,10 @@ export function cidrRange(text: string): Init<typeof CidrRangeSchema> {
   return { addressPrefix, prefixLen: length === undefined ? (addressPrefix.includes(':') ? 128 : 32) : Number(length) };
 }
 
-const anyOf = (values: readonly Value[]): Value =>
+export const anyOf = (values: readonly Value[]): Value =>
   values.length === 1 ? values[0]! : { matchPattern: { case: 'orMatch', value: { valueMatchers: [...values] } } };
 export const textValue = (value: Text): Value => ({ matchPattern: { case: 'stringMatch', value } });
-const inList = (value: Value): Value => ({ matchPattern: { case: 'listMatch', value: { matchPattern: { case: 'oneOf', value } } } });
+export const inList = (value: Value): Value => ({ matchPattern: { case: 'listMatch', value: { matchPattern: { case: 'oneOf', value } } } });
 
 export function metadata(filter: string, path: readonly string[], value: Value): Init<typeof MetadataMatcherSchema> {
   return { filter, path: path.map((key) => ({ segment: { case: 'key' as const, value: key } })), value };

@@ -1,0 +1,52 @@
+import type { Problem } from '../resource.ts';
+import type { JwtRuleSpec, RequestAuthenticationSpec } from '../types/request-authentication.ts';
+import { isPlainObject } from '../validate.ts';
+import { collect, durationProblem, invalid } from './checks.ts';
+import { selectorProblems } from './policy-selector.ts';
+
+export function requestAuthenticationProblems(spec: RequestAuthenticationSpec): Problem[] {
+  return [...selectorProblems(spec), ...(spec.jwtRules ?? []).flatMap((rule, i) => ruleProblems(rule, `spec.jwtRules[${i}]`))];
+}
+
+const headerName = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+
+function ruleProblems(rule: JwtRuleSpec, path: string): Problem[] {
+  const { issuer, jwksUri, jwks, audiences = [], fromHeaders = [], fromParams = [], fromCookies = [], outputClaimToHeaders = [], timeout } = rule;
+  const problems: Problem[] = collect(durationProblem(timeout, `${path}.timeout`));
+  if (!issuer && !jwksUri && !jwks) problems.push({ code: 'missing-field', path: `${path}.issuer`, message: 'whose tokens? issuer is required' });
+  if (jwksUri) problems.push(...uriProblems(jwksUri, `${path}.jwksUri`));
+  else if (issuer && !jwks && !isUri(issuer))
+    problems.push(invalid(`${path}.issuer`, `where are the keys of ${JSON.stringify(issuer)}? It is no URL at which they could be found: set jwksUri or jwks`));
+  if (jwks) problems.push(...keySetProblems(jwks, `${path}.jwks`));
+  for (const [field, values] of [
+    ['audiences', audiences],
+    ['fromParams', fromParams],
+    ['fromCookies', fromCookies],
+  ] as const)
+    for (const [i, value] of values.entries()) if (value === '') problems.push(invalid(`${path}.${field}[${i}]`, 'is empty'));
+  for (const [i, { name = '' }] of fromHeaders.entries())
+    if (!headerName.test(name)) problems.push(invalid(`${path}.fromHeaders[${i}].name`, `${JSON.stringify(name)} is no name of a header`));
+  for (const [i, { header = '', claim = '' }] of outputClaimToHeaders.entries()) {
+    if (!/^[A-Za-z0-9\-_]+$/.test(header))
+      problems.push(invalid(`${path}.outputClaimToHeaders[${i}].header`, `${JSON.stringify(header)} is no name of a header`));
+    if (claim === '') problems.push(invalid(`${path}.outputClaimToHeaders[${i}].claim`, 'which claim?'));
+  }
+  return problems;
+}
+
+function isUri(text: string): boolean {
+  return URL.canParse(text) && /^https?:$/.test(new URL(text).protocol);
+}
+
+const uriProblems = (text: string, path: string) => (isUri(text) ? [] : [invalid(path, `${JSON.stringify(text)} is no http or https URL`)]);
+
+function keySetProblems(text: string, path: string): Problem[] {
+  try {
+    const set: unknown = JSON.parse(text);
+    if (!isPlainObject(set) || !Array.isArray(set['keys']) || set['keys'].length === 0) return [invalid(path, 'is no key set: {"keys":[...]} (RFC 7517)')];
+    const secret = set['keys'].findIndex((key) => isPlainObject(key) && ('d' in key || 'p' in key));
+    return secret < 0 ? [] : [invalid(`${path}`, `key ${secret} holds a private key, which nobody but the issuer may have: leave out all but its public part`)];
+  } catch {
+    return [invalid(path, 'is no JSON')];
+  }
+}

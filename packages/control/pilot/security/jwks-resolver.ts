@@ -1,0 +1,142 @@
+import { generateKeyPairSync } from 'node:crypto';
+import { isPlainObject } from '@mizzen/api';
+import { Backoff, type Logger, messageOf } from '@mizzen/common';
+
+/** Where the keys of an issuer are published. */
+export interface KeySource {
+  readonly issuer: string;
+  /** undefined: said by the issuer (OpenID Connect Discovery 1.0). */
+  readonly jwksUri: string | undefined;
+  readonly timeoutMs: number;
+}
+
+interface Entry {
+  readonly source: KeySource;
+  readonly backoff: Backoff;
+  keys: string | undefined;
+  problem: string | undefined;
+  timer: NodeJS.Timeout | undefined;
+}
+
+/** Key sets change rarely, and say so before they do. */
+const refreshMs = 20 * 60_000;
+const retryBaseMs = 1_000;
+const retryMaxMs = 5 * 60_000;
+const maxBytes = 1024 * 1024;
+
+const keyOf = ({ issuer, jwksUri }: KeySource) => jwksUri ?? `discovery:${issuer}`;
+
+/**
+ * Key sets of the issuers of tokens, fetched once for the whole mesh and given to proxies with their configuration. They are fetched anew in the background;
+ * an issuer that cannot be reached changes nothing about keys that were fetched from it.
+ */
+export class JwksResolver {
+  readonly #logger: Logger;
+  readonly #onChange: () => void;
+  readonly #entries: Map<string, Entry>;
+  readonly #refreshMs: number;
+  #isClosed: boolean;
+
+  constructor(logger: Logger, onChange: () => void, refresh = refreshMs) {
+    this.#logger = logger;
+    this.#onChange = onChange;
+    this.#entries = new Map();
+    this.#refreshMs = refresh;
+    this.#isClosed = false;
+  }
+
+  /** The sources that the configuration names now: new ones are fetched, others forgotten. */
+  want(sources: readonly KeySource[]): void {
+    const wanted = new Map(sources.map((source) => [keyOf(source), source]));
+    for (const [key, { timer }] of this.#entries)
+      if (!wanted.has(key)) {
+        clearTimeout(timer);
+        this.#entries.delete(key);
+      }
+    for (const [key, source] of wanted) {
+      if (this.#entries.has(key)) continue;
+      const entry: Entry = { source, backoff: new Backoff(retryBaseMs, retryMaxMs), keys: undefined, problem: undefined, timer: undefined };
+      this.#entries.set(key, entry);
+      void this.#fetch(key, entry);
+    }
+  }
+
+  /** undefined: they have never been fetched. */
+  keysOf(source: KeySource): string | undefined {
+    return this.#entries.get(keyOf(source))?.keys;
+  }
+
+  /** Why the newest try to fetch them failed. */
+  problemOf(source: KeySource): string | undefined {
+    return this.#entries.get(keyOf(source))?.problem;
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    for (const { timer } of this.#entries.values()) clearTimeout(timer);
+    this.#entries.clear();
+  }
+
+  async #fetch(key: string, entry: Entry): Promise<void> {
+    const before = [entry.keys, entry.problem];
+    try {
+      entry.keys = await fetchKeys(entry.source);
+      entry.problem = undefined;
+      entry.backoff.reset();
+    } catch (error) {
+      entry.problem = messageOf(error);
+      if (entry.backoff.attempts === 0)
+        this.#logger.warn('the keys of a token issuer cannot be fetched', { issuer: entry.source.issuer, from: key, reason: entry.problem });
+    }
+    if (this.#isClosed || this.#entries.get(key) !== entry) return;
+    entry.timer = setTimeout(
+      () => void this.#fetch(key, entry),
+      entry.problem === undefined ? this.#refreshMs * (0.9 + Math.random() * 0.2) : entry.backoff.nextMs(),
+    );
+    entry.timer.unref();
+    if (before[0] !== entry.keys || before[1] !== entry.problem) this.#onChange();
+  }
+}
+
+async function fetchKeys({ issuer, jwksUri, timeoutMs }: KeySource): Promise<string> {
+  const signal = AbortSignal.timeout(timeoutMs);
+  let uri = jwksUri;
+  if (uri === undefined) {
+    const document = await fetchJson(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`, signal);
+    if (document['issuer'] !== issuer) throw new Error(`its OpenID configuration is that of ${JSON.stringify(document['issuer'])}`);
+    if (typeof document['jwks_uri'] !== 'string') throw new Error('its OpenID configuration names no jwks_uri');
+    uri = document['jwks_uri'];
+  }
+  const set = await fetchJson(uri, signal);
+  if (!Array.isArray(set['keys']) || set['keys'].length === 0) throw new Error(`${uri} answers with no key set (RFC 7517)`);
+  return JSON.stringify(set);
+}
+
+async function fetchJson(uri: string, signal: AbortSignal): Promise<Record<string, unknown>> {
+  let response: Response;
+  try {
+    response = await fetch(uri, { signal, headers: { accept: 'application/json' } });
+  } catch (error) {
+    const { cause } = error as { readonly cause?: unknown };
+    throw new Error(`${uri}: ${messageOf(cause ?? error)}`);
+  }
+  if (!response.ok) throw new Error(`${uri} answers with ${response.status}`);
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  for await (const chunk of response.body ?? []) {
+    length += chunk.length;
+    if (length > maxBytes) throw new Error(`${uri} answers with more than ${maxBytes} bytes`);
+    chunks.push(chunk);
+  }
+  const value: unknown = JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  if (!isPlainObject(value)) throw new Error(`${uri} answers with no JSON object`);
+  return value;
+}
+
+let nobodys: string | undefined;
+
+/** A key set by which no token is good: its private key was thrown away. For issuers whose keys nobody knows yet. */
+export function nobodysKeys(): string {
+  nobodys ??= JSON.stringify({ keys: [{ ...generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ format: 'jwk' }), kid: 'unknown' }] });
+  return nobodys;
+}
