@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
+import { authorizationServers } from './support/authorization-servers.ts';
 import { RawClient } from './support/engine.ts';
 import { call, until } from './support/http.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
@@ -129,6 +130,58 @@ describe('AuthorizationPolicy', () => {
     for (const target of ['/admin%2f', '/admin%00', '\\admin', '/\\admin']) assert.notEqual(await raw(target), undefined, target);
     for (const host of ['secret.example', 'SECRET.example', 'Secret.Example']) assert.equal(await raw('/', host, 'DELETE'), 403, host);
     assert.equal(await raw('/public'), 200);
+    await remove();
+  });
+
+  it('asks somebody else where a policy says so, and denies where nobody can be asked', async () => {
+    const servers = await authorizationServers();
+    const external = (name: string, port: number, portName: string) =>
+      `---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: ${name} }\nspec:\n  hosts: [${name}.example]\n  resolution: STATIC\n  ports: [{ number: ${port}, name: ${portName}, protocol: ${portName.toUpperCase()} }]\n  endpoints: [{ address: 127.0.0.1 }]\n`;
+    try {
+      await apply(policy('  action: CUSTOM\n  provider: { name: opa }\n  rules: [{ to: [{ operation: { paths: ["/asked*"] } }] }]\n'));
+      assert.deepEqual([await ask(anna, '/asked'), await ask(anna, '/')], [403, 200]);
+      assert.match(mesh.plane.pilot.findings.find(({ code }) => code === 'MZ0010')!.message, /nobody can be asked: "opa" is no extensionProvider of the mesh/);
+      await mesh.apply(`${external('authz-grpc', servers.grpcPort, 'grpc')}${external('authz-http', servers.httpPort, 'http')}---
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: istio, namespace: istio-system }
+data:
+  mesh: |
+    extensionProviders:
+    - name: opa
+      envoyExtAuthzGrpc: { service: authz-grpc.example, port: ${servers.grpcPort}, timeout: 1s, includeRequestBodyInCheck: { maxRequestBytes: 10, allowPartialMessage: true } }
+    - name: web
+      envoyExtAuthzHttp:
+        service: authz-http.example
+        port: ${servers.httpPort}
+        timeout: 1s
+        includeRequestHeadersInCheck: [x-decide]
+        headersToUpstreamOnAllow: [x-user]
+        includeRequestBodyInCheck: { maxRequestBytes: 100 }
+`);
+      for (const provider of ['opa', 'web']) {
+        await apply(policy(`  action: CUSTOM\n  provider: { name: ${provider} }\n  rules: [{ to: [{ operation: { paths: ["/asked*"] } }] }]\n`));
+        const asked = servers.grpcRequests.length + servers.httpRequests.length;
+        assert.equal(await ask(anna, '/not', { 'x-decide': 'deny' }), 200);
+        assert.equal(servers.grpcRequests.length + servers.httpRequests.length, asked, 'what no rule is for nobody is asked about');
+        const allowed = await call({ port: anna.outboundPort, path: '/asked', headers: { host: 'shop:9080', 'x-user': 'root' } });
+        assert.equal((JSON.parse(allowed.body) as { headers: Record<string, string> }).headers['x-user'], 'anna');
+        const denied = await call({ port: anna.outboundPort, path: '/asked', headers: { host: 'shop:9080', 'x-decide': 'deny' } });
+        assert.deepEqual([denied.status, denied.body], [401, 'not you']);
+        const body = 'twenty bytes of text';
+        const posted = await call({ port: anna.outboundPort, path: '/asked', method: 'POST', headers: { host: 'shop:9080' }, body });
+        assert.equal((JSON.parse(posted.body) as { body: string }).body, body, 'the service has all of it');
+      }
+      const told = servers.grpcRequests.at(-1)!.attributes!.request!.http!;
+      assert.deepEqual([told.body, told.headers['x-envoy-auth-partial-body']], ['twenty byt', 'true']);
+      assert.equal(servers.grpcRequests.at(-1)!.attributes!.source!.principal, 'spiffe://cluster.local/ns/default/sa/anna');
+      assert.equal(servers.httpRequests.at(-1)!.body, 'twenty bytes of text');
+      const large = await call({ port: anna.outboundPort, path: '/asked', method: 'POST', headers: { host: 'shop:9080' }, body: 'x'.repeat(200) });
+      assert.equal(large.status, 413);
+    } finally {
+      servers.close();
+    }
+    assert.equal(await ask(anna, '/asked'), 403, 'no answer is no');
     await remove();
   });
 

@@ -5,6 +5,7 @@ import { RouteConfigurationSchema } from './gen/envoy/config/route/v3/route_pb.j
 import { OpenTelemetryConfigSchema } from './gen/envoy/config/trace/v3/opentelemetry_pb.js';
 import { FileAccessLogSchema } from './gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
 import { CorsPolicySchema, CorsSchema } from './gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
+import { ExtAuthzSchema } from './gen/envoy/extensions/filters/http/ext_authz/v3/ext_authz_pb.js';
 import { HTTPFaultSchema } from './gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { ConfigSchema as GrpcHttp1BridgeSchema } from './gen/envoy/extensions/filters/http/grpc_http1_bridge/v3/config_pb.js';
 import { GrpcWebSchema } from './gen/envoy/extensions/filters/http/grpc_web/v3/grpc_web_pb.js';
@@ -54,6 +55,7 @@ export const knownMessages = [
   CorsSchema,
   CredentialPerRouteSchema,
   DownstreamTlsContextSchema,
+  ExtAuthzSchema,
   FileAccessLogSchema,
   GrpcHttp1BridgeSchema,
   GrpcWebSchema,

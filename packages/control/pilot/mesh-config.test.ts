@@ -30,7 +30,7 @@ describe('the mesh config', () => {
 defaultProviders: { tracing: [otel] }
 `),
     );
-    assert.deepEqual(extensionProviders, [
+    assert.deepEqual(extensionProviders.tracing, [
       { name: 'otel', service: 'collector.test', port: 4317, http: undefined },
       { name: 'otel-http', service: 'collector.test', port: 4318, http: { path: '/v1/x', timeoutMs: 1_000, headers: { k: 'v' } } },
     ]);

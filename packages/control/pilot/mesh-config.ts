@@ -2,6 +2,7 @@ import { isPlainObject, type LocalityLbSpec, localityProblems, type ZoneAwareLbS
 import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
 import { parseDocument } from 'yaml';
 import type { StoredResource } from '../galley/config-store.ts';
+import { type ExtensionProviders, readProviders, type Wrong } from './extension-providers.ts';
 
 /** What a call to a host that the mesh does not know becomes (istio/api mesh config.proto `OutboundTrafficPolicy`). */
 export type OutboundTrafficMode = 'ALLOW_ANY' | 'REGISTRY_ONLY';
@@ -23,7 +24,7 @@ export interface MeshConfig {
   readonly zoneAwareLbSetting: ZoneAwareLbSpec | undefined;
   /** How often names of services are resolved anew. */
   readonly dnsRefreshMs: number;
-  readonly extensionProviders: readonly TracingProvider[];
+  readonly extensionProviders: ExtensionProviders;
   /** Other trust domains that identities of this mesh have, or had. */
   readonly trustDomainAliases: readonly string[];
   /** Names of providers (`defaultProviders.tracing`) for proxies that no Telemetry says otherwise for. */
@@ -37,20 +38,11 @@ export const defaultMeshConfig: MeshConfig = {
   localityLbSetting: {},
   zoneAwareLbSetting: undefined,
   dnsRefreshMs: 60_000,
-  extensionProviders: [],
+  extensionProviders: { tracing: [], authorization: [] },
   trustDomainAliases: [],
   pathNormalization: undefined,
   defaultTracingProviders: [],
 };
-
-/** `extensionProviders[].opentelemetry` (istio/api mesh config.proto): where spans are sent, by OTLP. */
-export interface TracingProvider {
-  readonly name: string;
-  readonly service: string;
-  readonly port: number;
-  /** undefined: gRPC. */
-  readonly http: { readonly path: string; readonly timeoutMs: number; readonly headers: Readonly<Record<string, string>> } | undefined;
-}
 
 /** Where Istio keeps it: the key `mesh` of the ConfigMap `istio` in the root namespace. */
 export const meshConfigName = 'istio';
@@ -94,8 +86,6 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
   };
 }
 
-type Wrong = (field: string, problem: string) => MizzenError;
-
 function readDuration(value: unknown, field: string, wrong: Wrong): number | undefined {
   if (value === undefined) return undefined;
   const ms = typeof value === 'string' ? parseDurationMs(value) : undefined;
@@ -128,34 +118,3 @@ function readLocality(value: unknown, wrong: Wrong): LocalityLbSpec | undefined 
 }
 
 const stringList = (value: unknown): string[] => (Array.isArray(value) ? value.filter((entry): entry is string => typeof entry === 'string') : []);
-
-function readProviders(value: unknown, wrong: Wrong): TracingProvider[] {
-  if (value === undefined) return [];
-  if (!Array.isArray(value)) throw wrong('extensionProviders', 'must be a list');
-  const providers: TracingProvider[] = [];
-  for (const [i, entry] of value.entries()) {
-    const place = `extensionProviders[${i}]`;
-    if (!isPlainObject(entry) || typeof entry['name'] !== 'string') throw wrong(place, 'needs a name');
-    const given = entry['opentelemetry'];
-    // Providers of other kinds are for what nothing acts on yet.
-    if (!isPlainObject(given)) continue;
-    const { service, port, http } = given;
-    if (typeof service !== 'string' || !Number.isInteger(port)) throw wrong(`${place}.opentelemetry`, 'needs service and port');
-    const timeout = isPlainObject(http) && typeof http['timeout'] === 'string' ? parseDurationMs(http['timeout']) : undefined;
-    const headers = isPlainObject(http) && Array.isArray(http['headers']) ? http['headers'].filter(isPlainObject) : [];
-    providers.push({
-      name: entry['name'],
-      // Istio writes NAMESPACE/HOST where there are several.
-      service: service.slice(service.indexOf('/') + 1),
-      port: port as number,
-      http: isPlainObject(http)
-        ? {
-            path: typeof http['path'] === 'string' ? http['path'] : '/v1/traces',
-            timeoutMs: timeout ?? 5_000,
-            headers: Object.fromEntries(headers.map((header) => [String(header['name']), String(header['value'] ?? '')])),
-          }
-        : undefined,
-    });
-  }
-  return providers;
-}

@@ -4,6 +4,7 @@ import type { ConfigStore } from '../galley/config-store.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
 import { keySetFindings } from './analysis/key-sets.ts';
 import { destinationRuleFindings, sidecarFindings, virtualServiceFindings } from './analysis/references.ts';
+import { securityPolicyFindings } from './analysis/security-policies.ts';
 import { consumerTable } from './apis/consumer-table.ts';
 import { type ResolvedApi, resolveApi } from './apis/resolved-api.ts';
 import { withDelegates } from './delegates.ts';
@@ -75,6 +76,7 @@ export class SnapshotBuilder {
       ...destinationRuleFindings(taken),
       ...sidecarFindings(taken),
       ...keySetFindings(taken),
+      ...securityPolicyFindings(taken),
       ...consumers.findings,
     ];
     const apis = this.#resolveApis(taken, findings);

@@ -2,8 +2,8 @@ import type { Init } from '@mizzen/envoy-api';
 import { durationFromMs, packAny } from '@mizzen/envoy-api';
 import { OpenTelemetryConfigSchema } from '@mizzen/envoy-api/gen/envoy/config/trace/v3/opentelemetry_pb.js';
 import type { HttpConnectionManager_TracingSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import type { TracingProvider } from './extension-providers.ts';
 import { outboundClusterName } from './generate/names.ts';
-import type { TracingProvider } from './mesh-config.ts';
 import type { ProxyView } from './proxy-view.ts';
 import { selects } from './registry/service.ts';
 import { type Configured, type MeshSnapshot, resolveHost, rootNamespace } from './snapshot.ts';
@@ -24,7 +24,7 @@ const defaultSampling = 1;
 /** What a proxy's listeners say of traces: the workload's Telemetry counts before its namespace's, and that before the mesh's. */
 export function tracingFor(view: ProxyView, snapshot: MeshSnapshot): Init<typeof HttpConnectionManager_TracingSchema> | undefined {
   const { extensionProviders, defaultTracingProviders } = snapshot.meshConfig;
-  if (extensionProviders.length === 0) return undefined;
+  if (extensionProviders.tracing.length === 0) return undefined;
   let names: readonly string[] = defaultTracingProviders;
   let sampling: number | undefined;
   let isDisabled = false;
@@ -35,7 +35,7 @@ export function tracingFor(view: ProxyView, snapshot: MeshSnapshot): Init<typeof
     sampling = tracing.randomSamplingPercentage ?? sampling;
     isDisabled = tracing.disableSpanReporting ?? isDisabled;
   }
-  const provider = extensionProviders.find(({ name }) => names.includes(name));
+  const provider = extensionProviders.tracing.find(({ name }) => names.includes(name));
   if (provider === undefined || isDisabled) return undefined;
   return {
     randomSampling: { value: sampling ?? defaultSampling },

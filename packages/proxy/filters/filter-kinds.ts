@@ -5,6 +5,7 @@ import { authentication } from './authentication/authentication.ts';
 import { cache } from './cache/cache.ts';
 import { corsFilter } from './cors.ts';
 import { credentialInjector } from './credential-injector.ts';
+import { extAuthz } from './ext-authz/ext-authz.ts';
 import { faultFilter } from './fault.ts';
 import type { FilterKind } from './filter.ts';
 import { grpcHttp1BridgeFilter } from './grpc-http1-bridge.ts';
@@ -34,6 +35,7 @@ export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
     { name: 'envoy.filters.http.grpc_web', create: () => grpcWebFilter } satisfies FilterKind,
     { name: 'envoy.filters.http.fault', create: (_config, _place, { random }) => faultFilter(random) } satisfies FilterKind,
     bridge,
+    extAuthz,
     jwtAuthn,
     rbac,
     ipAccess,

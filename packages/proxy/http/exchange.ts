@@ -109,7 +109,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   /** A filter's changes to the content. */
   #transform: MessageTransform | undefined;
   /** A filter that waits for the whole of the request's content. */
-  #collector: { readonly limitBytes: number; readonly done: (body: Buffer) => void } | undefined;
+  #collector: { readonly limitBytes: number; readonly takesPart: boolean; readonly done: (body: Buffer) => void } | undefined;
   #observer: ResponseObserver | undefined;
   #responseHold: ((head: ResponseHead, release: () => void) => void) | undefined;
   /** What comes behind a head that a filter holds. */
@@ -382,13 +382,13 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
 
   /**
    * Waits for the whole of the request's content and gives it to `done`; the filter says `stop` meanwhile. Content beyond `limitBytes` is
-   * answered with 413.
+   * answered with 413, or (`takesPart`) is left out of what `done` is given.
    */
-  collectRequest(limitBytes: number, done: (body: Buffer) => void): void {
+  collectRequest(limitBytes: number, done: (body: Buffer) => void, takesPart = false): void {
     const { head } = this;
-    if (head.contentLength > limitBytes) return this.#tooLarge(limitBytes);
+    if (head.contentLength > limitBytes && !takesPart) return this.#tooLarge(limitBytes);
     if (this.#requestEnded) return done(this.#collected());
-    this.#collector = { limitBytes, done };
+    this.#collector = { limitBytes, takesPart, done };
     if (head.expectsContinue) {
       head.expectsContinue = false;
       head.headers.remove('expect');
@@ -599,7 +599,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     if (this.#isFinished) return;
     const slice = this.#transform === undefined || this.#isTunnel ? received : this.#transformed(() => this.#transform!.requestData(received));
     if (slice === undefined || slice.length === 0) return;
-    if (this.#collector !== undefined && this.#replayBytes + slice.length > this.#collector.limitBytes) return this.#tooLarge(this.#collector.limitBytes);
+    const collector = this.#collector;
+    if (collector !== undefined && this.#replayBytes + slice.length > collector.limitBytes) {
+      if (!collector.takesPart) return this.#tooLarge(collector.limitBytes);
+      this.#collector = undefined;
+      this.#replayBytes += slice.length;
+      this.#replay!.push(slice);
+      this.downstream.pauseRequest();
+      return collector.done(this.#collected().subarray(0, collector.limitBytes));
+    }
     if (this.#replay !== undefined) {
       this.#replayBytes += slice.length;
       if (this.#replayBytes <= replayLimitBytes || !this.#isForwarding) this.#replay.push(slice);

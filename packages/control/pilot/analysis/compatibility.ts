@@ -100,7 +100,6 @@ export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
   ],
   'extensions.istio.io/WasmPlugin': [none('spec.*', 'no plugin is loaded: `defineFilter` is how Mizzen is extended')],
   'security.istio.io/AuthorizationPolicy': [
-    refused('spec.provider.*', 'the action CUSTOM is not enforced yet, so not taken'),
     refused('spec.targetRefs.kind: Service', 'targets are Gateways of the Gateway API, and Components of Dapr’s for topics; workloads are selected by labels'),
   ],
   'security.istio.io/RequestAuthentication': [

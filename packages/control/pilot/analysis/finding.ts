@@ -5,6 +5,7 @@ export interface Finding {
     | 'IST0109'
     | 'IST0110'
     | 'IST0111'
+    | 'IST0127'
     | 'IST0130'
     | 'IST0131'
     | 'IST0132'
@@ -18,7 +19,9 @@ export interface Finding {
     | 'MZ0006'
     | 'MZ0007'
     | 'MZ0008'
-    | 'MZ0009';
+    | 'MZ0009'
+    | 'MZ0010'
+    | 'MZ0011';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

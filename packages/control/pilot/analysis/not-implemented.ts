@@ -8,8 +8,6 @@ export function notEnforced(resource: Resource): string | undefined {
   if (groupOf(resource.apiVersion) !== 'security.istio.io' || !securityKinds.has(resource.kind)) return undefined;
   const spec = resource.spec as AuthorizationPolicySpec;
   if (resource.kind === 'AuthorizationPolicy' && isForTopics(spec)) return topicPolicyProblem(resource);
-  if (spec.action === 'CUSTOM')
-    return `${resource.kind} with the action CUSTOM is not enforced by this version of Mizzen, so it is refused: requests would pass as if it were not there.`;
   const target = [...(spec.targetRef ? [spec.targetRef] : []), ...(spec.targetRefs ?? [])].find(
     ({ group = '', kind }) => group !== 'gateway.networking.k8s.io' || kind !== 'Gateway',
   );

@@ -10,6 +10,7 @@ import type { PathNormalization } from '../mesh-config.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
 import { never, policyOfRule, type RulePlace } from './authorization-rules.ts';
+import { askedPolicyPrefix, askedPrefix, askFilter, authorizationProvider } from './external-authorization.ts';
 import { isForWorkload } from './policy-selection.ts';
 import { jwtFilters } from './request-authentication.ts';
 
@@ -34,7 +35,33 @@ interface Rules {
 
 /** What stands before all else on the way into a workload. `port`: the workload's own, where connections arrive at another. */
 export function securityFilters(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined): Init<typeof HttpFilterSchema>[] {
-  return [...jwtFilters(view, snapshot), ...authorizationHttpFilters(view, snapshot, port)];
+  return [...customFilters(view, snapshot, port), ...jwtFilters(view, snapshot), ...authorizationHttpFilters(view, snapshot, port)];
+}
+
+/** Two filters for each provider of CUSTOM policies: the one finds out whether it is to be asked, the other asks. Where nobody can be asked, the answer is no. */
+function customFilters(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined): Init<typeof HttpFilterSchema>[] {
+  const rbac = (config: Init<typeof HttpRbacSchema>): Init<typeof HttpFilterSchema> => ({
+    name: 'envoy.filters.http.rbac',
+    configType: { case: 'typedConfig', value: packAny(HttpRbacSchema, config) },
+  });
+  const place = placeOf(snapshot, port, false);
+  return [...customPolicies(view, snapshot)].flatMap(([name, policies]) => {
+    const rules = { action: RBAC_Action.DENY, policies: policiesOf(policies, place, askedPolicyPrefix(name)) };
+    const provider = authorizationProvider(name, snapshot);
+    if (provider === undefined) return [rbac({ rules })];
+    return [rbac({ shadowRules: rules, shadowRulesStatPrefix: askedPrefix }), askFilter(provider, snapshot)];
+  });
+}
+
+/** Those of each provider. What is but a dry run asks nobody. */
+function customPolicies(view: ProxyView, snapshot: MeshSnapshot): Map<string, Policy[]> {
+  const found = new Map<string, Policy[]>();
+  for (const policy of authorizationPoliciesFor(view, snapshot)) {
+    if (policy.spec.action !== 'CUSTOM' || isDryRun(policy)) continue;
+    const name = policy.spec.provider?.name ?? '';
+    found.set(name, [...(found.get(name) ?? []), policy]);
+  }
+  return found;
 }
 
 function authorizationHttpFilters(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined): Init<typeof HttpFilterSchema>[] {
@@ -46,7 +73,12 @@ function authorizationHttpFilters(view: ProxyView, snapshot: MeshSnapshot, port:
 
 /** For connections of which nobody looks into what is spoken. */
 export function authorizationNetworkFilters(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined): Init<typeof FilterSchema>[] {
-  return rulesFor(view, snapshot, port, true).map((rules) => ({
+  // Of bytes nobody can be asked: what somebody else should decide about is denied.
+  const custom = [...customPolicies(view, snapshot).values()].map((policies) => ({
+    rules: { action: RBAC_Action.DENY, policies: policiesOf(policies, placeOf(snapshot, port, true)) },
+    shadowRulesStatPrefix: '',
+  }));
+  return [...custom, ...rulesFor(view, snapshot, port, true)].map((rules) => ({
     name: 'envoy.filters.network.rbac',
     configType: { case: 'typedConfig', value: packAny(NetworkRbacSchema, { ...rules, statPrefix: 'tcp.' }) },
   }));
@@ -55,7 +87,7 @@ export function authorizationNetworkFilters(view: ProxyView, snapshot: MeshSnaps
 function rulesFor(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined, isBytes: boolean): Rules[] {
   const policies = authorizationPoliciesFor(view, snapshot);
   if (policies.length === 0) return [];
-  const place = { trustDomains: [snapshot.trustDomain, ...snapshot.meshConfig.trustDomainAliases], isBytes, port };
+  const place = placeOf(snapshot, port, isBytes);
   return actions.flatMap(([action, code]) => {
     const own = policies.filter(({ spec }) => (spec.action ?? 'ALLOW') === action);
     const enforced = own.filter((policy) => !isDryRun(policy));
@@ -90,10 +122,16 @@ export function isDryRun({ annotations }: Policy): boolean {
   return annotations[dryRunAnnotation] === 'true';
 }
 
-function policiesOf(policies: readonly Policy[], place: Omit<RulePlace, 'namespace' | 'isForAllowing'>): Record<string, Init<typeof PolicySchema>> {
+type Place = Omit<RulePlace, 'namespace' | 'isForAllowing'>;
+
+function placeOf(snapshot: MeshSnapshot, port: number | undefined, isBytes: boolean): Place {
+  return { trustDomains: [snapshot.trustDomain, ...snapshot.meshConfig.trustDomainAliases], isBytes, port };
+}
+
+function policiesOf(policies: readonly Policy[], place: Place, prefix = ''): Record<string, Init<typeof PolicySchema>> {
   const found: Record<string, Init<typeof PolicySchema>> = {};
   for (const { namespace, name, spec } of policies) {
-    const nameOf = (rule: number) => `ns[${namespace}]-policy[${name}]-rule[${rule}]`;
+    const nameOf = (rule: number) => `${prefix}ns[${namespace}]-policy[${name}]-rule[${rule}]`;
     const rules = spec.rules ?? [];
     if (rules.length === 0) found[nameOf(0)] = never;
     for (const [i, rule] of rules.entries()) {

@@ -1,0 +1,67 @@
+import { describeOrigin } from '@mizzen/common';
+import { authorizationProvider } from '../security/external-authorization.ts';
+import { targetsOf } from '../security/policy-selection.ts';
+import { type Configured, type MeshSnapshot, rootNamespace } from '../snapshot.ts';
+import type { Finding } from './finding.ts';
+import { isForTopics } from './not-implemented.ts';
+
+type Selecting = Parameters<typeof targetsOf>[0];
+
+/** Policies of security that do something else than their writer will have meant. */
+export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
+  const findings: Finding[] = [];
+  const add = (policy: Configured<unknown>, code: Finding['code'], path: string, message: string) =>
+    findings.push({
+      code,
+      level: 'warning',
+      object: `${policy.kind} ${policy.namespace}/${policy.name}`,
+      path,
+      place: policy.origin.source === 'file' ? describeOrigin(policy.origin, path) : '',
+      message: `${policy.kind} ${policy.namespace}/${policy.name}: ${message}`,
+    });
+  for (const policy of snapshot.authorizationPolicies) {
+    const { action = 'ALLOW', provider, rules = [] } = policy.spec;
+    if (isForTopics(policy.spec)) continue;
+    if (action === 'CUSTOM' && authorizationProvider(provider?.name ?? '', snapshot) === undefined)
+      add(
+        policy,
+        'MZ0010',
+        'spec.provider.name',
+        `nobody can be asked: ${JSON.stringify(provider?.name ?? '')} is no extensionProvider of the mesh with a service that is there. What it should decide about is denied.`,
+      );
+    if (action === 'DENY')
+      for (const [i, { from = [], to = [], when = [] }] of rules.entries()) {
+        const isAboutRequests =
+          to.some(
+            ({ operation }) =>
+              operation?.paths ?? operation?.methods ?? operation?.hosts ?? operation?.notPaths ?? operation?.notMethods ?? operation?.notHosts,
+          ) ||
+          from.some(({ source }) => source?.requestPrincipals ?? source?.notRequestPrincipals) ||
+          when.some(({ key = '' }) => key.startsWith('request.'));
+        const isAboutConnections =
+          to.some(({ operation }) => operation?.ports ?? operation?.notPorts) ||
+          from.some(({ source }) => Object.keys(source ?? {}).some((field) => !/equestPrincipals$/.test(field))) ||
+          when.some(({ key = '' }) => !key.startsWith('request.'));
+        if (isAboutRequests && !isAboutConnections)
+          add(
+            policy,
+            'MZ0011',
+            `spec.rules[${i}]`,
+            `rule ${i} denies every connection to ports without HTTP, of whose requests nobody knows anything. Say with ports which ones are meant.`,
+          );
+      }
+  }
+  for (const policy of [...snapshot.authorizationPolicies, ...snapshot.requestAuthentications, ...snapshot.peerAuthentications] as Configured<Selecting>[]) {
+    const labels = Object.entries(policy.spec.selector?.matchLabels ?? {});
+    if (labels.length === 0 || targetsOf(policy.spec).length > 0) continue;
+    const isSelected = snapshot.services.some(({ instances }) =>
+      instances.some(
+        (instance) =>
+          (instance.namespace === policy.namespace || policy.namespace === rootNamespace) && labels.every(([name, value]) => instance.labels[name] === value),
+      ),
+    );
+    if (!isSelected)
+      add(policy, 'IST0127', 'spec.selector', `no workload of a service has the labels ${labels.map(([name, value]) => `${name}=${value}`).join(', ')}.`);
+  }
+  return findings;
+}
