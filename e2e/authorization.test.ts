@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import net, { type AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { authorizationServers } from './support/authorization-servers.ts';
 import { RawClient } from './support/engine.ts';
@@ -87,8 +89,37 @@ describe('AuthorizationPolicy', () => {
   });
 
   it('holds for bytes: what is about requests lets nobody in there, and keeps more out', async () => {
-    await apply(policy('  rules: [{ from: [{ source: { namespaces: [default] } }] }]\n'));
-    assert.equal(await ask(anna), 200);
+    await mesh.apply(service('bytes', 'tcp', 9000));
+    const app = net.createServer((socket) => socket.pipe(socket)).listen(0, '127.0.0.1');
+    await once(app, 'listening');
+    const listen = await mesh.ports.next();
+    const bytes = await mesh.proxy('bytes', {
+      registers: true,
+      inbound: [{ name: 'tcp', port: 9000, listen: `127.0.0.1:${listen}`, app: `127.0.0.1:${(app.address() as AddressInfo).port}` }],
+    });
+    await bytes.proxy.ready;
+    const echoes = async () => {
+      const socket = net.connect(listen, '127.0.0.1');
+      socket.on('error', () => {});
+      socket.write('hello');
+      const answer = await Promise.race([once(socket, 'data').then(([data]) => String(data)), once(socket, 'close').then(() => 'closed')]);
+      socket.destroy();
+      return answer;
+    };
+    const bytesPolicy = (spec: string) => apply(policy(`  selector: { matchLabels: { app: bytes } }\n${spec}`, '', 'bytes'));
+    assert.equal(await echoes(), 'hello');
+    await bytesPolicy('  rules: [{ from: [{ source: { ipBlocks: [127.0.0.0/8] } }], to: [{ operation: { ports: ["9000"] } }] }]\n');
+    assert.equal(await echoes(), 'hello');
+    await bytesPolicy('  rules: [{ from: [{ source: { ipBlocks: [127.0.0.0/8] } }], to: [{ operation: { methods: [GET] } }] }]\n');
+    assert.equal(await echoes(), 'closed', 'nobody knows the method');
+    await bytesPolicy('  action: DENY\n  rules: [{ to: [{ operation: { methods: [GET] } }] }]\n');
+    assert.equal(await echoes(), 'closed', 'nobody knows that it is not that method');
+    assert.match(mesh.plane.pilot.findings.find(({ code }) => code === 'MZ0011')!.message, /rule 0 denies every connection to ports without HTTP/);
+    await bytesPolicy('  action: DENY\n  rules: [{ to: [{ operation: { methods: [GET], ports: ["9001"] } }] }]\n');
+    assert.equal(await echoes(), 'hello');
+    await bytesPolicy('  rules: [{ from: [{ source: { principals: ["*"] } }] }]\n');
+    assert.equal(await echoes(), 'closed', 'plain text proves nothing');
+    app.close();
     await remove();
   });
 
