@@ -213,6 +213,7 @@ describe('the bookinfo example', () => {
     const wrong = cli('get', 'virtualservice');
     assert.equal(wrong.status, 0);
     assert.match(cli('get', 'virtualservces').stderr, /did you mean/);
+    assert.match(cli('authz', 'check', 'reviews-v1').stdout, /no AuthorizationPolicy is in effect at reviews-v1-0/);
     assert.match(cli('proxy-config', 'routes', 'nobody').stderr, /no proxy "nobody" is connected\. Connected: details-v1-0/);
     assert.match(cli('aply').stderr, /Did you mean apply/);
   });

@@ -244,6 +244,23 @@ program
   .option(...output)
   .action(async (type: string, proxy: string, options) => (await import('./commands/proxy-config.ts')).proxyConfig(type, proxy, options));
 
+const authz = program.command('authz').description('rules of authorization: who may call what');
+authz
+  .command('check <proxy>')
+  .description('the AuthorizationPolicies that a proxy has in effect, and what they decide about a request')
+  .option('--from <identity>', 'who calls: NAMESPACE/SERVICEACCOUNT or spiffe://... (default: nobody who has proved it)')
+  .option('--method <method>', 'of the request (default: GET)')
+  .option('--path <path>', 'of the request (default: /)')
+  .option('--host <name>', 'that the request is for')
+  .option('--header <name=value>', 'of the request, may be repeated', collect, [])
+  .option('--claim <name=value>', "of the end user's token, may be repeated", collect, [])
+  .option('--source-ip <address>', 'where the connection comes from (default: 127.0.0.1)')
+  .option('--port <port>', 'of the workload (default: all)')
+  .option(...home)
+  .option(...output)
+  .addHelpText('after', '\nExample: mizzen authz check reviews-v1 --from default/bookinfo-productpage --path /reviews/0')
+  .action(async (proxy: string, options) => (await import('./commands/authz.ts')).check(proxy, options));
+
 program
   .command('logs <name>')
   .description('the output of a workload; with --proxy the access log and messages of its sidecar')

@@ -1,9 +1,8 @@
 import { MizzenError } from '@mizzen/common';
 import { ApiClient } from '../api-client.ts';
 import { controlAccess, homeOf } from '../home.ts';
-import { hostNameOf, readHosts } from '../lab/lab-state.ts';
-import { inNamespace } from '../lab/network-namespace.ts';
 import { formatTable, outputFormat, print, printData } from '../output.ts';
+import { askProxy } from '../proxy-admin.ts';
 import { findProxy, type StatusOptions } from './status.ts';
 
 export const proxyConfigTypes = ['listeners', 'routes', 'clusters', 'endpoints', 'secrets'] as const;
@@ -17,21 +16,7 @@ export async function proxyConfig(type: string, name: string, options: StatusOpt
   const api = new ApiClient(controlAccess(home));
   try {
     const proxy = await findProxy(api, name);
-    if (!proxy.admin) throw new MizzenError('no-admin', `the proxy ${proxy.name} has no admin server`);
-    const ask = async (path: string): Promise<unknown> => {
-      const url = `http://${proxy.admin}${path}`;
-      // The loopback of a host in a lab is another one than ours.
-      const host = readHosts(home).find((candidate) => candidate.name === hostNameOf(proxy.name, proxy.namespace) && candidate.kind === 'inside');
-      if (host !== undefined) return JSON.parse(await inNamespace(host.namespace, [process.execPath, '-e', fetchScript, url])) as unknown;
-      const response = await fetch(url).catch(() => undefined);
-      if (!response?.ok)
-        throw new MizzenError(
-          'proxy-unreachable',
-          `the admin server of ${proxy.name} does not answer. It listens on loopback: run this command on the proxy's machine.`,
-          proxy.admin,
-        );
-      return response.json();
-    };
+    const ask = (path: string) => askProxy(proxy, path, home);
     const format = outputFormat(options.output);
     if (type === 'secrets') {
       const certs = (await ask('/certs')) as { certificates: { name: string; cert_chain: Certificate[]; ca_cert: Certificate[] }[] };
@@ -62,8 +47,6 @@ export async function proxyConfig(type: string, name: string, options: StatusOpt
     api.close();
   }
 }
-
-const fetchScript = 'fetch(process.argv[1]).then((response) => response.text()).then((text) => process.stdout.write(text))';
 
 interface Certificate {
   readonly subject: string;

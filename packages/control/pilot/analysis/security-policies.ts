@@ -1,9 +1,21 @@
 import { describeOrigin } from '@mizzen/common';
+import { type Instance, mayBeHttp, selects } from '../registry/service.ts';
 import { authorizationProvider } from '../security/external-authorization.ts';
 import { targetsOf } from '../security/policy-selection.ts';
 import { type Configured, type MeshSnapshot, rootNamespace } from '../snapshot.ts';
 import type { Finding } from './finding.ts';
 import { isForTopics } from './not-implemented.ts';
+
+/** Whether some workload that the policy is for serves something else than HTTP. */
+function hasPortsWithoutHttp(policy: Configured<Selecting>, snapshot: MeshSnapshot): boolean {
+  return snapshot.services.some(
+    ({ instances, ports }) => ports.some(({ protocol }) => !mayBeHttp(protocol)) && instances.some((instance) => isSelected(policy, instance)),
+  );
+}
+
+function isSelected({ namespace, spec }: Configured<Selecting>, instance: Instance): boolean {
+  return (instance.namespace === namespace || namespace === rootNamespace) && selects(spec.selector?.matchLabels, instance.labels);
+}
 
 type Selecting = Parameters<typeof targetsOf>[0];
 
@@ -42,7 +54,7 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
           to.some(({ operation }) => operation?.ports ?? operation?.notPorts) ||
           from.some(({ source }) => Object.keys(source ?? {}).some((field) => !/equestPrincipals$/.test(field))) ||
           when.some(({ key = '' }) => !key.startsWith('request.'));
-        if (isAboutRequests && !isAboutConnections)
+        if (isAboutRequests && !isAboutConnections && hasPortsWithoutHttp(policy, snapshot))
           add(
             policy,
             'MZ0011',
@@ -54,13 +66,7 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
   for (const policy of [...snapshot.authorizationPolicies, ...snapshot.requestAuthentications, ...snapshot.peerAuthentications] as Configured<Selecting>[]) {
     const labels = Object.entries(policy.spec.selector?.matchLabels ?? {});
     if (labels.length === 0 || targetsOf(policy.spec).length > 0) continue;
-    const isSelected = snapshot.services.some(({ instances }) =>
-      instances.some(
-        (instance) =>
-          (instance.namespace === policy.namespace || policy.namespace === rootNamespace) && labels.every(([name, value]) => instance.labels[name] === value),
-      ),
-    );
-    if (!isSelected)
+    if (!snapshot.services.some(({ instances }) => instances.some((instance) => isSelected(policy, instance))))
       add(policy, 'IST0127', 'spec.selector', `no workload of a service has the labels ${labels.map(([name, value]) => `${name}=${value}`).join(', ')}.`);
   }
   return findings;
