@@ -244,6 +244,26 @@ program
   .option(...output)
   .action(async (type: string, proxy: string, options) => (await import('./commands/proxy-config.ts')).proxyConfig(type, proxy, options));
 
+const ca = program.command('ca').description("the mesh's certificate authority, and changes of its root");
+ca.command('status')
+  .description('the roots that are trusted, which of them signs, and where a change of roots stands')
+  .option(...home)
+  .option(...output)
+  .action(async (options) => (await import('./commands/ca.ts')).status(options));
+ca.command('rotate')
+  .description('change the root in steps, none of which cuts anybody off: prepare, switch, finish')
+  .option('--step <step>', 'this step only: prepare, switch or finish')
+  .option('--force', 'also while proxies are not ready')
+  .option('--timeout <seconds>', 'how long each step waits for the proxies', '120')
+  .option(...home)
+  .addHelpText('after', '\nThe next root is made, unless the files root-cert.pem, ca-cert.pem and ca-key.pem lie in ca/next of the home.')
+  .action(async (options) => (await import('./commands/ca.ts')).rotate(options));
+ca.command('export')
+  .description('the roots that this mesh trusts, for others')
+  .option('--format <format>', 'pem, or spiffe for a SPIFFE bundle', 'pem')
+  .option(...home)
+  .action(async (options) => (await import('./commands/ca.ts')).exportBundle(options));
+
 const authz = program.command('authz').description('rules of authorization: who may call what');
 authz
   .command('check <proxy>')

@@ -14,6 +14,7 @@ import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_
 import { authenticate, transportPeerKey, transportPeerOf } from './citadel/caller.ts';
 import { CertificateAuthority } from './citadel/certificate-authority.ts';
 import { certificateService } from './citadel/certificate-service.ts';
+import { IssuanceLog } from './citadel/issuance-log.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
 import { TokenIssuer } from './citadel/token-issuer.ts';
@@ -29,6 +30,7 @@ import { rootNamespace } from './pilot/snapshot.ts';
 import { discoveryService } from './pilot/xds/discovery-service.ts';
 import { MemoryCounters } from './rate-limit/limit-counters.ts';
 import { rateLimitService } from './rate-limit/rate-limit-service.ts';
+import { authorityStatus, type RotationStep, takeStep } from './root-rotation.ts';
 
 /** The control plane: galley, pilot and citadel over one store, in one process. */
 export interface ControlPlaneOptions {
@@ -139,9 +141,12 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const admit = async (context: HandlerContext) =>
     context.values.get(transportPeerKey).isPlainLoopback ? undefined : authenticate(context, tokens, trustDomain);
   const routes = (router: ConnectRouter) => {
-    router.service(AggregatedDiscoveryService, discoveryService(pilot, tokens, logger.child('pilot')));
+    router.service(AggregatedDiscoveryService, discoveryService(pilot, authority, tokens, logger.child('pilot')));
     router.service(RateLimitService, rateLimitService(counters, admit));
-    router.service(IstioCertificateService, certificateService(authority, tokens, logger.child('citadel')));
+    router.service(
+      IstioCertificateService,
+      certificateService(authority, tokens, new IssuanceLog(join(files.certificates, 'issued.log'), logger.child('citadel')), logger.child('citadel')),
+    );
   };
   const handler = connectNodeAdapter({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });
   const sessions = new Set<ServerHttp2Session>();
@@ -163,18 +168,30 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     adminToken,
     logger: logger.child('galley'),
     createToken: (namespace, serviceAccount, audiences, seconds) => tokens.issue(namespace, serviceAccount, audiences, seconds),
-    meshState: async (path) => meshState(pilot, path),
+    meshState: async (path) =>
+      path.join('/') === 'ca' ? { ...authorityStatus(authority, pilot.proxies()), trustBundle: authority.trustBundle } : meshState(pilot, path),
+    meshAction: async (path, body) => {
+      if (path.join('/') !== 'ca/rotate') return undefined;
+      await takeStep(authority, pilot.proxies(), body['step'] as RotationStep, body['force'] === true);
+      return authorityStatus(authority, pilot.proxies());
+    },
     warnings: async (resource) => [...notImplementedWarnings(resource), ...(await pendingFindings(pilot, resource))],
   });
+  const renewServers = async () => {
+    const newer = await authority.issueServer(names, serverCertificateSeconds);
+    secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: authority.trustBundle, minVersion: 'TLSv1.2' });
+    api.renewCertificate(newer);
+  };
   const renewal = setInterval(() => {
-    authority.issueServer(names, serverCertificateSeconds).then(
-      (newer) => {
-        secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: authority.trustBundle, minVersion: 'TLSv1.2' });
-        api.renewCertificate(newer);
-      },
-      (error: unknown) => logger.error("the servers' own certificate could not be renewed; it will be tried again", { error: messageOf(error) }),
+    renewServers().catch((error: unknown) =>
+      logger.error("the servers' own certificate could not be renewed; it will be tried again", { error: messageOf(error) }),
     );
   }, serverRenewMs).unref();
+  authority.onChange(async () => {
+    writePrivateFile(files.rootCertificate, authority.trustBundle);
+    await renewServers();
+    await pilot.refresh();
+  });
   let closing: Promise<void> | undefined;
   const close = async () => {
     clearInterval(renewal);

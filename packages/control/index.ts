@@ -3,3 +3,4 @@ export { type ControlPlane, type ControlPlaneOptions, homeFiles, startControlPla
 export { originFileAnnotation } from './galley/directory-source.ts';
 export type { Finding } from './pilot/analysis/finding.ts';
 export type { ProxyStatus } from './pilot/xds/proxy-connection.ts';
+export type { AuthorityStatus } from './root-rotation.ts';

@@ -140,6 +140,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
     logger,
   });
   ads = client;
+  identity.onRenewed(() => client.reconnect());
   // Who takes over from another process takes over its good health too.
   if (!isHealthy && options.predecessor === undefined) client.reportHealth('the application has not been asked yet');
   // A successor finds the ports taken until its predecessor drains.

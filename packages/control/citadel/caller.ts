@@ -1,3 +1,4 @@
+import type { X509Certificate } from 'node:crypto';
 import type { Http2ServerRequest } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
 import { Code, ConnectError, createContextKey, type HandlerContext } from '@connectrpc/connect';
@@ -12,12 +13,14 @@ export interface TransportPeer {
   readonly address: string;
   /** The identity in a client certificate that the mesh's roots have signed. */
   readonly identity: Identity | undefined;
+  /** What proves it. */
+  readonly certificate: X509Certificate | undefined;
   /** The connection is plain text from this machine. */
   readonly isPlainLoopback: boolean;
 }
 
 export const transportPeerKey = createContextKey<TransportPeer>(
-  { address: 'unknown', identity: undefined, isPlainLoopback: false },
+  { address: 'unknown', identity: undefined, certificate: undefined, isPlainLoopback: false },
   { description: 'transport peer' },
 );
 
@@ -25,10 +28,10 @@ export const transportPeerKey = createContextKey<TransportPeer>(
 export function transportPeerOf(request: Http2ServerRequest): TransportPeer {
   const socket = request.stream.session?.socket as TLSSocket | undefined;
   const address = `${socket?.remoteAddress ?? 'unknown'}:${socket?.remotePort ?? 0}`;
-  if (!socket?.encrypted) return { address, identity: undefined, isPlainLoopback: true };
+  if (!socket?.encrypted) return { address, identity: undefined, certificate: undefined, isPlainLoopback: true };
   const certificate = socket.authorized ? socket.getPeerX509Certificate() : undefined;
   const uris = certificate ? uriNamesOf(certificate.subjectAltName) : [];
-  return { address, identity: uris?.length === 1 ? parseSpiffeUri(uris[0]!) : undefined, isPlainLoopback: false };
+  return { address, identity: uris?.length === 1 ? parseSpiffeUri(uris[0]!) : undefined, certificate, isPlainLoopback: false };
 }
 
 /**

@@ -1,27 +1,23 @@
 import 'reflect-metadata';
-import { createPrivateKey, randomBytes, webcrypto } from 'node:crypto';
-import { join } from 'node:path';
+import { createHash, createPublicKey, type KeyObject, webcrypto, type X509Certificate } from 'node:crypto';
+import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { MizzenError, messageOf } from '@mizzen/common';
 import * as x509 from '@peculiar/x509';
+import { clockSkewMs, exportKey, type Generation, openGeneration, parseCertificate, pemBlocks, serialNumber } from './ca-generation.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 import { type Identity, spiffeUri } from './spiffe-identity.ts';
 
-/**
- * The mesh's certificate authority: a root that only signs the intermediate, and the intermediate that signs workloads, all ECDSA P-256.
- * Keys live in files of mode 0600 below `directory`. A user's own root or intermediate is used by putting its files there.
- */
 export interface IssuedCertificate {
-  /** PEM: the leaf, then the intermediate. */
+  /** PEM: the leaf, then what lies between it and the root. */
   readonly chain: readonly string[];
+  readonly serial: string;
   readonly notAfter: Date;
 }
 
 type CryptoKey = webcrypto.CryptoKey;
 
-const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
-const dayMs = 86_400_000;
-/** Certificates are valid from a minute before they are made, for clocks that are a little behind. */
-const clockSkewMs = 60_000;
+const keyAlgorithm = { name: 'ECDSA', namedCurve: 'P-256' } as const;
 
 export const certificateLimits = {
   defaultValiditySeconds: 24 * 3600,
@@ -30,127 +26,169 @@ export const certificateLimits = {
   maxCsrBytes: 16 * 1024,
 } as const;
 
-x509.cryptoProvider.set(webcrypto);
+/**
+ * Where a change of roots stands: `steady`, one root; `prepared`, the next one is trusted beside it but signs nothing; `switched`, the next one signs, and
+ * the one before is still trusted.
+ */
+export type RotationPhase = 'steady' | 'prepared' | 'switched';
 
+/** Which generations there are, in `rotation.json`. */
+interface RotationState {
+  readonly signing: string;
+  /** The older first. */
+  readonly trusted: readonly string[];
+}
+
+export interface RootStatus {
+  readonly generation: string;
+  readonly subject: string;
+  /** SHA-256 of the certificate, hex. */
+  readonly fingerprint: string;
+  readonly notAfter: string;
+  readonly signs: boolean;
+}
+
+const firstGeneration = 'first';
+
+/**
+ * The mesh's certificate authority: a root that only signs the intermediate, and the intermediate that signs workloads. A user's own root or intermediate
+ * is used by putting its files into `directory`, or into `directory/next` for a change of roots.
+ */
 export class CertificateAuthority {
   readonly trustDomain: string;
-  readonly #root: x509.X509Certificate;
-  readonly #intermediate: x509.X509Certificate;
-  readonly #key: CryptoKey;
-  readonly #extraRoots: readonly string[];
+  readonly #directory: string;
   readonly #now: () => number;
+  readonly #extraRoots: readonly string[];
+  #state: RotationState;
+  #generations: ReadonlyMap<string, Generation>;
+  #onChange: () => Promise<void>;
 
   private constructor(
     trustDomain: string,
-    root: x509.X509Certificate,
-    intermediate: x509.X509Certificate,
-    key: CryptoKey,
+    directory: string,
+    state: RotationState,
+    generations: ReadonlyMap<string, Generation>,
     extraRoots: readonly string[],
     now: () => number,
   ) {
     this.trustDomain = trustDomain;
-    this.#root = root;
-    this.#intermediate = intermediate;
-    this.#key = key;
+    this.#directory = directory;
+    this.#state = state;
+    this.#generations = generations;
     this.#extraRoots = extraRoots;
     this.#now = now;
+    this.#onChange = async () => {};
   }
 
   /** Opens the authority in `directory`, making what is missing. */
   static async open(directory: string, trustDomain: string, now: () => number = Date.now): Promise<CertificateAuthority> {
-    const files = {
-      rootCert: join(directory, 'root-cert.pem'),
-      rootKey: join(directory, 'root-key.pem'),
-      cert: join(directory, 'ca-cert.pem'),
-      key: join(directory, 'ca-key.pem'),
-    };
-    let rootPem = readPrivateFile(files.rootCert);
-    let rootKeyPem = readPrivateFile(files.rootKey);
-    let certPem = readPrivateFile(files.cert);
-    let keyPem = readPrivateFile(files.key);
-    if (!rootPem) {
-      if (certPem)
-        throw new MizzenError(
-          'incomplete-ca',
-          'ca-cert.pem is there but root-cert.pem is not. Put the root certificate beside it, or remove all files to have a new authority made.',
-          directory,
-        );
-      const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
-      const root = await x509.X509CertificateGenerator.createSelfSigned({
-        serialNumber: serialNumber(),
-        name: [{ O: [trustDomain] }, { CN: ['Mizzen root'] }],
-        notBefore: new Date(now() - clockSkewMs),
-        notAfter: new Date(now() + 3650 * dayMs),
-        keys,
-        signingAlgorithm: algorithm,
-        extensions: [
-          new x509.BasicConstraintsExtension(true, undefined, true),
-          new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
-          await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
-        ],
-      });
-      rootPem = `${root.toString('pem')}\n`;
-      rootKeyPem = await exportKey(keys.privateKey);
-      writePrivateFile(files.rootKey, rootKeyPem);
-      writePrivateFile(files.rootCert, rootPem);
+    const state = readState(directory);
+    const generations = new Map<string, Generation>();
+    for (const name of state.trusted) {
+      const folder = folderOf(directory, name);
+      // A change of roots that was cut off after it had been decided.
+      if (name !== firstGeneration && !existsSync(folder)) takeGiven(directory, folder);
+      generations.set(name, await openGeneration(folder, name, trustDomain, now()));
     }
-    if (!certPem || !keyPem) {
-      if (!rootKeyPem)
-        throw new MizzenError(
-          'incomplete-ca',
-          'there is no ca-cert.pem with its ca-key.pem, and no root-key.pem to sign a new one with. Add one of the two.',
-          directory,
-        );
-      const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
-      const root = parseCertificate(rootPem, files.rootCert);
-      const intermediate = await x509.X509CertificateGenerator.create({
-        serialNumber: serialNumber(),
-        subject: [{ O: [trustDomain] }, { CN: ['Mizzen intermediate'] }],
-        issuer: root.subjectName.toJSON(),
-        notBefore: new Date(now() - clockSkewMs),
-        notAfter: new Date(now() + 1825 * dayMs),
-        publicKey: keys.publicKey,
-        signingKey: await importKey(rootKeyPem, files.rootKey),
-        signingAlgorithm: algorithm,
-        extensions: [
-          new x509.BasicConstraintsExtension(true, 0, true),
-          new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
-          await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
-          await x509.AuthorityKeyIdentifierExtension.create(root.publicKey),
-        ],
-      });
-      certPem = `${intermediate.toString('pem')}\n`;
-      keyPem = await exportKey(keys.privateKey);
-      writePrivateFile(files.key, keyPem);
-      writePrivateFile(files.cert, certPem);
-    }
-    const root = parseCertificate(rootPem, files.rootCert);
-    const intermediate = parseCertificate(certPem, files.cert);
-    const key = await importKey(keyPem, files.key);
-    for (const [certificate, path] of [
-      [root, files.rootCert],
-      [intermediate, files.cert],
-    ] as const) {
-      if (certificate.notAfter.getTime() < now())
-        throw new MizzenError(
-          'expired-certificate',
-          `the certificate expired on ${certificate.notAfter.toISOString()}. Replace it; removing ca-cert.pem and ca-key.pem makes a new intermediate.`,
-          path,
-        );
-    }
-    if (!(await intermediate.verify({ publicKey: root.publicKey, signatureOnly: true })))
-      throw new MizzenError('broken-chain', 'ca-cert.pem is not signed by the root in root-cert.pem.', files.cert);
-    const extraRoots = (readPrivateFile(join(directory, 'extra-roots.pem')) ?? '').match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
-    return new CertificateAuthority(trustDomain, root, intermediate, key, extraRoots, now);
+    const extra = join(directory, 'extra-roots.pem');
+    const extraRoots = pemBlocks(readPrivateFile(extra) ?? '').map((pem) => parseCertificate(pem, extra).toString('pem'));
+    return new CertificateAuthority(trustDomain, directory, state, generations, extraRoots, now);
   }
 
-  /** All roots that the mesh trusts, PEM: the authority's own and those in `extra-roots.pem` (a root that is being rotated in or out). */
+  get #signing(): Generation {
+    return this.#generations.get(this.#state.signing)!;
+  }
+
+  /** All roots that the mesh trusts, PEM: the one that signs first, then others that are being changed to or from, and those in `extra-roots.pem`. */
   get trustBundle(): string {
-    return [this.#root.toString('pem'), ...this.#extraRoots].join('\n') + '\n';
+    const others = this.#state.trusted.filter((name) => name !== this.#state.signing).map((name) => this.#generations.get(name)!.root.toString('pem'));
+    return `${[this.#signing.root.toString('pem'), ...others, ...this.#extraRoots].join('\n')}\n`;
   }
 
   get rootCertificate(): string {
-    return `${this.#root.toString('pem')}\n`;
+    return `${this.#signing.root.toString('pem')}\n`;
+  }
+
+  get phase(): RotationPhase {
+    const { signing, trusted } = this.#state;
+    if (trusted.length === 1) return 'steady';
+    return trusted[0] === signing ? 'prepared' : 'switched';
+  }
+
+  get signingGeneration(): string {
+    return this.#state.signing;
+  }
+
+  roots(): RootStatus[] {
+    return this.#state.trusted.map((generation) => {
+      const { root } = this.#generations.get(generation)!;
+      const fingerprint = createHash('sha256').update(Buffer.from(root.rawData)).digest('hex');
+      return { generation, subject: root.subject, fingerprint, notAfter: root.notAfter.toISOString(), signs: generation === this.#state.signing };
+    });
+  }
+
+  /** The generation that has signed a workload's certificate. */
+  generationOf(certificate: X509Certificate): string | undefined {
+    for (const { name, intermediate } of this.#generations.values()) {
+      try {
+        if (certificate.verify(publicKeyOf(intermediate))) return name;
+      } catch {
+        // A key of another type.
+      }
+    }
+    return undefined;
+  }
+
+  /** Told when what is trusted or what signs has changed; the change is over when it resolves. */
+  onChange(listener: () => Promise<void>): void {
+    this.#onChange = listener;
+  }
+
+  /** Begins a change of roots: the next one is trusted from now on. Its files are those in `next/`, or made. Throws MizzenError `wrong-phase`. */
+  async prepare(): Promise<void> {
+    this.#expect('steady', 'a change of roots is under way already');
+    const name = Date.now().toString(36);
+    const folder = folderOf(this.#directory, name);
+    const given = join(this.#directory, 'next');
+    // Looked at before anything changes: what cannot be used is refused where it lies.
+    if (existsSync(given)) await openGeneration(given, name, this.trustDomain, this.#now());
+    const state = { signing: this.#state.signing, trusted: [...this.#state.trusted, name] };
+    writeState(this.#directory, state);
+    takeGiven(this.#directory, folder);
+    const generation = await openGeneration(folder, name, this.trustDomain, this.#now());
+    await this.#become(state, new Map([...this.#generations, [name, generation]]));
+  }
+
+  /** The next root signs from now on; the one before is still trusted. */
+  async switch(): Promise<void> {
+    this.#expect('prepared', 'there is no next root to switch to');
+    const state = { ...this.#state, signing: this.#state.trusted.at(-1)! };
+    writeState(this.#directory, state);
+    await this.#become(state, this.#generations);
+  }
+
+  /** The root before is no longer trusted, and its keys are gone. */
+  async finish(): Promise<void> {
+    this.#expect('switched', 'there is no root before to give up');
+    const { signing, trusted } = this.#state;
+    const state = { signing, trusted: [signing] };
+    writeState(this.#directory, state);
+    await this.#become(state, new Map([[signing, this.#signing]]));
+    for (const name of trusted)
+      if (name !== signing)
+        for (const file of ['root-key.pem', 'ca-key.pem', 'root-cert.pem', 'ca-cert.pem', 'cert-chain.pem'])
+          rmSync(join(folderOf(this.#directory, name), file), { force: true });
+  }
+
+  #expect(phase: RotationPhase, problem: string): void {
+    if (this.phase !== phase)
+      throw new MizzenError('wrong-phase', `${problem}: the authority is ${this.phase}. \`mizzen ca status\` tells where the change stands.`);
+  }
+
+  async #become(state: RotationState, generations: ReadonlyMap<string, Generation>): Promise<void> {
+    this.#state = state;
+    this.#generations = generations;
+    await this.#onChange();
   }
 
   /**
@@ -172,12 +210,12 @@ export class CertificateAuthority {
     return this.#sign(csr.publicKey, seconds, [new x509.SubjectAlternativeNameExtension([{ type: 'url', value: spiffeUri(identity) }], true)], '');
   }
 
-  /** A certificate with its key for one of the control plane's own servers. */
+  /** A certificate with its key, made here: for the control plane's own servers, and for workloads that are given theirs (SPIFFE Workload API). */
   async issueServer(
     names: { readonly dns: readonly string[]; readonly ip: readonly string[]; readonly identity?: Identity },
     validitySeconds: number,
   ): Promise<{ cert: string; key: string; notAfter: Date }> {
-    const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
+    const keys = await webcrypto.subtle.generateKey(keyAlgorithm, true, ['sign', 'verify']);
     const san = new x509.SubjectAlternativeNameExtension([
       ...names.dns.map((value) => ({ type: 'dns' as const, value })),
       ...names.ip.map((value) => ({ type: 'ip' as const, value })),
@@ -188,54 +226,66 @@ export class CertificateAuthority {
   }
 
   async #sign(publicKey: x509.PublicKey | CryptoKey, seconds: number, extensions: x509.Extension[], commonName: string): Promise<IssuedCertificate> {
-    const end = Math.min(this.#now() + seconds * 1000, this.#intermediate.notAfter.getTime());
+    const { intermediate, chain, signing } = this.#signing;
+    const end = Math.min(this.#now() + seconds * 1000, intermediate.notAfter.getTime());
     const notAfter = new Date(Math.ceil(end / 1000) * 1000);
+    const serial = serialNumber();
     const leaf = await x509.X509CertificateGenerator.create({
-      serialNumber: serialNumber(),
+      serialNumber: serial,
       subject: commonName ? [{ O: [this.trustDomain] }, { CN: [commonName] }] : [{ O: [this.trustDomain] }],
-      issuer: this.#intermediate.subjectName.toJSON(),
+      issuer: intermediate.subjectName.toJSON(),
       notBefore: new Date(this.#now() - clockSkewMs),
       notAfter,
       publicKey: publicKey,
-      signingKey: this.#key,
-      signingAlgorithm: algorithm,
+      signingKey: signing.key,
+      signingAlgorithm: signing.algorithm!,
       extensions: [
         new x509.BasicConstraintsExtension(false, undefined, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
         new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
-        await x509.AuthorityKeyIdentifierExtension.create(this.#intermediate.publicKey),
+        await x509.AuthorityKeyIdentifierExtension.create(intermediate.publicKey),
         ...extensions,
       ],
     });
-    return { chain: [`${leaf.toString('pem')}\n`, `${this.#intermediate.toString('pem')}\n`], notAfter };
+    return { chain: [`${leaf.toString('pem')}\n`, ...chain], serial, notAfter };
   }
 }
 
-/** 127 random bits, positive, as RFC 5280 section 4.1.2.2 wants it. */
-function serialNumber(): string {
-  const bytes = randomBytes(16);
-  bytes[0] = (bytes[0]! & 0x7f) | 0x40;
-  return bytes.toString('hex');
-}
-
-async function exportKey(key: CryptoKey): Promise<string> {
-  const der = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', key));
-  return `${createPrivateKey({ key: der, format: 'der', type: 'pkcs8' }).export({ format: 'pem', type: 'pkcs8' })}`;
-}
-
-async function importKey(pem: string, path: string): Promise<CryptoKey> {
+function readState(directory: string): RotationState {
+  const path = join(directory, 'rotation.json');
+  const text = readPrivateFile(path);
+  if (text === undefined) return { signing: firstGeneration, trusted: [firstGeneration] };
   try {
-    const der = createPrivateKey(pem).export({ format: 'der', type: 'pkcs8' });
-    return await webcrypto.subtle.importKey('pkcs8', der, algorithm, true, ['sign']);
+    const { signing, trusted } = JSON.parse(text) as Partial<RotationState>;
+    if (typeof signing === 'string' && Array.isArray(trusted) && trusted.includes(signing) && trusted.every((name) => /^[a-z0-9]+$/.test(name)))
+      return { signing, trusted };
+    throw new Error('it names no generations');
   } catch (error) {
-    throw new MizzenError('unusable-key', `the private key cannot be used (${messageOf(error)}): an ECDSA P-256 key in PEM form is needed.`, path);
+    throw new MizzenError('unreadable-file', `where the change of roots stands cannot be read (${messageOf(error)}). Restore the file.`, path);
   }
 }
 
-function parseCertificate(pem: string, path: string): x509.X509Certificate {
-  try {
-    return new x509.X509Certificate(pem);
-  } catch (error) {
-    throw new MizzenError('unusable-certificate', `the certificate cannot be read (${messageOf(error)}): PEM form is needed.`, path);
-  }
+function writeState(directory: string, state: RotationState): void {
+  writePrivateFile(join(directory, 'rotation.json'), `${JSON.stringify(state)}\n`);
+}
+
+/** Puts what an operator has laid into `next/` where the generation's files are. */
+function takeGiven(directory: string, folder: string): void {
+  const given = join(directory, 'next');
+  if (!existsSync(given)) return;
+  mkdirSync(dirname(folder), { recursive: true, mode: 0o700 });
+  renameSync(given, folder);
+}
+
+/** The first generation lies where an operator puts files. */
+function folderOf(directory: string, generation: string): string {
+  return generation === firstGeneration ? directory : join(directory, 'generations', generation);
+}
+
+const publicKeys = new WeakMap<x509.X509Certificate, KeyObject>();
+
+function publicKeyOf(certificate: x509.X509Certificate): KeyObject {
+  let key = publicKeys.get(certificate);
+  if (key === undefined) publicKeys.set(certificate, (key = createPublicKey({ key: Buffer.from(certificate.publicKey.rawData), format: 'der', type: 'spki' })));
+  return key;
 }

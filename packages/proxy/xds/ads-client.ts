@@ -52,6 +52,8 @@ export class AdsClient {
   readonly #backoff: Backoff;
   readonly #abort: AbortController;
   #requests: PushQueue<DiscoveryRequest> | undefined;
+  /** Ends the stream, which is then opened anew. */
+  #renewal: AbortController;
   #subscriptions: Map<DiscoveryType, Subscription>;
   #running: Promise<void> | undefined;
   /** undefined: healthy. */
@@ -63,6 +65,7 @@ export class AdsClient {
     this.#backoff = new Backoff(100, 2_000);
     this.#abort = new AbortController();
     this.#requests = undefined;
+    this.#renewal = new AbortController();
     this.#subscriptions = new Map();
     this.#running = undefined;
     this.#unhealthyReason = undefined;
@@ -77,6 +80,11 @@ export class AdsClient {
     this.#abort.abort();
     this.#requests?.close();
     await this.#running;
+  }
+
+  /** Opens the stream anew, with the credentials that there are now. Nothing of the configuration is given up meanwhile. */
+  reconnect(): void {
+    this.#renewal.abort();
   }
 
   /** Versions in effect, by type; what the admin server shows. */
@@ -104,6 +112,10 @@ export class AdsClient {
       const wasConnected = counters.values.control_plane_connected === 1;
       counters.values.control_plane_connected = 0;
       if (this.#abort.signal.aborted) return;
+      if (this.#renewal.signal.aborted) {
+        this.#renewal = new AbortController();
+        if (wasConnected) continue;
+      }
       if (wasConnected && Date.now() - startedAt > 5_000) this.#backoff.reset();
       const wait = this.#backoff.nextMs();
       const keeps = this.#hasConnectedOnce ? ' The last good configuration stays in effect.' : '';
@@ -131,7 +143,7 @@ export class AdsClient {
       if (this.#options.wantsMessaging) this.#subscribe('messaging', []);
       this.#sendHealth();
       const responses = client.streamAggregatedResources(requests, {
-        signal: this.#abort.signal,
+        signal: AbortSignal.any([this.#abort.signal, this.#renewal.signal]),
         headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
       });
       for await (const response of responses) {

@@ -6,7 +6,7 @@ import { Backoff, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
-import { workloadSecretName } from '../tls/secret-names.ts';
+import { rootSecretName, workloadSecretName } from '../tls/secret-names.ts';
 import type { KeyPair, SecretStore } from '../tls/secret-store.ts';
 
 /**
@@ -23,6 +23,9 @@ export class IdentityAgent {
   #wake: (() => void) | undefined;
   #isClosed: boolean;
   #expiresAt: number;
+  /** PEM, without blanks: the root that the newest certificate leads to. */
+  #root: string;
+  #onRenewed: () => void;
 
   constructor(config: ProxyConfig, secrets: SecretStore, counters: ProxyCounters, logger: Logger) {
     this.#config = config;
@@ -34,6 +37,9 @@ export class IdentityAgent {
     this.#wake = undefined;
     this.#isClosed = false;
     this.#expiresAt = 0;
+    this.#root = '';
+    this.#onRenewed = () => {};
+    secrets.onChange((name) => name === rootSecretName && this.#rootsChanged());
   }
 
   /** Resolves when there is a certificate; keeps trying until then, and goes on renewing it. */
@@ -47,9 +53,26 @@ export class IdentityAgent {
     this.#wake?.();
   }
 
+  /** Told when there is a newer certificate than the one that connections were made with. */
+  onRenewed(listener: () => void): void {
+    this.#onRenewed = listener;
+  }
+
+  /** The first of the mesh's roots signs. Where it is another than before, a certificate of it is wanted, but not by all workloads at once. */
+  #rootsChanged(): void {
+    const first = withoutBlanks(this.#secrets.roots(rootSecretName)?.pem.split('-----END CERTIFICATE-----')[0] ?? '');
+    if (this.#root === '' || first === '' || this.#root.startsWith(first) || this.#isClosed) return;
+    const life = this.#expiresAt - Date.now();
+    const spread = Math.max(0, Math.min(rootChangeSpreadMs, life / 10));
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.#obtain(), Math.random() * spread).unref();
+    this.#logger.info('the mesh has another root: the certificate is renewed', { withinMs: Math.round(spread) });
+  }
+
   /** The credentials for a connection to the control plane: a certificate that is still valid, else the token. */
   credentials(): { readonly tls: { readonly ca: string; readonly cert?: string; readonly key?: string }; readonly token: string | undefined } {
-    const ca = readFile(this.#config.rootCertificateFile, 'the root certificate');
+    // What the control plane has said since counts beside the file: roots change.
+    const ca = [readFile(this.#config.rootCertificateFile, 'the root certificate'), this.#secrets.roots(rootSecretName)?.pem ?? ''].join('\n');
     const pair = this.#secrets.keyPair(workloadSecretName);
     if (pair && Date.now() < this.#expiresAt) return { tls: { ca, cert: pair.cert, key: pair.key }, token: undefined };
     return { tls: { ca }, token: readFile(this.#config.tokenFile, 'the token').trim() };
@@ -58,7 +81,9 @@ export class IdentityAgent {
   async #obtain(): Promise<void> {
     while (!this.#isClosed) {
       try {
-        const pair = await this.#request();
+        const isRenewal = this.#root !== '';
+        const { pair, root } = await this.#request();
+        this.#root = withoutBlanks(root);
         const certificate = new X509Certificate(pair.cert);
         this.#expiresAt = Date.parse(certificate.validTo);
         this.#secrets.setKeyPair(workloadSecretName, pair);
@@ -67,6 +92,8 @@ export class IdentityAgent {
         this.#logger.info('has a certificate', { identity: certificate.subjectAltName?.replace(/^URI:/, ''), until: new Date(this.#expiresAt).toISOString() });
         const life = this.#expiresAt - Date.now();
         this.#timer = setTimeout(() => void this.#obtain(), Math.min(2 ** 31 - 1, life * (0.45 + Math.random() * 0.1))).unref();
+        if (isRenewal) this.#onRenewed();
+        this.#rootsChanged();
         return;
       } catch (error) {
         const wait = this.#backoff.nextMs();
@@ -79,7 +106,7 @@ export class IdentityAgent {
     }
   }
 
-  async #request(): Promise<KeyPair> {
+  async #request(): Promise<{ readonly pair: KeyPair; readonly root: string }> {
     const { tls, token } = this.credentials();
     const { key, csr } = await createSigningRequest();
     const transport = createGrpcTransport({
@@ -94,9 +121,14 @@ export class IdentityAgent {
     );
     const chain = response.certChain;
     if (chain.length < 2) throw new MizzenError('invalid-certificate', 'the CA answered without a chain');
-    return { cert: chain.slice(0, -1).join('\n'), key };
+    return { pair: { cert: chain.slice(0, -1).join('\n'), key }, root: chain.at(-1)! };
   }
 }
+
+/** How far apart renewals for a new root lie at most. */
+const rootChangeSpreadMs = 30_000;
+
+const withoutBlanks = (pem: string) => pem.replace(/\s/g, '');
 
 async function createSigningRequest(): Promise<{ key: string; csr: string }> {
   // Loaded when it is needed: the library costs more start-up time than the request itself.

@@ -38,6 +38,8 @@ export interface ApiServerOptions {
   ) => Promise<{ token: string; expiresAt: Date }>;
   /** Answers below /mizzen/v1/: the mesh's own state. Resolves to undefined for paths it does not know. */
   readonly meshState: (path: readonly string[]) => Promise<unknown>;
+  /** Does what is asked below /mizzen/v1/ by POST. Resolves to undefined for paths it does not know; throws MizzenError for what it will not do. */
+  readonly meshAction?: (path: readonly string[], body: Readonly<Record<string, unknown>>) => Promise<unknown>;
   /** What the writer of a resource should know; sent as Warning headers, which kubectl prints. */
   readonly warnings?: (resource: Resource) => Promise<readonly string[]>;
   readonly now?: () => Date;
@@ -145,6 +147,7 @@ export class ApiServer {
     this.#authenticate(request);
     const call: Call = { request, response, url };
     if (path[0] === 'api' || path[0] === 'apis') return this.#resources(call, path);
+    if (request.method === 'POST' && path[0] === 'mizzen' && path[1] === 'v1') return this.#act(request, response, path.slice(2));
     if (request.method !== 'GET') throw new ApiError(405, 'MethodNotAllowed', `${request.method} is not allowed here`);
     if (path[0] === 'version')
       return sendJson(response, 200, {
@@ -167,6 +170,19 @@ export class ApiServer {
       if (state !== undefined) return sendJson(response, 200, state);
     }
     throw new ApiError(404, 'NotFound', `the server has nothing at ${url.pathname}`);
+  }
+
+  async #act(request: IncomingMessage, response: ServerResponse, path: readonly string[]): Promise<void> {
+    const body = await readBody(request);
+    let result: unknown;
+    try {
+      result = await this.#options.meshAction?.(path, isPlainObject(body) ? body : {});
+    } catch (error) {
+      if (error instanceof MizzenError) throw new ApiError(409, 'Conflict', error.message);
+      throw error;
+    }
+    if (result === undefined) throw new ApiError(404, 'NotFound', `the server can do nothing at /mizzen/v1/${path.join('/')}`);
+    sendJson(response, 200, result);
   }
 
   #openApi(response: ServerResponse, path: readonly string[]): void {

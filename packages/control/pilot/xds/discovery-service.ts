@@ -3,7 +3,8 @@ import { type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { type DiscoveryType, discoveryTypes, typeUrls } from '@mizzen/envoy-api';
 import type { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import type { DiscoveryRequest, DiscoveryResponse } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
-import { authenticate, transportPeerKey } from '../../citadel/caller.ts';
+import { authenticate, type TransportPeer, transportPeerKey } from '../../citadel/caller.ts';
+import type { CertificateAuthority } from '../../citadel/certificate-authority.ts';
 import { type Identity, spiffeUri } from '../../citadel/spiffe-identity.ts';
 import type { TokenIssuer } from '../../citadel/token-issuer.ts';
 import type { Pilot } from '../pilot.ts';
@@ -15,7 +16,12 @@ const typeByUrl = new Map<string, DiscoveryType>(discoveryTypes.map((type) => [t
 const healthTypeUrl = 'type.googleapis.com/istio.v1.HealthInformation';
 
 /** ADS over gRPC. A proxy may only be what its certificate or token says: its node's namespace and service account are checked. */
-export function discoveryService(pilot: Pilot, tokens: TokenIssuer, logger: Logger): ServiceImpl<typeof AggregatedDiscoveryService> {
+export function discoveryService(
+  pilot: Pilot,
+  authority: CertificateAuthority,
+  tokens: TokenIssuer,
+  logger: Logger,
+): ServiceImpl<typeof AggregatedDiscoveryService> {
   return {
     async *streamAggregatedResources(requests: AsyncIterable<DiscoveryRequest>, context: HandlerContext): AsyncIterable<DiscoveryResponse> {
       const peer = context.values.get(transportPeerKey);
@@ -23,7 +29,7 @@ export function discoveryService(pilot: Pilot, tokens: TokenIssuer, logger: Logg
       const iterator = requests[Symbol.asyncIterator]();
       const first = await iterator.next();
       if (first.done) return;
-      const connection = open(first.value, identity, peer.address);
+      const connection = open(first.value, identity, peer);
       pilot.connected(connection);
       const reading = readRequests(first.value, iterator, connection).catch((error: unknown) => {
         if (!context.signal.aborted) logger.debug('a stream ended', { proxy: connection.view.name, error: messageOf(error) });
@@ -41,7 +47,7 @@ export function discoveryService(pilot: Pilot, tokens: TokenIssuer, logger: Logg
     },
   };
 
-  function open(request: DiscoveryRequest, identity: Identity | undefined, peer: string): ProxyConnection {
+  function open(request: DiscoveryRequest, identity: Identity | undefined, { address, certificate }: TransportPeer): ProxyConnection {
     let view: ReturnType<typeof viewOf>;
     try {
       view = viewOf(request.node);
@@ -54,7 +60,9 @@ export function discoveryService(pilot: Pilot, tokens: TokenIssuer, logger: Logg
         Code.PermissionDenied,
       );
     }
-    return new ProxyConnection(view, identity, peer, new Date());
+    // Whoever comes with a token gets its first certificate now.
+    const generation = certificate === undefined ? identity && authority.signingGeneration : authority.generationOf(certificate);
+    return new ProxyConnection(view, identity, address, generation, new Date());
   }
 
   async function readRequests(first: DiscoveryRequest, iterator: AsyncIterator<DiscoveryRequest>, connection: ProxyConnection): Promise<void> {

@@ -19,6 +19,8 @@ export class ProxyConnection {
   readonly view: ProxyView;
   readonly identity: Identity | undefined;
   readonly peer: string;
+  /** The authority's generation that has signed the proxy's certificate; undefined: nobody knows. */
+  readonly certificateGeneration: string | undefined;
   readonly connectedAt: Date;
   readonly responses: PushQueue<DiscoveryResponse>;
   readonly #subscriptions: Map<DiscoveryType, Subscription>;
@@ -27,10 +29,11 @@ export class ProxyConnection {
   /** The patches that the proxy did not take, and why: it is given none until they change. */
   #refusedPatches: RefusedPatches | undefined;
 
-  constructor(view: ProxyView, identity: Identity | undefined, peer: string, now: Date) {
+  constructor(view: ProxyView, identity: Identity | undefined, peer: string, certificateGeneration: string | undefined, now: Date) {
     this.view = view;
     this.identity = identity;
     this.peer = peer;
+    this.certificateGeneration = certificateGeneration;
     this.connectedAt = now;
     this.responses = new PushQueue();
     this.#subscriptions = new Map();
@@ -136,6 +139,7 @@ export class ProxyConnection {
       serviceAccount: this.view.serviceAccount,
       peer: this.peer,
       admin: this.view.admin,
+      certificateGeneration: this.certificateGeneration,
       version: this.view.version,
       connectedAt: this.connectedAt.toISOString(),
       state: states.includes('nacked') ? 'nacked' : states.includes('stale') || states.length === 0 ? 'stale' : 'synced',
@@ -210,6 +214,7 @@ export interface ProxyStatus {
   readonly workload: string;
   readonly serviceAccount: string;
   readonly peer: string;
+  readonly certificateGeneration: string | undefined;
   readonly admin: string | undefined;
   readonly version: string;
   readonly connectedAt: string;
