@@ -12,6 +12,10 @@ x509.cryptoProvider.set(webcrypto);
 /** A key that signs certificates, with how it does. */
 export interface SigningKey {
   readonly key: CryptoKey;
+  /** The same, as node:crypto has it. */
+  readonly node: KeyObject;
+  /** Of its signatures, as node:crypto calls it. */
+  readonly hash: string;
   readonly algorithm: x509.X509CertificateCreateParamsBase['signingAlgorithm'];
 }
 
@@ -162,7 +166,12 @@ async function importSigningKey(pem: string, path: string): Promise<SigningKey> 
     const key = createPrivateKey(pem);
     const algorithm = algorithmOf(key);
     const der = key.export({ format: 'der', type: 'pkcs8' });
-    return { key: await webcrypto.subtle.importKey('pkcs8', der, algorithm, true, ['sign']), algorithm };
+    return {
+      key: await webcrypto.subtle.importKey('pkcs8', der, algorithm, true, ['sign']),
+      node: key,
+      hash: algorithm.hash.replace('-', '').toLowerCase(),
+      algorithm,
+    };
   } catch (error) {
     throw new MizzenError(
       'unusable-key',

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { MizzenError, messageOf } from '@mizzen/common';
 import * as x509 from '@peculiar/x509';
 import { clockSkewMs, exportKey, type Generation, openGeneration, parseCertificate, pemBlocks, serialNumber } from './ca-generation.ts';
+import { LeafTemplate } from './leaf-template.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 import { type Identity, spiffeUri } from './spiffe-identity.ts';
 
@@ -61,6 +62,7 @@ export class CertificateAuthority {
   readonly #extraRoots: readonly string[];
   #state: RotationState;
   #generations: ReadonlyMap<string, Generation>;
+  readonly #templates: WeakMap<Generation, LeafTemplate>;
   #onChange: () => Promise<void>;
 
   private constructor(
@@ -78,6 +80,7 @@ export class CertificateAuthority {
     this.#extraRoots = extraRoots;
     this.#now = now;
     this.#onChange = async () => {};
+    this.#templates = new WeakMap();
   }
 
   /** Opens the authority in `directory`, making what is missing. */
@@ -207,7 +210,19 @@ export class CertificateAuthority {
     }
     const requested = validitySeconds > 0 ? validitySeconds : certificateLimits.defaultValiditySeconds;
     const seconds = Math.min(Math.max(requested, certificateLimits.minValiditySeconds), certificateLimits.maxValiditySeconds);
-    return this.#sign(csr.publicKey, seconds, [new x509.SubjectAlternativeNameExtension([{ type: 'url', value: spiffeUri(identity) }], true)], '');
+    const generation = this.#signing;
+    let template = this.#templates.get(generation);
+    if (template === undefined) this.#templates.set(generation, (template = await this.#templateOf(generation, csr.publicKey)));
+    const serial = serialNumber();
+    const notAfter = this.#endAfter(seconds);
+    const leaf = template.make({
+      publicKey: csr.publicKey.rawData,
+      serial,
+      notBefore: new Date(this.#now() - clockSkewMs),
+      notAfter,
+      uri: spiffeUri(identity),
+    });
+    return { chain: [leaf, ...generation.chain], serial, notAfter };
   }
 
   /** A certificate with its key, made here: for the control plane's own servers, and for workloads that are given theirs (SPIFFE Workload API). */
@@ -225,10 +240,25 @@ export class CertificateAuthority {
     return { cert: chain.join('\n'), key: await exportKey(keys.privateKey), notAfter };
   }
 
+  #endAfter(seconds: number): Date {
+    const end = Math.min(this.#now() + seconds * 1000, this.#signing.intermediate.notAfter.getTime());
+    return new Date(Math.ceil(end / 1000) * 1000);
+  }
+
+  /** Of any name and key: those are what differs. */
+  async #templateOf({ signing }: Generation, publicKey: x509.PublicKey): Promise<LeafTemplate> {
+    const { chain } = await this.#sign(
+      publicKey,
+      60,
+      [new x509.SubjectAlternativeNameExtension([{ type: 'url', value: `spiffe://${this.trustDomain}/` }], true)],
+      '',
+    );
+    return new LeafTemplate(new x509.X509Certificate(chain[0]!).rawData, signing.node, signing.hash);
+  }
+
   async #sign(publicKey: x509.PublicKey | CryptoKey, seconds: number, extensions: x509.Extension[], commonName: string): Promise<IssuedCertificate> {
     const { intermediate, chain, signing } = this.#signing;
-    const end = Math.min(this.#now() + seconds * 1000, intermediate.notAfter.getTime());
-    const notAfter = new Date(Math.ceil(end / 1000) * 1000);
+    const notAfter = this.#endAfter(seconds);
     const serial = serialNumber();
     const leaf = await x509.X509CertificateGenerator.create({
       serialNumber: serial,
