@@ -293,7 +293,11 @@ program
 
 program
   .command('kubeconfig')
-  .description("print a kubeconfig for this mesh's API")
+  .description("print a kubeconfig for this mesh's API: for its owner, or with --user and --role for somebody who may do less")
+  .option('--user <name>', 'for whom')
+  .option('--role <role>', 'viewer, operator or admin (default: viewer)')
+  .option('--allowed-namespace <name>', 'in this namespace only, may be repeated', collect, [])
+  .option('--duration <seconds>', 'how long it is good for', '86400')
   .option(...home)
   .option(...output)
   .action(async (options) => (await import('./commands/access.ts')).kubeconfig(options));

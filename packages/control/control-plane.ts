@@ -18,7 +18,10 @@ import { IssuanceLog } from './citadel/issuance-log.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
 import { TokenIssuer } from './citadel/token-issuer.ts';
+import { type Caller, type Role, roles, sees } from './galley/api/access-control.ts';
 import { ApiServer } from './galley/api/api-server.ts';
+import { AuditLog } from './galley/api/audit-log.ts';
+import { Authenticator } from './galley/api/authenticator.ts';
 import { DirectorySource } from './galley/directory-source.ts';
 import { ResourceRegistry } from './galley/resource-registry.ts';
 import { SqliteStore } from './galley/sqlite-store.ts';
@@ -76,6 +79,8 @@ export function homeFiles(home: string) {
     adminToken: join(home, 'admin-token'),
     rootCertificate: join(home, 'root-cert.pem'),
     endpoints: join(home, 'control.json'),
+    auditLog: join(home, 'audit.log'),
+    apiSocket: join(home, 'api.sock'),
   };
 }
 
@@ -164,13 +169,28 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     registry,
     host,
     port: options.apiPort ?? 15080,
-    certificate,
-    adminToken,
+    certificate: { ...certificate, ca: authority.trustBundle },
+    authenticator: new Authenticator({ adminToken, verifyToken: (token) => tokens.verifyAccess(token), store }),
+    audit: new AuditLog(files.auditLog, logger.child('galley')),
+    socketPath: files.apiSocket,
     logger: logger.child('galley'),
     createToken: (namespace, serviceAccount, audiences, seconds) => tokens.issue(namespace, serviceAccount, audiences, seconds),
-    meshState: async (path) =>
-      path.join('/') === 'ca' ? { ...authorityStatus(authority, pilot.proxies()), trustBundle: authority.trustBundle } : meshState(pilot, path),
+    meshState: async (path, caller) =>
+      path.join('/') === 'ca' ? { ...authorityStatus(authority, pilot.proxies()), trustBundle: authority.trustBundle } : meshState(pilot, path, caller),
     meshAction: async (path, body) => {
+      if (path.join('/') === 'access') {
+        const { user, role, namespaces, seconds } = body;
+        if (typeof user !== 'string' || !/^[\w.@-]{1,100}$/.test(user))
+          throw new MizzenError('bad-request', 'user: a name of letters, digits and . @ _ - is needed');
+        if (!roles.includes(role as Role)) throw new MizzenError('bad-request', `role: one of ${roles.join(', ')} is needed`);
+        const { token, expiresAt } = await tokens.issueAccess(
+          user,
+          role as Role,
+          Array.isArray(namespaces) ? namespaces.map(String) : undefined,
+          Number(seconds) || 86_400,
+        );
+        return { token, expiresAt: expiresAt.toISOString() };
+      }
       if (path.join('/') !== 'ca/rotate') return undefined;
       await takeStep(authority, pilot.proxies(), body['step'] as RotationStep, body['force'] === true);
       return authorityStatus(authority, pilot.proxies());
@@ -180,7 +200,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const renewServers = async () => {
     const newer = await authority.issueServer(names, serverCertificateSeconds);
     secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: authority.trustBundle, minVersion: 'TLSv1.2' });
-    api.renewCertificate(newer);
+    api.renewCertificate({ ...newer, ca: authority.trustBundle });
   };
   const renewal = setInterval(() => {
     renewServers().catch((error: unknown) =>
@@ -265,10 +285,11 @@ async function createNamespaces(registry: ResourceRegistry): Promise<void> {
 }
 
 /** Below /mizzen/v1/: `proxies`, `proxies/NAMESPACE/NAME/TYPE`, `findings`. */
-function meshState(pilot: Pilot, path: readonly string[]): unknown {
-  if (path[0] === 'proxies' && path.length === 1) return { proxies: pilot.proxies() };
-  if (path[0] === 'findings' && path.length === 1) return { findings: pilot.findings };
-  if (path[0] === 'proxies' && path.length === 4) {
+function meshState(pilot: Pilot, path: readonly string[], caller: Caller): unknown {
+  if (path[0] === 'proxies' && path.length === 1) return { proxies: pilot.proxies().filter(({ namespace }) => sees(caller, namespace)) };
+  if (path[0] === 'findings' && path.length === 1)
+    return { findings: pilot.findings.filter(({ object }) => sees(caller, object.split(' ')[1]?.split('/')[0] ?? '')) };
+  if (path[0] === 'proxies' && path.length === 4 && sees(caller, path[1]!)) {
     const connection = pilot.connections().find(({ view }) => view.namespace === path[1] && view.name === path[2]);
     const schema = schemas[path[3] as keyof typeof schemas];
     if (!connection || !schema || path[3] === 'secret') return undefined;

@@ -2,7 +2,7 @@ import { findKind } from '@mizzen/api';
 import { MizzenError, version as programVersion } from '@mizzen/common';
 import { stringify } from 'yaml';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
-import { controlAccess, homeOf } from '../home.ts';
+import { type ControlAccess, controlAccess, homeOf } from '../home.ts';
 import { outputFormat, print, printData } from '../output.ts';
 
 interface AccessOptions {
@@ -10,20 +10,41 @@ interface AccessOptions {
   readonly output?: string;
   readonly namespace?: string;
   readonly duration?: string;
+  readonly user?: string;
+  readonly role?: string;
+  readonly allowedNamespace?: readonly string[];
 }
 
 /** `mizzen kubeconfig`: what kubectl and other Kubernetes clients need to reach this mesh's API. */
-export function kubeconfig(options: AccessOptions): void {
+export async function kubeconfig(options: AccessOptions): Promise<void> {
   const access = controlAccess(homeOf(options.home));
+  const user = options.user ?? 'mizzen-admin';
+  const token = options.user === undefined && options.role === undefined ? access.token : await accessToken(access, user, options);
   const config = {
     apiVersion: 'v1',
     kind: 'Config',
     clusters: [{ name: 'mizzen', cluster: { server: access.api, 'certificate-authority-data': Buffer.from(access.rootCertificate).toString('base64') } }],
-    users: [{ name: 'mizzen-admin', user: { token: access.token } }],
-    contexts: [{ name: 'mizzen', context: { cluster: 'mizzen', user: 'mizzen-admin', namespace: 'default' } }],
+    users: [{ name: user, user: { token } }],
+    contexts: [{ name: 'mizzen', context: { cluster: 'mizzen', user, namespace: options.allowedNamespace?.[0] ?? 'default' } }],
     'current-context': 'mizzen',
   };
   print(options.output === 'json' ? JSON.stringify(config, null, 2) : stringify(config));
+}
+
+/** A token of its own for somebody, who may do less than all. */
+async function accessToken(access: ControlAccess, user: string, { role, allowedNamespace, duration }: AccessOptions): Promise<string> {
+  const api = new ApiClient(access);
+  try {
+    const body = {
+      user,
+      role: role ?? 'viewer',
+      ...(allowedNamespace?.length ? { namespaces: allowedNamespace } : {}),
+      seconds: Number(duration ?? 86_400),
+    };
+    return ((await api.call('POST', '/mizzen/v1/access', { body })).body as { token: string }).token;
+  } finally {
+    api.close();
+  }
 }
 
 /** `mizzen token SERVICEACCOUNT`: a bootstrap token for a workload that somebody else starts. */

@@ -9,6 +9,8 @@ import { readPrivateFile, writePrivateFile } from './private-file.ts';
  * whoever can check one can check the other. They prove who a sidecar is until it has its first certificate.
  */
 export const tokenAudience = 'istio-ca';
+/** Of tokens for the API: none of the two is good for the other's purpose. */
+const accessAudience = 'mizzen-api';
 const issuer = 'mizzen-citadel';
 const clockToleranceSeconds = 60;
 
@@ -47,6 +49,41 @@ export class TokenIssuer {
       .setExpirationTime(expiresAt)
       .sign(this.#key);
     return { token, expiresAt: new Date(expiresAt * 1000) };
+  }
+
+  /** A token for a person or a program that uses the API. */
+  async issueAccess(name: string, role: string, namespaces: readonly string[] | undefined, seconds: number): Promise<{ token: string; expiresAt: Date }> {
+    const issuedAt = Math.floor(this.#now() / 1000);
+    const expiresAt = issuedAt + Math.floor(seconds);
+    const token = await new SignJWT({ 'mizzen.dev': { role, ...(namespaces === undefined ? {} : { namespaces }) } })
+      .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
+      .setIssuer(issuer)
+      .setSubject(`user:${name}`)
+      .setAudience(accessAudience)
+      .setIssuedAt(issuedAt)
+      .setExpirationTime(expiresAt)
+      .sign(this.#key);
+    return { token, expiresAt: new Date(expiresAt * 1000) };
+  }
+
+  /** Whose a token of the API is. Throws MizzenError `invalid-token`. */
+  async verifyAccess(token: string): Promise<{ readonly name: string; readonly role: string; readonly namespaces: readonly string[] | undefined }> {
+    const remedy = 'An admin makes a new one with `mizzen kubeconfig --user NAME --role ROLE`.';
+    try {
+      const { payload } = await jwtVerify(token, this.#publicKey, {
+        algorithms: ['ES256'],
+        issuer,
+        audience: accessAudience,
+        clockTolerance: clockToleranceSeconds,
+        requiredClaims: ['exp', 'sub'],
+        currentDate: new Date(this.#now()),
+      });
+      const { role, namespaces } = payload['mizzen.dev'] as { readonly role: string; readonly namespaces?: readonly string[] };
+      return { name: payload.sub!.replace(/^user:/, ''), role, namespaces };
+    } catch (error) {
+      if (error instanceof errors.JWTExpired) throw new MizzenError('invalid-token', `the token has expired. ${remedy}`);
+      throw new MizzenError('invalid-token', `the token is none of this API's. ${remedy}`);
+    }
   }
 
   /** Who a token speaks for. Throws MizzenError `invalid-token` with the reason and the remedy; never repeats the token. */

@@ -1,6 +1,6 @@
-import { createHash, timingSafeEqual } from 'node:crypto';
 import { once } from 'node:events';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { chmodSync, rmSync } from 'node:fs';
+import { createServer as createHttpServer, type Server as HttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
@@ -11,6 +11,9 @@ import { jsonPatch } from '../patch/json-patch.ts';
 import { mergePatch } from '../patch/merge-patch.ts';
 import { strategicMergePatch } from '../patch/strategic-merge-patch.ts';
 import type { ResourceRegistry, WriteContext } from '../resource-registry.ts';
+import { type Attempt, type Caller, refusalOf } from './access-control.ts';
+import { type AuditLog, changesBetween } from './audit-log.ts';
+import type { Authenticator } from './authenticator.ts';
 import { apiGroup, apiGroupList, apiResourceList, apiVersionFor, apiVersions, groups } from './discovery.ts';
 import { openApiDocument, openApiIndex } from './openapi.ts';
 import { readBody } from './request-body.ts';
@@ -25,9 +28,11 @@ export interface ApiServerOptions {
   readonly registry: ResourceRegistry;
   readonly host: string;
   readonly port: number;
-  readonly certificate: { readonly cert: string; readonly key: string };
-  /** The bearer token that gives full access. */
-  readonly adminToken: string;
+  readonly certificate: ServerCertificate;
+  readonly authenticator: Pick<Authenticator, 'callerOf'>;
+  readonly audit: Pick<AuditLog, 'write'>;
+  /** Where the API is served without TLS and token, for whoever may open the file: the same user. */
+  readonly socketPath?: string | undefined;
   readonly logger: Logger;
   /** Creates a token for a service account (the TokenRequest subresource). */
   readonly createToken: (
@@ -37,7 +42,7 @@ export interface ApiServerOptions {
     seconds: number,
   ) => Promise<{ token: string; expiresAt: Date }>;
   /** Answers below /mizzen/v1/: the mesh's own state. Resolves to undefined for paths it does not know. */
-  readonly meshState: (path: readonly string[]) => Promise<unknown>;
+  readonly meshState: (path: readonly string[], caller: Caller) => Promise<unknown>;
   /** Does what is asked below /mizzen/v1/ by POST. Resolves to undefined for paths it does not know; throws MizzenError for what it will not do. */
   readonly meshAction?: (path: readonly string[], body: Readonly<Record<string, unknown>>) => Promise<unknown>;
   /** What the writer of a resource should know; sent as Warning headers, which kubectl prints. */
@@ -45,10 +50,20 @@ export interface ApiServerOptions {
   readonly now?: () => Date;
 }
 
+/** `ca`: by which clients may prove who they are. */
+export interface ServerCertificate {
+  readonly cert: string;
+  readonly key: string;
+  readonly ca: string;
+}
+
 interface Call {
+  readonly caller: Caller;
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
   readonly url: URL;
+  /** What was written, for the audit log. */
+  written?: Resource;
 }
 
 interface Target {
@@ -66,15 +81,17 @@ const watchBufferLimitBytes = 16 * 1024 * 1024;
 export class ApiServer {
   readonly #options: ApiServerOptions;
   readonly #server: Server;
-  readonly #tokenDigest: Buffer;
+  readonly #localServer: HttpServer;
   readonly #openApiCache: Map<string, string>;
 
   constructor(options: ApiServerOptions) {
     this.#options = options;
-    this.#tokenDigest = digest(options.adminToken);
     this.#openApiCache = new Map();
-    this.#server = createServer({ ...options.certificate, minVersion: 'TLSv1.2' }, (request, response) => {
-      this.#answer(request, response).catch((error: unknown) => this.#fail(request, response, error));
+    this.#server = createServer({ ...options.certificate, minVersion: 'TLSv1.2', requestCert: true, rejectUnauthorized: false }, (request, response) => {
+      this.#answer(request, response, (one) => options.authenticator.callerOf(one)).catch((error: unknown) => this.#fail(request, response, error));
+    });
+    this.#localServer = createHttpServer((request, response) => {
+      this.#answer(request, response, async () => sameUser).catch((error: unknown) => this.#fail(request, response, error));
     });
     this.#server.requestTimeout = 60_000;
     this.#server.maxConnections = 1_000;
@@ -93,20 +110,23 @@ export class ApiServer {
         `${this.#options.host}:${this.#options.port}`,
       );
     }
+    await this.#listenLocally();
     return (this.#server.address() as AddressInfo).port;
   }
 
   /** Uses a newer certificate from the next handshake on. */
-  renewCertificate(certificate: { readonly cert: string; readonly key: string }): void {
+  renewCertificate(certificate: ServerCertificate): void {
     this.#server.setSecureContext({ ...certificate, minVersion: 'TLSv1.2' });
   }
 
   async close(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
+    for (const server of [this.#localServer, this.#server]) {
+      if (!server.listening) continue;
+      const closed = once(server, 'close');
+      server.close();
+      server.closeAllConnections();
+      await closed;
+    }
   }
 
   #fail(request: IncomingMessage, response: ServerResponse, error: unknown): void {
@@ -118,18 +138,21 @@ export class ApiServer {
     sendJson(response, known.status, known.toStatus());
   }
 
-  #authenticate(request: IncomingMessage): void {
-    const [scheme, token = ''] = (request.headers.authorization ?? '').split(' ');
-    if (scheme?.toLowerCase() !== 'bearer' || !timingSafeEqual(digest(token), this.#tokenDigest)) {
-      throw new ApiError(
-        401,
-        'Unauthorized',
-        'Unauthorized: the token is missing or wrong. `mizzen kubeconfig` prints a configuration that holds the right one.',
-      );
+  /** Whoever may open the file may do all: nobody but the user whose mesh this is can. */
+  async #listenLocally(): Promise<void> {
+    const { socketPath, logger } = this.#options;
+    if (socketPath === undefined) return;
+    rmSync(socketPath, { force: true });
+    try {
+      this.#localServer.listen(socketPath);
+      await once(this.#localServer, 'listening');
+      chmodSync(socketPath, 0o600);
+    } catch (error) {
+      logger.warn('the API is not served on a Unix socket', { path: socketPath, error: messageOf(error) });
     }
   }
 
-  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async #answer(request: IncomingMessage, response: ServerResponse, identify: (request: IncomingMessage) => Promise<Caller>): Promise<void> {
     let url: URL;
     try {
       url = new URL(request.url ?? '/', 'https://galley');
@@ -144,10 +167,10 @@ export class ApiServer {
     }
     if (request.method === 'GET' && path.length === 1 && ['healthz', 'livez', 'readyz'].includes(path[0]!))
       return void response.writeHead(200, { 'content-type': 'text/plain' }).end('ok');
-    this.#authenticate(request);
-    const call: Call = { request, response, url };
+    const caller = await identify(request);
+    const call: Call = { caller, request, response, url };
     if (path[0] === 'api' || path[0] === 'apis') return this.#resources(call, path);
-    if (request.method === 'POST' && path[0] === 'mizzen' && path[1] === 'v1') return this.#act(request, response, path.slice(2));
+    if (request.method === 'POST' && path[0] === 'mizzen' && path[1] === 'v1') return this.#act(call, path.slice(2));
     if (request.method !== 'GET') throw new ApiError(405, 'MethodNotAllowed', `${request.method} is not allowed here`);
     if (path[0] === 'version')
       return sendJson(response, 200, {
@@ -166,13 +189,27 @@ export class ApiServer {
     if (path[0] === 'openapi' && path[1] === 'v2')
       return void response.writeHead(200, { 'content-type': 'application/com.github.proto-openapi.spec.v2.v1.0+protobuf' }).end();
     if (path[0] === 'mizzen' && path[1] === 'v1') {
-      const state = await this.#options.meshState(path.slice(2));
+      const state = await this.#options.meshState(path.slice(2), caller);
       if (state !== undefined) return sendJson(response, 200, state);
     }
     throw new ApiError(404, 'NotFound', `the server has nothing at ${url.pathname}`);
   }
 
-  async #act(request: IncomingMessage, response: ServerResponse, path: readonly string[]): Promise<void> {
+  async #act({ caller, request, response }: Call, path: readonly string[]): Promise<void> {
+    const entry = {
+      time: this.#now().toISOString(),
+      caller,
+      from: addressOf(request),
+      verb: 'act',
+      resource: `mizzen/${path.join('/')}`,
+      namespace: undefined,
+      name: undefined,
+      isDryRun: false,
+    };
+    if (caller.role !== 'admin' || caller.namespaces !== undefined) {
+      this.#options.audit.write({ ...entry, status: 403 });
+      throw new ApiError(403, 'Forbidden', `${caller.name} (${caller.role}) cannot do that: it concerns the whole mesh, and is for admins`);
+    }
     const body = await readBody(request);
     let result: unknown;
     try {
@@ -182,6 +219,7 @@ export class ApiServer {
       throw error;
     }
     if (result === undefined) throw new ApiError(404, 'NotFound', `the server can do nothing at /mizzen/v1/${path.join('/')}`);
+    this.#options.audit.write({ ...entry, status: 200, changes: [{ path: '', after: body }] });
     sendJson(response, 200, result);
   }
 
@@ -215,20 +253,50 @@ export class ApiServer {
       return sendJson(response, 200, list);
     }
     const target = this.#target(group!, version!, rest);
-    switch (request.method) {
-      case 'GET':
-        return target.name === undefined ? this.#list(call, target) : this.#get(call, target);
-      case 'POST':
-        return this.#create(call, target);
-      case 'PUT':
-        return this.#update(call, target);
-      case 'PATCH':
-        return this.#patch(call, target);
-      case 'DELETE':
-        return this.#delete(call, target);
-      default:
-        throw new ApiError(405, 'MethodNotAllowed', `${request.method} is not allowed on ${target.kind.plural}`);
+    const verb = verbs[request.method ?? ''];
+    if (verb === undefined) throw new ApiError(405, 'MethodNotAllowed', `${request.method} is not allowed on ${target.kind.plural}`);
+    if (verb === 'get') {
+      this.#require(call, target, target.name === undefined ? 'list' : 'get');
+      return target.name === undefined ? this.#list(call, target) : this.#get(call, target);
     }
+    return this.#write(call, target, verb);
+  }
+
+  #require({ caller }: Call, { kind, namespace, subresource }: Target, verb: Attempt['verb']): void {
+    const refusal = refusalOf(caller, { verb, kind, namespace, subresource });
+    if (refusal !== undefined) throw new ApiError(403, 'Forbidden', refusal);
+  }
+
+  /** A change, and a line about it in the audit log, whatever comes of it. */
+  async #write(call: Call, target: Target, verb: 'create' | 'update' | 'patch' | 'delete'): Promise<void> {
+    const { caller, request, response, url } = call;
+    const { kind, namespace, name } = target;
+    const { store } = this.#options.registry;
+    const before = name === undefined ? undefined : (await store.get({ group: kind.group, kind: kind.kind, namespace: namespace ?? '', name }))?.resource;
+    const entry = {
+      time: this.#now().toISOString(),
+      caller,
+      from: addressOf(request),
+      verb,
+      resource: `${kind.group}/${kind.plural}${target.subresource ? `/${target.subresource}` : ''}`,
+      namespace,
+      name,
+      isDryRun: url.searchParams.get('dryRun') === 'All',
+    };
+    try {
+      // Without a namespace in the URL the object says it: it is looked at there.
+      if (namespace !== undefined || verb !== 'create') this.#require(call, target, verb);
+      if (verb === 'create') await this.#create(call, target);
+      else if (verb === 'update') await this.#update(call, target);
+      else if (verb === 'patch') await this.#patch(call, target);
+      else await this.#delete(call, target);
+    } catch (error) {
+      const { status, message } = error instanceof ApiError ? error : { status: 500, message: messageOf(error) };
+      this.#options.audit.write({ ...entry, status, reason: message });
+      throw error;
+    }
+    const changes = target.subresource ? [] : changesBetween(before, verb === 'delete' ? undefined : call.written);
+    this.#options.audit.write({ ...entry, name: name ?? call.written?.metadata.name, status: response.statusCode, changes });
   }
 
   /** `namespaces/default/services/x/status` -> its parts. */
@@ -337,7 +405,9 @@ export class ApiServer {
     const body = await readBody(call.request);
     if (target.kind.kind === 'ServiceAccount' && target.subresource === 'token') return this.#createToken(call, target, body);
     if (target.name !== undefined) throw new ApiError(405, 'MethodNotAllowed', 'POST is only allowed on a collection');
-    const stored = await this.#options.registry.create(target.kind, target.namespace ?? namespaceOf(body), body, this.#context(call));
+    const namespace = target.namespace ?? namespaceOf(body);
+    this.#require(call, { ...target, namespace }, 'create');
+    const stored = await this.#options.registry.create(target.kind, namespace, body, this.#context(call));
     await this.#warn(call, stored.resource);
     this.#send(call, target, 201, stored.resource);
   }
@@ -477,6 +547,7 @@ export class ApiServer {
   }
 
   #send(call: Call, target: Target, status: number, resource: Resource): void {
+    call.written = resource;
     const presented = this.#present(target, resource);
     const table = tableRequested(call);
     sendJson(
@@ -490,6 +561,18 @@ export class ApiServer {
     return this.#options.now?.() ?? new Date();
   }
 }
+
+const verbs: Readonly<Record<string, 'get' | 'create' | 'update' | 'patch' | 'delete'>> = {
+  GET: 'get',
+  POST: 'create',
+  PUT: 'update',
+  PATCH: 'patch',
+  DELETE: 'delete',
+};
+
+const sameUser: Caller = { name: 'the user of this machine', role: 'admin', namespaces: undefined, by: 'unix socket' };
+
+const addressOf = ({ socket }: IncomingMessage) => (socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`);
 
 /** `mizzen apply -f` says which file and line an object came from, so that provenance is not lost on the way. */
 function originOf(request: IncomingMessage, manager: string): Origin {
@@ -536,4 +619,3 @@ function sendJson(response: ServerResponse, status: number, body: unknown): void
 }
 
 const isTrue = (text: string | null) => text === 'true' || text === '1';
-const digest = (text: string) => createHash('sha256').update(text).digest();

@@ -1,0 +1,169 @@
+import assert from 'node:assert/strict';
+import { readFileSync, statSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
+import { after, before, describe, it } from 'node:test';
+import { homeFiles } from '@mizzen/control';
+import { service, TestMesh } from './support/mesh.ts';
+
+interface Asked {
+  readonly token?: string;
+  readonly pair?: { readonly cert: string; readonly key: string };
+  readonly socketPath?: string;
+  readonly method?: string;
+  readonly path: string;
+  readonly body?: unknown;
+}
+
+interface AuditLine {
+  readonly verb: string;
+  readonly name?: string;
+  readonly namespace?: string;
+  readonly resource: string;
+  readonly status: number;
+  readonly reason?: string;
+  readonly caller?: { readonly name: string; readonly role: string; readonly by: string };
+  readonly changes?: readonly { readonly path: string; readonly before?: unknown; readonly after?: unknown }[];
+}
+
+describe('access to the API', () => {
+  let mesh: TestMesh;
+  const files = () => homeFiles(mesh.home);
+  const ask = ({ token, pair, socketPath, method = 'GET', path, body }: Asked) =>
+    new Promise<{ status: number; body: Record<string, unknown> }>((resolve, reject) => {
+      const text = body === undefined ? undefined : JSON.stringify(body);
+      const headers = {
+        ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+        ...(text === undefined ? {} : { 'content-type': 'application/json' }),
+      };
+      const request =
+        socketPath === undefined
+          ? https.request({
+              method,
+              path,
+              headers,
+              ...pair,
+              host: '127.0.0.1',
+              port: mesh.plane.apiPort,
+              ca: readFileSync(files().rootCertificate),
+              agent: false,
+            })
+          : http.request({ method, path, headers, socketPath });
+      request.on('error', reject);
+      request.on('response', (response) => {
+        let answer = '';
+        response.on('data', (chunk: Buffer) => (answer += chunk));
+        response.on('end', () =>
+          resolve({ status: response.statusCode!, body: answer.startsWith('{') ? (JSON.parse(answer) as Record<string, unknown>) : {} }),
+        );
+      });
+      request.end(text);
+    });
+  const admin = () => readFileSync(files().adminToken, 'utf8').trim();
+  const tokenFor = async (user: string, role: string, namespaces?: readonly string[]) =>
+    (await ask({ token: admin(), method: 'POST', path: '/mizzen/v1/access', body: { user, role, namespaces } })).body['token'] as string;
+  const routes = (namespace: string) => `/apis/networking.istio.io/v1/namespaces/${namespace}/virtualservices`;
+  const route = (name: string, status: number) => ({
+    apiVersion: 'networking.istio.io/v1',
+    kind: 'VirtualService',
+    metadata: { name },
+    spec: { hosts: ['web'], http: [{ directResponse: { status } }] },
+  });
+  const namespace = (name: string) => ({ apiVersion: 'v1', kind: 'Namespace', metadata: { name } });
+  const audit = () =>
+    readFileSync(files().auditLog, 'utf8')
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as AuditLine);
+
+  before(async () => {
+    mesh = await TestMesh.start();
+    await mesh.apply(service('web'));
+    await mesh.apply('apiVersion: v1\nkind: Namespace\nmetadata: { name: other }\n');
+  });
+  after(() => mesh.close());
+
+  it('is for those who prove who they are, by what was made for it', async () => {
+    assert.equal((await ask({ path: routes('default') })).status, 401);
+    assert.equal((await ask({ path: routes('default'), token: 'guessed' })).status, 401);
+    const workload = await mesh.plane.tokens.issue('default', 'web', [], 3600);
+    assert.equal((await ask({ path: routes('default'), token: workload.token })).status, 401, 'the token of a workload is for the authority');
+    await assert.rejects(mesh.plane.tokens.verify(await tokenFor('anna', 'admin')), /not acceptable/, 'a token of the API is for the API');
+    assert.equal((await ask({ path: routes('default'), token: admin() })).status, 200);
+    assert.equal((await ask({ path: '/healthz' })).status, 200);
+    const expired = await mesh.plane.tokens.issueAccess('anna', 'admin', undefined, -120);
+    assert.match(String((await ask({ path: routes('default'), token: expired.token })).body['message']), /the token has expired/);
+  });
+
+  it('lets viewers see, operators change, and admins do all', async () => {
+    const viewer = await tokenFor('vera', 'viewer');
+    const operator = await tokenFor('otto', 'operator');
+    const status = async (token: string, method: string, path: string, body?: unknown) => (await ask({ token, method, path, body })).status;
+    assert.equal(await status(viewer, 'GET', routes('default')), 200);
+    assert.equal(await status(viewer, 'POST', routes('default'), route('a', 418)), 403);
+    assert.equal(await status(viewer, 'GET', '/api/v1/namespaces/default/secrets'), 403);
+    assert.equal(await status(viewer, 'POST', '/mizzen/v1/ca/rotate', { step: 'prepare' }), 403);
+    assert.equal(await status(operator, 'POST', routes('default'), route('a', 418)), 201);
+    assert.equal(await status(operator, 'POST', '/api/v1/namespaces', namespace('new')), 403);
+    assert.equal(await status(operator, 'POST', routes('istio-system'), route('a', 418)), 403, 'what is there holds for the whole mesh');
+    assert.equal(await status(operator, 'POST', '/mizzen/v1/access', { user: 'otto', role: 'admin' }), 403);
+    assert.equal(await status(admin(), 'POST', '/api/v1/namespaces', namespace('new')), 201);
+    const refusal = (await ask({ token: viewer, method: 'DELETE', path: `${routes('default')}/a` })).body['message'];
+    assert.equal(refusal, 'vera (viewer) cannot delete virtualservices in the namespace default: viewers change nothing');
+  });
+
+  it('can be for some namespaces only, whichever way they are named', async () => {
+    const token = await tokenFor('nina', 'operator', ['other']);
+    const status = async (method: string, path: string, body?: unknown) => (await ask({ token, method, path, body })).status;
+    assert.equal(await status('POST', routes('other'), route('b', 418)), 201);
+    assert.equal(await status('GET', routes('other')), 200);
+    assert.equal(await status('GET', routes('default')), 403);
+    assert.equal(await status('GET', '/apis/networking.istio.io/v1/virtualservices'), 403);
+    const elsewhere = { ...route('c', 418), metadata: { name: 'c', namespace: 'default' } };
+    assert.equal(await status('POST', '/apis/networking.istio.io/v1/virtualservices', elsewhere), 403);
+    assert.notEqual(await status('POST', routes('other'), elsewhere), 201);
+    assert.equal(await status('GET', '/mizzen/v1/proxies/default/web/cluster'), 404);
+    assert.equal(await status('POST', '/api/v1/namespaces/default/serviceaccounts/default/token', {}), 403);
+  });
+
+  it('takes client certificates of the mesh that a role is bound to, and the user of the machine by a socket', async () => {
+    const identity = { trustDomain: 'cluster.local', namespace: 'ops', serviceAccount: 'deployer' };
+    const pair = await mesh.plane.authority.issueServer({ dns: [], ip: [], identity }, 600);
+    assert.match(
+      String((await ask({ pair, path: routes('default') })).body['message']),
+      /no role is bound to spiffe:\/\/cluster\.local\/ns\/ops\/sa\/deployer/,
+    );
+    await mesh.apply(
+      'apiVersion: v1\nkind: ConfigMap\nmetadata: { name: mizzen-access, namespace: istio-system }\ndata:\n  bindings: |\n    - { subject: "spiffe://cluster.local/ns/ops/sa/deployer", role: viewer, namespaces: [default] }\n',
+    );
+    assert.equal((await ask({ pair, path: routes('default') })).status, 200);
+    assert.equal((await ask({ pair, path: routes('other') })).status, 403);
+    assert.equal(statSync(files().apiSocket).mode & 0o777, 0o600);
+    assert.equal((await ask({ socketPath: files().apiSocket, path: routes('default') })).status, 200);
+  });
+
+  it('leaves a line for each change: who, what, and the difference; of secrets only that they differ', async () => {
+    const token = await tokenFor('otto', 'operator');
+    await ask({ token, method: 'PUT', path: `${routes('default')}/a`, body: route('a', 204) });
+    const secret = (value: string) => ({ apiVersion: 'v1', kind: 'Secret', metadata: { name: 's' }, data: { key: Buffer.from(value).toString('base64') } });
+    await ask({ token, method: 'POST', path: '/api/v1/namespaces/default/secrets', body: secret('first') });
+    await ask({ token, method: 'PUT', path: '/api/v1/namespaces/default/secrets/s', body: secret('second') });
+    await ask({ token, method: 'DELETE', path: `${routes('default')}/a` });
+    const lines = audit();
+    const { caller, resource, namespace: where, status, changes } = lines.find(({ verb, name }) => verb === 'update' && name === 'a')!;
+    assert.deepEqual(
+      [caller, resource, where, status],
+      [{ name: 'otto', role: 'operator', by: 'token' }, 'networking.istio.io/virtualservices', 'default', 200],
+    );
+    assert.deepEqual(changes, [{ path: 'spec.http', before: [{ directResponse: { status: 418 } }], after: [{ directResponse: { status: 204 } }] }]);
+    assert.deepEqual(lines.find(({ verb, name }) => verb === 'update' && name === 's')!.changes, [{ path: 'data.key', before: '(secret)', after: '(secret)' }]);
+    assert.ok(lines.some((line) => line.verb === 'delete' && line.name === 'a' && line.status === 200));
+    assert.ok(
+      lines.some((line) => line.verb === 'create' && line.status === 403 && line.reason!.includes('viewers change nothing')),
+      'what was refused too',
+    );
+    const text = readFileSync(files().auditLog, 'utf8');
+    for (const value of ['first', 'second']) assert.ok(!text.includes(Buffer.from(value).toString('base64')));
+    assert.equal(statSync(files().auditLog).mode & 0o777, 0o600);
+  });
+});
