@@ -40,7 +40,7 @@ import {
   provenance,
   splitAddress,
 } from './names.ts';
-import { ads, meshTlsContext, rootSecretName, type Spoken, workloadSecretName } from './tls-contexts.ts';
+import { ads, meshClientTls, rootSecretName, type Spoken, trustDomainsOf, workloadSecretName } from './tls-contexts.ts';
 
 const defaultConnectTimeoutMs = 10_000;
 
@@ -258,11 +258,17 @@ function applyTls(
   snapshot: MeshSnapshot,
 ): void {
   const identitiesOf = (instances: readonly Instance[]) =>
-    [...new Set(instances.map(({ namespace, serviceAccount }) => spiffeUri({ trustDomain: snapshot.trustDomain, namespace, serviceAccount })))].sort();
+    [
+      ...new Set(
+        instances.flatMap(({ namespace, serviceAccount }) =>
+          trustDomainsOf(snapshot).map((trustDomain) => spiffeUri({ trustDomain, namespace, serviceAccount })),
+        ),
+      ),
+    ].sort();
   const behindSidecars = identitiesOf(service.instances.filter(({ hasSidecar }) => hasSidecar));
   const mesh = (identities: readonly string[]) =>
     upstreamTls(
-      meshTlsContext(identities, spoken),
+      meshClientTls(identities, spoken),
       // An egress gateway tells by it where a connection is to go.
       tls?.sni || `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`,
     );

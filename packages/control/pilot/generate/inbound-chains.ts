@@ -10,7 +10,7 @@ import type { MeshSnapshot } from '../snapshot.ts';
 import { type ConnectionManagerOptions, connectionManager, plainHttp, tcpProxy } from './connection-manager.ts';
 import { inboundRoutes } from './inbound-routes.ts';
 import { splitAddress } from './names.ts';
-import { meshAlpn, meshHttpAlpn, meshTlsContext } from './tls-contexts.ts';
+import { meshAlpn, meshHttpAlpn, meshServerTls } from './tls-contexts.ts';
 
 /** How connections to one port of a workload are taken. */
 export interface InboundTarget {
@@ -29,6 +29,8 @@ export interface InboundTarget {
   readonly filterConfigs: Readonly<Record<string, Any>>;
   readonly tracing: ConnectionManagerOptions['tracing'];
   readonly paths: ConnectionManagerOptions['paths'];
+  /** Whose identities are taken. */
+  readonly trustDomains: readonly string[];
 }
 
 /** The filter chains of one port: by mutual TLS mode, and by what is spoken where nothing was declared. */
@@ -45,6 +47,7 @@ export function inboundChains({
   filterConfigs,
   tracing,
   paths,
+  trustDomains,
 }: InboundTarget): Init<typeof FilterChainSchema>[] {
   const tcp = [...networkFilters, tcpProxy(cluster, cluster)];
   const http = (isTls: boolean) =>
@@ -61,7 +64,7 @@ export function inboundChains({
   const filtersFor = (isTls: boolean) => (isHttp(protocol) ? [http(isTls)] : tcp);
   const chains: Init<typeof FilterChainSchema>[] = [];
   if (mode !== 'DISABLE') {
-    const transportSocket = mutualTls();
+    const transportSocket = mutualTls(trustDomains);
     // A caller's sidecar says in the handshake whether HTTP is inside.
     if (isAuto)
       chains.push({
@@ -114,15 +117,14 @@ export function implementedService(inbound: InboundPort, view: ProxyView, snapsh
 }
 
 /** Takes the mesh's own certificates, and nobody without one. */
-export function mutualTls(): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
+export function mutualTls(trustDomains: readonly string[]): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
   return {
     name: 'envoy.transport_sockets.tls',
     configType: {
       case: 'typedConfig',
       value: packAny(DownstreamTlsContextSchema, {
         commonTlsContext: {
-          ...meshTlsContext(undefined),
-          alpnProtocols: [...meshHttpAlpn, ...meshAlpn, 'h2', 'http/1.1'],
+          ...meshServerTls(trustDomains),
           tlsParams: { tlsMinimumProtocolVersion: TlsParameters_TlsProtocol.TLSv1_2 },
         },
         requireClientCertificate: true,

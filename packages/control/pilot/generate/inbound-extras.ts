@@ -6,6 +6,7 @@ import { authorizationNetworkFilters, pathNormalizationFor, securityFilters } fr
 import type { MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import type { InboundTarget } from './inbound-chains.ts';
+import { trustDomainsOf } from './tls-contexts.ts';
 
 /**
  * What a workload has on its inbound listeners beside the rest: who may call it, filters of its own, and traces. `port`: the workload's own, where
@@ -15,12 +16,13 @@ export function inboundExtras(
   view: ProxyView,
   snapshot: MeshSnapshot,
   port?: number,
-): Pick<InboundTarget, 'filters' | 'networkFilters' | 'filterConfigs' | 'tracing' | 'paths'> {
+): Pick<InboundTarget, 'filters' | 'networkFilters' | 'filterConfigs' | 'tracing' | 'paths' | 'trustDomains'> {
   const tracing = tracingFor(view, snapshot);
   const networkFilters = authorizationNetworkFilters(view, snapshot, port);
   const security = securityFilters(view, snapshot, port);
   const paths = pathNormalizationFor(view, snapshot);
-  if (view.filters.length === 0) return { filters: security, networkFilters, filterConfigs: {}, tracing, paths };
+  const trustDomains = trustDomainsOf(snapshot);
+  if (view.filters.length === 0) return { filters: security, networkFilters, filterConfigs: {}, tracing, paths, trustDomains };
   return {
     networkFilters,
     filters: [...security, { name: policyFilters.script, configType: { case: 'typedConfig', value: packAny(ScriptPerRouteSchema, {}) } }],
@@ -28,5 +30,6 @@ export function inboundExtras(
     filterConfigs: { [policyFilters.script]: scriptConfig(view.filters, (file) => file) },
     tracing,
     paths,
+    trustDomains,
   };
 }

@@ -1,6 +1,7 @@
 import type { Init } from '@mizzen/envoy-api';
 import { ApiVersion, type ConfigSourceSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/config_source_pb.js';
 import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import type { MeshSnapshot } from '../snapshot.ts';
 
 /** "From this ADS stream". */
 export const ads: Init<typeof ConfigSourceSchema> = {
@@ -30,16 +31,35 @@ const spokenAlpn: Readonly<Record<Spoken, readonly string[]>> = {
   either: [meshHttp2Alpn, meshHttp1Alpn],
 };
 
-/** Mutual TLS inside the mesh: own certificate, peers verified against the mesh's roots and, for clients, the expected identities. */
-export function meshTlsContext(expectedIdentities: readonly string[] | undefined, spoken: Spoken = 'bytes'): Init<typeof CommonTlsContextSchema> {
+/** The trust domains whose identities are of this mesh: its own, and those that it is known by too. */
+export function trustDomainsOf({ trustDomain, meshConfig }: MeshSnapshot): readonly string[] {
+  return [trustDomain, ...meshConfig.trustDomainAliases];
+}
+
+/** Mutual TLS to a peer of the mesh: own certificate, the peer's verified against the mesh's roots, and one of these identities in it. */
+export function meshClientTls(identities: readonly string[], spoken: Spoken): Init<typeof CommonTlsContextSchema> {
   return {
-    alpnProtocols: expectedIdentities === undefined ? ['h2', 'http/1.1'] : [...spokenAlpn[spoken], ...meshAlpn],
+    alpnProtocols: [...spokenAlpn[spoken], ...meshAlpn],
+    ...meshCredentials(identities.map((value) => ({ case: 'exact' as const, value }))),
+  };
+}
+
+/** The same for those who call: anybody of the mesh. A root may sign for other meshes, too, whose identities are strangers here. */
+export function meshServerTls(trustDomains: readonly string[]): Init<typeof CommonTlsContextSchema> {
+  return {
+    alpnProtocols: [...meshHttpAlpn, ...meshAlpn, 'h2', 'http/1.1'],
+    ...meshCredentials(trustDomains.map((domain) => ({ case: 'prefix' as const, value: `spiffe://${domain}/` }))),
+  };
+}
+
+function meshCredentials(names: readonly { readonly case: 'exact' | 'prefix'; readonly value: string }[]): Init<typeof CommonTlsContextSchema> {
+  return {
     tlsCertificateSdsSecretConfigs: [{ name: workloadSecretName, sdsConfig: ads }],
     validationContextType: {
       case: 'combinedValidationContext',
       value: {
         defaultValidationContext: {
-          matchTypedSubjectAltNames: (expectedIdentities ?? []).map((uri) => ({ sanType: 3, matcher: { matchPattern: { case: 'exact', value: uri } } })),
+          matchTypedSubjectAltNames: names.map((matchPattern) => ({ sanType: 3, matcher: { matchPattern } })),
         },
         validationContextSdsSecretConfig: { name: rootSecretName, sdsConfig: ads },
       },

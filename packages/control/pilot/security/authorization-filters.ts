@@ -6,6 +6,7 @@ import { RBACSchema as HttpRbacSchema } from '@mizzen/envoy-api/gen/envoy/extens
 import type { HttpFilterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { RBACSchema as NetworkRbacSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/rbac/v3/rbac_pb.js';
 import { isForTopics } from '../analysis/not-implemented.ts';
+import { trustDomainsOf } from '../generate/tls-contexts.ts';
 import type { PathNormalization } from '../mesh-config.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
@@ -125,7 +126,7 @@ export function isDryRun({ annotations }: Policy): boolean {
 type Place = Omit<RulePlace, 'namespace' | 'isForAllowing'>;
 
 function placeOf(snapshot: MeshSnapshot, port: number | undefined, isBytes: boolean): Place {
-  return { trustDomains: [snapshot.trustDomain, ...snapshot.meshConfig.trustDomainAliases], isBytes, port };
+  return { trustDomains: trustDomainsOf(snapshot), isBytes, port };
 }
 
 function policiesOf(policies: readonly Policy[], place: Place, prefix = ''): Record<string, Init<typeof PolicySchema>> {
