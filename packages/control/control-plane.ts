@@ -1,22 +1,24 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, existsSync, mkdirSync } from 'node:fs';
-import { createSecureServer, createServer, type Http2SecureServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
+import { createSecureServer, createServer, type Http2SecureServer, type Http2Server } from 'node:http2';
 import { type AddressInfo, isIPv4 } from 'node:net';
 import { join } from 'node:path';
 import { type ConnectRouter, createContextValues, type HandlerContext } from '@connectrpc/connect';
-import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { findKind, type Resource } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
+import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
 import { authenticate, transportPeerKey, transportPeerOf } from './citadel/caller.ts';
 import { CertificateAuthority } from './citadel/certificate-authority.ts';
 import { certificateService } from './citadel/certificate-service.ts';
 import { IssuanceLog } from './citadel/issuance-log.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
+import { SvidTokens, svidService } from './citadel/svid-tokens.ts';
 import { TokenIssuer } from './citadel/token-issuer.ts';
 import { type Caller, type Role, roles, sees } from './galley/api/access-control.ts';
 import { ApiServer } from './galley/api/api-server.ts';
@@ -98,6 +100,8 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const authority = await CertificateAuthority.open(files.certificates, trustDomain);
   writePrivateFile(files.rootCertificate, authority.trustBundle);
   const tokens = new TokenIssuer(files.certificates);
+  const svids = new SvidTokens(files.certificates);
+  const issued = new IssuanceLog(join(files.certificates, 'issued.log'), logger.child('citadel'));
   let adminToken = readPrivateFile(files.adminToken)?.trim();
   if (!adminToken) {
     adminToken = randomBytes(32).toString('hex');
@@ -148,23 +152,16 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const routes = (router: ConnectRouter) => {
     router.service(AggregatedDiscoveryService, discoveryService(pilot, authority, tokens, logger.child('pilot')));
     router.service(RateLimitService, rateLimitService(counters, admit));
-    router.service(
-      IstioCertificateService,
-      certificateService(authority, tokens, new IssuanceLog(join(files.certificates, 'issued.log'), logger.child('citadel')), logger.child('citadel')),
-    );
+    router.service(IstioCertificateService, certificateService(authority, tokens, issued, logger.child('citadel')));
+    router.service(SvidService, svidService(svids, tokens, trustDomain, issued));
   };
-  const handler = connectNodeAdapter({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });
-  const sessions = new Set<ServerHttp2Session>();
-  const track = (session: ServerHttp2Session) => {
-    sessions.add(session);
-    session.on('close', () => sessions.delete(session));
-    session.on('error', () => session.destroy());
-  };
+  const handler = grpcHandler({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });
   const secure = createSecureServer(
     { cert: certificate.cert, key: certificate.key, ca: authority.trustBundle, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' },
     handler,
   );
   const plain = options.xdsPlainPort === undefined ? undefined : createServer(handler);
+  const sessions = [secure, plain].map((server) => (server === undefined ? new Set<never>() : sessionsOf(server)));
   const api = new ApiServer({
     registry,
     host,
@@ -223,13 +220,12 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       if (!server?.listening) continue;
       const closed = once(server, 'close');
       server.close();
-      for (const session of sessions) session.destroy();
+      for (const session of sessions.flatMap((some) => [...some])) session.destroy();
       await closed;
     }
     await store.close();
   };
   try {
-    for (const server of [secure, plain]) server?.on('session', track);
     const xdsPort = await listen(secure, options.xdsPort ?? 15012, xdsHost, 'the xDS server', '--xds-port');
     const xdsPlainPort = plain && (await listen(plain, options.xdsPlainPort!, '127.0.0.1', 'the plain xDS server', '--xds-plain-port'));
     const apiPort = await api.listen();

@@ -47,6 +47,8 @@ export interface ProxyConfig {
     /** Absent: the application only publishes. */
     readonly app?: { readonly port: number; readonly protocol: 'http' | 'grpc' };
   };
+  /** Where the workload takes its identity by the SPIFFE Workload API: the path of a Unix socket, in a folder that only the workload's user may enter. Absent: nowhere. */
+  readonly workloadApiSocket?: string;
   /** Where the sidecar listens for public ports of APIs, where that is another place than the port itself. */
   readonly publicPorts?: readonly { readonly port: number; readonly listen: string }[];
   /** Filters of the workload's own, with whole paths. */
@@ -75,6 +77,9 @@ export interface ProxyConfig {
   readonly concurrency?: number;
 }
 
+/** Linux and macOS know no longer paths of sockets (sockaddr_un), in bytes. */
+export const maxSocketPathLength = 103;
+
 const required = ['type', 'name', 'namespace', 'workload', 'serviceAccount', 'trustDomain', 'address', 'control', 'rootCertificateFile', 'tokenFile'] as const;
 
 const isPort = (value: unknown, least: number) => Number.isInteger(value) && (value as number) >= least && (value as number) <= 65_535;
@@ -96,6 +101,8 @@ export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
       if ((capture as Record<string, unknown>)[name] !== undefined && !isPort((capture as Record<string, unknown>)[name], 1))
         throw new MizzenError('invalid-proxy-config', `"capture.${name}" must be a port`, place);
   }
+  if (config['workloadApiSocket'] !== undefined && (typeof config['workloadApiSocket'] !== 'string' || config['workloadApiSocket'] === ''))
+    throw new MizzenError('invalid-proxy-config', '"workloadApiSocket" must be a path', place);
   if (concurrency !== undefined && !(Number.isInteger(concurrency) && (concurrency as number) >= 0 && (concurrency as number) <= 256))
     throw new MizzenError('invalid-proxy-config', '"concurrency" must be a whole number from 0 (all cores) to 256', place);
   return { ...config, labels: (config['labels'] ?? {}) as Record<string, string> } as unknown as ProxyConfig;

@@ -18,9 +18,11 @@ import type { ProxyConfig } from './proxy-config.ts';
 import { type PeerMetadata, unknownPeer } from './telemetry/peer-metadata.ts';
 import { renderPrometheus } from './telemetry/prometheus.ts';
 import type { StatsSnapshot } from './telemetry/stats-snapshot.ts';
+import type { SecretStore } from './tls/secret-store.ts';
 import { type Predecessor, startSuccessor } from './workers/successor.ts';
 import { WorkerPool } from './workers/worker-pool.ts';
 import { HealthProber } from './xds/health-prober.ts';
+import type { IdentityAgent } from './xds/identity-agent.ts';
 import { nodeOf } from './xds/node.ts';
 
 /** A running proxy: a sidecar or a gateway. */
@@ -97,8 +99,8 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
   );
   const { engine } = plane;
   // Only a proxy of a mesh speaks gRPC; others, and workers, do without what that costs in time and memory.
-  const [{ IdentityAgent }, { AdsClient }] = await Promise.all([import('./xds/identity-agent.ts'), import('./xds/ads-client.ts')]);
-  const identity = new IdentityAgent(config, engine.secrets, engine.counters, logger);
+  const [{ IdentityAgent: Agent }, { AdsClient }] = await Promise.all([import('./xds/identity-agent.ts'), import('./xds/ads-client.ts')]);
+  const identity = new Agent(config, engine.secrets, engine.counters, logger);
   let ads: InstanceType<typeof AdsClient> | undefined;
   let prober: HealthProber | undefined;
   let isHealthy = config.probe === undefined;
@@ -139,6 +141,8 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
     counters: engine.counters,
     logger,
   });
+  const workloadApi =
+    config.workloadApiSocket === undefined ? undefined : await openWorkloadApi(config, config.workloadApiSocket, identity, engine.secrets, logger);
   ads = client;
   identity.onRenewed(() => client.reconnect());
   // Who takes over from another process takes over its good health too.
@@ -172,10 +176,21 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
       await messaging?.close();
       await dns?.close();
       identity.close();
+      await workloadApi?.close();
       await client.close();
       await starting;
     },
   });
+}
+
+/** Loaded only where it is wanted. */
+async function openWorkloadApi(config: ProxyConfig, socketPath: string, identity: IdentityAgent, secrets: SecretStore, logger: Logger) {
+  const { WorkloadApi } = await import('./spiffe/workload-api.ts');
+  const { trustDomain, namespace, serviceAccount } = config;
+  const spiffeId = `spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount}`;
+  const api = new WorkloadApi({ socketPath, spiffeId, trustDomain, identity, secrets, logger });
+  await api.listen();
+  return api;
 }
 
 /** Starts a proxy that is told everything by an Envoy bootstrap with static resources. */

@@ -31,7 +31,7 @@ export type Role = 'application' | 'sidecar';
 
 const maxHosts = 253;
 const cable = 'eth0';
-const sidecarId = '1337';
+export const sidecarId = 1337;
 
 export class Lab {
   readonly home: string;
@@ -165,9 +165,9 @@ export class Lab {
     const asSidecar = [
       'setpriv',
       '--reuid',
-      sidecarId,
+      String(sidecarId),
       '--regid',
-      sidecarId,
+      String(sidecarId),
       '--clear-groups',
       '--inh-caps=-all,+dac_read_search',
       '--ambient-caps=-all,+dac_read_search',

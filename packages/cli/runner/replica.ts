@@ -3,12 +3,13 @@ import { join, resolve } from 'node:path';
 import type { WorkloadSpec } from '@mizzen/api';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
-import type { Lab, Role } from '../lab/lab.ts';
+import { type Lab, type Role, sidecarId } from '../lab/lab.ts';
 import { hostNameOf, type LabHost } from '../lab/lab-state.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { SidecarProcess } from './sidecar-process.ts';
 import { SupervisedProcess } from './supervised-process.ts';
+import { type WorkloadApiPlace, workloadApiPlace } from './workload-api.ts';
 
 /** One replica of a workload: its process and its sidecar, or a gateway proxy alone. */
 export interface ReplicaOptions {
@@ -87,6 +88,7 @@ export class Replica {
   #adminPort: number | undefined;
   #messaging: { readonly httpPort: number; readonly grpcPort: number } | undefined;
   #host: LabHost | undefined;
+  #workloadApi: WorkloadApiPlace | undefined;
 
   constructor(options: ReplicaOptions) {
     this.name = `${options.workload}-${options.index}`;
@@ -98,6 +100,7 @@ export class Replica {
     this.#adminPort = undefined;
     this.#messaging = undefined;
     this.#host = undefined;
+    this.#workloadApi = undefined;
   }
 
   address(): ReplicaAddress {
@@ -123,6 +126,7 @@ export class Replica {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
     await this.#place(hasProxy);
+    if (hasProxy && !spec.gateway) this.#workloadApi = workloadApiPlace(home, namespace, this.name, this.#host === undefined ? undefined : sidecarId);
     if (hasProxy) this.#startProxy(join(folder, `${this.name}.json`));
     if (!spec.gateway) this.#startProcess();
   }
@@ -173,6 +177,7 @@ export class Replica {
       await this.#process.stop(5_000);
     }
     await this.#proxy?.stop(proxyDrainMs + 3_000);
+    this.#workloadApi?.remove();
     if (this.#host !== undefined) await this.#options.lab!.removeHost(this.#host);
     this.#host = undefined;
   }
@@ -212,6 +217,7 @@ export class Replica {
         : {}),
       ...(spec.filters ? { filters: spec.filters.map((filter) => ({ ...filter, file: resolve(this.#options.workingDirectory, filter.file) })) } : {}),
       ...(this.#host === undefined ? {} : captureOnHost(lab!.hasIPv6)),
+      ...this.#workloadApi?.config,
     };
     writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
     this.#proxy = new SidecarProcess({
@@ -237,6 +243,7 @@ export class Replica {
     const first = this.#ports[0];
     const variables: Record<string, string> = {
       MIZZEN_WORKLOAD: this.name,
+      ...this.#workloadApi?.env,
       ...(first ? { PORT: String(first.appPort) } : {}),
       ...Object.fromEntries(
         this.#ports.filter((port) => port.name).map((port) => [`PORT_${port.name!.toUpperCase().replaceAll('-', '_')}`, String(port.appPort)]),

@@ -5,7 +5,7 @@ import { type ProxyConfig, startProxy } from '@mizzen/proxy';
 import { applyCapture, removeCapture } from '../capture/apply-capture.ts';
 import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
 import { runProgram } from '../capture/run-program.ts';
-import { Lab } from '../lab/lab.ts';
+import { Lab, sidecarId } from '../lab/lab.ts';
 import { hostNameOf, readLab } from '../lab/lab-state.ts';
 import { isAlive } from '../process-alive.ts';
 import { type HandedOutSockets, makeOwnNamespace } from './own-namespace.ts';
@@ -13,6 +13,7 @@ import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { captureOnHost, hostUrls } from './replica.ts';
 import { SidecarProcess, untilReady } from './sidecar-process.ts';
+import { workloadApiPlace } from './workload-api.ts';
 
 /** Where `mizzen run` runs an application: what stands beside it, and how its traffic gets there. */
 export interface ApplicationPlace {
@@ -158,7 +159,8 @@ async function onHost(setting: PlaceSetting, lab: Lab): Promise<ApplicationPlace
     app: `127.0.0.1:${appPort ?? port}`,
     ...(name ? { name } : {}),
   }));
-  const complete: ProxyConfig = { ...config, address: host.address, inbound, ...probeOf(inbound), ...captureOnHost(lab.hasIPv6) };
+  const workloadApi = workloadApiPlace(home, config.namespace, config.name, sidecarId);
+  const complete: ProxyConfig = { ...config, ...workloadApi.config, address: host.address, inbound, ...probeOf(inbound), ...captureOnHost(lab.hasIPv6) };
   mkdirSync(join(configFile, '..'), { recursive: true, mode: 0o700 });
   mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
   writeFileSync(configFile, JSON.stringify(complete, null, 2), { mode: 0o600 });
@@ -176,13 +178,14 @@ async function onHost(setting: PlaceSetting, lab: Lab): Promise<ApplicationPlace
   const drainMs = config.drainMs ?? 0;
   return {
     ready: (signal) => untilReady(hostUrls(host.address).ready, signal),
-    env: { MIZZEN_WORKLOAD: config.name, ...portVariable(inbound) },
+    env: { MIZZEN_WORKLOAD: config.name, ...workloadApi.env, ...portVariable(inbound) },
     withoutVariables: proxyVariables,
     gid: undefined,
     command: (command) => lab.command(host, command, 'application'),
     drain: () => proxy.drain(drainMs + 1_000),
     async close() {
       await proxy.stop(drainMs + 3_000);
+      workloadApi.remove();
       await lab.removeHost(host);
       rmSync(configFile, { force: true });
     },
@@ -206,8 +209,9 @@ async function besideSidecar(
   mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
   // Standard output is the application's.
   const accessLogFile = join(home, 'logs', `${config.name}.proxy.log`);
+  const workloadApi = workloadApiPlace(home, config.namespace, config.name);
   const proxy = await startProxy(
-    { ...config, accessLogFile, address, inbound, adminPort: await ports.next(), ...probeOf(inbound), ...fields },
+    { ...config, ...workloadApi.config, accessLogFile, address, inbound, adminPort: await ports.next(), ...probeOf(inbound), ...fields },
     new Logger('sidecar', isVerbose ? 'info' : 'warn'),
     { sockets: application.sockets },
   );
@@ -218,9 +222,12 @@ async function besideSidecar(
         await Promise.race([proxy.ready, aborted]);
       },
       drain: () => proxy.drain(),
-      close: () => proxy.close(),
+      async close() {
+        await proxy.close();
+        workloadApi.remove();
+      },
     },
-    env: { MIZZEN_WORKLOAD: config.name, ...portVariable(inbound) },
+    env: { MIZZEN_WORKLOAD: config.name, ...workloadApi.env, ...portVariable(inbound) },
   };
 }
 

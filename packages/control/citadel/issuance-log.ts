@@ -2,14 +2,16 @@ import { appendFileSync, existsSync, mkdirSync, renameSync, statSync } from 'nod
 import { dirname } from 'node:path';
 import { type Logger, messageOf } from '@mizzen/common';
 
-/** One certificate that was issued, or a request for one that was refused. */
+/** One certificate or token that was issued, or a request for one that was refused. */
 export interface Issuance {
   readonly time: string;
   readonly outcome: 'issued' | 'refused';
   readonly identity: string;
   /** How the caller has proved who it is. */
-  readonly by: 'certificate' | 'token' | 'attestation';
+  readonly by: 'certificate' | 'token';
   readonly peer: string;
+  /** Of a token. */
+  readonly audiences?: readonly string[];
   readonly serial?: string;
   readonly notAfter?: string;
   readonly generation?: string;

@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import { createServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
 import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
-import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { PushQueue } from '@mizzen/common';
+import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
 import type { Init, Subscription } from '@mizzen/envoy-api';
 import { Dapr } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/dapr_pb.js';
 import type {
@@ -22,18 +22,13 @@ const codes: Readonly<Record<number, Code>> = { 400: Code.InvalidArgument, 403: 
 /** Dapr's gRPC API, as far as it is about messages (dapr.proto): the same runtime as the HTTP one. */
 export class DaprGrpcServer {
   readonly #server: Http2Server;
-  readonly #sessions: Set<ServerHttp2Session>;
+  readonly #sessions: ReadonlySet<ServerHttp2Session>;
   readonly #port: number;
 
   constructor(runtime: MessageRuntime, http: DaprHttpApi, port: number) {
     this.#port = port;
-    this.#sessions = new Set();
-    this.#server = createServer(connectNodeAdapter({ routes: (router) => router.service(Dapr, daprService(runtime, http)) }));
-    this.#server.on('session', (session) => {
-      this.#sessions.add(session);
-      session.on('close', () => this.#sessions.delete(session));
-      session.on('error', () => session.destroy());
-    });
+    this.#server = createServer(grpcHandler({ routes: (router) => router.service(Dapr, daprService(runtime, http)) }));
+    this.#sessions = sessionsOf(this.#server);
   }
 
   async listen(): Promise<void> {

@@ -1,6 +1,7 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { createClient } from '@connectrpc/connect';
+import type { DescService } from '@bufbuild/protobuf';
+import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { Backoff, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
@@ -8,6 +9,12 @@ import type { ProxyConfig } from '../proxy-config.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { rootSecretName, workloadSecretName } from '../tls/secret-names.ts';
 import type { KeyPair, SecretStore } from '../tls/secret-store.ts';
+
+interface Tls {
+  readonly ca: string;
+  readonly cert?: string;
+  readonly key?: string;
+}
 
 /**
  * Keeps the workload's certificate fresh: makes a key, has it signed by the CA (Istio's CreateCertificate), and does so again at half of
@@ -26,6 +33,8 @@ export class IdentityAgent {
   /** PEM, without blanks: the root that the newest certificate leads to. */
   #root: string;
   #onRenewed: () => void;
+  /** To the control plane, and the credentials that it was made with. */
+  #transport: { readonly transport: Transport; readonly tls: Tls } | undefined;
 
   constructor(config: ProxyConfig, secrets: SecretStore, counters: ProxyCounters, logger: Logger) {
     this.#config = config;
@@ -39,6 +48,7 @@ export class IdentityAgent {
     this.#expiresAt = 0;
     this.#root = '';
     this.#onRenewed = () => {};
+    this.#transport = undefined;
     secrets.onChange((name) => name === rootSecretName && this.#rootsChanged());
   }
 
@@ -70,7 +80,7 @@ export class IdentityAgent {
   }
 
   /** The credentials for a connection to the control plane: a certificate that is still valid, else the token. */
-  credentials(): { readonly tls: { readonly ca: string; readonly cert?: string; readonly key?: string }; readonly token: string | undefined } {
+  credentials(): { readonly tls: Tls; readonly token: string | undefined } {
     // What the control plane has said since counts beside the file: roots change.
     const ca = [readFile(this.#config.rootCertificateFile, 'the root certificate'), this.#secrets.roots(rootSecretName)?.pem ?? ''].join('\n');
     const pair = this.#secrets.keyPair(workloadSecretName);
@@ -106,19 +116,29 @@ export class IdentityAgent {
     }
   }
 
-  async #request(): Promise<{ readonly pair: KeyPair; readonly root: string }> {
+  /** A certificate with a key of its own for the same identity, for the workload itself; its own key the agent keeps. */
+  async issueForWorkload(): Promise<{ readonly pair: KeyPair; readonly root: string }> {
+    return this.#request();
+  }
+
+  /** A client of the control plane, with the credentials that there are now. */
+  client<Service extends DescService>(service: Service): { readonly client: Client<Service>; readonly headers: Record<string, string> } {
     const { tls, token } = this.credentials();
+    const known = this.#transport;
+    if (known === undefined || known.tls.ca !== tls.ca || known.tls.cert !== tls.cert) {
+      const transport = createGrpcTransport({
+        ...{ baseUrl: `https://${this.#config.control}`, nodeOptions: { ...tls, servername: 'mizzen-control' } },
+        ...{ defaultTimeoutMs: 10_000, idleConnectionTimeoutMs: 30_000 },
+      });
+      this.#transport = { transport, tls };
+    }
+    return { client: createClient(service, this.#transport!.transport), headers: token === undefined ? {} : { authorization: `Bearer ${token}` } };
+  }
+
+  async #request(): Promise<{ readonly pair: KeyPair; readonly root: string }> {
     const { key, csr } = await createSigningRequest();
-    const transport = createGrpcTransport({
-      baseUrl: `https://${this.#config.control}`,
-      nodeOptions: { ...tls, servername: 'mizzen-control' },
-      defaultTimeoutMs: 10_000,
-    });
-    const client = createClient(IstioCertificateService, transport);
-    const response = await client.createCertificate(
-      { csr, validityDuration: BigInt(this.#config.certificateSeconds ?? 0) },
-      { headers: token === undefined ? {} : { authorization: `Bearer ${token}` } },
-    );
+    const { client, headers } = this.client(IstioCertificateService);
+    const response = await client.createCertificate({ csr, validityDuration: BigInt(this.#config.certificateSeconds ?? 0) }, { headers });
     const chain = response.certChain;
     if (chain.length < 2) throw new MizzenError('invalid-certificate', 'the CA answered without a chain');
     return { pair: { cert: chain.slice(0, -1).join('\n'), key }, root: chain.at(-1)! };

@@ -1,0 +1,73 @@
+import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { join } from 'node:path';
+import { create } from '@bufbuild/protobuf';
+import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
+import { CreateTokenResponseSchema, GetKeysResponseSchema, type SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
+import { calculateJwkThumbprint, SignJWT } from 'jose';
+import { authenticate, transportPeerKey } from './caller.ts';
+import type { IssuanceLog } from './issuance-log.ts';
+import { readPrivateFile, writePrivateFile } from './private-file.ts';
+import { type Identity, spiffeUri } from './spiffe-identity.ts';
+import type { TokenIssuer } from './token-issuer.ts';
+
+const lifetimeSeconds = 300;
+const maxAudiences = 20;
+
+/** Signs JWT-SVIDs (SPIFFE JWT-SVID): short-lived tokens that say who a workload is, to somebody. */
+export class SvidTokens {
+  readonly #key: KeyObject;
+  readonly #publicKey: KeyObject;
+  readonly #now: () => number;
+
+  constructor(directory: string, now: () => number = Date.now) {
+    const path = join(directory, 'jwt-svid-key.pem');
+    let pem = readPrivateFile(path);
+    if (!pem) {
+      pem = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'pem', type: 'pkcs8' }) as string;
+      writePrivateFile(path, pem);
+    }
+    this.#key = createPrivateKey(pem);
+    this.#publicKey = createPublicKey(this.#key);
+    this.#now = now;
+  }
+
+  async issue(identity: Identity, audiences: readonly string[]): Promise<string> {
+    const issuedAt = Math.floor(this.#now() / 1000);
+    return new SignJWT({})
+      .setProtectedHeader({ alg: 'ES256', typ: 'JWT', kid: await this.#keyId() })
+      .setSubject(spiffeUri(identity))
+      .setAudience([...audiences])
+      .setIssuedAt(issuedAt)
+      .setExpirationTime(issuedAt + lifetimeSeconds)
+      .sign(this.#key);
+  }
+
+  /** A JWK set. */
+  async keys(): Promise<string> {
+    return JSON.stringify({ keys: [{ ...this.#publicKey.export({ format: 'jwk' }), kid: await this.#keyId(), alg: 'ES256' }] });
+  }
+
+  async #keyId(): Promise<string> {
+    return calculateJwkThumbprint(this.#publicKey.export({ format: 'jwk' }) as never);
+  }
+}
+
+/** For holders of a certificate of the mesh only: the token that a workload begins with is no proof for others. */
+export function svidService(svids: SvidTokens, tokens: TokenIssuer, trustDomain: string, log: IssuanceLog): ServiceImpl<typeof SvidService> {
+  return {
+    async createToken({ audiences }, context) {
+      const peer = context.values.get(transportPeerKey);
+      if (peer.identity === undefined) throw new ConnectError('a certificate of this mesh is needed', Code.Unauthenticated);
+      const identity = await authenticate(context, tokens, trustDomain);
+      if (audiences.length === 0 || audiences.length > maxAudiences || audiences.some((audience) => audience === ''))
+        throw new ConnectError(`for whom is the token? 1 to ${maxAudiences} audiences are needed`, Code.InvalidArgument);
+      const token = await svids.issue(identity, audiences);
+      log.write({ time: new Date().toISOString(), outcome: 'issued', identity: spiffeUri(identity), by: 'certificate', peer: peer.address, audiences });
+      return create(CreateTokenResponseSchema, { token });
+    },
+    async getKeys(_request, context) {
+      await authenticate(context, tokens, trustDomain);
+      return create(GetKeysResponseSchema, { jwks: await svids.keys() });
+    },
+  };
+}
