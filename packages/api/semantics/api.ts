@@ -25,8 +25,32 @@ export function apiProblems(spec: ApiSpec): Problem[] {
     problems.push(invalid('spec.policies.validation', 'requests are validated by the document in spec.openapi, which is missing'));
   if (policies.credential && spec.placement !== 'client')
     problems.push(invalid('spec.policies.credential', "a credential is added to calls of somebody else's API: it needs placement client"));
-  return [...problems, ...policyProblems(policies)];
+  return [...problems, ...policyProblems(policies), ...loginProblems(spec)];
 }
+
+function loginProblems({ paths = ['/'], placement, policies = {} }: ApiSpec): Problem[] {
+  const { login } = policies;
+  if (login === undefined) return [];
+  const at = 'spec.policies.login';
+  const problems = [...collect(durationProblem(login.sessionDuration, `${at}.sessionDuration`))];
+  if (placement === 'client') problems.push(invalid(at, 'people log in at gateways and public ports: placement client has neither'));
+  if (policies.authentication) problems.push(invalid(at, 'a request shows a login or a credential: use login or authentication, or two Apis'));
+  if (!/^https?:\/\/[^?#]+$/.test(login.issuer)) problems.push(invalid(`${at}.issuer`, `${JSON.stringify(login.issuer)} is no issuer: a URL without query`));
+  for (const field of ['callbackPath', 'logoutPath'] as const) {
+    const path = login[field];
+    if (path !== undefined && !/^\/[^?#\s]*$/.test(path))
+      problems.push(invalid(`${at}.${field}`, `${JSON.stringify(path)} is no path: it begins with / and has no query`));
+    else if (!paths.some((prefix) => isBelow(path ?? defaultLoginPaths[field], prefix)))
+      problems.push(invalid(`${at}.${field}`, `${path ?? defaultLoginPaths[field]} is none of this API's paths: no request would come there`));
+  }
+  for (const [claim, header] of Object.entries(login.claimToHeader ?? {}))
+    if (!headerName.test(header)) problems.push(invalid(`${at}.claimToHeader.${claim}`, `${JSON.stringify(header)} cannot be the name of a header`));
+  return problems;
+}
+
+const defaultLoginPaths = { callbackPath: '/oauth2/callback', logoutPath: '/oauth2/logout' } as const;
+
+const isBelow = (path: string, prefix: string) => prefix === '/' || path === prefix || path.startsWith(prefix.endsWith('/') ? prefix : `${prefix}/`);
 
 function policyProblems(policies: ApiPoliciesSpec): Problem[] {
   const at = 'spec.policies';

@@ -30,6 +30,7 @@ export interface DocumentSpec {
 export interface ApiPoliciesSpec {
   readonly ipAccess?: { readonly allow?: readonly string[]; readonly deny?: readonly string[] };
   readonly cors?: CorsPolicySpec;
+  readonly login?: LoginSpec;
   readonly authentication?: {
     readonly apiKey?: { readonly headers?: readonly string[]; readonly queryParameters?: readonly string[] };
     readonly basic?: { readonly realm?: string };
@@ -53,10 +54,30 @@ export interface ApiPoliciesSpec {
     readonly header?: string;
     readonly queryParameter?: string;
     readonly prefix?: string;
-    readonly secret: { readonly name: string; readonly key: string };
+    readonly secret: SecretKeySpec;
   };
   readonly timeout?: string;
   readonly retries?: HttpRetrySpec;
+}
+
+/** A value of a Secret in the same namespace. */
+export interface SecretKeySpec {
+  readonly name: string;
+  readonly key: string;
+}
+
+/** End users log in by OpenID Connect. */
+export interface LoginSpec {
+  readonly issuer: string;
+  readonly clientId: string;
+  readonly clientSecret?: SecretKeySpec;
+  readonly cookieSecret: SecretKeySpec;
+  readonly scopes?: readonly string[];
+  readonly callbackPath?: string;
+  readonly logoutPath?: string;
+  readonly forwardAccessToken?: boolean;
+  readonly claimToHeader?: Readonly<Record<string, string>>;
+  readonly sessionDuration?: string;
 }
 
 export interface JwtProviderSpec {
@@ -101,6 +122,6 @@ export interface CredentialSpec {
   readonly consumer: string;
   readonly apiKey?: { readonly sha256: string };
   readonly basic?: { readonly username: string; readonly passwordHash: string };
-  readonly hmac?: { readonly keyId: string; readonly secret: { readonly name: string; readonly key: string } };
+  readonly hmac?: { readonly keyId: string; readonly secret: SecretKeySpec };
   readonly expires?: string;
 }

@@ -13,6 +13,7 @@ import { grpcWebFilter } from './grpc-web.ts';
 import { ipAccess } from './ip-access.ts';
 import { jwtAuthn } from './jwt-authn/jwt-authn.ts';
 import { localService } from './local-service.ts';
+import { login } from './login/login.ts';
 import { rateLimit } from './rate-limit/rate-limit.ts';
 import { rbac } from './rbac.ts';
 import { script } from './script/script.ts';
@@ -39,6 +40,7 @@ export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
     jwtAuthn,
     rbac,
     ipAccess,
+    login,
     authentication,
     rateLimit,
     validation,

@@ -1,5 +1,5 @@
 import type { Any } from '@bufbuild/protobuf/wkt';
-import type { ApiPoliciesSpec, ApiSpec, FilterReferenceSpec, JwtProviderSpec, RateLimitSpec } from '@mizzen/api';
+import type { ApiPoliciesSpec, ApiSpec, FilterReferenceSpec, JwtProviderSpec, LoginSpec, RateLimitSpec, SecretKeySpec } from '@mizzen/api';
 import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import {
@@ -10,6 +10,7 @@ import {
   type JwtProviderSchema,
   Limit_By,
   type LimitSchema,
+  LoginPerRouteSchema,
   RateLimitPerRouteSchema,
   ScriptPerRouteSchema,
   TranscodingPerRouteSchema,
@@ -23,6 +24,7 @@ import type { DocumentReader } from './documents.ts';
 /** The filters of API policies, in the order in which a request meets them. */
 export const policyFilters = {
   ipAccess: 'mizzen.filters.http.ip_access',
+  login: 'mizzen.filters.http.login',
   authentication: 'mizzen.filters.http.authentication',
   rateLimit: 'mizzen.filters.http.rate_limit',
   validation: 'mizzen.filters.http.validation',
@@ -49,6 +51,7 @@ export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources):
       allow: [...(policies.ipAccess.allow ?? [])],
       deny: [...(policies.ipAccess.deny ?? [])],
     });
+  if (policies.login) configs[policyFilters.login] = packAny(LoginPerRouteSchema, login(policies.login, api, sources));
   if (policies.authentication) {
     const { apiKey, basic, hmac, jwt = [], optional, forwardCredentials, allow } = policies.authentication;
     const isPlaced = apiKey?.headers?.length || apiKey?.queryParameters?.length;
@@ -96,19 +99,43 @@ export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources):
   }
   if (policies.credential) {
     const { header, queryParameter, prefix, secret } = policies.credential;
-    const value = sources.secrets.get(`${api.namespace}/${secret.name}`)?.[secret.key];
-    if (value === undefined)
-      throw new MizzenError(
-        'no-secret',
-        `spec.policies.credential.secret: the Secret ${api.namespace}/${secret.name} does not exist, or has no key ${JSON.stringify(secret.key)}`,
-      );
     configs[policyFilters.credential] = packAny(CredentialPerRouteSchema, {
       header: header ?? '',
       queryParameter: queryParameter ?? '',
-      value: `${prefix ?? ''}${Buffer.from(value, 'base64').toString('utf8').trim()}`,
+      value: `${prefix ?? ''}${secretText(secret, 'spec.policies.credential.secret', api, sources)}`,
     });
   }
   return configs;
+}
+
+/** A value of a Secret in the API's namespace, without the blanks around it. */
+function secretText({ name, key }: SecretKeySpec, field: string, { namespace }: Configured<ApiSpec>, { secrets }: PolicySources): string {
+  const value = secrets.get(`${namespace}/${name}`)?.[key];
+  if (value === undefined) throw new MizzenError('no-secret', `${field}: the Secret ${namespace}/${name} does not exist, or has no key ${JSON.stringify(key)}`);
+  return Buffer.from(value, 'base64').toString('utf8').trim();
+}
+
+const minCookieSecretBytes = 32;
+const defaultSessionSeconds = 8 * 60 * 60;
+
+function login(spec: LoginSpec, api: Configured<ApiSpec>, sources: PolicySources): Init<typeof LoginPerRouteSchema> {
+  const at = 'spec.policies.login';
+  const cookieSecret = secretText(spec.cookieSecret, `${at}.cookieSecret`, api, sources);
+  if (Buffer.byteLength(cookieSecret) < minCookieSecretBytes)
+    throw new MizzenError('invalid-secret', `${at}.cookieSecret: the value has less than ${minCookieSecretBytes} bytes: openssl rand -base64 32 makes one`);
+  return {
+    name: `${api.namespace}/${api.name}`,
+    issuer: spec.issuer,
+    clientId: spec.clientId,
+    clientSecret: spec.clientSecret === undefined ? '' : secretText(spec.clientSecret, `${at}.clientSecret`, api, sources),
+    cookieSecret,
+    scopes: [...new Set(['openid', ...(spec.scopes ?? ['profile', 'email'])])],
+    callbackPath: spec.callbackPath ?? '/oauth2/callback',
+    logoutPath: spec.logoutPath ?? '/oauth2/logout',
+    forwardsAccessToken: spec.forwardAccessToken ?? false,
+    claimToHeader: { ...spec.claimToHeader },
+    sessionSeconds: spec.sessionDuration === undefined ? defaultSessionSeconds : Math.ceil((parseDurationMs(spec.sessionDuration) ?? 0) / 1_000),
+  };
 }
 
 export function scriptConfig(filters: readonly FilterReferenceSpec[], fileOf: (file: string) => string): Any {

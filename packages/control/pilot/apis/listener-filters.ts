@@ -5,6 +5,7 @@ import {
   CachePerRouteSchema,
   CredentialPerRouteSchema,
   IpAccessPerRouteSchema,
+  LoginPerRouteSchema,
   RateLimitSchema,
   ScriptPerRouteSchema,
   TranscodingPerRouteSchema,
@@ -59,6 +60,7 @@ export function apiFilters(apis: readonly ResolvedApi[], snapshot: MeshSnapshot)
   const hasGlobalLimits = apis.some((api) => api.hasGlobalLimits);
   const all: readonly HttpFilter[] = [
     filter(policyFilters.ipAccess, packAny(IpAccessPerRouteSchema, {})),
+    filter(policyFilters.login, packAny(LoginPerRouteSchema, {})),
     filter(policyFilters.authentication, packAny(AuthenticationSchema, consumersOf(apis, snapshot))),
     filter(policyFilters.rateLimit, packAny(RateLimitSchema, hasGlobalLimits ? { serviceTarget: rateLimitCluster } : {})),
     filter(policyFilters.validation, packAny(ValidationPerRouteSchema, {})),

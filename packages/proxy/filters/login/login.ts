@@ -1,0 +1,309 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { MizzenError, messageOf } from '@mizzen/common';
+import { LoginPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
+import { queryValues } from '@mizzen/gateway';
+import type { ProxyContext } from '../../http/connection-settings.ts';
+import type { Consumer, Exchange } from '../../http/exchange.ts';
+import { cookieNames, cookieValue, removeCookies } from '../../message/cookie.ts';
+import type { RequestHead } from '../../message/request-head.ts';
+import type { ResponseHead } from '../../message/response-head.ts';
+import { consumerHeader, groupsHeader } from '../authentication/authentication.ts';
+import type { FilterKind, HttpFilter } from '../filter.ts';
+import { unpackConfig } from '../unpack-config.ts';
+import { OpenIdProvider, RefusedByProvider, type Tokens } from './openid-provider.ts';
+import { joinedCookie, SealedCookies, setCookies } from './sealed-cookies.ts';
+
+const name = 'mizzen.filters.http.login';
+const loginSeconds = 600;
+const maxLoginsAtOnce = 5;
+const maxRemembered = 2_000;
+/** Requests that came beside the one that refreshed still show the session before. */
+const refreshedLivesMs = 30_000;
+
+/** A login that has begun: in a cookie of the browser that began it. */
+interface Begun {
+  readonly state: string;
+  readonly nonce: string;
+  readonly verifier: string;
+  readonly target: string;
+  readonly endsAt: number;
+}
+
+/** Who has logged in: in a cookie, too. Times in the milliseconds of Date.now(). */
+interface Session {
+  readonly claims: Readonly<Record<string, unknown>>;
+  readonly endsAt: number;
+  /** When the provider is asked again. */
+  readonly refreshAt: number | undefined;
+  readonly refreshToken: string | undefined;
+  readonly accessToken: string | undefined;
+}
+
+/**
+ * mizzen.filters.http.login: end users log in at an OpenID provider (Core 1.0, authorization code flow with PKCE). What is known of them is in encrypted cookies:
+ * any proxy of the mesh can go on where another began. A browser without a session is sent to log in; anything else gets 401.
+ */
+export const login: FilterKind = {
+  name,
+  create: (_any, _place, context) => new LoginFilter(context),
+  compileRoute: (any, place) => new Login(unpackConfig(LoginPerRouteSchema, any, place), place),
+};
+
+class LoginFilter implements HttpFilter {
+  readonly name = name;
+  readonly #context: ProxyContext;
+
+  constructor(context: ProxyContext) {
+    this.#context = context;
+  }
+
+  onRequest(exchange: Exchange): 'continue' | 'stop' {
+    const route = exchange.filterConfig(name) as Login | undefined;
+    if (route === undefined) return 'continue';
+    const { head } = exchange;
+    for (const header of route.ownHeaders) head.headers.remove(header);
+    const path = head.target.split('?', 1)[0]!;
+    if (path === route.config.callbackPath) return this.#wait(exchange, route, this.#finish(exchange, route));
+    if (path === route.config.logoutPath) return this.#wait(exchange, route, this.#end(exchange, route));
+    const session = route.sessionOf(exchange);
+    if (session === undefined) return this.#begin(exchange, route);
+    if (session.refreshAt !== undefined && Date.now() >= session.refreshAt && session.refreshToken !== undefined)
+      return this.#wait(exchange, route, this.#refresh(exchange, route, session));
+    route.tell(exchange, session);
+    return 'continue';
+  }
+
+  onResponse(exchange: Exchange, head: ResponseHead): void {
+    for (const cookie of (exchange.note(name) as readonly string[] | undefined) ?? []) head.headers.add('set-cookie', cookie);
+  }
+
+  #wait(exchange: Exchange, route: Login, work: Promise<void>): 'stop' {
+    work.catch((error: unknown) => {
+      if (exchange.isOver) return;
+      if (error instanceof RefusedByProvider) return this.#deny(exchange, 403, 'refused', `the login was refused: ${error.message}`);
+      this.#context.logger.warn(`logins for ${route.config.name}: ${messageOf(error)}`);
+      this.#deny(exchange, 503, 'provider_unavailable', 'logins are not possible at the moment: the OpenID provider cannot be used');
+    });
+    return 'stop';
+  }
+
+  #begin(exchange: Exchange, route: Login): 'stop' {
+    const { head } = exchange;
+    if (!isNavigation(head)) {
+      this.#deny(exchange, 401, 'no_session', 'nobody is logged in');
+      return 'stop';
+    }
+    return this.#wait(
+      exchange,
+      route,
+      (async () => {
+        const [state, nonce, verifier] = [token(), token(), token()];
+        const url = await route.provider.authorizationUrl({
+          ...{ redirect_uri: `${originOf(exchange)}${route.config.callbackPath}`, scope: route.config.scopes.join(' '), state, nonce },
+          ...(route.config.scopes.includes('offline_access') ? { prompt: 'consent' } : {}),
+          ...{ code_challenge: createHash('sha256').update(verifier).digest('base64url'), code_challenge_method: 'S256' },
+        });
+        if (exchange.isOver) return;
+        const begun: Begun = { state, nonce, verifier, target: head.target, endsAt: Date.now() + loginSeconds * 1_000 };
+        // Each tab has its own; those that came to nothing are not to fill the browser.
+        const prefix = loginCookie(exchange, route, '');
+        const others = cookieNames(head.headers).filter((cookie) => cookie.startsWith(prefix));
+        const stale = others.length < maxLoginsAtOnce ? [] : others;
+        const sealed = route.cookies.seal('login', begun);
+        this.#count('begun');
+        redirect(exchange, url, [
+          ...stale.map((cookie) => `${cookie}=; ${attributes(exchange)}; Max-Age=0`),
+          `${loginCookie(exchange, route, state)}=${sealed}; ${attributes(exchange)}; Max-Age=${loginSeconds}`,
+        ]);
+      })(),
+    );
+  }
+
+  /** Back from the provider. */
+  async #finish(exchange: Exchange, route: Login): Promise<void> {
+    const { head } = exchange;
+    const parameter = (of: string) => queryValues(head.target, of)[0];
+    const [state, code, problem, issuer] = [parameter('state'), parameter('code'), parameter('error'), parameter('iss')];
+    const cookie = loginCookie(exchange, route, state ?? '');
+    const begun = route.cookies.unseal('login', cookieValue(head.headers, cookie) ?? '') as Begun | undefined;
+    // Whoever was led here by somebody else's link has begun no login.
+    if (state === undefined || begun === undefined || begun.state !== state || Date.now() >= begun.endsAt)
+      return this.#deny(exchange, 400, 'unknown_login', 'this login was not begun in this browser, or too long ago: start again at the page that you want');
+    // RFC 9207: the answer of another provider.
+    if (issuer !== undefined && issuer !== route.config.issuer) return this.#deny(exchange, 400, 'wrong_issuer', 'this is the answer of another provider');
+    if (problem !== undefined || code === undefined)
+      return this.#deny(exchange, 403, 'refused', `the provider let nobody in: ${(problem ?? 'no code').replace(/[^\x20-\x7e]/g, '').slice(0, 100)}`);
+    const redirectUri = `${originOf(exchange)}${route.config.callbackPath}`;
+    const tokens = await route.provider.exchange(code, begun.verifier, redirectUri, begun.nonce, Object.keys(route.config.claimToHeader));
+    if (exchange.isOver) return;
+    const cookies = route.sessionCookies(exchange, route.newSession(tokens, tokens.claims!));
+    if (cookies === undefined) return this.#deny(exchange, 502, 'session_too_long', 'what the provider says of you does not fit into cookies');
+    this.#count('finished');
+    redirect(exchange, `${originOf(exchange)}${begun.target}`, [...cookies, `${cookie}=; ${attributes(exchange)}; Max-Age=0`]);
+  }
+
+  async #end(exchange: Exchange, route: Login): Promise<void> {
+    const origin = originOf(exchange);
+    const gone = setCookies(sessionCookie(exchange, route), '', attributes(exchange), exchange.head.headers) ?? [];
+    // Here the session ends, whether or not the provider can be reached.
+    const url = await route.provider.endSessionUrl(`${origin}/`).catch(() => undefined);
+    if (exchange.isOver) return;
+    this.#count('ended');
+    redirect(exchange, url ?? `${origin}/`, gone);
+  }
+
+  async #refresh(exchange: Exchange, route: Login, session: Session): Promise<void> {
+    let fresh: Session;
+    try {
+      fresh = await route.refreshed(session);
+    } catch (error) {
+      if (!(error instanceof RefusedByProvider)) throw error;
+      if (exchange.isOver) return;
+      // The provider knows them no more: they log in again.
+      this.#count('refresh_refused');
+      this.#begin(exchange, route);
+      return;
+    }
+    if (exchange.isOver) return;
+    this.#count('refreshed');
+    exchange.setNote(name, route.sessionCookies(exchange, fresh) ?? []);
+    route.tell(exchange, fresh);
+    exchange.resumeFilters();
+  }
+
+  #deny(exchange: Exchange, status: number, reason: string, detail: string): void {
+    this.#context.counters.countRejection('login', reason);
+    const title = { 400: 'Bad Request', 401: 'Unauthorized', 403: 'Forbidden', 502: 'Bad Gateway', 503: 'Service Unavailable' }[status] ?? '';
+    exchange.replyProblem(status, { title, detail }, `login_${reason}`, [['cache-control', 'no-store']]);
+  }
+
+  #count(result: string): void {
+    this.#context.counters.count(`logins_total{result="${result}"}`);
+  }
+}
+
+type Config = ReturnType<typeof unpackConfig<typeof LoginPerRouteSchema>>;
+
+/** What one API asks of its users. */
+class Login {
+  readonly config: Config;
+  readonly provider: OpenIdProvider;
+  readonly cookies: SealedCookies;
+  /** In the names of cookies. */
+  readonly mark: string;
+  readonly ownHeaders: readonly string[];
+  readonly #claimHeaders: readonly (readonly [claim: string, header: string])[];
+  readonly #remembered: Map<string, Session>;
+  readonly #refreshing: Map<string, Promise<Session>>;
+
+  constructor(config: Config, place: string) {
+    const { issuer, clientId, clientSecret, cookieSecret } = config;
+    if (!URL.canParse(issuer) || clientId === '' || cookieSecret.length < 32 || !config.callbackPath.startsWith('/'))
+      throw new MizzenError('invalid-filter', `${place}: issuer (a URL), client_id, callback_path and a cookie_secret of 32 bytes are needed`);
+    this.config = config;
+    this.provider = new OpenIdProvider({ issuer, id: clientId, secret: clientSecret });
+    this.cookies = new SealedCookies(cookieSecret, JSON.stringify([issuer, clientId]));
+    this.mark = createHash('sha256').update(config.name).digest('hex').slice(0, 8);
+    this.#claimHeaders = Object.entries(config.claimToHeader).map(([claim, header]) => [claim, header.toLowerCase()]);
+    this.ownHeaders = [consumerHeader, groupsHeader, ...this.#claimHeaders.map(([, header]) => header)];
+    this.#remembered = new Map();
+    this.#refreshing = new Map();
+  }
+
+  /** undefined: nobody is logged in. */
+  sessionOf(exchange: Exchange): Session | undefined {
+    const text = joinedCookie(exchange.head.headers, sessionCookie(exchange, this));
+    if (text === undefined) return undefined;
+    let session = this.#remembered.get(text);
+    if (session === undefined) {
+      session = this.cookies.unseal('session', text) as Session | undefined;
+      if (session === undefined) return undefined;
+      if (this.#remembered.size >= maxRemembered) this.#remembered.delete(this.#remembered.keys().next().value!);
+      this.#remembered.set(text, session);
+    }
+    return Date.now() < session.endsAt ? session : undefined;
+  }
+
+  newSession(tokens: Tokens, claims: Readonly<Record<string, unknown>>, endsAt = Date.now() + this.config.sessionSeconds * 1_000): Session {
+    const kept = ['sub', 'groups', ...this.#claimHeaders.map(([claim]) => claim)].filter((claim) => claims[claim] !== undefined);
+    const { forwardsAccessToken } = this.config;
+    const mayRefresh = tokens.refreshToken !== undefined;
+    return {
+      claims: Object.fromEntries(kept.map((claim) => [claim, claims[claim]])),
+      // A token that has ended is of no use to the service.
+      endsAt: forwardsAccessToken && !mayRefresh ? Math.min(endsAt, tokens.accessTokenEndsAt ?? endsAt) : endsAt,
+      refreshAt: mayRefresh ? tokens.accessTokenEndsAt : undefined,
+      refreshToken: tokens.refreshToken,
+      accessToken: forwardsAccessToken ? tokens.accessToken : undefined,
+    };
+  }
+
+  /** Many requests of one page, one refresh: providers take a refresh token that is used twice for stolen. */
+  refreshed(session: Session): Promise<Session> {
+    const key = session.refreshToken!;
+    let asking = this.#refreshing.get(key);
+    if (asking === undefined) {
+      asking = this.provider.refresh(key).then((tokens) => {
+        if (tokens.claims !== undefined && tokens.claims['sub'] !== session.claims['sub']) throw new RefusedByProvider('it is somebody else');
+        return this.newSession(tokens, { ...session.claims, ...tokens.claims }, session.endsAt);
+      });
+      this.#refreshing.set(key, asking);
+      const forget = () => void this.#refreshing.delete(key);
+      asking.then(() => setTimeout(forget, refreshedLivesMs).unref(), forget);
+    }
+    return asking;
+  }
+
+  /** undefined: it is too long for cookies. */
+  sessionCookies(exchange: Exchange, session: Session): string[] | undefined {
+    const seconds = Math.max(1, Math.floor((session.endsAt - Date.now()) / 1_000));
+    const text = this.cookies.seal('session', session);
+    return setCookies(sessionCookie(exchange, this), text, `${attributes(exchange)}; Max-Age=${seconds}`, exchange.head.headers);
+  }
+
+  /** Tells the service, and the filters after this one, whose request it is. */
+  tell(exchange: Exchange, { claims, accessToken }: Session): void {
+    const { headers } = exchange.head;
+    removeCookies(headers, (cookie) => cookie.includes(`mizzen-session-${this.mark}`) || cookie.includes(`mizzen-login-${this.mark}`));
+    const groups = Array.isArray(claims['groups']) ? claims['groups'].filter((group): group is string => typeof group === 'string') : [];
+    const subject = String(claims['sub']);
+    const consumer: Consumer = { name: /^[\x21-\x7e]{1,200}$/.test(subject) ? subject : '', groups, claims };
+    if (consumer.name !== '') headers.set(consumerHeader, consumer.name);
+    if (groups.length > 0) headers.set(groupsHeader, groups.filter((group) => /^[\x21-\x2b\x2d-\x7e]+$/.test(group)).join(','));
+    for (const [claim, header] of this.#claimHeaders) {
+      const value = claims[claim];
+      if (['string', 'number', 'boolean'].includes(typeof value) && /^[\x20-\x7e]*$/.test(String(value))) headers.set(header, String(value));
+    }
+    if (this.config.forwardsAccessToken) {
+      headers.remove('authorization');
+      if (accessToken !== undefined && /^[\x21-\x7e]+$/.test(accessToken)) headers.set('authorization', `Bearer ${accessToken}`);
+    }
+    exchange.consumer = consumer;
+  }
+}
+
+const token = () => randomBytes(32).toString('base64url');
+
+const schemeOf = ({ head, settings }: Exchange) => head.headers.get('x-forwarded-proto') ?? (settings.isTls ? 'https' : 'http');
+const originOf = (exchange: Exchange) => `${schemeOf(exchange)}://${exchange.head.authority}`;
+
+// A cookie with this prefix is nobody else's: no subdomain's, no plain page's (RFC 6265bis section 4.1.3.2). Without TLS browsers do not take it.
+const prefixOf = (exchange: Exchange) => (schemeOf(exchange) === 'https' ? '__Host-' : '');
+const attributes = (exchange: Exchange) => `Path=/; HttpOnly; SameSite=Lax${schemeOf(exchange) === 'https' ? '; Secure' : ''}`;
+const sessionCookie = (exchange: Exchange, { mark }: Login) => `${prefixOf(exchange)}mizzen-session-${mark}`;
+const loginCookie = (exchange: Exchange, { mark }: Login, state: string) => `${prefixOf(exchange)}mizzen-login-${mark}-${state.slice(0, 8)}`;
+
+/** A person who waits for a page; scripts cannot be sent to another site to log in. */
+function isNavigation({ method, headers }: RequestHead): boolean {
+  if (method !== 'GET' && method !== 'HEAD') return false;
+  const mode = headers.get('sec-fetch-mode');
+  return mode === undefined ? headers.getJoined('accept')?.includes('text/html') === true : mode === 'navigate';
+}
+
+function redirect(exchange: Exchange, location: string, cookies: readonly string[]): void {
+  exchange.replyWith(302, '', 'login_redirect', [
+    ['location', location],
+    ['cache-control', 'no-store'],
+    ...cookies.map((cookie) => ['set-cookie', cookie] as const),
+  ]);
+}
