@@ -20,6 +20,15 @@ export interface SoakResult {
   readonly after: Readonly<Record<string, number>>;
 }
 
+const onceMs = 30_000;
+
+function within<Value>(ms: number, work: Promise<Value>, problem: () => string): Promise<Value> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error(problem())), ms);
+    work.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
+
 const memoryMib = (pid: number) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) / 1024;
 
 /**
@@ -142,10 +151,12 @@ export async function soak(seconds: number, say: (text: string) => void): Promis
           const session = connectHttp2(port);
           const stream = session.request({ ':method': 'POST', ':path': '/slow' });
           stream.on('error', () => {});
+          // Listened for from the start: on a busy machine everything may come at once.
+          const closed = new Promise((resolve) => stream.on('close', resolve));
           stream.write(Buffer.alloc(50_000));
           await once(session, 'remoteSettings');
           stream.close(8);
-          await new Promise((resolve) => stream.on('close', resolve));
+          await closed;
           session.destroy();
         },
         async () => {
@@ -188,7 +199,7 @@ export async function soak(seconds: number, say: (text: string) => void): Promis
     await Promise.all(
       kinds.map(async (send) => {
         while (Date.now() < end) {
-          await send();
+          await within(onceMs, send(), () => `no end of one of its kind within ${onceMs} ms: ${send}`);
           requests++;
           // Each closed connection keeps its port for a minute: faster, and the machine would run out of them before the proxy is tried.
           if (!keeps.has(send)) await new Promise((resolve) => setTimeout(resolve, 20));
