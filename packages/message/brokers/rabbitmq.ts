@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Backoff, type Logger, messageOf } from '@mizzen/common';
-import { type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect } from 'amqplib';
+import { type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect, type Message } from 'amqplib';
 import { type BrokerDriver, type BrokerSubscription, type Delivery, type OutgoingMessage, publishTimeoutMs, type SubscriptionRequest } from './driver.ts';
 import { HeldMessages } from './held-messages.ts';
 import { readWireHeaders, wireHeaders } from './message-headers.ts';
@@ -21,6 +21,11 @@ export class RabbitDriver implements BrokerDriver {
   readonly #backoff: Backoff;
   readonly #subscriptions: Set<() => Promise<void>>;
   readonly #exchanges: Set<string>;
+  /** Topics that have had queues. */
+  readonly #routed: Set<string>;
+  /** Ids of messages that went to no queue and are not confirmed yet. */
+  readonly #returned: Set<string>;
+  #connectedAt: number;
   #connecting: Promise<{ readonly model: ChannelModel; readonly channel: ConfirmChannel }> | undefined;
   #problem: string | undefined;
   #isClosed: boolean;
@@ -30,6 +35,9 @@ export class RabbitDriver implements BrokerDriver {
     this.#backoff = new Backoff(100, 2_000);
     this.#subscriptions = new Set();
     this.#exchanges = new Set();
+    this.#routed = new Set();
+    this.#returned = new Set();
+    this.#connectedAt = 0;
     this.#connecting = undefined;
     this.#problem = 'not connected yet';
     this.#isClosed = false;
@@ -56,16 +64,18 @@ export class RabbitDriver implements BrokerDriver {
             const failed = (error: unknown) => resolve(`the message was not stored: ${messageOf(error)}`);
             // A connection that breaks confirms nothing more.
             const timer = setTimeout(() => failed(this.#problem ?? `not confirmed within ${publishTimeoutMs} ms`), publishTimeoutMs);
+            const messageId = randomUUID();
             try {
               channel.publish(
                 exchangeOf(topic),
                 '',
                 message.body,
-                { persistent: true, messageId: randomUUID(), headers: wireHeaders(message, now) },
+                { persistent: true, mandatory: true, messageId, headers: wireHeaders(message, now) },
                 (error) => {
                   clearTimeout(timer);
-                  if (error === null || error === undefined) resolve(undefined);
-                  else failed(error);
+                  if (error !== null && error !== undefined) failed(error);
+                  else if (this.#isNobodys(topic, messageId)) failed('no queue is bound to the topic (any more, or again)');
+                  else resolve(undefined);
                 },
               );
             } catch (error) {
@@ -191,6 +201,20 @@ export class RabbitDriver implements BrokerDriver {
     this.#exchanges.add(topic);
   }
 
+  /**
+   * Whether a message that is confirmed went to no queue, though its topic has some. RabbitMQ killed within seconds of a group's first visit comes back with the queue
+   * and without its binding, until the group binds it anew.
+   */
+  #isNobodys(topic: string, messageId: string): boolean {
+    if (!this.#returned.delete(messageId)) {
+      this.#routed.add(topic);
+      return false;
+    }
+    if (Date.now() - this.#connectedAt < bindAgainMs) return this.#routed.has(topic);
+    this.#routed.delete(topic);
+    return false;
+  }
+
   #connected() {
     this.#connecting ??= this.#connect();
     return this.#connecting;
@@ -209,8 +233,11 @@ export class RabbitDriver implements BrokerDriver {
         model.on('error', () => {});
         const channel = await within(model.createConfirmChannel(), stepMs);
         channel.on('error', () => {});
+        channel.on('return', ({ properties }: Message) => this.#returned.add(String(properties.messageId)));
         model.on('close', () => this.#lost(shown));
         this.#exchanges.clear();
+        this.#returned.clear();
+        this.#connectedAt = Date.now();
         this.#problem = undefined;
         this.#backoff.reset();
         return { model: connected, channel };
@@ -244,6 +271,8 @@ export class RabbitDriver implements BrokerDriver {
 }
 
 const maxAttemptsKept = 10_000;
+/** After a reconnect, for groups to bind their queues again. */
+const bindAgainMs = 30_000;
 /** For one step of setting something up. */
 const stepMs = 5_000;
 const exchangeOf = (topic: string) => `mizzen.${topic}`;
