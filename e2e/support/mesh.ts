@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { decodeYaml, describeProblem, findKind, groupOf } from '@mizzen/api';
 import { silentLogger } from '@mizzen/common';
-import { type ControlPlane, homeFiles, startControlPlane } from '@mizzen/control';
+import { type ControlPlane, type ControlPlaneOptions, homeFiles, startControlPlane } from '@mizzen/control';
 import { startMessaging } from '@mizzen/message';
 import { type ProxyConfig, type StartedProxy, startProxy } from '@mizzen/proxy';
 import { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
@@ -24,7 +24,7 @@ export class TestMesh {
   }
 
   static async start(
-    options: { readonly trustDomain?: string; readonly directory?: string; readonly rateLimitRedis?: string; readonly brokerAddress?: string } = {},
+    options: Pick<Partial<ControlPlaneOptions>, 'trustDomain' | 'directory' | 'rateLimitRedis' | 'brokerAddress' | 'bundleRefreshSeconds'> = {},
   ): Promise<TestMesh> {
     const mesh = new TestMesh();
     mesh.plane = await startControlPlane({
@@ -98,7 +98,7 @@ export class TestMesh {
       workload: name,
       serviceAccount,
       labels: { app: name },
-      trustDomain: 'cluster.local',
+      trustDomain: this.plane.pilot.trustDomain,
       address: '127.0.0.1',
       control: `127.0.0.1:${this.plane.xdsPort}`,
       rootCertificateFile: homeFiles(this.home).rootCertificate,

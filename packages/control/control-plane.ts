@@ -17,9 +17,11 @@ import { CertificateAuthority } from './citadel/certificate-authority.ts';
 import { certificateService } from './citadel/certificate-service.ts';
 import { IssuanceLog } from './citadel/issuance-log.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
+import { defaultRefreshSeconds, PublishedBundle } from './citadel/spiffe-bundle.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
 import { SvidTokens, svidService } from './citadel/svid-tokens.ts';
 import { TokenIssuer } from './citadel/token-issuer.ts';
+import { TrustBundles } from './citadel/trust-bundles.ts';
 import { type Caller, type Role, roles, sees } from './galley/api/access-control.ts';
 import { ApiServer } from './galley/api/api-server.ts';
 import { AuditLog } from './galley/api/audit-log.ts';
@@ -60,6 +62,8 @@ export interface ControlPlaneOptions {
   readonly brokerAddress?: string | undefined;
   readonly debounceMs?: number;
   readonly registrationGraceMs?: number;
+  /** How often others are to ask for this trust domain's bundle (300), and how often this one asks others at most (10). */
+  readonly bundleRefreshSeconds?: number;
 }
 
 export interface ControlPlane {
@@ -85,6 +89,9 @@ export function homeFiles(home: string) {
     apiSocket: join(home, 'api.sock'),
   };
 }
+
+/** Where other trust domains find what this one is known by (SPIFFE Federation). */
+export const bundlePath = '/.well-known/spiffe-bundle';
 
 const serverCertificateSeconds = 30 * 86_400;
 const serverRenewMs = 7 * 86_400_000;
@@ -113,10 +120,18 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const registry = new ResourceRegistry(store, notEnforced);
   await createNamespaces(registry);
   await createGatewayClasses(registry);
-  const pilot = new Pilot({
+  const trust = new TrustBundles({
+    ownRoots: () => authority.trustBundle,
+    trustDomain,
+    directory: join(files.certificates, 'bundles'),
+    logger: logger.child('citadel'),
+    onChange: () => void pilot.refresh(),
+    ...(options.bundleRefreshSeconds === undefined ? {} : { leastRefreshMs: options.bundleRefreshSeconds * 1000 }),
+  });
+  const pilot: Pilot = new Pilot({
     registry,
     trustDomain,
-    trustBundle: () => authority.trustBundle,
+    trust,
     logger: logger.child('pilot'),
     filesRoot: options.directory,
     brokerAddress: options.brokerAddress,
@@ -153,7 +168,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     router.service(AggregatedDiscoveryService, discoveryService(pilot, authority, tokens, logger.child('pilot')));
     router.service(RateLimitService, rateLimitService(counters, admit));
     router.service(IstioCertificateService, certificateService(authority, tokens, issued, logger.child('citadel')));
-    router.service(SvidService, svidService(svids, tokens, trustDomain, issued));
+    router.service(SvidService, svidService(svids, tokens, trust, trustDomain, issued));
   };
   const handler = grpcHandler({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });
   const secure = createSecureServer(
@@ -162,6 +177,11 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   );
   const plain = options.xdsPlainPort === undefined ? undefined : createServer(handler);
   const sessions = [secure, plain].map((server) => (server === undefined ? new Set<never>() : sessionsOf(server)));
+  const bundle = new PublishedBundle(async () => ({
+    pem: trust.current().own,
+    jwks: await svids.keys(),
+    refreshSeconds: options.bundleRefreshSeconds ?? defaultRefreshSeconds,
+  }));
   const api = new ApiServer({
     registry,
     host,
@@ -172,8 +192,11 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     socketPath: files.apiSocket,
     logger: logger.child('galley'),
     createToken: (namespace, serviceAccount, audiences, seconds) => tokens.issue(namespace, serviceAccount, audiences, seconds),
+    published: { [bundlePath]: () => bundle.document() },
     meshState: async (path, caller) =>
-      path.join('/') === 'ca' ? { ...authorityStatus(authority, pilot.proxies()), trustBundle: authority.trustBundle } : meshState(pilot, path, caller),
+      path.join('/') === 'ca'
+        ? { ...authorityStatus(authority, pilot.proxies()), federation: trust.status(), trustBundle: authority.trustBundle }
+        : meshState(pilot, path, caller),
     meshAction: async (path, body) => {
       if (path.join('/') === 'access') {
         const { user, role, namespaces, seconds } = body;
@@ -212,6 +235,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   let closing: Promise<void> | undefined;
   const close = async () => {
     clearInterval(renewal);
+    trust.close();
     await api.close();
     await directory?.close();
     await pilot.close();

@@ -1,5 +1,6 @@
 /** The control plane: galley (configuration), pilot (discovery and routing), citadel (identity). */
-export { type ControlPlane, type ControlPlaneOptions, homeFiles, startControlPlane } from './control-plane.ts';
+export type { FederationStatus } from './citadel/trust-bundles.ts';
+export { bundlePath, type ControlPlane, type ControlPlaneOptions, homeFiles, startControlPlane } from './control-plane.ts';
 export { originFileAnnotation } from './galley/directory-source.ts';
 export type { Finding } from './pilot/analysis/finding.ts';
 export type { ProxyStatus } from './pilot/xds/proxy-connection.ts';

@@ -1,13 +1,12 @@
-import { X509Certificate } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MizzenError } from '@mizzen/common';
-import type { AuthorityStatus } from '@mizzen/control';
+import { type AuthorityStatus, bundlePath, type FederationStatus } from '@mizzen/control';
 import { ApiClient } from '../api-client.ts';
 import { controlAccess, homeOf } from '../home.ts';
 import { formatTable, outputFormat, paint, print, printData } from '../output.ts';
 import type { StatusOptions } from './status.ts';
 
-type Answer = AuthorityStatus & { readonly trustBundle: string };
+type Answer = AuthorityStatus & { readonly trustBundle: string; readonly federation: readonly FederationStatus[] };
 
 const phases: Readonly<Record<AuthorityStatus['phase'], string>> = {
   steady: 'one root, no change under way',
@@ -45,6 +44,13 @@ export async function status(options: StatusOptions): Promise<void> {
         ]),
       ),
     );
+    if (answer.federation.length > 0)
+      print(
+        `\n${formatTable(
+          ['TRUST DOMAIN', 'BUNDLE FROM', 'FETCHED', 'PROBLEM'],
+          answer.federation.map(({ trustDomain, url, fetchedAt, problem }) => [trustDomain, url, fetchedAt ?? 'never', problem ? paint(problem, 'red') : '']),
+        )}`,
+      );
     if (answer.phase === 'steady') return;
     print(
       `\nnext step: ${answer.nextStep}${answer.waitsFor.length > 0 ? `, when these proxies are ready: ${answer.waitsFor.join(', ')}` : ' (all proxies are ready)'}`,
@@ -95,12 +101,7 @@ export async function rotate(options: RotateOptions): Promise<void> {
 export async function exportBundle(options: StatusOptions & { readonly format: string }): Promise<void> {
   if (options.format !== 'pem' && options.format !== 'spiffe') throw new MizzenError('bad-option', `--format ${options.format} is not known: pem or spiffe`);
   await withApi(options, async (api) => {
-    const { trustBundle } = await ask(api);
-    if (options.format === 'pem') return print(trustBundle);
-    const keys = (trustBundle.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? []).map((pem) => {
-      const certificate = new X509Certificate(pem);
-      return { use: 'x509-svid', ...certificate.publicKey.export({ format: 'jwk' }), x5c: [certificate.raw.toString('base64')] };
-    });
-    print(JSON.stringify({ keys, spiffe_refresh_hint: 300 }, null, 2));
+    if (options.format === 'pem') return print((await ask(api)).trustBundle);
+    print(JSON.stringify((await api.call('GET', bundlePath)).body, null, 2));
   });
 }

@@ -9,6 +9,7 @@ import type { IssuanceLog } from './issuance-log.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 import { type Identity, spiffeUri } from './spiffe-identity.ts';
 import type { TokenIssuer } from './token-issuer.ts';
+import type { TrustBundles } from './trust-bundles.ts';
 
 const lifetimeSeconds = 300;
 const maxAudiences = 20;
@@ -53,7 +54,13 @@ export class SvidTokens {
 }
 
 /** For holders of a certificate of the mesh only: the token that a workload begins with is no proof for others. */
-export function svidService(svids: SvidTokens, tokens: TokenIssuer, trustDomain: string, log: IssuanceLog): ServiceImpl<typeof SvidService> {
+export function svidService(
+  svids: SvidTokens,
+  tokens: TokenIssuer,
+  trust: Pick<TrustBundles, 'tokenKeys'>,
+  trustDomain: string,
+  log: IssuanceLog,
+): ServiceImpl<typeof SvidService> {
   return {
     async createToken({ audiences }, context) {
       const peer = context.values.get(transportPeerKey);
@@ -67,7 +74,7 @@ export function svidService(svids: SvidTokens, tokens: TokenIssuer, trustDomain:
     },
     async getKeys(_request, context) {
       await authenticate(context, tokens, trustDomain);
-      return create(GetKeysResponseSchema, { jwks: await svids.keys() });
+      return create(GetKeysResponseSchema, { jwks: await svids.keys(), federated: trust.tokenKeys() });
     },
   };
 }

@@ -1,6 +1,8 @@
 import { isPlainObject, type LocalityLbSpec, localityProblems, type ZoneAwareLbSpec } from '@mizzen/api';
 import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
 import { parseDocument } from 'yaml';
+import { certificatesIn } from '../citadel/spiffe-bundle.ts';
+import type { CaCertificate } from '../citadel/trust-bundles.ts';
 import type { StoredResource } from '../galley/config-store.ts';
 import { type ExtensionProviders, readProviders, type Wrong } from './extension-providers.ts';
 
@@ -27,6 +29,8 @@ export interface MeshConfig {
   readonly extensionProviders: ExtensionProviders;
   /** Other trust domains that identities of this mesh have, or had. */
   readonly trustDomainAliases: readonly string[];
+  /** Roots beside those of the mesh's own authority. */
+  readonly caCertificates: readonly CaCertificate[];
   /** Names of providers (`defaultProviders.tracing`) for proxies that no Telemetry says otherwise for. */
   readonly defaultTracingProviders: readonly string[];
 }
@@ -40,6 +44,7 @@ export const defaultMeshConfig: MeshConfig = {
   dnsRefreshMs: 60_000,
   extensionProviders: { tracing: [], authorization: [] },
   trustDomainAliases: [],
+  caCertificates: [],
   pathNormalization: undefined,
   defaultTracingProviders: [],
 };
@@ -81,6 +86,7 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
     zoneAwareLbSetting: readPlain(value['zoneAwareLbSetting'], 'zoneAwareLbSetting', wrong) as ZoneAwareLbSpec | undefined,
     pathNormalization: readPathNormalization(value['pathNormalization'], wrong),
     trustDomainAliases: stringList(value['trustDomainAliases']),
+    caCertificates: readCaCertificates(value['caCertificates'], wrong),
     extensionProviders: readProviders(value['extensionProviders'], wrong),
     defaultTracingProviders: stringList((value['defaultProviders'] as Record<string, unknown> | undefined)?.['tracing']),
   };
@@ -115,6 +121,37 @@ function readLocality(value: unknown, wrong: Wrong): LocalityLbSpec | undefined 
   const problem = setting && localityProblems(setting, 'localityLbSetting')[0];
   if (problem) throw wrong(problem.path, problem.message);
   return setting;
+}
+
+/** istio/api mesh config.proto `MeshConfig.ca_certificates`. */
+function readCaCertificates(value: unknown, wrong: Wrong): CaCertificate[] {
+  if (value === undefined || value === null) return [];
+  if (!Array.isArray(value)) throw wrong('caCertificates', 'must be a list');
+  return value.map((entry: unknown, i) => {
+    const at = `caCertificates[${i}]`;
+    if (!isPlainObject(entry)) throw wrong(at, 'must be an object');
+    const { pem, spiffeBundleUrl, trustDomains = [] } = entry;
+    if (!Array.isArray(trustDomains) || !trustDomains.every((name) => typeof name === 'string' && /^[a-z0-9][a-z0-9._-]{0,254}$/.test(name)))
+      throw wrong(`${at}.trustDomains`, 'must be names of trust domains: small letters, digits and . _ -');
+    if ((pem === undefined) === (spiffeBundleUrl === undefined)) throw wrong(at, 'exactly one of pem and spiffeBundleUrl is needed');
+    if (pem !== undefined && problemOfRoots(pem)) throw wrong(`${at}.pem`, problemOfRoots(pem)!);
+    if (spiffeBundleUrl !== undefined) {
+      if (typeof spiffeBundleUrl !== 'string' || !URL.canParse(spiffeBundleUrl) || !spiffeBundleUrl.startsWith('https:'))
+        throw wrong(`${at}.spiffeBundleUrl`, 'must be an https: URL');
+      if (trustDomains.length !== 1) throw wrong(`${at}.trustDomains`, 'exactly one is needed: whose bundle is it?');
+    }
+    return { pem, spiffeBundleUrl, trustDomains } as CaCertificate;
+  });
+}
+
+function problemOfRoots(pem: unknown): string | undefined {
+  try {
+    const roots = certificatesIn(String(pem));
+    if (roots.length === 0) return 'must hold certificates in PEM form';
+    return roots.every(({ ca }) => ca) ? undefined : "a certificate in it is no authority's (CA:TRUE is missing)";
+  } catch (error) {
+    return `a certificate in it cannot be read: ${messageOf(error)}`;
+  }
 }
 
 const stringList = (value: unknown): string[] => (Array.isArray(value) ? value.filter((entry): entry is string => typeof entry === 'string') : []);

@@ -1,6 +1,7 @@
 import { type Logger, messageOf } from '@mizzen/common';
 import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
+import type { TrustBundles } from '../citadel/trust-bundles.ts';
 import type { Change } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import { envoyFilterFindings } from './analysis/envoy-filters.ts';
@@ -19,7 +20,7 @@ import type { ProxyConnection, ProxyStatus } from './xds/proxy-connection.ts';
 export interface PilotOptions {
   readonly registry: ResourceRegistry;
   readonly trustDomain: string;
-  readonly trustBundle: () => string;
+  readonly trust: Pick<TrustBundles, 'configure' | 'current'>;
   readonly logger: Logger;
   /** Wait for this much quiet after a change, in milliseconds... */
   readonly debounceMs?: number;
@@ -121,7 +122,7 @@ export class Pilot {
   }
 
   requested(connection: ProxyConnection, type: DiscoveryType, request: DiscoveryRequest): void {
-    const nack = connection.handle(type, request, this.#snapshot!, this.#options.trustBundle());
+    const nack = connection.handle(type, request, this.#snapshot!, this.#options.trust.current());
     if (nack)
       this.#options.logger.warn('a proxy refused its configuration and stays with the version before', {
         proxy: `${connection.view.namespace}/${connection.view.name}`,
@@ -175,7 +176,8 @@ export class Pilot {
       return;
     }
     this.#writeStatuses();
-    const trustBundle = this.#options.trustBundle();
+    this.#options.trust.configure(this.#snapshot.meshConfig.caCertificates);
+    const trustBundle = this.#options.trust.current();
     for (const connection of this.#connections) {
       try {
         this.#pushes += connection.push(this.#snapshot, trustBundle);

@@ -20,7 +20,7 @@ import { KeySet } from '../jwt/key-set.ts';
 import { TokenVerifier } from '../jwt/token-verifier.ts';
 import { maxSocketPathLength } from '../proxy-config.ts';
 import { rootSecretName } from '../tls/secret-names.ts';
-import type { SecretStore } from '../tls/secret-store.ts';
+import { rootsOfDomain, type SecretStore } from '../tls/secret-store.ts';
 import type { IdentityAgent } from '../xds/identity-agent.ts';
 
 export interface WorkloadApiOptions {
@@ -101,10 +101,11 @@ export class WorkloadApi {
       fetchX509SVID: (_request, context) =>
         this.#stream(context, async (): Promise<MessageInitShape<typeof X509SVIDResponseSchema>> => {
           const { chain, key } = await this.#current();
-          return { svids: [{ spiffeId, x509Svid: chain, x509SvidKey: key, bundle: this.#bundle() }] };
+          const { [domainId]: bundle, ...federatedBundles } = this.#bundles();
+          return { svids: [{ spiffeId, x509Svid: chain, x509SvidKey: key, bundle: bundle! }], federatedBundles };
         }),
       fetchX509Bundles: (_request, context) =>
-        this.#stream(context, async (): Promise<MessageInitShape<typeof X509BundlesResponseSchema>> => ({ bundles: { [domainId]: this.#bundle() } })),
+        this.#stream(context, async (): Promise<MessageInitShape<typeof X509BundlesResponseSchema>> => ({ bundles: this.#bundles() })),
       fetchJWTSVID: async ({ audience, spiffeId: wanted }, context) => {
         demandHeader(context);
         if (audience.length === 0) throw new ConnectError('for whom is the token? An audience is needed', Code.InvalidArgument);
@@ -116,18 +117,29 @@ export class WorkloadApi {
       fetchJWTBundles: (_request, context) =>
         this.#stream(
           context,
-          async (): Promise<MessageInitShape<typeof JWTBundlesResponseSchema>> => ({ bundles: { [domainId]: Buffer.from(await this.#jwtKeys()) } }),
+          async (): Promise<MessageInitShape<typeof JWTBundlesResponseSchema>> => ({
+            bundles: Object.fromEntries([...(await this.#jwtKeys())].map(([domain, keys]) => [`spiffe://${domain}`, Buffer.from(keys)])),
+          }),
         ),
       validateJWTSVID: async ({ audience, svid }, context) => {
         demandHeader(context);
         if (audience === '' || svid === '') throw new ConnectError('audience and svid are needed', Code.InvalidArgument);
-        const verifier = new TokenVerifier({
-          ...{ issuer: '', audiences: [audience], fitsSubject: (subject) => subject.startsWith(`${domainId}/`), requiresExpiration: true },
-          ...{ maxLifetimeSeconds: undefined, clockSkewSeconds: 60 },
+        // The keys of one trust domain say nothing about identities of another.
+        const results = [...(await this.#jwtKeys())].map(([domain, keys]) => {
+          const verifier = new TokenVerifier({
+            ...{ issuer: '', audiences: [audience], fitsSubject: (subject: string) => subject.startsWith(`spiffe://${domain}/`), requiresExpiration: true },
+            ...{ maxLifetimeSeconds: undefined, clockSkewSeconds: 60 },
+          });
+          return verifier.verify(svid, KeySet.read(keys), Date.now());
         });
-        const result = verifier.verify(svid, KeySet.read(await this.#jwtKeys()), Date.now());
-        if ('problem' in result) throw new ConnectError(`the token is not good: ${result.problem.replaceAll('_', ' ')}`, Code.InvalidArgument);
-        const { claims } = result.token;
+        const good = results.find((result) => 'token' in result);
+        const [first] = results;
+        if (good === undefined)
+          throw new ConnectError(
+            `the token is not good: ${first && 'problem' in first ? first.problem.replaceAll('_', ' ') : 'no keys'}`,
+            Code.InvalidArgument,
+          );
+        const { claims } = good.token;
         return create(ValidateJWTSVIDResponseSchema, { spiffeId: String(claims['sub']), claims: claims as never });
       },
     };
@@ -178,15 +190,21 @@ export class WorkloadApi {
     for (const watcher of this.#watchers) watcher();
   }
 
-  #bundle(): Uint8Array {
-    const roots = this.#options.secrets.roots(rootSecretName)?.pem;
-    if (roots === undefined) throw new ConnectError('the roots of the mesh have not come yet', Code.Unavailable);
-    return Buffer.concat(derOf(roots));
+  /** DER, by the id of their trust domain. */
+  #bundles(): Record<string, Uint8Array> {
+    const { secrets, trustDomain } = this.#options;
+    const roots = secrets.roots(rootSecretName);
+    const own = rootsOfDomain(roots, trustDomain);
+    if (own === undefined) throw new ConnectError('the roots of the mesh have not come yet', Code.Unavailable);
+    const bundles = new Map(roots?.domains ?? [[trustDomain, own]]);
+    return Object.fromEntries([...bundles].map(([domain, pem]) => [`spiffe://${domain}`, Buffer.concat(derOf(pem))]));
   }
 
-  async #jwtKeys(): Promise<string> {
+  /** JWK sets by trust domain, the mesh's own first. */
+  async #jwtKeys(): Promise<Map<string, string>> {
     const { client, headers } = this.#options.identity.client(SvidService);
-    return (await client.getKeys({}, { headers })).jwks;
+    const { jwks, federated } = await client.getKeys({}, { headers });
+    return new Map([[this.#options.trustDomain, jwks], ...Object.entries(federated).filter(([, keys]) => keys.includes('"kty"'))]);
   }
 }
 

@@ -11,6 +11,7 @@ import { alternativeNames } from './peer-identity.ts';
 
 const supportedOfValidation = new Set([
   ...['trustedCa', 'crl', 'watchedDirectory', 'verifyCertificateSpki', 'verifyCertificateHash', 'matchTypedSubjectAltNames', 'trustChainVerification'],
+  'customValidatorConfig',
 ]);
 
 interface NameMatcher {

@@ -1,10 +1,11 @@
 import { X509Certificate } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { createSecureContext, rootCertificates } from 'node:tls';
+import { createSecureContext } from 'node:tls';
 import { type Logger, MizzenError, messageOf, silentLogger } from '@mizzen/common';
 import type { DataSource } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import type { CertificateValidationContext, TlsCertificate } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { Secret } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
+import { readBytes, readDataSource } from './data-source.ts';
+import { constrainedRoots, type RootsByDomain, readTrustDomains } from './trust-domains.ts';
 import { WatchedFiles } from './watched-files.ts';
 
 /** A certificate chain with its key, PEM. Never printed: admin shows only what ./describe-certificates.ts makes of it. */
@@ -18,8 +19,16 @@ export interface KeyPair {
 
 /** Roots to trust and certificates that were revoked; PEM. */
 export interface TrustedRoots {
+  /** All of them. */
   readonly pem: string;
   readonly crl?: string;
+  /** Where they are not good for all trust domains: which are for which, as they were given. */
+  readonly domains?: RootsByDomain;
+}
+
+/** The roots by which those of one trust domain are known. */
+export function rootsOfDomain(roots: TrustedRoots | undefined, trustDomain: string): string | undefined {
+  return roots?.domains === undefined ? roots?.pem : roots.domains.get(trustDomain);
 }
 
 /**
@@ -62,7 +71,7 @@ export class SecretStore {
 
   setRoots(name: string, roots: TrustedRoots): void {
     const current = this.#roots.get(name);
-    if (current?.pem === roots.pem && current.crl === roots.crl) return;
+    if (current?.pem === roots.pem && current.crl === roots.crl && sameDomains(current.domains, roots.domains)) return;
     this.#roots.set(name, roots);
     this.#changed(name);
   }
@@ -101,8 +110,12 @@ export class SecretStore {
 
   /** The same for roots. */
   useRoots(name: string, context: CertificateValidationContext, place: string): void {
-    const { trustedCa, crl } = context;
+    const { trustedCa, crl, customValidatorConfig: validator } = context;
     const read = (): TrustedRoots => {
+      if (validator !== undefined) {
+        const domains = readTrustDomains(validator, place);
+        return { pem: constrainedRoots(domains, place), domains };
+      }
       const pem = readDataSource(trustedCa, place);
       if (!/-----BEGIN CERTIFICATE-----/.test(pem)) throw new MizzenError('invalid-secret', `${place}: trusted_ca holds no certificate`);
       return { pem, ...(crl ? { crl: readDataSource(crl, place) } : {}) };
@@ -148,6 +161,10 @@ function sameBytes(a: Buffer | undefined, b: Buffer | undefined): boolean {
   return a === b || (a !== undefined && b !== undefined && a.equals(b));
 }
 
+function sameDomains(a: RootsByDomain | undefined, b: RootsByDomain | undefined): boolean {
+  return a === b || (a !== undefined && b !== undefined && a.size === b.size && [...a].every(([name, pem]) => b.get(name) === pem));
+}
+
 function checkKeyPair(pair: KeyPair, place: string): void {
   try {
     const certificate = new X509Certificate(pair.cert);
@@ -159,28 +176,5 @@ function checkKeyPair(pair: KeyPair, place: string): void {
       'invalid-secret',
       `${place}: ${/key values mismatch/i.test(messageOf(error)) ? 'the key does not belong to the certificate' : messageOf(error)}`,
     );
-  }
-}
-
-export function readDataSource(source: DataSource | undefined, place: string): string {
-  if (source?.specifier.case === 'inlineString') return source.specifier.value;
-  if (source?.specifier.case === 'filename' && source.specifier.value === 'system') return rootCertificates.join('\n');
-  return readBytes(source, place).toString('utf8');
-}
-
-function readBytes(source: DataSource | undefined, place: string): Buffer {
-  switch (source?.specifier.case) {
-    case 'inlineBytes':
-      return Buffer.from(source.specifier.value);
-    case 'inlineString':
-      return Buffer.from(source.specifier.value);
-    case 'filename':
-      try {
-        return readFileSync(source.specifier.value);
-      } catch (error) {
-        throw new MizzenError('unreadable-file', `${place}: ${messageOf(error)}`, source.specifier.value);
-      }
-    default:
-      throw new MizzenError('unsupported-data-source', `${place}: a data source of type ${source?.specifier.case ?? '(none)'} is not supported`);
   }
 }

@@ -5,8 +5,9 @@ import { MizzenError } from '@mizzen/common';
 import { CertificateValidationContext_TrustChainVerification as TrustChainVerification } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { DownstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ConnectionInfo } from '../net/connection-info.ts';
+import { readDataSource } from './data-source.ts';
 import { PeerRequirements } from './peer-requirements.ts';
-import { readDataSource, type SecretStore, type TrustedRoots } from './secret-store.ts';
+import type { SecretStore, TrustedRoots } from './secret-store.ts';
 import { contextOptions } from './secure-context.ts';
 import { TlsSources, validationOf } from './tls-sources.ts';
 

@@ -37,7 +37,7 @@ export class TlsSources {
       keyPairConfigs.length > 0
         ? keyPairConfigs.map((config) => config.name)
         : common.tlsCertificates.map((certificate) => useCertificate(certificate, secrets, place));
-    this.#rootName = rootConfig?.name ?? (context?.trustedCa ? useContext(context, secrets, place) : undefined);
+    this.#rootName = rootConfig?.name ?? (context?.trustedCa || context?.customValidatorConfig ? useContext(context, secrets, place) : undefined);
     const sds: string[] = [];
     for (const config of rootConfig ? [...keyPairConfigs, rootConfig] : keyPairConfigs) if (!followSecretFile(config, secrets, place)) sds.push(config.name);
     this.#sdsNames = sds;

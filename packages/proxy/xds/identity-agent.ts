@@ -8,7 +8,7 @@ import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_
 import type { ProxyConfig } from '../proxy-config.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { rootSecretName, workloadSecretName } from '../tls/secret-names.ts';
-import type { KeyPair, SecretStore } from '../tls/secret-store.ts';
+import { type KeyPair, rootsOfDomain, type SecretStore } from '../tls/secret-store.ts';
 
 interface Tls {
   readonly ca: string;
@@ -70,7 +70,7 @@ export class IdentityAgent {
 
   /** The first of the mesh's roots signs. Where it is another than before, a certificate of it is wanted, but not by all workloads at once. */
   #rootsChanged(): void {
-    const first = withoutBlanks(this.#secrets.roots(rootSecretName)?.pem.split('-----END CERTIFICATE-----')[0] ?? '');
+    const first = withoutBlanks(this.#roots().split('-----END CERTIFICATE-----')[0]!);
     if (this.#root === '' || first === '' || this.#root.startsWith(first) || this.#isClosed) return;
     const life = this.#expiresAt - Date.now();
     const spread = Math.max(0, Math.min(rootChangeSpreadMs, life / 10));
@@ -79,10 +79,15 @@ export class IdentityAgent {
     this.#logger.info('the mesh has another root: the certificate is renewed', { withinMs: Math.round(spread) });
   }
 
+  /** Of this mesh: the roots of others say nothing about its control plane. */
+  #roots(): string {
+    return rootsOfDomain(this.#secrets.roots(rootSecretName), this.#config.trustDomain) ?? '';
+  }
+
   /** The credentials for a connection to the control plane: a certificate that is still valid, else the token. */
   credentials(): { readonly tls: Tls; readonly token: string | undefined } {
     // What the control plane has said since counts beside the file: roots change.
-    const ca = [readFile(this.#config.rootCertificateFile, 'the root certificate'), this.#secrets.roots(rootSecretName)?.pem ?? ''].join('\n');
+    const ca = [readFile(this.#config.rootCertificateFile, 'the root certificate'), this.#roots()].join('\n');
     const pair = this.#secrets.keyPair(workloadSecretName);
     if (pair && Date.now() < this.#expiresAt) return { tls: { ca, cert: pair.cert, key: pair.key }, token: undefined };
     return { tls: { ca }, token: readFile(this.#config.tokenFile, 'the token').trim() };

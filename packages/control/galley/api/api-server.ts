@@ -43,6 +43,8 @@ export interface ApiServerOptions {
   ) => Promise<{ token: string; expiresAt: Date }>;
   /** Answers below /mizzen/v1/: the mesh's own state. Resolves to undefined for paths it does not know. */
   readonly meshState: (path: readonly string[], caller: Caller) => Promise<unknown>;
+  /** What anybody may read, by path: JSON. */
+  readonly published?: Readonly<Record<string, () => Promise<string>>>;
   /** Does what is asked below /mizzen/v1/ by POST. Resolves to undefined for paths it does not know; throws MizzenError for what it will not do. */
   readonly meshAction?: (path: readonly string[], body: Readonly<Record<string, unknown>>) => Promise<unknown>;
   /** What the writer of a resource should know; sent as Warning headers, which kubectl prints. */
@@ -167,6 +169,8 @@ export class ApiServer {
     }
     if (request.method === 'GET' && path.length === 1 && ['healthz', 'livez', 'readyz'].includes(path[0]!))
       return void response.writeHead(200, { 'content-type': 'text/plain' }).end('ok');
+    const published = request.method === 'GET' ? this.#options.published?.[url.pathname] : undefined;
+    if (published !== undefined) return void response.writeHead(200, { 'content-type': 'application/json' }).end(await published());
     const caller = await identify(request);
     const call: Call = { caller, request, response, url };
     if (path[0] === 'api' || path[0] === 'apis') return this.#resources(call, path);

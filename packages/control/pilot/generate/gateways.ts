@@ -17,7 +17,7 @@ import { mutualTls } from './inbound-chains.ts';
 import { provenance } from './names.ts';
 import { servedGateways } from './served-gateways.ts';
 import { serverTlsContext } from './server-tls.ts';
-import { ads, trustDomainsOf } from './tls-contexts.ts';
+import { ads, callersTrustDomains } from './tls-contexts.ts';
 import { routesOf, type VirtualHost, virtualServicesOfGateway } from './virtual-service-routes.ts';
 
 /** One server of a Gateway resource that this proxy serves. */
@@ -148,7 +148,7 @@ function chainsOf(server: Server, view: ProxyView, snapshot: MeshSnapshot): Init
 
 function serverTls(server: Server, snapshot: MeshSnapshot): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
   // Clients are the mesh's own: sidecars on their way out of it.
-  if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls(trustDomainsOf(snapshot));
+  if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls(callersTrustDomains(snapshot));
   return {
     name: 'envoy.transport_sockets.tls',
     configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, serverTlsContext(server.spec.tls!, server.gateway.namespace, snapshot)) },

@@ -6,7 +6,7 @@ import { authorizationNetworkFilters, pathNormalizationFor, securityFilters } fr
 import type { MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import type { InboundTarget } from './inbound-chains.ts';
-import { trustDomainsOf } from './tls-contexts.ts';
+import { callersTrustDomains } from './tls-contexts.ts';
 
 /**
  * What a workload has on its inbound listeners beside the rest: who may call it, filters of its own, and traces. `port`: the workload's own, where
@@ -21,7 +21,7 @@ export function inboundExtras(
   const networkFilters = authorizationNetworkFilters(view, snapshot, port);
   const security = securityFilters(view, snapshot, port);
   const paths = pathNormalizationFor(view, snapshot);
-  const trustDomains = trustDomainsOf(snapshot);
+  const trustDomains = callersTrustDomains(snapshot);
   if (view.filters.length === 0) return { filters: security, networkFilters, filterConfigs: {}, tracing, paths, trustDomains };
   return {
     networkFilters,

@@ -8,6 +8,7 @@ import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/rou
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
 import { MessagingSchema } from '@mizzen/envoy-api/gen/mizzen/message/v1/messaging_pb.js';
+import type { TrustBundle } from '../../citadel/trust-bundles.ts';
 import { type OnApplied, patchClusters, patchListeners, patchRoutes } from '../envoy-filters/apply-patches.ts';
 import type { Patch } from '../envoy-filters/patches.ts';
 import type { ProxyView } from '../proxy-view.ts';
@@ -32,7 +33,7 @@ export function resourcesFor(
   names: ReadonlySet<string>,
   proxy: ProxyView,
   snapshot: MeshSnapshot,
-  trustBundle: string,
+  trustBundle: TrustBundle,
   patches: readonly Patch[],
   onPatched: OnApplied,
 ): Any[] {

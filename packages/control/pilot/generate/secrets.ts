@@ -1,5 +1,9 @@
 import { create } from '@bufbuild/protobuf';
+import { type Init, packAny } from '@mizzen/envoy-api';
+import type { CertificateValidationContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import { type Secret, SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
+import { SPIFFECertValidatorConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config_pb.js';
+import type { TrustBundle } from '../../citadel/trust-bundles.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
@@ -7,22 +11,17 @@ import { clientSecrets, clientTlsOf } from './client-tls.ts';
 import { publicApis } from './public-listeners.ts';
 import { servedGateways } from './served-gateways.ts';
 import { secretsOf } from './server-tls.ts';
-import { rootSecretName } from './tls-contexts.ts';
+import { rootSecretName, trustDomainsOf } from './tls-contexts.ts';
 
 /**
  * SDS: the mesh's roots for everybody, and the certificates of Gateway servers for gateways of the same namespace as the Secret (or
  * for all gateways, when a Gateway that selects them names it). A workload's own key is never here: it does not leave the workload.
  */
-export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: string): Secret[] {
+export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: TrustBundle): Secret[] {
   const secrets: Secret[] = [];
   for (const name of names) {
     if (name === rootSecretName) {
-      secrets.push(
-        create(SecretSchema, {
-          name,
-          type: { case: 'validationContext', value: { trustedCa: { specifier: { case: 'inlineBytes', value: Buffer.from(trustBundle) } } } },
-        }),
-      );
+      secrets.push(create(SecretSchema, { name, type: { case: 'validationContext', value: meshRoots(snapshot, trustBundle) } }));
       continue;
     }
     if (
@@ -64,6 +63,18 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
     }
   }
   return secrets;
+}
+
+/** One set of roots as long as there is one trust domain only; else the roots of each, which say nothing about identities of others. */
+function meshRoots(snapshot: MeshSnapshot, { own, others }: TrustBundle): Init<typeof CertificateValidationContextSchema> {
+  const bytes = (pem: string) => ({ specifier: { case: 'inlineBytes' as const, value: Buffer.from(pem) } });
+  if (others.size === 0) return { trustedCa: bytes(own) };
+  const names = trustDomainsOf(snapshot);
+  const domains = new Map<string, string>(names.map((name) => [name, own]));
+  // A name of ours that has had roots of its own: both are good for it.
+  for (const [name, pem] of others) domains.set(name, names.includes(name) ? `${own}\n${pem}` : pem);
+  const trustDomains = [...domains].map(([name, pem]) => ({ name, trustBundle: bytes(pem) }));
+  return { customValidatorConfig: { name: 'envoy.tls.cert_validator.spiffe', typedConfig: packAny(SPIFFECertValidatorConfigSchema, { trustDomains }) } };
 }
 
 /** A sidecar is given the certificates of APIs that it answers for. */

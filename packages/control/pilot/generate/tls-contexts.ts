@@ -36,6 +36,11 @@ export function trustDomainsOf({ trustDomain, meshConfig }: MeshSnapshot): reado
   return [trustDomain, ...meshConfig.trustDomainAliases];
 }
 
+/** Those whose identities may call: of this mesh, and of trust domains whose roots it is given. */
+export function callersTrustDomains(snapshot: MeshSnapshot): readonly string[] {
+  return [...new Set([...trustDomainsOf(snapshot), ...snapshot.meshConfig.caCertificates.flatMap(({ trustDomains }) => trustDomains)])];
+}
+
 /** Mutual TLS to a peer of the mesh: own certificate, the peer's verified against the mesh's roots, and one of these identities in it. */
 export function meshClientTls(identities: readonly string[], spoken: Spoken): Init<typeof CommonTlsContextSchema> {
   return {

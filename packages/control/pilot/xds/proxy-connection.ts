@@ -5,6 +5,7 @@ import { PushQueue } from '@mizzen/common';
 import { type DiscoveryType, discoveryTypes, typeUrls } from '@mizzen/envoy-api';
 import { type DiscoveryRequest, type DiscoveryResponse, DiscoveryResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { Identity } from '../../citadel/spiffe-identity.ts';
+import type { TrustBundle } from '../../citadel/trust-bundles.ts';
 import { type Patch, patchesFor } from '../envoy-filters/patches.ts';
 import type { EnvoyFilterSpec } from '../envoy-filters/types.ts';
 import { resourcesFor } from '../generate/resources.ts';
@@ -42,7 +43,7 @@ export class ProxyConnection {
   }
 
   /** Takes a request: a subscription, an ACK or a NACK. Returns what a NACK said. */
-  handle(type: DiscoveryType, request: DiscoveryRequest, snapshot: MeshSnapshot, trustBundle: string): { readonly nack: string } | undefined {
+  handle(type: DiscoveryType, request: DiscoveryRequest, snapshot: MeshSnapshot, trustBundle: TrustBundle): { readonly nack: string } | undefined {
     let subscription = this.#subscriptions.get(type);
     // Clusters, listeners and the name table are asked for as a whole; for the other types no names means that nothing is wanted any more.
     if (request.resourceNames.length === 0 && type !== 'cluster' && type !== 'listener' && type !== 'name-table' && type !== 'messaging') {
@@ -81,7 +82,7 @@ export class ProxyConnection {
   }
 
   /** Sends every subscribed type whose content has changed, in the order that makes before it breaks. Returns how many were sent. */
-  push(snapshot: MeshSnapshot, trustBundle: string): number {
+  push(snapshot: MeshSnapshot, trustBundle: TrustBundle): number {
     let sent = 0;
     for (const type of discoveryTypes) {
       const subscription = this.#subscriptions.get(type);
@@ -152,7 +153,7 @@ export class ProxyConnection {
     return this.#subscriptions.get(type)?.resources ?? [];
   }
 
-  #send(type: DiscoveryType, subscription: Subscription, snapshot: MeshSnapshot, trustBundle: string, always: boolean): boolean {
+  #send(type: DiscoveryType, subscription: Subscription, snapshot: MeshSnapshot, trustBundle: TrustBundle, always: boolean): boolean {
     const resources = resourcesFor(type, subscription.names, this.view, snapshot, trustBundle, this.#patches(snapshot), (patch) =>
       this.patched.add(patchKey(patch)),
     );
