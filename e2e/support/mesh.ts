@@ -24,7 +24,10 @@ export class TestMesh {
   }
 
   static async start(
-    options: Pick<Partial<ControlPlaneOptions>, 'trustDomain' | 'directory' | 'rateLimitRedis' | 'brokerAddress' | 'bundleRefreshSeconds'> = {},
+    options: Pick<
+      Partial<ControlPlaneOptions>,
+      'trustDomain' | 'directory' | 'rateLimitRedis' | 'brokerAddress' | 'bundleRefreshSeconds' | 'tokenSources'
+    > = {},
   ): Promise<TestMesh> {
     const mesh = new TestMesh();
     mesh.plane = await startControlPlane({

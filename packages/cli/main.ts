@@ -52,6 +52,10 @@ program
   .option('--trust-domain <name>', 'the trust domain of identities', 'cluster.local')
   .option('--broker <host:port>', "the mesh's own broker, for Components of type pubsub.mizzen")
   .option('--rate-limit-redis <address>', 'count limits of the whole mesh in this Redis, together with other control planes')
+  .option('--workload-issuer <url>', 'take service account tokens of this issuer, too (OpenID Connect Discovery); may be repeated', collect, [])
+  .option('--kubernetes-api <url>', 'ask this Kubernetes API server about service account tokens, too (TokenReview)')
+  .option('--kubernetes-token-file <file>', 'the token to ask it with', '/var/run/secrets/kubernetes.io/serviceaccount/token')
+  .option('--kubernetes-ca-file <file>', 'its roots', '/var/run/secrets/kubernetes.io/serviceaccount/ca.crt')
   .option('--log-level <level>', 'debug, info, warn or error', 'info')
   .action(async (options) => (await import('./commands/control.ts')).control(options));
 
@@ -307,6 +311,7 @@ program
   .description('print a bootstrap token for a workload of this service account')
   .option(...namespace)
   .option('--duration <seconds>', 'how long it is valid', '3600')
+  .option('--once', 'it is used up by the first certificate that is issued for it')
   .option(...home)
   .option(...output)
   .action(async (serviceAccount: string, options) => (await import('./commands/access.ts')).token(serviceAccount, options));

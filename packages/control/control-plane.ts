@@ -22,6 +22,7 @@ import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
 import { SvidTokens, svidService } from './citadel/svid-tokens.ts';
 import { TokenIssuer } from './citadel/token-issuer.ts';
 import { TrustBundles } from './citadel/trust-bundles.ts';
+import { KnownTokens, type TokenSources } from './citadel/workload-tokens.ts';
 import { type Caller, type Role, roles, sees } from './galley/api/access-control.ts';
 import { ApiServer } from './galley/api/api-server.ts';
 import { AuditLog } from './galley/api/audit-log.ts';
@@ -62,6 +63,8 @@ export interface ControlPlaneOptions {
   readonly brokerAddress?: string | undefined;
   readonly debounceMs?: number;
   readonly registrationGraceMs?: number;
+  /** Whose tokens are taken from workloads beside those of this control plane. */
+  readonly tokenSources?: TokenSources;
   /** How often others are to ask for this trust domain's bundle (300), and how often this one asks others at most (10). */
   readonly bundleRefreshSeconds?: number;
 }
@@ -107,6 +110,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const authority = await CertificateAuthority.open(files.certificates, trustDomain);
   writePrivateFile(files.rootCertificate, authority.trustBundle);
   const tokens = new TokenIssuer(files.certificates);
+  const workloadTokens = new KnownTokens(tokens, options.tokenSources ?? {}, logger.child('citadel'));
   const svids = new SvidTokens(files.certificates);
   const issued = new IssuanceLog(join(files.certificates, 'issued.log'), logger.child('citadel'));
   let adminToken = readPrivateFile(files.adminToken)?.trim();
@@ -163,12 +167,12 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   };
   const certificate = await authority.issueServer(names, serverCertificateSeconds);
   const admit = async (context: HandlerContext) =>
-    context.values.get(transportPeerKey).isPlainLoopback ? undefined : authenticate(context, tokens, trustDomain);
+    context.values.get(transportPeerKey).isPlainLoopback ? undefined : authenticate(context, workloadTokens, trustDomain);
   const routes = (router: ConnectRouter) => {
-    router.service(AggregatedDiscoveryService, discoveryService(pilot, authority, tokens, logger.child('pilot')));
+    router.service(AggregatedDiscoveryService, discoveryService(pilot, authority, workloadTokens, logger.child('pilot')));
     router.service(RateLimitService, rateLimitService(counters, admit));
-    router.service(IstioCertificateService, certificateService(authority, tokens, issued, logger.child('citadel')));
-    router.service(SvidService, svidService(svids, tokens, trust, trustDomain, issued));
+    router.service(IstioCertificateService, certificateService(authority, workloadTokens, issued, logger.child('citadel')));
+    router.service(SvidService, svidService(svids, workloadTokens, trust, trustDomain, issued));
   };
   const handler = grpcHandler({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });
   const secure = createSecureServer(
@@ -191,7 +195,11 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     audit: new AuditLog(files.auditLog, logger.child('galley')),
     socketPath: files.apiSocket,
     logger: logger.child('galley'),
-    createToken: (namespace, serviceAccount, audiences, seconds) => tokens.issue(namespace, serviceAccount, audiences, seconds),
+    createToken: (namespace, serviceAccount, audiences, seconds, isOnce) => tokens.issue(namespace, serviceAccount, audiences, seconds, isOnce),
+    reviewToken: async (token, audience) => {
+      const { namespace, serviceAccount } = await tokens.verify(token, false, audience);
+      return `system:serviceaccount:${namespace}:${serviceAccount}`;
+    },
     published: { [bundlePath]: () => bundle.document() },
     meshState: async (path, caller) =>
       path.join('/') === 'ca'
@@ -236,6 +244,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const close = async () => {
     clearInterval(renewal);
     trust.close();
+    workloadTokens.close();
     await api.close();
     await directory?.close();
     await pilot.close();

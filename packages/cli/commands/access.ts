@@ -10,6 +10,7 @@ interface AccessOptions {
   readonly output?: string;
   readonly namespace?: string;
   readonly duration?: string;
+  readonly once?: boolean;
   readonly user?: string;
   readonly role?: string;
   readonly allowedNamespace?: readonly string[];
@@ -56,7 +57,12 @@ export async function token(serviceAccount: string, options: AccessOptions): Pro
     const seconds = Number(options.duration ?? 3600);
     if (!Number.isInteger(seconds) || seconds < 600) throw new MizzenError('bad-option', '--duration is a whole number of seconds, at least 600');
     const answer = await api.call('POST', `${collectionPath(kind, namespace)}/${serviceAccount}/token`, {
-      body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { audiences: ['istio-ca'], expirationSeconds: seconds } },
+      body: {
+        apiVersion: 'authentication.k8s.io/v1',
+        kind: 'TokenRequest',
+        ...(options.once ? { metadata: { annotations: { 'mizzen.dev/once': 'true' } } } : {}),
+        spec: { audiences: ['istio-ca'], expirationSeconds: seconds },
+      },
     });
     const { status } = answer.body as { status: { token: string; expirationTimestamp: string } };
     const format = outputFormat(options.output);

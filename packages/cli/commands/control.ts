@@ -14,6 +14,10 @@ export interface ControlOptions {
   readonly trustDomain: string;
   readonly broker?: string;
   readonly rateLimitRedis?: string;
+  readonly workloadIssuer: readonly string[];
+  readonly kubernetesApi?: string;
+  readonly kubernetesTokenFile: string;
+  readonly kubernetesCaFile: string;
   readonly logLevel: LogLevel;
 }
 
@@ -30,6 +34,13 @@ export async function control(options: ControlOptions): Promise<void> {
     brokerAddress: options.broker,
     rateLimitRedis: options.rateLimitRedis,
     logger,
+    tokenSources: {
+      issuers: options.workloadIssuer,
+      kubernetes:
+        options.kubernetesApi === undefined
+          ? undefined
+          : { api: options.kubernetesApi, tokenFile: options.kubernetesTokenFile, caFile: options.kubernetesCaFile },
+    },
     ...(options.xdsPlainPort === undefined ? {} : { xdsPlainPort: Number(options.xdsPlainPort) }),
     ...(options.dir === undefined
       ? {}

@@ -5,7 +5,7 @@ import { Code, ConnectError, createContextKey, type HandlerContext } from '@conn
 import { MizzenError } from '@mizzen/common';
 import { type Identity, parseSpiffeUri } from './spiffe-identity.ts';
 import { uriNamesOf } from './subject-alt-names.ts';
-import type { TokenIssuer } from './token-issuer.ts';
+import type { WorkloadTokens } from './workload-tokens.ts';
 
 /** What the transport knows of the caller of an RPC. */
 export interface TransportPeer {
@@ -38,7 +38,7 @@ export function transportPeerOf(request: Http2ServerRequest): TransportPeer {
  * Who calls: by client certificate, else by bearer token. Throws ConnectError `unauthenticated` with the reason, so that the sidecar can
  * print what to do.
  */
-export async function authenticate(context: HandlerContext, tokens: TokenIssuer, trustDomain: string): Promise<Identity> {
+export async function authenticate(context: HandlerContext, tokens: WorkloadTokens, trustDomain: string, forCertificate = false): Promise<Identity> {
   const peer = context.values.get(transportPeerKey);
   if (peer.identity) {
     if (peer.identity.trustDomain !== trustDomain)
@@ -49,7 +49,7 @@ export async function authenticate(context: HandlerContext, tokens: TokenIssuer,
   if (scheme?.toLowerCase() !== 'bearer' || !token)
     throw new ConnectError('neither a client certificate of this mesh nor a bearer token was given', Code.Unauthenticated);
   try {
-    return { trustDomain, ...(await tokens.verify(token)) };
+    return { trustDomain, ...(await tokens.verify(token, forCertificate)) };
   } catch (error) {
     throw new ConnectError(error instanceof MizzenError ? error.message : 'the token could not be checked', Code.Unauthenticated);
   }

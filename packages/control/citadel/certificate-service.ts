@@ -6,19 +6,19 @@ import { authenticate, transportPeerKey } from './caller.ts';
 import type { CertificateAuthority } from './certificate-authority.ts';
 import type { IssuanceLog } from './issuance-log.ts';
 import { spiffeUri } from './spiffe-identity.ts';
-import type { TokenIssuer } from './token-issuer.ts';
+import type { WorkloadTokens } from './workload-tokens.ts';
 
 /** Istio's CreateCertificate: a certificate for the identity that the caller proves, and for no other. */
 export function certificateService(
   authority: CertificateAuthority,
-  tokens: TokenIssuer,
+  tokens: WorkloadTokens,
   log: IssuanceLog,
   logger: Logger,
 ): ServiceImpl<typeof IstioCertificateService> {
   return {
     async createCertificate(request, context) {
       const { address, certificate } = context.values.get(transportPeerKey);
-      const identity = await authenticate(context, tokens, authority.trustDomain);
+      const identity = await authenticate(context, tokens, authority.trustDomain, true);
       const entry = { identity: spiffeUri(identity), by: certificate === undefined ? ('token' as const) : ('certificate' as const), peer: address };
       try {
         const { chain, serial, notAfter } = await authority.issue(request.csr, identity, Number(request.validityDuration));

@@ -8,8 +8,8 @@ import { authenticate, transportPeerKey } from './caller.ts';
 import type { IssuanceLog } from './issuance-log.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 import { type Identity, spiffeUri } from './spiffe-identity.ts';
-import type { TokenIssuer } from './token-issuer.ts';
 import type { TrustBundles } from './trust-bundles.ts';
+import type { WorkloadTokens } from './workload-tokens.ts';
 
 const lifetimeSeconds = 300;
 const maxAudiences = 20;
@@ -56,7 +56,7 @@ export class SvidTokens {
 /** For holders of a certificate of the mesh only: the token that a workload begins with is no proof for others. */
 export function svidService(
   svids: SvidTokens,
-  tokens: TokenIssuer,
+  tokens: WorkloadTokens,
   trust: Pick<TrustBundles, 'tokenKeys'>,
   trustDomain: string,
   log: IssuanceLog,

@@ -1,8 +1,9 @@
-import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { MizzenError } from '@mizzen/common';
-import { errors, jwtVerify, SignJWT } from 'jose';
+import { errors, type JWTPayload, jwtVerify, SignJWT } from 'jose';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
+import { UsedTokens } from './used-tokens.ts';
 
 /**
  * Bootstrap tokens: JWTs (ES256) bound to one service account, with the claims of Kubernetes' projected service account tokens, so that
@@ -11,18 +12,32 @@ import { readPrivateFile, writePrivateFile } from './private-file.ts';
 export const tokenAudience = 'istio-ca';
 /** Of tokens for the API: none of the two is good for the other's purpose. */
 const accessAudience = 'mizzen-api';
-const issuer = 'mizzen-citadel';
-const clockToleranceSeconds = 60;
+const tokenIssuerName = 'mizzen-citadel';
+export const clockToleranceSeconds = 60;
 
 export interface TokenIdentity {
   readonly namespace: string;
   readonly serviceAccount: string;
 }
 
+const remedy = 'Get a new one with `mizzen token SERVICEACCOUNT`.';
+
+/** Of a token whose subject is a service account, as Kubernetes writes it. Throws MizzenError `invalid-token`. */
+export function identityOfSubject(subject: string): TokenIdentity {
+  const [system, kind, namespace, serviceAccount, ...rest] = subject.split(':');
+  if (system !== 'system' || kind !== 'serviceaccount' || !name.test(namespace ?? '') || !name.test(serviceAccount ?? '') || rest.length > 0)
+    throw new MizzenError('invalid-token', `the token is for "${subject}", which is no service account. ${remedy}`);
+  return { namespace: namespace!, serviceAccount: serviceAccount! };
+}
+
+/** Nothing else may get into a SPIFFE id. */
+const name = /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/;
+
 export class TokenIssuer {
   readonly #key: KeyObject;
   readonly #publicKey: KeyObject;
   readonly #now: () => number;
+  readonly #used: UsedTokens;
 
   constructor(directory: string, now: () => number = Date.now) {
     const path = join(directory, 'token-key.pem');
@@ -34,14 +49,25 @@ export class TokenIssuer {
     this.#key = createPrivateKey(pem);
     this.#publicKey = createPublicKey(this.#key);
     this.#now = now;
+    this.#used = new UsedTokens(join(directory, 'used-tokens.json'), now);
   }
 
-  async issue(namespace: string, serviceAccount: string, audiences: readonly string[], seconds: number): Promise<{ token: string; expiresAt: Date }> {
+  /** `isOnce`: it is used up by the first certificate that is issued for it, and good for nothing else. */
+  async issue(
+    namespace: string,
+    serviceAccount: string,
+    audiences: readonly string[],
+    seconds: number,
+    isOnce = false,
+  ): Promise<{ token: string; expiresAt: Date }> {
     const issuedAt = Math.floor(this.#now() / 1000);
     const expiresAt = issuedAt + Math.floor(seconds);
-    const token = await new SignJWT({ 'kubernetes.io': { namespace, serviceaccount: { name: serviceAccount } } })
+    const token = await new SignJWT({
+      'kubernetes.io': { namespace, serviceaccount: { name: serviceAccount } },
+      ...(isOnce ? { 'mizzen.dev': { once: true }, jti: randomUUID() } : {}),
+    })
       .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
-      .setIssuer(issuer)
+      .setIssuer(tokenIssuerName)
       .setSubject(`system:serviceaccount:${namespace}:${serviceAccount}`)
       .setAudience(audiences.length > 0 ? [...audiences] : [tokenAudience])
       .setIssuedAt(issuedAt)
@@ -57,7 +83,7 @@ export class TokenIssuer {
     const expiresAt = issuedAt + Math.floor(seconds);
     const token = await new SignJWT({ 'mizzen.dev': { role, ...(namespaces === undefined ? {} : { namespaces }) } })
       .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
-      .setIssuer(issuer)
+      .setIssuer(tokenIssuerName)
       .setSubject(`user:${name}`)
       .setAudience(accessAudience)
       .setIssuedAt(issuedAt)
@@ -72,7 +98,7 @@ export class TokenIssuer {
     try {
       const { payload } = await jwtVerify(token, this.#publicKey, {
         algorithms: ['ES256'],
-        issuer,
+        issuer: tokenIssuerName,
         audience: accessAudience,
         clockTolerance: clockToleranceSeconds,
         requiredClaims: ['exp', 'sub'],
@@ -86,29 +112,30 @@ export class TokenIssuer {
     }
   }
 
-  /** Who a token speaks for. Throws MizzenError `invalid-token` with the reason and the remedy; never repeats the token. */
-  async verify(token: string): Promise<TokenIdentity> {
-    const remedy = 'Get a new one with `mizzen token SERVICEACCOUNT`.';
-    let subject: string;
+  /** `audience`: who asks. */
+  async verify(token: string, forCertificate = false, audience = tokenAudience): Promise<TokenIdentity> {
+    let payload: JWTPayload;
     try {
-      const { payload } = await jwtVerify(token, this.#publicKey, {
+      ({ payload } = await jwtVerify(token, this.#publicKey, {
         algorithms: ['ES256'],
-        issuer,
-        audience: tokenAudience,
+        issuer: tokenIssuerName,
+        audience,
         clockTolerance: clockToleranceSeconds,
         requiredClaims: ['exp', 'sub'],
         currentDate: new Date(this.#now()),
-      });
-      subject = payload.sub!;
+      }));
     } catch (error) {
       if (error instanceof errors.JWTExpired) throw new MizzenError('invalid-token', `the token has expired. ${remedy}`);
       if (error instanceof errors.JWTClaimValidationFailed)
-        throw new MizzenError('invalid-token', `the token's claim "${error.claim}" is not acceptable (the audience must be ${tokenAudience}). ${remedy}`);
-      throw new MizzenError('invalid-token', `the token was not issued by this control plane. ${remedy}`);
+        throw new MizzenError('invalid-token', `the token's claim "${error.claim}" is not acceptable (the audience must be ${audience}). ${remedy}`);
+      throw new MizzenError('foreign-token', `the token was not issued by this control plane. ${remedy}`);
     }
-    const [system, kind, namespace, serviceAccount, ...rest] = subject.split(':');
-    if (system !== 'system' || kind !== 'serviceaccount' || !namespace || !serviceAccount || rest.length > 0)
-      throw new MizzenError('invalid-token', `the token is for "${subject}", which is no service account. ${remedy}`);
-    return { namespace, serviceAccount };
+    const { once } = (payload['mizzen.dev'] ?? {}) as { readonly once?: boolean };
+    if (once === true) {
+      if (!forCertificate) throw new MizzenError('invalid-token', 'the token is good for one certificate, and for nothing else');
+      if (!this.#used.use(String(payload.jti), payload.exp! + clockToleranceSeconds))
+        throw new MizzenError('invalid-token', `the token was good once, and has been used. ${remedy}`);
+    }
+    return identityOfSubject(payload.sub!);
   }
 }

@@ -1,6 +1,7 @@
 import { type Logger, messageOf } from '@mizzen/common';
 import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
+import { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { TrustBundles } from '../citadel/trust-bundles.ts';
 import type { Change } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
@@ -8,7 +9,6 @@ import { envoyFilterFindings } from './analysis/envoy-filters.ts';
 import type { Finding } from './analysis/finding.ts';
 import { StatusWriter } from './gateway-api/status-writer.ts';
 import { Registration } from './registry/registration.ts';
-import { JwksResolver } from './security/jwks-resolver.ts';
 import type { MeshSnapshot } from './snapshot.ts';
 import { SnapshotBuilder } from './snapshot-builder.ts';
 import type { ProxyConnection, ProxyStatus } from './xds/proxy-connection.ts';

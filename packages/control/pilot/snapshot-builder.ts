@@ -1,5 +1,6 @@
 import type { VirtualServiceSpec } from '@mizzen/api';
 import { describeOrigin, type Logger, messageOf } from '@mizzen/common';
+import type { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { ConfigStore } from '../galley/config-store.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
 import { keySetFindings } from './analysis/key-sets.ts';
@@ -10,7 +11,6 @@ import { type ResolvedApi, resolveApi } from './apis/resolved-api.ts';
 import { withDelegates } from './delegates.ts';
 import { type Translation, translateGatewayApi } from './gateway-api/translate.ts';
 import { defaultMeshConfig, type MeshConfig, meshConfigName, readMeshConfig } from './mesh-config.ts';
-import type { JwksResolver } from './security/jwks-resolver.ts';
 import { keySourceOf } from './security/request-authentication.ts';
 import { type Configured, type MeshSnapshot, rootNamespace, takeSnapshot } from './snapshot.ts';
 

@@ -15,6 +15,7 @@ import type {
   VirtualServiceSpec,
 } from '@mizzen/api';
 import type { Origin } from '@mizzen/common';
+import type { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { ConfigStore, StoredResource } from '../galley/config-store.ts';
 import { originFileAnnotation } from '../galley/directory-source.ts';
 import type { ConsumerTable } from './apis/consumer-table.ts';
@@ -26,7 +27,6 @@ import type { MeshConfig } from './mesh-config.ts';
 import { type AutoAddress, autoAddresses } from './registry/auto-addresses.ts';
 import { buildServices } from './registry/build-services.ts';
 import type { Service } from './registry/service.ts';
-import type { JwksResolver } from './security/jwks-resolver.ts';
 import type { TelemetrySpec } from './telemetry-config.ts';
 
 /**

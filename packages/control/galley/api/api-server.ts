@@ -40,7 +40,10 @@ export interface ApiServerOptions {
     serviceAccount: string,
     audiences: readonly string[],
     seconds: number,
+    isOnce: boolean,
   ) => Promise<{ token: string; expiresAt: Date }>;
+  /** Whose a token for an audience is (TokenReview): its user name. Throws MizzenError. */
+  readonly reviewToken?: (token: string, audience: string | undefined) => Promise<string>;
   /** Answers below /mizzen/v1/: the mesh's own state. Resolves to undefined for paths it does not know. */
   readonly meshState: (path: readonly string[], caller: Caller) => Promise<unknown>;
   /** What anybody may read, by path: JSON. */
@@ -77,6 +80,9 @@ interface Target {
   readonly subresource: string | undefined;
 }
 
+const tokenReviewPath = '/apis/authentication.k8s.io/v1/tokenreviews';
+/** On a TokenRequest: the token is good for one certificate. */
+const onceAnnotation = 'mizzen.dev/once';
 const bookmarkIntervalMs = 30_000;
 const watchBufferLimitBytes = 16 * 1024 * 1024;
 
@@ -173,6 +179,7 @@ export class ApiServer {
     if (published !== undefined) return void response.writeHead(200, { 'content-type': 'application/json' }).end(await published());
     const caller = await identify(request);
     const call: Call = { caller, request, response, url };
+    if (request.method === 'POST' && url.pathname === tokenReviewPath) return this.#reviewToken(call);
     if (path[0] === 'api' || path[0] === 'apis') return this.#resources(call, path);
     if (request.method === 'POST' && path[0] === 'mizzen' && path[1] === 'v1') return this.#act(call, path.slice(2));
     if (request.method !== 'GET') throw new ApiError(405, 'MethodNotAllowed', `${request.method} is not allowed here`);
@@ -422,13 +429,45 @@ export class ApiServer {
     const spec = isPlainObject(body) && isPlainObject(body['spec']) ? body['spec'] : {};
     const seconds = Math.min(Math.max(Number(spec['expirationSeconds'] ?? 3600), 600), 365 * 86_400);
     const audiences = Array.isArray(spec['audiences']) ? spec['audiences'].map(String) : [];
-    const { token, expiresAt } = await this.#options.createToken(target.namespace!, name, audiences, seconds);
+    const annotations = isPlainObject(body) && isPlainObject(body['metadata']) ? body['metadata']['annotations'] : undefined;
+    const isOnce = isPlainObject(annotations) && annotations[onceAnnotation] === 'true';
+    const { token, expiresAt } = await this.#options.createToken(target.namespace!, name, audiences, seconds, isOnce);
     sendJson(call.response, 201, {
       kind: 'TokenRequest',
       apiVersion: 'authentication.k8s.io/v1',
       metadata: { name, namespace: target.namespace },
       spec: { audiences, expirationSeconds: seconds },
       status: { token, expirationTimestamp: expiresAt.toISOString() },
+    });
+  }
+
+  /** authentication.k8s.io/v1 TokenReview: for others who are shown tokens of this mesh. Nothing is kept, so nothing is in the audit log. */
+  async #reviewToken({ caller, request, response }: Call): Promise<void> {
+    if (caller.role !== 'admin' || caller.namespaces !== undefined)
+      throw new ApiError(403, 'Forbidden', `${caller.name} (${caller.role}) cannot review tokens: that is for admins`);
+    const body = await readBody(request);
+    const spec = isPlainObject(body) && isPlainObject(body['spec']) ? body['spec'] : {};
+    const { token } = spec;
+    if (typeof token !== 'string') throw badRequest('spec.token is needed');
+    const audiences = Array.isArray(spec['audiences']) ? spec['audiences'].map(String) : [];
+    const [audience] = audiences;
+    const status = await this.#options.reviewToken?.(token, audience).then(
+      (username) => ({
+        authenticated: true,
+        user: { username, groups: ['system:serviceaccounts', 'system:authenticated'] },
+        audiences: audience === undefined ? [] : [audience],
+      }),
+      (error: unknown) => {
+        if (error instanceof MizzenError) return { authenticated: false, error: error.message };
+        throw error;
+      },
+    );
+    sendJson(response, 201, {
+      kind: 'TokenReview',
+      apiVersion: 'authentication.k8s.io/v1',
+      metadata: {},
+      spec: { audiences },
+      status: status ?? { authenticated: false },
     });
   }
 

@@ -7,9 +7,9 @@ import {
   type JwtRequirementSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/jwt_authn/v3/config_pb.js';
 import type { HttpFilterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import { type KeySource, nobodysKeys } from '../../citadel/jwks-resolver.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
-import { type KeySource, nobodysKeys } from './jwks-resolver.ts';
 import { isForWorkload } from './policy-selection.ts';
 import { jwtFilter, jwtPayload } from './value-matchers.ts';
 

@@ -6,7 +6,7 @@ import type { DiscoveryRequest, DiscoveryResponse } from '@mizzen/envoy-api/gen/
 import { authenticate, type TransportPeer, transportPeerKey } from '../../citadel/caller.ts';
 import type { CertificateAuthority } from '../../citadel/certificate-authority.ts';
 import { type Identity, spiffeUri } from '../../citadel/spiffe-identity.ts';
-import type { TokenIssuer } from '../../citadel/token-issuer.ts';
+import type { WorkloadTokens } from '../../citadel/workload-tokens.ts';
 import type { Pilot } from '../pilot.ts';
 import { viewOf } from '../proxy-view.ts';
 import { ProxyConnection } from './proxy-connection.ts';
@@ -19,7 +19,7 @@ const healthTypeUrl = 'type.googleapis.com/istio.v1.HealthInformation';
 export function discoveryService(
   pilot: Pilot,
   authority: CertificateAuthority,
-  tokens: TokenIssuer,
+  tokens: WorkloadTokens,
   logger: Logger,
 ): ServiceImpl<typeof AggregatedDiscoveryService> {
   return {
