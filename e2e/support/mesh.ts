@@ -23,12 +23,7 @@ export class TestMesh {
     this.#closers = [];
   }
 
-  static async start(
-    options: Pick<
-      Partial<ControlPlaneOptions>,
-      'trustDomain' | 'directory' | 'rateLimitRedis' | 'brokerAddress' | 'bundleRefreshSeconds' | 'tokenSources'
-    > = {},
-  ): Promise<TestMesh> {
+  static async start(options: Partial<Omit<ControlPlaneOptions, 'home' | 'logger'>> = {}): Promise<TestMesh> {
     const mesh = new TestMesh();
     mesh.plane = await startControlPlane({
       home: mesh.home,

@@ -4,25 +4,18 @@ import { chmodSync, existsSync, mkdirSync } from 'node:fs';
 import { createSecureServer, createServer, type Http2SecureServer, type Http2Server } from 'node:http2';
 import { type AddressInfo, isIPv4 } from 'node:net';
 import { join } from 'node:path';
-import { type ConnectRouter, createContextValues, type HandlerContext } from '@connectrpc/connect';
+import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
-import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
-import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
-import { authenticate, transportPeerKey, transportPeerOf } from './citadel/caller.ts';
-import { CertificateAuthority } from './citadel/certificate-authority.ts';
-import { certificateService } from './citadel/certificate-service.ts';
-import { IssuanceLog } from './citadel/issuance-log.ts';
+import { transportPeerKey, transportPeerOf } from './citadel/caller.ts';
+import type { CertificateAuthority } from './citadel/certificate-authority.ts';
+import { Citadel, type CitadelOptions } from './citadel/citadel.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
-import { defaultRefreshSeconds, PublishedBundle } from './citadel/spiffe-bundle.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
-import { SvidTokens, svidService } from './citadel/svid-tokens.ts';
-import { TokenIssuer } from './citadel/token-issuer.ts';
-import { TrustBundles } from './citadel/trust-bundles.ts';
-import { KnownTokens, type TokenSources } from './citadel/workload-tokens.ts';
+import type { TokenIssuer } from './citadel/token-issuer.ts';
 import { type Caller, type Role, roles, sees } from './galley/api/access-control.ts';
 import { ApiServer } from './galley/api/api-server.ts';
 import { AuditLog } from './galley/api/audit-log.ts';
@@ -41,7 +34,7 @@ import { rateLimitService } from './rate-limit/rate-limit-service.ts';
 import { authorityStatus, type RotationStep, takeStep } from './root-rotation.ts';
 
 /** The control plane: galley, pilot and citadel over one store, in one process. */
-export interface ControlPlaneOptions {
+export interface ControlPlaneOptions extends Pick<CitadelOptions, 'issuer' | 'forwarders' | 'tokenSources' | 'bundleRefreshSeconds'> {
   /** Where state is kept: keys, tokens, the store. Created with mode 0700. */
   readonly home: string;
   readonly host?: string;
@@ -63,10 +56,6 @@ export interface ControlPlaneOptions {
   readonly brokerAddress?: string | undefined;
   readonly debounceMs?: number;
   readonly registrationGraceMs?: number;
-  /** Whose tokens are taken from workloads beside those of this control plane. */
-  readonly tokenSources?: TokenSources;
-  /** How often others are to ask for this trust domain's bundle (300), and how often this one asks others at most (10). */
-  readonly bundleRefreshSeconds?: number;
 }
 
 export interface ControlPlane {
@@ -107,12 +96,12 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   mkdirSync(options.home, { recursive: true, mode: 0o700 });
   chmodSync(options.home, 0o700);
   const trustDomain = options.trustDomain ?? defaultTrustDomain;
-  const authority = await CertificateAuthority.open(files.certificates, trustDomain);
-  writePrivateFile(files.rootCertificate, authority.trustBundle);
-  const tokens = new TokenIssuer(files.certificates);
-  const workloadTokens = new KnownTokens(tokens, options.tokenSources ?? {}, logger.child('citadel'));
-  const svids = new SvidTokens(files.certificates);
-  const issued = new IssuanceLog(join(files.certificates, 'issued.log'), logger.child('citadel'));
+  const citadel = await Citadel.open({
+    ...{ directory: files.certificates, trustDomain, logger: logger.child('citadel'), onTrustChanged: () => void pilot.refresh() },
+    ...{ issuer: options.issuer, forwarders: options.forwarders, tokenSources: options.tokenSources, bundleRefreshSeconds: options.bundleRefreshSeconds },
+  });
+  const { authority, tokens, trust } = citadel;
+  writePrivateFile(files.rootCertificate, citadel.roots);
   let adminToken = readPrivateFile(files.adminToken)?.trim();
   if (!adminToken) {
     adminToken = randomBytes(32).toString('hex');
@@ -124,14 +113,6 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const registry = new ResourceRegistry(store, notEnforced);
   await createNamespaces(registry);
   await createGatewayClasses(registry);
-  const trust = new TrustBundles({
-    ownRoots: () => authority.trustBundle,
-    trustDomain,
-    directory: join(files.certificates, 'bundles'),
-    logger: logger.child('citadel'),
-    onChange: () => void pilot.refresh(),
-    ...(options.bundleRefreshSeconds === undefined ? {} : { leastRefreshMs: options.bundleRefreshSeconds * 1000 }),
-  });
   const pilot: Pilot = new Pilot({
     registry,
     trustDomain,
@@ -166,31 +147,26 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     ip: ['127.0.0.1', '::1', ...[...new Set([host, xdsHost])].filter((address) => isIPv4(address) && address !== '127.0.0.1' && address !== '0.0.0.0')],
   };
   const certificate = await authority.issueServer(names, serverCertificateSeconds);
-  const admit = async (context: HandlerContext) =>
-    context.values.get(transportPeerKey).isPlainLoopback ? undefined : authenticate(context, workloadTokens, trustDomain);
   const routes = (router: ConnectRouter) => {
-    router.service(AggregatedDiscoveryService, discoveryService(pilot, authority, workloadTokens, logger.child('pilot')));
-    router.service(RateLimitService, rateLimitService(counters, admit));
-    router.service(IstioCertificateService, certificateService(authority, workloadTokens, issued, logger.child('citadel')));
-    router.service(SvidService, svidService(svids, workloadTokens, trust, trustDomain, issued));
+    router.service(AggregatedDiscoveryService, discoveryService(pilot, authority, citadel.workloadTokens, logger.child('pilot')));
+    router.service(
+      RateLimitService,
+      rateLimitService(counters, (context) => citadel.admit(context)),
+    );
+    citadel.routes(router);
   };
   const handler = grpcHandler({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });
   const secure = createSecureServer(
-    { cert: certificate.cert, key: certificate.key, ca: authority.trustBundle, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' },
+    { cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' },
     handler,
   );
   const plain = options.xdsPlainPort === undefined ? undefined : createServer(handler);
   const sessions = [secure, plain].map((server) => (server === undefined ? new Set<never>() : sessionsOf(server)));
-  const bundle = new PublishedBundle(async () => ({
-    pem: trust.current().own,
-    jwks: await svids.keys(),
-    refreshSeconds: options.bundleRefreshSeconds ?? defaultRefreshSeconds,
-  }));
   const api = new ApiServer({
     registry,
     host,
     port: options.apiPort ?? 15080,
-    certificate: { ...certificate, ca: authority.trustBundle },
+    certificate: { ...certificate, ca: citadel.roots },
     authenticator: new Authenticator({ adminToken, verifyToken: (token) => tokens.verifyAccess(token), store }),
     audit: new AuditLog(files.auditLog, logger.child('galley')),
     socketPath: files.apiSocket,
@@ -200,10 +176,10 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       const { namespace, serviceAccount } = await tokens.verify(token, false, audience);
       return `system:serviceaccount:${namespace}:${serviceAccount}`;
     },
-    published: { [bundlePath]: () => bundle.document() },
+    published: { [bundlePath]: () => citadel.bundle.document() },
     meshState: async (path, caller) =>
       path.join('/') === 'ca'
-        ? { ...authorityStatus(authority, pilot.proxies()), federation: trust.status(), trustBundle: authority.trustBundle }
+        ? { ...authorityStatus(authority, pilot.proxies()), federation: trust.status(), trustBundle: citadel.roots }
         : meshState(pilot, path, caller),
     meshAction: async (path, body) => {
       if (path.join('/') === 'access') {
@@ -227,8 +203,8 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   });
   const renewServers = async () => {
     const newer = await authority.issueServer(names, serverCertificateSeconds);
-    secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: authority.trustBundle, minVersion: 'TLSv1.2' });
-    api.renewCertificate({ ...newer, ca: authority.trustBundle });
+    secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: citadel.roots, minVersion: 'TLSv1.2' });
+    api.renewCertificate({ ...newer, ca: citadel.roots });
   };
   const renewal = setInterval(() => {
     renewServers().catch((error: unknown) =>
@@ -236,15 +212,14 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     );
   }, serverRenewMs).unref();
   authority.onChange(async () => {
-    writePrivateFile(files.rootCertificate, authority.trustBundle);
+    writePrivateFile(files.rootCertificate, citadel.roots);
     await renewServers();
     await pilot.refresh();
   });
   let closing: Promise<void> | undefined;
   const close = async () => {
     clearInterval(renewal);
-    trust.close();
-    workloadTokens.close();
+    citadel.close();
     await api.close();
     await directory?.close();
     await pilot.close();

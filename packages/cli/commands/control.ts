@@ -1,5 +1,7 @@
-import { Logger, type LogLevel } from '@mizzen/common';
-import { startControlPlane } from '@mizzen/control';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { Logger, type LogLevel, MizzenError } from '@mizzen/common';
+import { type CertificateIssuer, IstioCaIssuer, startControlPlane } from '@mizzen/control';
 import { homeOf } from '../home.ts';
 import { exitWithParent, onStopSignal } from '../process-life.ts';
 
@@ -14,6 +16,13 @@ export interface ControlOptions {
   readonly trustDomain: string;
   readonly broker?: string;
   readonly rateLimitRedis?: string;
+  readonly issuer?: string;
+  readonly caAddress?: string;
+  readonly caRootFile?: string;
+  readonly caTokenFile?: string;
+  readonly caCertFile?: string;
+  readonly caKeyFile?: string;
+  readonly caForwarder: readonly string[];
   readonly workloadIssuer: readonly string[];
   readonly kubernetesApi?: string;
   readonly kubernetesTokenFile: string;
@@ -34,6 +43,8 @@ export async function control(options: ControlOptions): Promise<void> {
     brokerAddress: options.broker,
     rateLimitRedis: options.rateLimitRedis,
     logger,
+    issuer: await issuerOf(options),
+    forwarders: options.caForwarder,
     tokenSources: {
       issuers: options.workloadIssuer,
       kubernetes:
@@ -54,4 +65,21 @@ export async function control(options: ControlOptions): Promise<void> {
   onStopSignal(async () => {
     await plane.close();
   });
+}
+
+/** Who signs for workloads, if not the control plane's own authority. */
+async function issuerOf(options: ControlOptions): Promise<CertificateIssuer | undefined> {
+  const { issuer, caAddress, caRootFile, caCertFile, caKeyFile, caTokenFile } = options;
+  if (issuer !== undefined) {
+    if (caAddress !== undefined) throw new MizzenError('bad-option', '--issuer and --ca-address: only one can sign');
+    const { default: found } = (await import(pathToFileURL(resolve(issuer)).href)) as { readonly default?: Partial<CertificateIssuer> };
+    if (typeof found?.name !== 'string' || typeof found.roots !== 'string' || typeof found.issue !== 'function')
+      throw new MizzenError('bad-option', 'its default export is no CertificateIssuer: { name, roots, issue(csr, identity, validitySeconds) }', issuer);
+    return found as CertificateIssuer;
+  }
+  if (caAddress === undefined) return undefined;
+  if (caRootFile === undefined) throw new MizzenError('bad-option', '--ca-address needs --ca-root-file: the roots by which it is known');
+  if (caTokenFile === undefined && (caCertFile === undefined || caKeyFile === undefined))
+    throw new MizzenError('bad-option', '--ca-address needs --ca-token-file, or --ca-cert-file and --ca-key-file: who asks there?');
+  return new IstioCaIssuer({ address: caAddress, rootFile: caRootFile, certFile: caCertFile, keyFile: caKeyFile, tokenFile: caTokenFile });
 }

@@ -5,16 +5,11 @@ import { dirname, join } from 'node:path';
 import { MizzenError, messageOf } from '@mizzen/common';
 import * as x509 from '@peculiar/x509';
 import { clockSkewMs, exportKey, type Generation, openGeneration, parseCertificate, pemBlocks, serialNumber } from './ca-generation.ts';
+import type { IssuedCertificate, WorkloadSigner } from './certificate-issuer.ts';
 import { LeafTemplate } from './leaf-template.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
+import { readSigningRequest } from './signing-request.ts';
 import { type Identity, spiffeUri } from './spiffe-identity.ts';
-
-export interface IssuedCertificate {
-  /** PEM: the leaf, then what lies between it and the root. */
-  readonly chain: readonly string[];
-  readonly serial: string;
-  readonly notAfter: Date;
-}
 
 type CryptoKey = webcrypto.CryptoKey;
 
@@ -24,7 +19,6 @@ export const certificateLimits = {
   defaultValiditySeconds: 24 * 3600,
   maxValiditySeconds: 90 * 24 * 3600,
   minValiditySeconds: 10,
-  maxCsrBytes: 16 * 1024,
 } as const;
 
 /**
@@ -55,7 +49,7 @@ const firstGeneration = 'first';
  * The mesh's certificate authority: a root that only signs the intermediate, and the intermediate that signs workloads. A user's own root or intermediate
  * is used by putting its files into `directory`, or into `directory/next` for a change of roots.
  */
-export class CertificateAuthority {
+export class CertificateAuthority implements WorkloadSigner {
   readonly trustDomain: string;
   readonly #directory: string;
   readonly #now: () => number;
@@ -199,15 +193,7 @@ export class CertificateAuthority {
    * decided by the token or certificate that came with it. Throws MizzenError `invalid-csr`.
    */
   async issue(csrPem: string, identity: Identity, validitySeconds: number): Promise<IssuedCertificate> {
-    if (csrPem.length > certificateLimits.maxCsrBytes)
-      throw new MizzenError('invalid-csr', `the certificate request is larger than ${certificateLimits.maxCsrBytes} bytes`);
-    let csr: x509.Pkcs10CertificateRequest;
-    try {
-      csr = new x509.Pkcs10CertificateRequest(csrPem);
-      if (!(await csr.verify())) throw new Error('its signature does not fit its key');
-    } catch (error) {
-      throw new MizzenError('invalid-csr', `the certificate request cannot be used: ${messageOf(error)}`);
-    }
+    const csr = await readSigningRequest(csrPem);
     const requested = validitySeconds > 0 ? validitySeconds : certificateLimits.defaultValiditySeconds;
     const seconds = Math.min(Math.max(requested, certificateLimits.minValiditySeconds), certificateLimits.maxValiditySeconds);
     const generation = this.#signing;

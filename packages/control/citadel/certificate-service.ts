@@ -1,36 +1,69 @@
 import { create } from '@bufbuild/protobuf';
 import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
 import { type Logger, MizzenError } from '@mizzen/common';
-import { IstioCertificateResponseSchema, type IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
+import { type IstioCertificateRequest, IstioCertificateResponseSchema, type IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { authenticate, transportPeerKey } from './caller.ts';
-import type { CertificateAuthority } from './certificate-authority.ts';
+import type { WorkloadSigner } from './certificate-issuer.ts';
 import type { IssuanceLog } from './issuance-log.ts';
-import { spiffeUri } from './spiffe-identity.ts';
+import { impersonatedIdentityKey } from './istio-ca-issuer.ts';
+import { type Identity, parseSpiffeUri, spiffeUri } from './spiffe-identity.ts';
 import type { WorkloadTokens } from './workload-tokens.ts';
 
-/** Istio's CreateCertificate: a certificate for the identity that the caller proves, and for no other. */
-export function certificateService(
-  authority: CertificateAuthority,
-  tokens: WorkloadTokens,
-  log: IssuanceLog,
-  logger: Logger,
-): ServiceImpl<typeof IstioCertificateService> {
+export interface CertificateServiceOptions {
+  readonly signer: WorkloadSigner;
+  /** Of the authority that signs, for the log; undefined: somebody else does. */
+  readonly generation: () => string | undefined;
+  readonly trustDomain: string;
+  readonly tokens: WorkloadTokens;
+  /** Service accounts (`namespace/name`) that may ask for certificates for others. */
+  readonly forwarders: ReadonlySet<string>;
+  readonly log: IssuanceLog;
+  readonly logger: Logger;
+}
+
+/** Istio's CreateCertificate: a certificate for the identity that the caller proves, and for no other, unless the caller is trusted to ask for others. */
+export function certificateService(options: CertificateServiceOptions): ServiceImpl<typeof IstioCertificateService> {
+  const { signer, tokens, trustDomain, log, logger } = options;
   return {
     async createCertificate(request, context) {
       const { address, certificate } = context.values.get(transportPeerKey);
-      const identity = await authenticate(context, tokens, authority.trustDomain, true);
-      const entry = { identity: spiffeUri(identity), by: certificate === undefined ? ('token' as const) : ('certificate' as const), peer: address };
+      const caller = await authenticate(context, tokens, trustDomain, true);
+      const identity = identityWanted(request, caller, options);
+      const entry = {
+        ...{ identity: spiffeUri(identity), by: certificate === undefined ? ('token' as const) : ('certificate' as const), peer: address },
+        ...(identity === caller ? {} : { forwarder: spiffeUri(caller) }),
+      };
       try {
-        const { chain, serial, notAfter } = await authority.issue(request.csr, identity, Number(request.validityDuration));
+        const { chain, serial, notAfter } = await signer.issue(request.csr, identity, Number(request.validityDuration));
         const until = notAfter.toISOString();
-        log.write({ time: new Date().toISOString(), outcome: 'issued', ...entry, serial, notAfter: until, generation: authority.signingGeneration });
+        const generation = options.generation();
+        log.write({
+          time: new Date().toISOString(),
+          outcome: 'issued',
+          ...entry,
+          serial,
+          notAfter: until,
+          ...(generation === undefined ? {} : { generation }),
+        });
         logger.info('issued a certificate', { identity: entry.identity, until });
-        return create(IstioCertificateResponseSchema, { certChain: [...chain, authority.rootCertificate] });
+        return create(IstioCertificateResponseSchema, { certChain: [...chain, signer.rootCertificate] });
       } catch (error) {
-        if (error instanceof MizzenError) log.write({ time: new Date().toISOString(), outcome: 'refused', ...entry, reason: error.message });
-        if (error instanceof MizzenError) throw new ConnectError(error.message, Code.InvalidArgument);
-        throw error;
+        if (!(error instanceof MizzenError)) throw error;
+        log.write({ time: new Date().toISOString(), outcome: 'refused', ...entry, reason: error.message });
+        if (error.code === 'issuer-failed') logger.warn(error.message, { identity: entry.identity });
+        throw new ConnectError(error.message, error.code === 'issuer-failed' ? Code.Unavailable : Code.InvalidArgument);
       }
     },
   };
+}
+
+function identityWanted(request: IstioCertificateRequest, caller: Identity, { forwarders, trustDomain }: CertificateServiceOptions): Identity {
+  const wanted = request.metadata?.[impersonatedIdentityKey];
+  if (wanted === undefined || wanted === '') return caller;
+  if (!forwarders.has(`${caller.namespace}/${caller.serviceAccount}`))
+    throw new ConnectError(`${spiffeUri(caller)} may not ask for certificates for others (mizzen control --ca-forwarder)`, Code.PermissionDenied);
+  const identity = typeof wanted === 'string' ? parseSpiffeUri(wanted) : undefined;
+  if (identity?.trustDomain !== trustDomain)
+    throw new ConnectError(`${JSON.stringify(wanted)} is no identity of trust domain ${trustDomain}`, Code.InvalidArgument);
+  return identity;
 }

@@ -9,6 +9,8 @@ export interface Issuance {
   readonly identity: string;
   /** How the caller has proved who it is. */
   readonly by: 'certificate' | 'token';
+  /** Who asked for it, for another. */
+  readonly forwarder?: string;
   readonly peer: string;
   /** Of a token. */
   readonly audiences?: readonly string[];

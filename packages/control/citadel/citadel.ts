@@ -1,0 +1,99 @@
+import { join } from 'node:path';
+import type { ConnectRouter, HandlerContext } from '@connectrpc/connect';
+import type { Logger } from '@mizzen/common';
+import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
+import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
+import { authenticate, transportPeerKey } from './caller.ts';
+import { CertificateAuthority } from './certificate-authority.ts';
+import { type CertificateIssuer, CheckedIssuer, type WorkloadSigner } from './certificate-issuer.ts';
+import { certificateService } from './certificate-service.ts';
+import { IssuanceLog } from './issuance-log.ts';
+import { defaultRefreshSeconds, PublishedBundle } from './spiffe-bundle.ts';
+import type { Identity } from './spiffe-identity.ts';
+import { SvidTokens, svidService } from './svid-tokens.ts';
+import { TokenIssuer } from './token-issuer.ts';
+import { TrustBundles } from './trust-bundles.ts';
+import { KnownTokens, type TokenSources } from './workload-tokens.ts';
+
+export interface CitadelOptions {
+  /** Where keys are kept. */
+  readonly directory: string;
+  readonly trustDomain: string;
+  /** Who signs for workloads, if not the authority of this control plane. */
+  readonly issuer?: CertificateIssuer | undefined;
+  /** Service accounts (`namespace/name`) that may ask for certificates for others, as control planes do that pass requests on. */
+  readonly forwarders?: readonly string[] | undefined;
+  /** Whose tokens are taken from workloads beside those of this control plane. */
+  readonly tokenSources?: TokenSources | undefined;
+  /** How often others are to ask for this trust domain's bundle (300), and how often this one asks others at most (10). */
+  readonly bundleRefreshSeconds?: number | undefined;
+  /** The roots of other trust domains have changed. */
+  readonly onTrustChanged: () => void;
+  readonly logger: Logger;
+}
+
+/** Identity: who is trusted, who signs, who somebody is, and the services by which workloads ask. */
+export class Citadel {
+  readonly authority: CertificateAuthority;
+  readonly tokens: TokenIssuer;
+  readonly trust: TrustBundles;
+  /** What this trust domain is known by. */
+  readonly bundle: PublishedBundle;
+  /** Tokens that workloads may begin with. */
+  readonly workloadTokens: KnownTokens;
+  readonly #options: CitadelOptions;
+  readonly #svids: SvidTokens;
+  readonly #log: IssuanceLog;
+  readonly #signer: WorkloadSigner;
+
+  private constructor(options: CitadelOptions, authority: CertificateAuthority) {
+    const { directory, trustDomain, issuer, logger, bundleRefreshSeconds } = options;
+    this.#options = options;
+    this.authority = authority;
+    this.tokens = new TokenIssuer(directory);
+    this.workloadTokens = new KnownTokens(this.tokens, options.tokenSources ?? {}, logger);
+    this.#svids = new SvidTokens(directory);
+    this.#log = new IssuanceLog(join(directory, 'issued.log'), logger);
+    this.#signer = issuer === undefined ? authority : new CheckedIssuer(issuer);
+    this.trust = new TrustBundles({
+      ...{ ownRoots: () => this.roots, trustDomain, directory: join(directory, 'bundles'), logger, onChange: options.onTrustChanged },
+      ...(bundleRefreshSeconds === undefined ? {} : { leastRefreshMs: bundleRefreshSeconds * 1000 }),
+    });
+    const refreshSeconds = bundleRefreshSeconds ?? defaultRefreshSeconds;
+    this.bundle = new PublishedBundle(async () => ({ pem: this.trust.current().own, jwks: await this.#svids.keys(), refreshSeconds }));
+  }
+
+  static async open(options: CitadelOptions): Promise<Citadel> {
+    return new Citadel(options, await CertificateAuthority.open(options.directory, options.trustDomain));
+  }
+
+  /** Of the mesh's own identities, PEM: of who signs for workloads first. */
+  get roots(): string {
+    return [this.#options.issuer?.roots ?? '', this.authority.trustBundle].join('\n').trimStart();
+  }
+
+  /** Who calls an RPC; undefined: whoever is on this machine and speaks plain text. Throws ConnectError `unauthenticated`. */
+  async admit(context: HandlerContext): Promise<Identity | undefined> {
+    if (context.values.get(transportPeerKey).isPlainLoopback) return undefined;
+    return authenticate(context, this.workloadTokens, this.#options.trustDomain);
+  }
+
+  routes(router: ConnectRouter): void {
+    const { trustDomain, issuer, forwarders, logger } = this.#options;
+    const generation = () => (issuer === undefined ? this.authority.signingGeneration : undefined);
+    router.service(
+      IstioCertificateService,
+      certificateService({
+        ...{ signer: this.#signer, generation, trustDomain, tokens: this.workloadTokens },
+        ...{ forwarders: new Set(forwarders), log: this.#log, logger },
+      }),
+    );
+    router.service(SvidService, svidService(this.#svids, this.workloadTokens, this.trust, trustDomain, this.#log));
+  }
+
+  close(): void {
+    this.trust.close();
+    this.workloadTokens.close();
+    this.#options.issuer?.close?.();
+  }
+}
