@@ -94,7 +94,7 @@ describe('certificates that another authority signs', () => {
     const other = { ImpersonatedIdentity: 'spiffe://cluster.local/ns/default/sa/admin' };
     await assert.rejects(
       ask(anybody, other),
-      (error) => error instanceof ConnectError && error.code === Code.PermissionDenied && /may not ask for certificates for others/.test(error.message),
+      (error) => error instanceof ConnectError && error.code === Code.PermissionDenied && /may not ask for identities of others/.test(error.message),
     );
     const trusted = await upstream.plane.tokens.issue(forwarder.namespace, forwarder.serviceAccount, [], 600);
     for (const ImpersonatedIdentity of ['spiffe://else.example/ns/default/sa/admin', 'spiffe://cluster.local/else', 'admin'])

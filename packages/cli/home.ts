@@ -17,6 +17,13 @@ export interface ControlAccess {
   readonly rootCertificate: string;
 }
 
+/** Of the mesh in this home; of others it has to be said. */
+export function knownTrustDomain(home: string): string {
+  const { endpoints } = homeFiles(home);
+  const known = existsSync(endpoints) ? (JSON.parse(readFileSync(endpoints, 'utf8')) as { readonly trustDomain?: string }) : {};
+  return known.trustDomain ?? 'cluster.local';
+}
+
 export function controlAccess(home: string): ControlAccess {
   const files = homeFiles(home);
   if (!existsSync(files.endpoints))

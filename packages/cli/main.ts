@@ -58,7 +58,7 @@ program
   .option('--ca-token-file <file>', 'the token to prove oneself there with')
   .option('--ca-cert-file <file>', 'or a certificate')
   .option('--ca-key-file <file>', 'and its key')
-  .option('--ca-forwarder <namespace/account>', 'this service account may ask for certificates for others; may be repeated', collect, [])
+  .option('--ca-forwarder <namespace/account>', 'this service account may ask for identities of others; may be repeated', collect, [])
   .option('--workload-issuer <url>', 'take service account tokens of this issuer, too (OpenID Connect Discovery); may be repeated', collect, [])
   .option('--kubernetes-api <url>', 'ask this Kubernetes API server about service account tokens, too (TokenReview)')
   .option('--kubernetes-token-file <file>', 'the token to ask it with', '/var/run/secrets/kubernetes.io/serviceaccount/token')
@@ -74,6 +74,19 @@ program
   .option('--drain-time <seconds>', 'how long connections may take to end when it stops (default: 5)')
   .option('--log-level <level>', 'debug, info, warn or error', 'info')
   .action(async (options) => (await import('./commands/proxy.ts')).proxy(options));
+
+program
+  .command('agent')
+  .description('give identities to the processes of this machine by what they are (SPIFFE Workload API)')
+  .requiredOption('--entries <file>', 'YAML: which processes have which service account')
+  .option('--socket <path>', 'the Unix socket, which anybody may open', '/run/mizzen/workload/api.sock')
+  .option(...home)
+  .option('--control <host:port>', "the control plane's xDS port (default: of the mesh in --home)")
+  .option('--token-file <file>', "bootstrap token of istio-system/mizzen-agent (default: one is made, on the mesh's own machine)")
+  .option('--root-cert <file>', 'the roots of the mesh (default: in --home)')
+  .option('--trust-domain <name>', 'the trust domain of the mesh (default: as in --home)')
+  .option('--log-level <level>', 'debug, info, warn or error', 'info')
+  .action(async (options) => (await import('./commands/agent.ts')).agent(options));
 
 program
   .command('broker')
@@ -106,6 +119,7 @@ program
   .option('--annotation <name=value>', "what is captured, by Istio's annotations, may be repeated", collect, [])
   .option('--address <address>', 'where others reach the sidecar (default: the address that leads to the control plane)')
   .option('--control <host:port>', 'the control plane (default: the one of --home)')
+  .option('--trust-domain <name>', 'the trust domain of the mesh (default: as in --home)')
   .option('--token-file <file>', "bootstrap token (default: $MIZZEN_TOKEN, else one is made, on the mesh's own machine)")
   .option('--root-cert <file>', "the mesh's root certificate (default: the one of --home)")
   .option('--drain-time <seconds>', 'how long requests under way may take when it ends (default: 2)')

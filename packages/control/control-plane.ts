@@ -239,7 +239,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     const apiPort = await api.listen();
     writePrivateFile(
       files.endpoints,
-      `${JSON.stringify({ api: `https://127.0.0.1:${apiPort}`, xds: `${options.xdsHost ?? '127.0.0.1'}:${xdsPort}`, pid: process.pid })}\n`,
+      `${JSON.stringify({ api: `https://127.0.0.1:${apiPort}`, xds: `${options.xdsHost ?? '127.0.0.1'}:${xdsPort}`, trustDomain, pid: process.pid })}\n`,
     );
     return { apiPort, xdsPort, xdsPlainPort, pilot, registry, authority, tokens, close: () => (closing ??= close()) };
   } catch (error) {

@@ -1,4 +1,5 @@
 import { MizzenError } from '@mizzen/common';
+import { readWorkloadEntries, type WorkloadEntry } from './spiffe/workload-entries.ts';
 
 /** What a proxy is told when it starts: who it is, where its control plane is, where it listens. Everything else comes by xDS. */
 export interface ProxyConfig {
@@ -49,6 +50,8 @@ export interface ProxyConfig {
   };
   /** Where the workload takes its identity by the SPIFFE Workload API: the path of a Unix socket, in a folder that only the workload's user may enter. Absent: nowhere. */
   readonly workloadApiSocket?: string;
+  /** The processes of this machine that are given identities at that socket, by what they are. Absent: whoever may open it is this proxy's workload. */
+  readonly workloadEntries?: readonly WorkloadEntry[];
   /** Where the sidecar listens for public ports of APIs, where that is another place than the port itself. */
   readonly publicPorts?: readonly { readonly port: number; readonly listen: string }[];
   /** Filters of the workload's own, with whole paths. */
@@ -103,7 +106,8 @@ export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
   }
   if (config['workloadApiSocket'] !== undefined && (typeof config['workloadApiSocket'] !== 'string' || config['workloadApiSocket'] === ''))
     throw new MizzenError('invalid-proxy-config', '"workloadApiSocket" must be a path', place);
+  const entries = config['workloadEntries'] === undefined ? {} : { workloadEntries: readWorkloadEntries(config['workloadEntries'], place) };
   if (concurrency !== undefined && !(Number.isInteger(concurrency) && (concurrency as number) >= 0 && (concurrency as number) <= 256))
     throw new MizzenError('invalid-proxy-config', '"concurrency" must be a whole number from 0 (all cores) to 256', place);
-  return { ...config, labels: (config['labels'] ?? {}) as Record<string, string> } as unknown as ProxyConfig;
+  return { ...config, ...entries, labels: (config['labels'] ?? {}) as Record<string, string> } as unknown as ProxyConfig;
 }

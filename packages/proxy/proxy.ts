@@ -185,10 +185,14 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
 
 /** Loaded only where it is wanted. */
 async function openWorkloadApi(config: ProxyConfig, socketPath: string, identity: IdentityAgent, secrets: SecretStore, logger: Logger) {
-  const { WorkloadApi } = await import('./spiffe/workload-api.ts');
-  const { trustDomain, namespace, serviceAccount } = config;
-  const spiffeId = `spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount}`;
-  const api = new WorkloadApi({ socketPath, spiffeId, trustDomain, identity, secrets, logger });
+  const [{ WorkloadApi }, { onlyWorkload, ProcessAttestor }] = await Promise.all([import('./spiffe/workload-api.ts'), import('./spiffe/process-attestor.ts')]);
+  const { trustDomain, namespace, serviceAccount, workloadEntries: entries } = config;
+  const attestor =
+    entries === undefined
+      ? onlyWorkload(`spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount}`)
+      : new ProcessAttestor({ trustDomain, entries, logger });
+  // Where processes are told apart, anybody may come and be told apart.
+  const api = new WorkloadApi({ socketPath, ...(entries === undefined ? {} : { socketMode: 0o666 }), attestor, trustDomain, identity, secrets, logger });
   await api.listen();
   return api;
 }

@@ -1,17 +1,16 @@
 import dgram from 'node:dgram';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { findKind } from '@mizzen/api';
 import { MizzenError, messageOf } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import type { ProxyConfig } from '@mizzen/proxy';
-import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
-import { controlAccess, homeOf } from '../home.ts';
+import { controlAccess, homeOf, knownTrustDomain } from '../home.ts';
 import { nameValues } from '../name-value.ts';
 import { runApplication } from '../runner/application-process.ts';
 import { PortAllocator } from '../runner/port-allocator.ts';
 import { searchPath } from '../runner/program.ts';
 import { type ApplicationPlace, beside, captured, isolated, type WantedPort } from '../runner/run-places.ts';
+import { ownToken } from '../service-account-token.ts';
 
 export interface RunOptions {
   readonly home?: string;
@@ -27,6 +26,7 @@ export interface RunOptions {
   readonly control?: string;
   readonly tokenFile?: string;
   readonly rootCert?: string;
+  readonly trustDomain?: string;
   readonly drainTime?: string;
   readonly verbose?: boolean;
 }
@@ -53,7 +53,7 @@ export async function run(command: readonly string[], options: RunOptions): Prom
   const given = process.env['MIZZEN_TOKEN'];
   delete process.env['MIZZEN_TOKEN']; // not the application's
   const isOwnToken = options.tokenFile === undefined;
-  const tokenFile = options.tokenFile ?? writeToken(home, options, name, given ?? (await ownToken(home, options)));
+  const tokenFile = options.tokenFile ?? writeToken(home, options, name, given ?? (await ownToken(home, options.namespace, options.serviceAccount)));
   const control = options.control ?? controlAccess(home).xds;
   const config: Omit<ProxyConfig, 'address' | 'inbound'> = {
     type: 'sidecar',
@@ -62,7 +62,7 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     workload: name,
     serviceAccount: options.serviceAccount,
     labels: { app: name, ...nameValues(options.label, '--label') },
-    trustDomain: 'cluster.local',
+    trustDomain: options.trustDomain ?? knownTrustDomain(home),
     control,
     rootCertificateFile: options.rootCert ?? homeFiles(home).rootCertificate,
     tokenFile,
@@ -119,29 +119,6 @@ function wantedPort(text: string): WantedPort {
   const match = /^(\d+)(?::([a-z0-9-]+))?(?:=(\d+))?$/.exec(text);
   if (!match) throw new MizzenError('bad-option', `--port ${text} is not understood: write PORT, PORT:NAME or PORT:NAME=APPPORT, for example 9080:http=8000`);
   return { port: Number(match[1]), ...(match[2] ? { name: match[2] } : {}), ...(match[3] ? { appPort: Number(match[3]) } : {}) };
-}
-
-/** On the mesh's own machine no token has to be brought: the admin token makes one. */
-async function ownToken(home: string, options: RunOptions): Promise<string> {
-  const api = new ApiClient(controlAccess(home));
-  const kind = findKind('', 'ServiceAccount')!;
-  try {
-    if (options.serviceAccount !== 'default') {
-      await api
-        .call('POST', collectionPath(kind, options.namespace), {
-          body: { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: options.serviceAccount } },
-        })
-        .catch((error: unknown) => {
-          if (!(error instanceof ApiFailure) || error.status !== 409) throw error;
-        });
-    }
-    const answer = await api.call('POST', `${collectionPath(kind, options.namespace)}/${options.serviceAccount}/token`, {
-      body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { expirationSeconds: 24 * 3600 } },
-    });
-    return (answer.body as { status: { token: string } }).status.token;
-  } finally {
-    api.close();
-  }
 }
 
 function writeToken(home: string, options: RunOptions, name: string, token: string): string {

@@ -1,22 +1,20 @@
 import { create } from '@bufbuild/protobuf';
 import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
 import { type Logger, MizzenError } from '@mizzen/common';
-import { type IstioCertificateRequest, IstioCertificateResponseSchema, type IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
+import { IstioCertificateResponseSchema, type IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { authenticate, transportPeerKey } from './caller.ts';
 import type { WorkloadSigner } from './certificate-issuer.ts';
+import { type ForwardingRules, forwarderOf, identityWanted } from './forwarders.ts';
 import type { IssuanceLog } from './issuance-log.ts';
 import { impersonatedIdentityKey } from './istio-ca-issuer.ts';
-import { type Identity, parseSpiffeUri, spiffeUri } from './spiffe-identity.ts';
+import { spiffeUri } from './spiffe-identity.ts';
 import type { WorkloadTokens } from './workload-tokens.ts';
 
-export interface CertificateServiceOptions {
+export interface CertificateServiceOptions extends ForwardingRules {
   readonly signer: WorkloadSigner;
   /** Of the authority that signs, for the log; undefined: somebody else does. */
   readonly generation: () => string | undefined;
-  readonly trustDomain: string;
   readonly tokens: WorkloadTokens;
-  /** Service accounts (`namespace/name`) that may ask for certificates for others. */
-  readonly forwarders: ReadonlySet<string>;
   readonly log: IssuanceLog;
   readonly logger: Logger;
 }
@@ -28,10 +26,10 @@ export function certificateService(options: CertificateServiceOptions): ServiceI
     async createCertificate(request, context) {
       const { address, certificate } = context.values.get(transportPeerKey);
       const caller = await authenticate(context, tokens, trustDomain, true);
-      const identity = identityWanted(request, caller, options);
+      const identity = identityWanted(request.metadata?.[impersonatedIdentityKey], caller, options);
       const entry = {
         ...{ identity: spiffeUri(identity), by: certificate === undefined ? ('token' as const) : ('certificate' as const), peer: address },
-        ...(identity === caller ? {} : { forwarder: spiffeUri(caller) }),
+        ...forwarderOf(caller, identity),
       };
       try {
         const { chain, serial, notAfter } = await signer.issue(request.csr, identity, Number(request.validityDuration));
@@ -55,15 +53,4 @@ export function certificateService(options: CertificateServiceOptions): ServiceI
       }
     },
   };
-}
-
-function identityWanted(request: IstioCertificateRequest, caller: Identity, { forwarders, trustDomain }: CertificateServiceOptions): Identity {
-  const wanted = request.metadata?.[impersonatedIdentityKey];
-  if (wanted === undefined || wanted === '') return caller;
-  if (!forwarders.has(`${caller.namespace}/${caller.serviceAccount}`))
-    throw new ConnectError(`${spiffeUri(caller)} may not ask for certificates for others (mizzen control --ca-forwarder)`, Code.PermissionDenied);
-  const identity = typeof wanted === 'string' ? parseSpiffeUri(wanted) : undefined;
-  if (identity?.trustDomain !== trustDomain)
-    throw new ConnectError(`${JSON.stringify(wanted)} is no identity of trust domain ${trustDomain}`, Code.InvalidArgument);
-  return identity;
 }

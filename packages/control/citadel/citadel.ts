@@ -21,7 +21,7 @@ export interface CitadelOptions {
   readonly trustDomain: string;
   /** Who signs for workloads, if not the authority of this control plane. */
   readonly issuer?: CertificateIssuer | undefined;
-  /** Service accounts (`namespace/name`) that may ask for certificates for others, as control planes do that pass requests on. */
+  /** Service accounts (`namespace/name`) that may ask for identities of others. */
   readonly forwarders?: readonly string[] | undefined;
   /** Whose tokens are taken from workloads beside those of this control plane. */
   readonly tokenSources?: TokenSources | undefined;
@@ -81,14 +81,9 @@ export class Citadel {
   routes(router: ConnectRouter): void {
     const { trustDomain, issuer, forwarders, logger } = this.#options;
     const generation = () => (issuer === undefined ? this.authority.signingGeneration : undefined);
-    router.service(
-      IstioCertificateService,
-      certificateService({
-        ...{ signer: this.#signer, generation, trustDomain, tokens: this.workloadTokens },
-        ...{ forwarders: new Set(forwarders), log: this.#log, logger },
-      }),
-    );
-    router.service(SvidService, svidService(this.#svids, this.workloadTokens, this.trust, trustDomain, this.#log));
+    const common = { tokens: this.workloadTokens, trustDomain, forwarders: new Set(forwarders), log: this.#log };
+    router.service(IstioCertificateService, certificateService({ signer: this.#signer, generation, logger, ...common }));
+    router.service(SvidService, svidService({ svids: this.#svids, trust: this.trust, ...common }));
   }
 
   close(): void {

@@ -5,6 +5,7 @@ import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
 import { CreateTokenResponseSchema, GetKeysResponseSchema, type SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
 import { calculateJwkThumbprint, SignJWT } from 'jose';
 import { authenticate, transportPeerKey } from './caller.ts';
+import { type ForwardingRules, forwarderOf, identityWanted } from './forwarders.ts';
 import type { IssuanceLog } from './issuance-log.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 import { type Identity, spiffeUri } from './spiffe-identity.ts';
@@ -53,23 +54,33 @@ export class SvidTokens {
   }
 }
 
+export interface SvidServiceOptions extends ForwardingRules {
+  readonly svids: SvidTokens;
+  readonly tokens: WorkloadTokens;
+  readonly trust: Pick<TrustBundles, 'tokenKeys'>;
+  readonly log: IssuanceLog;
+}
+
 /** For holders of a certificate of the mesh only: the token that a workload begins with is no proof for others. */
-export function svidService(
-  svids: SvidTokens,
-  tokens: WorkloadTokens,
-  trust: Pick<TrustBundles, 'tokenKeys'>,
-  trustDomain: string,
-  log: IssuanceLog,
-): ServiceImpl<typeof SvidService> {
+export function svidService({ svids, tokens, trust, trustDomain, forwarders, log }: SvidServiceOptions): ServiceImpl<typeof SvidService> {
   return {
-    async createToken({ audiences }, context) {
+    async createToken({ audiences, identity: wanted }, context) {
       const peer = context.values.get(transportPeerKey);
       if (peer.identity === undefined) throw new ConnectError('a certificate of this mesh is needed', Code.Unauthenticated);
-      const identity = await authenticate(context, tokens, trustDomain);
+      const caller = await authenticate(context, tokens, trustDomain);
+      const identity = identityWanted(wanted, caller, { forwarders, trustDomain });
       if (audiences.length === 0 || audiences.length > maxAudiences || audiences.some((audience) => audience === ''))
         throw new ConnectError(`for whom is the token? 1 to ${maxAudiences} audiences are needed`, Code.InvalidArgument);
       const token = await svids.issue(identity, audiences);
-      log.write({ time: new Date().toISOString(), outcome: 'issued', identity: spiffeUri(identity), by: 'certificate', peer: peer.address, audiences });
+      log.write({
+        time: new Date().toISOString(),
+        outcome: 'issued',
+        identity: spiffeUri(identity),
+        by: 'certificate',
+        ...forwarderOf(caller, identity),
+        peer: peer.address,
+        audiences,
+      });
       return create(CreateTokenResponseSchema, { token });
     },
     async getKeys(_request, context) {

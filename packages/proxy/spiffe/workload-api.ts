@@ -1,10 +1,11 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs';
-import { createServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
+import { createServer as createHttp2Server, type Http2Server, type Http2ServerRequest, type ServerHttp2Session } from 'node:http2';
+import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
-import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
+import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
 import { type Logger, MizzenError, messageOf, PushQueue } from '@mizzen/common';
 import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
 import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
@@ -22,11 +23,13 @@ import { maxSocketPathLength } from '../proxy-config.ts';
 import { rootSecretName } from '../tls/secret-names.ts';
 import { rootsOfDomain, type SecretStore } from '../tls/secret-store.ts';
 import type { IdentityAgent } from '../xds/identity-agent.ts';
+import type { Identities, WorkloadAttestor } from './process-attestor.ts';
 
 export interface WorkloadApiOptions {
   readonly socketPath: string;
-  /** `spiffe://cluster.local/ns/default/sa/reviews`. */
-  readonly spiffeId: string;
+  /** 0600 unless it says otherwise. */
+  readonly socketMode?: number;
+  readonly attestor: WorkloadAttestor;
   readonly trustDomain: string;
   readonly identity: IdentityAgent;
   readonly secrets: SecretStore;
@@ -36,21 +39,26 @@ export interface WorkloadApiOptions {
 interface X509Svid {
   readonly chain: Uint8Array;
   readonly key: Uint8Array;
-  readonly expiresAt: number;
 }
 
-/**
- * The SPIFFE Workload API for the one workload of this sidecar: any SPIFFE library takes X.509-SVIDs, JWT-SVIDs and trust bundles from it. Who may open the socket
- * is the workload; the folder around it is for its user alone.
- */
+const maxConnections = 1_000;
+const sessionKey = createContextKey<ServerHttp2Session | undefined>(undefined, { description: 'HTTP/2 session' });
+
+/** The SPIFFE Workload API: any SPIFFE library takes X.509-SVIDs, JWT-SVIDs and trust bundles from it, for the identities of whoever is at the other end of the socket. */
 export class WorkloadApi {
   readonly #options: WorkloadApiOptions;
-  readonly #server: Http2Server;
+  readonly #server: Server;
+  readonly #http2: Http2Server;
+  readonly #sockets: Set<Socket>;
+  readonly #identities: WeakMap<ServerHttp2Session, Identities>;
+  /** Of the connection that is being given to the HTTP/2 server. */
+  #admitted: Identities | undefined;
   readonly #sessions: ReadonlySet<ServerHttp2Session>;
   /** Streams to tell when something changes. */
   readonly #watchers: Set<() => void>;
-  #svid: Promise<X509Svid> | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  /** By SPIFFE id. */
+  readonly #svids: Map<string, Promise<X509Svid>>;
+  readonly #timers: Map<string, NodeJS.Timeout>;
   #stopListening: (() => void) | undefined;
   /** Of the socket. */
   #inode: number | undefined;
@@ -58,61 +66,91 @@ export class WorkloadApi {
   constructor(options: WorkloadApiOptions) {
     this.#options = options;
     this.#watchers = new Set();
-    this.#svid = undefined;
-    this.#timer = undefined;
+    this.#svids = new Map();
+    this.#timers = new Map();
     this.#stopListening = undefined;
     this.#inode = undefined;
-    this.#server = createServer(grpcHandler({ routes: (router) => void router.service(SpiffeWorkloadAPI, this.#service()) }));
-    this.#sessions = sessionsOf(this.#server);
+    this.#identities = new WeakMap();
+    this.#sockets = new Set();
+    this.#admitted = undefined;
+    this.#http2 = createHttp2Server(
+      grpcHandler({
+        routes: (router) => void router.service(SpiffeWorkloadAPI, this.#service()),
+        contextValues: (request) => createContextValues().set(sessionKey, (request as Http2ServerRequest).stream.session as ServerHttp2Session),
+      }),
+    );
+    this.#sessions = sessionsOf(this.#http2);
+    this.#http2.on('session', (session) => this.#identities.set(session, this.#admitted!));
+    // Who it is is found out before anything is read: whoever looks may take the socket for it.
+    this.#server = createServer({ pauseOnConnect: true }, (socket) => {
+      this.#sockets.add(socket);
+      socket.on('error', () => {});
+      socket.on('close', () => this.#sockets.delete(socket));
+      void options.attestor.identify(socket).then((identities) => {
+        if (socket.destroyed) return;
+        this.#admitted = identities;
+        this.#http2.emit('connection', socket);
+        socket.resume();
+      });
+    });
+    this.#server.maxConnections = maxConnections;
   }
 
   async listen(): Promise<void> {
-    const { socketPath, secrets } = this.#options;
+    const { socketPath, socketMode, secrets } = this.#options;
     const early = `${socketPath}.${process.pid}`;
     if (Buffer.byteLength(early) > maxSocketPathLength)
       throw new MizzenError('path-too-long', `a Unix socket's path may have ${maxSocketPathLength} bytes: choose a shorter home for the mesh`, socketPath);
-    mkdirSync(dirname(socketPath), { recursive: true, mode: 0o700 });
+    mkdirSync(dirname(socketPath), { recursive: true, mode: socketMode === undefined ? 0o700 : 0o755 });
     // Under another name first: a server that closes removes the name it began with, and this may be the successor of one that still runs.
     rmSync(early, { force: true });
     this.#server.listen(early);
     await once(this.#server, 'listening');
-    chmodSync(early, 0o600);
+    chmodSync(early, socketMode ?? 0o600);
     this.#inode = statSync(early).ino;
     renameSync(early, socketPath);
     // Another root: certificates of the one before will not be trusted much longer.
-    this.#stopListening = secrets.onChange((name) => name === rootSecretName && this.#renew());
+    this.#stopListening = secrets.onChange((name) => name === rootSecretName && this.#renewAll());
   }
 
   async close(): Promise<void> {
-    clearTimeout(this.#timer);
+    for (const timer of this.#timers.values()) clearTimeout(timer);
     this.#stopListening?.();
     if (!this.#server.listening) return;
     const closed = once(this.#server, 'close');
     this.#server.close();
     for (const session of this.#sessions) session.destroy();
+    for (const socket of this.#sockets) socket.destroy();
     await closed;
     if (statSync(this.#options.socketPath, { throwIfNoEntry: false })?.ino === this.#inode) rmSync(this.#options.socketPath, { force: true });
   }
 
   #service(): ServiceImpl<typeof SpiffeWorkloadAPI> {
-    const { spiffeId, trustDomain, identity } = this.#options;
+    const { trustDomain, identity } = this.#options;
     const domainId = `spiffe://${trustDomain}`;
     return {
       fetchX509SVID: (_request, context) =>
-        this.#stream(context, async (): Promise<MessageInitShape<typeof X509SVIDResponseSchema>> => {
-          const { chain, key } = await this.#current();
+        this.#stream(context, async (identities): Promise<MessageInitShape<typeof X509SVIDResponseSchema>> => {
           const { [domainId]: bundle, ...federatedBundles } = this.#bundles();
-          return { svids: [{ spiffeId, x509Svid: chain, x509SvidKey: key, bundle: bundle! }], federatedBundles };
+          const svids = identities.map(async (spiffeId) => {
+            const { chain, key } = await this.#current(spiffeId);
+            return { spiffeId, x509Svid: chain, x509SvidKey: key, bundle: bundle! };
+          });
+          return { svids: await Promise.all(svids), federatedBundles };
         }),
       fetchX509Bundles: (_request, context) =>
         this.#stream(context, async (): Promise<MessageInitShape<typeof X509BundlesResponseSchema>> => ({ bundles: this.#bundles() })),
       fetchJWTSVID: async ({ audience, spiffeId: wanted }, context) => {
-        demandHeader(context);
+        const identities = this.#admit(context);
         if (audience.length === 0) throw new ConnectError('for whom is the token? An audience is needed', Code.InvalidArgument);
-        if (wanted !== '' && wanted !== spiffeId) throw new ConnectError(`this workload is ${spiffeId}, not ${wanted}`, Code.PermissionDenied);
+        if (wanted !== '' && !identities.includes(wanted))
+          throw new ConnectError(`this workload is ${identities.join(', ')}, not ${wanted}`, Code.PermissionDenied);
         const { client } = identity.client(SvidService);
-        const { token } = await client.createToken({ audiences: audience });
-        return create(JWTSVIDResponseSchema, { svids: [{ spiffeId, svid: token }] });
+        const svids = (wanted === '' ? identities : [wanted]).map(async (spiffeId) => {
+          const { token } = await client.createToken({ audiences: audience, identity: spiffeId });
+          return { spiffeId, svid: token };
+        });
+        return create(JWTSVIDResponseSchema, { svids: await Promise.all(svids) });
       },
       fetchJWTBundles: (_request, context) =>
         this.#stream(
@@ -122,7 +160,7 @@ export class WorkloadApi {
           }),
         ),
       validateJWTSVID: async ({ audience, svid }, context) => {
-        demandHeader(context);
+        this.#admit(context);
         if (audience === '' || svid === '') throw new ConnectError('audience and svid are needed', Code.InvalidArgument);
         // The keys of one trust domain say nothing about identities of another.
         const results = [...(await this.#jwtKeys())].map(([domain, keys]) => {
@@ -145,16 +183,25 @@ export class WorkloadApi {
     };
   }
 
+  /** Whoever was tricked into a request cannot set the header (SPIFFE Workload Endpoint, section 3.1). */
+  #admit(context: HandlerContext): readonly string[] {
+    if (context.requestHeader.get('workload.spiffe.io') !== 'true')
+      throw new ConnectError('the metadata workload.spiffe.io: true is missing (SPIFFE Workload Endpoint, section 3.1)', Code.InvalidArgument);
+    const identities = this.#identities.get(context.values.get(sessionKey)!);
+    if (identities === undefined || identities instanceof ConnectError) throw identities ?? new ConnectError('the connection is not known', Code.Internal);
+    return identities;
+  }
+
   /** What there is now, and again whenever it changes. */
-  async *#stream<T>(context: HandlerContext, make: () => Promise<T>): AsyncIterable<T> {
-    demandHeader(context);
+  async *#stream<T>(context: HandlerContext, make: (identities: readonly string[]) => Promise<T>): AsyncIterable<T> {
+    const identities = this.#admit(context);
     const changes = new PushQueue<true>();
     const watcher = () => changes.push(true);
     this.#watchers.add(watcher);
     context.signal.addEventListener('abort', () => changes.close());
     try {
-      yield await make();
-      for await (const _ of changes) yield await make();
+      yield await make(identities);
+      for await (const _ of changes) yield await make(identities);
     } catch (error) {
       if (error instanceof ConnectError) throw error;
       throw new ConnectError(`the control plane gives no identity: ${messageOf(error)}`, Code.Unavailable);
@@ -163,30 +210,35 @@ export class WorkloadApi {
     }
   }
 
-  #current(): Promise<X509Svid> {
-    if (this.#svid === undefined) {
-      const asking = this.#ask();
-      this.#svid = asking;
+  #current(spiffeId: string): Promise<X509Svid> {
+    let asking = this.#svids.get(spiffeId);
+    if (asking === undefined) {
+      asking = this.#ask(spiffeId);
+      this.#svids.set(spiffeId, asking);
       // The next who asks tries again.
-      asking.catch(() => {
-        if (this.#svid === asking) this.#svid = undefined;
-      });
+      asking.catch(() => this.#svids.get(spiffeId) === asking && this.#svids.delete(spiffeId));
     }
-    return this.#svid;
+    return asking;
   }
 
-  async #ask(): Promise<X509Svid> {
-    const { pair } = await this.#options.identity.issueForWorkload();
+  async #ask(spiffeId: string): Promise<X509Svid> {
+    const { pair } = await this.#options.identity.issueFor(spiffeId);
     const certificates = derOf(pair.cert);
     const expiresAt = Date.parse(new X509Certificate(certificates[0]!).validTo);
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#renew(), Math.min(2 ** 31 - 1, (expiresAt - Date.now()) / 2)).unref();
-    return { chain: Buffer.concat(certificates), key: createPrivateKey(pair.key).export({ format: 'der', type: 'pkcs8' }), expiresAt };
+    clearTimeout(this.#timers.get(spiffeId));
+    const timer = setTimeout(() => this.#renew(spiffeId), Math.min(2 ** 31 - 1, (expiresAt - Date.now()) / 2)).unref();
+    this.#timers.set(spiffeId, timer);
+    return { chain: Buffer.concat(certificates), key: createPrivateKey(pair.key).export({ format: 'der', type: 'pkcs8' }) };
   }
 
   /** Only where somebody listens: whoever asks later gets a new one then. */
-  #renew(): void {
-    this.#svid = undefined;
+  #renew(spiffeId: string): void {
+    this.#svids.delete(spiffeId);
+    for (const watcher of this.#watchers) watcher();
+  }
+
+  #renewAll(): void {
+    this.#svids.clear();
     for (const watcher of this.#watchers) watcher();
   }
 
@@ -206,12 +258,6 @@ export class WorkloadApi {
     const { jwks, federated } = await client.getKeys({}, { headers });
     return new Map([[this.#options.trustDomain, jwks], ...Object.entries(federated).filter(([, keys]) => keys.includes('"kty"'))]);
   }
-}
-
-/** SPIFFE Workload Endpoint, section 3.1: whoever was tricked into a request cannot set it. */
-function demandHeader(context: HandlerContext): void {
-  if (context.requestHeader.get('workload.spiffe.io') !== 'true')
-    throw new ConnectError('the metadata workload.spiffe.io: true is missing (SPIFFE Workload Endpoint, section 3.1)', Code.InvalidArgument);
 }
 
 function derOf(pem: string): Buffer[] {

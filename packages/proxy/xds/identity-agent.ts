@@ -121,9 +121,10 @@ export class IdentityAgent {
     }
   }
 
-  /** A certificate with a key of its own for the same identity, for the workload itself; its own key the agent keeps. */
-  async issueForWorkload(): Promise<{ readonly pair: KeyPair; readonly root: string }> {
-    return this.#request();
+  /** A certificate with a key of its own, for whoever is given it; the agent's own key stays here. Of another identity only where the control plane trusts this one with it. */
+  async issueFor(spiffeId: string): Promise<{ readonly pair: KeyPair; readonly root: string }> {
+    const { trustDomain, namespace, serviceAccount } = this.#config;
+    return this.#request(spiffeId === `spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount}` ? {} : { ImpersonatedIdentity: spiffeId });
   }
 
   /** A client of the control plane, with the credentials that there are now. */
@@ -140,10 +141,10 @@ export class IdentityAgent {
     return { client: createClient(service, this.#transport!.transport), headers: token === undefined ? {} : { authorization: `Bearer ${token}` } };
   }
 
-  async #request(): Promise<{ readonly pair: KeyPair; readonly root: string }> {
+  async #request(metadata: Record<string, string> = {}): Promise<{ readonly pair: KeyPair; readonly root: string }> {
     const { key, csr } = await createSigningRequest();
     const { client, headers } = this.client(IstioCertificateService);
-    const response = await client.createCertificate({ csr, validityDuration: BigInt(this.#config.certificateSeconds ?? 0) }, { headers });
+    const response = await client.createCertificate({ csr, validityDuration: BigInt(this.#config.certificateSeconds ?? 0), metadata }, { headers });
     const chain = response.certChain;
     if (chain.length < 2) throw new MizzenError('invalid-certificate', 'the CA answered without a chain');
     return { pair: { cert: chain.slice(0, -1).join('\n'), key }, root: chain.at(-1)! };
