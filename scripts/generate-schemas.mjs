@@ -45,6 +45,12 @@ const kinds = [
     kind,
     file: join(models, 'gateway-api/gateway.networking.k8s.io/v1alpha2', `${kind}.d.ts`),
   })),
+  ...['Issuer', 'ClusterIssuer', 'Certificate'].map((kind) => ({
+    group: 'cert-manager.io',
+    version: 'v1',
+    kind,
+    file: join(models, 'cert-manager/cert-manager.io/v1', `${kind}.d.ts`),
+  })),
   ...core('', 'v1', ['Namespace', 'Service', 'Endpoints', 'Pod', 'Secret', 'ConfigMap', 'ServiceAccount', 'Event']),
   ...core('discovery.k8s.io', 'v1', ['EndpointSlice']),
 ];

@@ -26,6 +26,7 @@ const wanted = [
   ['rabbitmq-server', 'Debian: apt-get install rabbitmq-server'],
   ['psql', 'Debian: apt-get install postgresql'],
   ['h2load', 'Debian: apt-get install nghttp2-client'],
+  ['pebble', 'Go: GOFLAGS=-mod=mod GOBIN=$PWD/.tools/bin go install github.com/letsencrypt/pebble/v2/cmd/{pebble,pebble-challtestsrv}@latest'],
   ['h2spec', 'Go: GOFLAGS=-mod=mod GOBIN=$PWD/.tools/bin go install github.com/summerwind/h2spec/cmd/h2spec@latest'],
   ['grpcio-python', 'PyPI: python3 -m venv .tools/grpcio && .tools/grpcio/bin/pip install grpcio'],
   ['spiffe-python', 'PyPI: python3 -m venv .tools/grpcio && .tools/grpcio/bin/pip install spiffe'],

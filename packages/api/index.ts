@@ -19,6 +19,7 @@ export { localityProblems } from './semantics/destination-rule.ts';
 export { grpcStatusNames, grpcStatusOf } from './semantics/grpc-status.ts';
 export type * from './types/api.ts';
 export type * from './types/authorization-policy.ts';
+export type * from './types/certificate.ts';
 export type * from './types/destination-rule.ts';
 export type * from './types/gateway.ts';
 export type * from './types/messaging.ts';

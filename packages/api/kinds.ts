@@ -83,6 +83,14 @@ const names: Readonly<Record<string, Readonly<Record<string, NameEntry>>>> = {
     BackendTLSPolicy: { plural: 'backendtlspolicies' },
     ReferenceGrant: { shortNames: ['refgrant'] },
   },
+  'cert-manager.io': {
+    Issuer: { columns: [column('Server', 'spec.acme.server'), column('Ready', 'status.conditions.0.status')] },
+    ClusterIssuer: { isClusterScoped: true, columns: [column('Server', 'spec.acme.server'), column('Ready', 'status.conditions.0.status')] },
+    Certificate: {
+      shortNames: ['cert', 'certs'],
+      columns: [column('Ready', 'status.conditions.0.status'), column('Secret', 'spec.secretName'), column('Until', 'status.notAfter')],
+    },
+  },
   'dapr.io': {
     Component: { columns: [column('Type', 'spec.type')] },
     Subscription: { columns: [column('Pubsub', 'spec.pubsubname'), column('Topic', 'spec.topic')] },

@@ -10,6 +10,7 @@ import { type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
+import { CertificateController } from './certificates/certificate-controller.ts';
 import { transportPeerKey, transportPeerOf } from './citadel/caller.ts';
 import type { CertificateAuthority } from './citadel/certificate-authority.ts';
 import { Citadel, type CitadelOptions } from './citadel/citadel.ts';
@@ -56,6 +57,8 @@ export interface ControlPlaneOptions extends Pick<CitadelOptions, 'issuer' | 'fo
   readonly brokerAddress?: string | undefined;
   readonly debounceMs?: number;
   readonly registrationGraceMs?: number;
+  /** The first wait after an ACME server has given no certificate. */
+  readonly certificateRetryMs?: number;
 }
 
 export interface ControlPlane {
@@ -216,10 +219,16 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     await renewServers();
     await pilot.refresh();
   });
+  const certificates = new CertificateController({
+    ...{ registry, logger: logger.child('certificates'), answer: (challenges) => pilot.answerChallenges(challenges) },
+    ...(options.certificateRetryMs === undefined ? {} : { retryMs: options.certificateRetryMs }),
+  });
+  await certificates.start();
   let closing: Promise<void> | undefined;
   const close = async () => {
     clearInterval(renewal);
     citadel.close();
+    certificates.close();
     await api.close();
     await directory?.close();
     await pilot.close();

@@ -1,6 +1,7 @@
 import type { Problem, Resource } from '../resource.ts';
 import { apiProblems, credentialProblems } from './api.ts';
 import { authorizationPolicyProblems } from './authorization-policy.ts';
+import { certificateIssuerProblems, certificateProblems } from './certificate.ts';
 import { destinationRuleProblems } from './destination-rule.ts';
 import { gatewayProblems } from './gateway.ts';
 import { componentProblems, messageRouteProblems, resiliencyProblems, subscriptionProblems } from './messaging.ts';
@@ -22,6 +23,9 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
   'security.istio.io/AuthorizationPolicy': authorizationPolicyProblems,
   'security.istio.io/PeerAuthentication': peerAuthenticationProblems,
   'security.istio.io/RequestAuthentication': requestAuthenticationProblems,
+  'cert-manager.io/Issuer': certificateIssuerProblems,
+  'cert-manager.io/ClusterIssuer': certificateIssuerProblems,
+  'cert-manager.io/Certificate': certificateProblems,
   '/Service': serviceProblems,
   'mizzen.dev/Workload': workloadProblems,
   'mizzen.dev/Api': apiProblems,

@@ -1,6 +1,8 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Logger, messageOf } from '@mizzen/common';
 import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
+import type { HttpChallenge } from '../certificates/acme-client.ts';
 import { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { TrustBundles } from '../citadel/trust-bundles.ts';
 import type { Change } from '../galley/config-store.ts';
@@ -33,6 +35,9 @@ export interface PilotOptions {
   readonly brokerAddress?: string | undefined;
 }
 
+const syncPollMs = 10;
+const mostSyncMs = 10_000;
+
 export class Pilot {
   readonly trustDomain: string;
   readonly #options: PilotOptions;
@@ -46,6 +51,7 @@ export class Pilot {
   #firstChangeAt: number | undefined;
   #building: Promise<void>;
   #pushes: number;
+  #challenges: readonly HttpChallenge[];
   readonly #statuses: StatusWriter;
 
   constructor(options: PilotOptions) {
@@ -58,6 +64,7 @@ export class Pilot {
       logger: options.logger,
       ...(options.registrationGraceMs === undefined ? {} : { graceMs: options.registrationGraceMs }),
     });
+    this.#challenges = [];
     this.#connections = new Set();
     this.#snapshot = undefined;
     this.#stopWatching = undefined;
@@ -131,6 +138,15 @@ export class Pilot {
       });
   }
 
+  /** Has the gateways answer these challenges, and no others; resolves when all that are connected do, or have had time enough. */
+  async answerChallenges(challenges: readonly HttpChallenge[]): Promise<void> {
+    this.#challenges = challenges;
+    await this.refresh();
+    if (challenges.length === 0) return;
+    for (let waited = 0; waited < mostSyncMs && this.proxies().some(({ type, state }) => type === 'gateway' && state === 'stale'); waited += syncPollMs)
+      await sleep(syncPollMs);
+  }
+
   healthChanged(connection: ProxyConnection, reason: string | undefined): void {
     this.#registration.healthChanged(connection.view, reason);
   }
@@ -170,7 +186,7 @@ export class Pilot {
 
   async #buildAndPush(): Promise<void> {
     try {
-      this.#snapshot = await this.#builder.build();
+      this.#snapshot = { ...(await this.#builder.build()), challenges: this.#challenges };
     } catch (error) {
       this.#options.logger.error('the snapshot could not be built; proxies keep the one before', { error: messageOf(error) });
       return;

@@ -15,6 +15,7 @@ import type {
   VirtualServiceSpec,
 } from '@mizzen/api';
 import type { Origin } from '@mizzen/common';
+import type { HttpChallenge } from '../certificates/acme-client.ts';
 import type { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { ConfigStore, StoredResource } from '../galley/config-store.ts';
 import { originFileAnnotation } from '../galley/directory-source.ts';
@@ -52,6 +53,8 @@ export interface MeshSnapshot {
   readonly gatewayApi: GatewayApiResources;
   /** Addresses of services that have none of their own, by host name. */
   readonly autoAddresses: ReadonlyMap<string, AutoAddress>;
+  /** What gateways answer to ACME servers that ask whether names are theirs. */
+  readonly challenges: readonly HttpChallenge[];
   readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
   readonly configMaps: ReadonlyMap<string, Readonly<Record<string, string>>>;
   readonly apiConfigs: readonly Configured<ApiSpec>[];
@@ -148,6 +151,7 @@ export async function takeSnapshot(
     meshConfig,
     gatewayApi: await readGatewayApi(store, configured, byAge),
     autoAddresses: autoAddresses([...servicesByHostname.values()]),
+    challenges: [],
     secrets: new Map(secrets),
     configMaps,
     apiConfigs: (await list(own, 'Api')).map(configured<ApiSpec>).sort(byAge),

@@ -37,7 +37,38 @@ const routeFilters: readonly FieldNote[] = [
 ];
 const bytesRules = 'bytes have nothing by which rules could be told apart: the first one counts';
 
+const certificateIssuer: readonly FieldNote[] = [
+  ...['ca', 'selfSigned', 'vault', 'venafi'].map((type) => refused(`spec.${type}.*`, 'issuers of other types than acme are not served')),
+  refused('spec.acme.solvers.dns01.*', 'names are proved by http01 alone, which the mesh’s own gateways answer'),
+  none('spec.acme.solvers.http01.*', 'the mesh’s own gateways answer, wherever plain HTTP is served'),
+  none('spec.acme.solvers.selector.*', 'there is one way to prove names'),
+  none('spec.acme.skipTLSVerify', 'servers are always verified: give caBundle'),
+  none('spec.acme.disableAccountKeyGeneration', 'a key is made where there is none'),
+  none('spec.acme.enableDurationFeature', 'the server says how long certificates are valid'),
+  none('spec.acme.preferredChain', 'the server’s own choice of a chain is taken'),
+  none('spec.acme.profile', 'the server’s own profile is taken'),
+  none('spec.acme.externalAccountBinding.keyAlgorithm', 'it is HS256, as in cert-manager'),
+];
+
 export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
+  'cert-manager.io/Issuer': certificateIssuer,
+  'cert-manager.io/ClusterIssuer': certificateIssuer,
+  'cert-manager.io/Certificate': [
+    ...['ipAddresses', 'uris', 'emailAddresses', 'otherNames.*', 'literalSubject', 'nameConstraints.*', 'isCA'].map((field) =>
+      refused(`spec.${field}`, 'ACME servers give certificates of DNS names'),
+    ),
+    none('spec.subject.*', 'ACME servers leave it out'),
+    none('spec.duration', 'the server says how long certificates are valid'),
+    none('spec.usages', 'the server says what certificates are for'),
+    none('spec.encodeUsagesInRequest', 'the server says what certificates are for'),
+    none('spec.signatureAlgorithm', 'it follows from the key'),
+    none('spec.additionalOutputFormats.*', 'the Secret holds tls.crt and tls.key'),
+    none('spec.keystores.*', 'the Secret holds tls.crt and tls.key'),
+    none('spec.privateKey.encoding', 'keys are written as PKCS#8'),
+    none('spec.privateKey.rotationPolicy', 'each certificate has a new key'),
+    none('spec.revisionHistoryLimit', 'there are no CertificateRequests'),
+    none('spec.issuerRef.group', 'it can only be cert-manager.io'),
+  ],
   'networking.istio.io/VirtualService': [
     none('spec.http.fault.delay.exponentialDelay', asIstio),
     none('spec.http.fault.abort.http2Error', asIstio),

@@ -8,6 +8,7 @@ const groups: readonly (readonly [group: string, title: string])[] = [
   ['security.istio.io', 'Istio: security'],
   ['telemetry.istio.io', 'Istio: telemetry'],
   ['extensions.istio.io', 'Istio: extensions'],
+  ['cert-manager.io', 'cert-manager'],
 ];
 
 /** All paths of a schema that hold a value, without list indices; the fields of an open map are `*`. */

@@ -183,7 +183,27 @@ export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapsh
     if (server.spec.tls?.httpsRedirect && hosts.size === 0)
       hosts.set('*', { name: `redirect:${server.port}`, domains: ['*'], requireTls: VirtualHost_TlsRequirementType.ALL });
   }
+  for (const [name, hosts] of tables) if (name.startsWith('http.')) answerChallenges(hosts, name.slice('http.'.length), snapshot);
   return [...tables].map(([name, hosts]) => create(RouteConfigurationSchema, { name, virtualHosts: [...hosts.values()], validateClusters: false }));
+}
+
+/** Before anything else that is said of a name, redirects to TLS too: there is no certificate yet. */
+function answerChallenges(hosts: Map<string, VirtualHost>, port: string, { challenges }: MeshSnapshot): void {
+  for (const { domain, token, answer } of challenges) {
+    const covering = [...hosts.keys()].filter((host) => hostMatches(host, domain)).sort((a, b) => b.length - a.length)[0];
+    const host = covering === undefined ? undefined : hosts.get(covering);
+    const route = {
+      name: `acme:${domain}`,
+      match: { pathSpecifier: { case: 'path' as const, value: `/.well-known/acme-challenge/${token}` } },
+      action: { case: 'directResponse' as const, value: { status: 200, body: { specifier: { case: 'inlineString' as const, value: answer } } } },
+    };
+    const redirect = {
+      match: { pathSpecifier: { case: 'prefix' as const, value: '/' } },
+      action: { case: 'redirect' as const, value: { schemeRewriteSpecifier: { case: 'httpsRedirect' as const, value: true } } },
+    };
+    const isRedirected = host?.requireTls === VirtualHost_TlsRequirementType.ALL;
+    hosts.set(domain, { name: `${domain}:${port}`, domains: [domain, `${domain}:*`], routes: [route, ...(isRedirected ? [redirect] : (host?.routes ?? []))] });
+  }
 }
 
 function stableConditionalFirst(routes: NonNullable<VirtualHost['routes']>): NonNullable<VirtualHost['routes']> {
