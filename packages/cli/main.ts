@@ -283,6 +283,11 @@ ca.command('rotate')
   .option(...home)
   .addHelpText('after', '\nThe next root is made, unless the files root-cert.pem, ca-cert.pem and ca-key.pem lie in ca/next of the home.')
   .action(async (options) => (await import('./commands/ca.ts')).rotate(options));
+ca.command('revoke [serial]')
+  .description('have a certificate of a workload refused by everybody; its connections that are open stay')
+  .option('--identity <spiffe-id>', 'all that this identity has, instead of one by its serial number (see ca/issued.log)')
+  .option(...home)
+  .action(async (serial: string | undefined, options) => (await import('./commands/ca.ts')).revoke(serial, options));
 ca.command('export')
   .description('the roots that this mesh trusts, for others')
   .option('--format <format>', 'pem, or spiffe for a SPIFFE bundle', 'pem')

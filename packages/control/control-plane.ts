@@ -158,7 +158,14 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     );
     citadel.routes(router);
   };
-  const handler = grpcHandler({ routes, contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never)) });
+  const handler = grpcHandler({
+    routes,
+    contextValues: (request) =>
+      createContextValues().set(
+        transportPeerKey,
+        transportPeerOf(request as never, (serial) => citadel.revocations.isRevoked(serial)),
+      ),
+  });
   const secure = createSecureServer(
     { cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' },
     handler,
@@ -170,7 +177,12 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     host,
     port: options.apiPort ?? 15080,
     certificate: { ...certificate, ca: citadel.roots },
-    authenticator: new Authenticator({ adminToken, verifyToken: (token) => tokens.verifyAccess(token), store }),
+    authenticator: new Authenticator({
+      adminToken,
+      verifyToken: (token) => tokens.verifyAccess(token),
+      store,
+      isRevoked: (serial) => citadel.revocations.isRevoked(serial),
+    }),
     audit: new AuditLog(files.auditLog, logger.child('galley')),
     socketPath: files.apiSocket,
     logger: logger.child('galley'),
@@ -182,7 +194,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     published: { [bundlePath]: () => citadel.bundle.document() },
     meshState: async (path, caller) =>
       path.join('/') === 'ca'
-        ? { ...authorityStatus(authority, pilot.proxies()), federation: trust.status(), trustBundle: citadel.roots }
+        ? { ...authorityStatus(authority, pilot.proxies()), federation: trust.status(), revoked: citadel.revocations.list(), trustBundle: citadel.roots }
         : meshState(pilot, path, caller),
     meshAction: async (path, body) => {
       if (path.join('/') === 'access') {
@@ -197,6 +209,15 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
           Number(seconds) || 86_400,
         );
         return { token, expiresAt: expiresAt.toISOString() };
+      }
+      if (path.join('/') === 'ca/revoke') {
+        const { serial, identity } = body;
+        const which = typeof serial === 'string' ? { serial } : typeof identity === 'string' ? { identity } : undefined;
+        if (which === undefined) throw new MizzenError('bad-request', 'serial or identity: which certificates?');
+        const revoked = citadel.revocations.revoke(which);
+        await citadel.renewCrl();
+        await pilot.refresh();
+        return { revoked };
       }
       if (path.join('/') !== 'ca/rotate') return undefined;
       await takeStep(authority, pilot.proxies(), body['step'] as RotationStep, body['force'] === true);
@@ -216,6 +237,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   }, serverRenewMs).unref();
   authority.onChange(async () => {
     writePrivateFile(files.rootCertificate, citadel.roots);
+    await citadel.renewCrl();
     await renewServers();
     await pilot.refresh();
   });

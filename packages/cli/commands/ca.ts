@@ -1,12 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MizzenError } from '@mizzen/common';
-import { type AuthorityStatus, bundlePath, type FederationStatus } from '@mizzen/control';
+import { type AuthorityStatus, bundlePath, type FederationStatus, type Revocation } from '@mizzen/control';
 import { ApiClient } from '../api-client.ts';
 import { controlAccess, homeOf } from '../home.ts';
 import { formatTable, outputFormat, paint, print, printData } from '../output.ts';
 import type { StatusOptions } from './status.ts';
 
-type Answer = AuthorityStatus & { readonly trustBundle: string; readonly federation: readonly FederationStatus[] };
+type Answer = AuthorityStatus & { readonly trustBundle: string; readonly federation: readonly FederationStatus[]; readonly revoked: readonly Revocation[] };
 
 const phases: Readonly<Record<AuthorityStatus['phase'], string>> = {
   steady: 'one root, no change under way',
@@ -51,6 +51,7 @@ export async function status(options: StatusOptions): Promise<void> {
           answer.federation.map(({ trustDomain, url, fetchedAt, problem }) => [trustDomain, url, fetchedAt ?? 'never', problem ? paint(problem, 'red') : '']),
         )}`,
       );
+    if (answer.revoked.length > 0) print(`\n${revokedTable(answer.revoked)}`);
     if (answer.phase === 'steady') return;
     print(
       `\nnext step: ${answer.nextStep}${answer.waitsFor.length > 0 ? `, when these proxies are ready: ${answer.waitsFor.join(', ')}` : ' (all proxies are ready)'}`,
@@ -95,6 +96,23 @@ export async function rotate(options: RotateOptions): Promise<void> {
       answer = await ask(api);
     } while (answer.phase !== 'steady');
   });
+}
+
+/** `mizzen ca revoke SERIAL`, or `--identity SPIFFE-ID`: certificates that nobody takes any more. */
+export async function revoke(serial: string | undefined, options: StatusOptions & { readonly identity?: string }): Promise<void> {
+  if ((serial === undefined) === (options.identity === undefined)) throw new MizzenError('bad-option', 'a serial number or --identity is needed, and not both');
+  await withApi(options, async (api) => {
+    const body = serial === undefined ? { identity: options.identity } : { serial };
+    const { revoked } = (await api.call('POST', '/mizzen/v1/ca/revoke', { body })).body as { readonly revoked: readonly Revocation[] };
+    print(revoked.length === 0 ? 'nothing to do: they are revoked or have ended already' : revokedTable(revoked));
+  });
+}
+
+function revokedTable(revoked: readonly Revocation[]): string {
+  return formatTable(
+    ['REVOKED', 'IDENTITY', 'AT', 'WOULD HAVE ENDED'],
+    revoked.map(({ serial, identity, revokedAt, notAfter }) => [serial, identity, revokedAt.slice(0, 19), notAfter.slice(0, 19)]),
+  );
 }
 
 /** `mizzen ca export`: what others need to trust this mesh, as PEM or as a SPIFFE bundle (SPIFFE Trust Domain and Bundle, section 4). */

@@ -15,6 +15,8 @@ export interface TransportPeer {
   readonly identity: Identity | undefined;
   /** What proves it. */
   readonly certificate: X509Certificate | undefined;
+  /** Why it proves nothing any more. */
+  readonly problem?: string;
   /** The connection is plain text from this machine. */
   readonly isPlainLoopback: boolean;
 }
@@ -25,11 +27,13 @@ export const transportPeerKey = createContextKey<TransportPeer>(
 );
 
 /** Reads the peer of the connection that a request came on. */
-export function transportPeerOf(request: Http2ServerRequest): TransportPeer {
+export function transportPeerOf(request: Http2ServerRequest, isRevoked: (serial: string) => boolean): TransportPeer {
   const socket = request.stream.session?.socket as TLSSocket | undefined;
   const address = `${socket?.remoteAddress ?? 'unknown'}:${socket?.remotePort ?? 0}`;
   if (!socket?.encrypted) return { address, identity: undefined, certificate: undefined, isPlainLoopback: true };
   const certificate = socket.authorized ? socket.getPeerX509Certificate() : undefined;
+  if (certificate !== undefined && isRevoked(certificate.serialNumber))
+    return { address, identity: undefined, certificate: undefined, problem: 'the certificate is revoked', isPlainLoopback: false };
   const uris = certificate ? uriNamesOf(certificate.subjectAltName) : [];
   return { address, identity: uris?.length === 1 ? parseSpiffeUri(uris[0]!) : undefined, certificate, isPlainLoopback: false };
 }
@@ -40,6 +44,7 @@ export function transportPeerOf(request: Http2ServerRequest): TransportPeer {
  */
 export async function authenticate(context: HandlerContext, tokens: WorkloadTokens, trustDomain: string, forCertificate = false): Promise<Identity> {
   const peer = context.values.get(transportPeerKey);
+  if (peer.problem !== undefined) throw new ConnectError(peer.problem, Code.Unauthenticated);
   if (peer.identity) {
     if (peer.identity.trustDomain !== trustDomain)
       throw new ConnectError(`the certificate is of trust domain ${peer.identity.trustDomain}, but this mesh is ${trustDomain}`, Code.Unauthenticated);

@@ -8,12 +8,16 @@ import { CertificateAuthority } from './certificate-authority.ts';
 import { type CertificateIssuer, CheckedIssuer, type WorkloadSigner } from './certificate-issuer.ts';
 import { certificateService } from './certificate-service.ts';
 import { IssuanceLog } from './issuance-log.ts';
+import { Revocations } from './revocations.ts';
 import { defaultRefreshSeconds, PublishedBundle } from './spiffe-bundle.ts';
 import type { Identity } from './spiffe-identity.ts';
 import { SvidTokens, svidService } from './svid-tokens.ts';
 import { TokenIssuer } from './token-issuer.ts';
 import { TrustBundles } from './trust-bundles.ts';
 import { KnownTokens, type TokenSources } from './workload-tokens.ts';
+
+const crlSeconds = 7 * 86_400;
+const crlRenewMs = 86_400_000;
 
 export interface CitadelOptions {
   /** Where keys are kept. */
@@ -41,10 +45,14 @@ export class Citadel {
   readonly bundle: PublishedBundle;
   /** Tokens that workloads may begin with. */
   readonly workloadTokens: KnownTokens;
+  readonly revocations: Revocations;
   readonly #options: CitadelOptions;
   readonly #svids: SvidTokens;
   readonly #log: IssuanceLog;
   readonly #signer: WorkloadSigner;
+  /** Of the newest revocations, PEM. */
+  #crl: string | undefined;
+  #crlTimer: NodeJS.Timeout | undefined;
 
   private constructor(options: CitadelOptions, authority: CertificateAuthority) {
     const { directory, trustDomain, issuer, logger, bundleRefreshSeconds } = options;
@@ -53,18 +61,24 @@ export class Citadel {
     this.tokens = new TokenIssuer(directory);
     this.workloadTokens = new KnownTokens(this.tokens, options.tokenSources ?? {}, logger);
     this.#svids = new SvidTokens(directory);
-    this.#log = new IssuanceLog(join(directory, 'issued.log'), logger);
+    const logPath = join(directory, 'issued.log');
+    this.#log = new IssuanceLog(logPath, logger);
+    this.revocations = new Revocations({ path: join(directory, 'revoked.json'), logPath });
     this.#signer = issuer === undefined ? authority : new CheckedIssuer(issuer);
     this.trust = new TrustBundles({
-      ...{ ownRoots: () => this.roots, trustDomain, directory: join(directory, 'bundles'), logger, onChange: options.onTrustChanged },
+      ...{ ownRoots: () => this.roots, crl: () => this.#crl, trustDomain, directory: join(directory, 'bundles'), logger, onChange: options.onTrustChanged },
       ...(bundleRefreshSeconds === undefined ? {} : { leastRefreshMs: bundleRefreshSeconds * 1000 }),
     });
+    this.#crl = undefined;
     const refreshSeconds = bundleRefreshSeconds ?? defaultRefreshSeconds;
     this.bundle = new PublishedBundle(async () => ({ pem: this.trust.current().own, jwks: await this.#svids.keys(), refreshSeconds }));
   }
 
   static async open(options: CitadelOptions): Promise<Citadel> {
-    return new Citadel(options, await CertificateAuthority.open(options.directory, options.trustDomain));
+    const citadel = new Citadel(options, await CertificateAuthority.open(options.directory, options.trustDomain));
+    await citadel.renewCrl();
+    citadel.#crlTimer = setInterval(() => void citadel.renewCrl().then(options.onTrustChanged), crlRenewMs).unref();
+    return citadel;
   }
 
   /** Of the mesh's own identities, PEM: of who signs for workloads first. */
@@ -86,7 +100,14 @@ export class Citadel {
     router.service(SvidService, svidService({ svids: this.#svids, trust: this.trust, ...common }));
   }
 
+  /** Makes the revocation lists anew. As long as nothing is revoked there are none, and nobody looks. */
+  async renewCrl(): Promise<void> {
+    const revoked = this.revocations.list();
+    this.#crl = revoked.length === 0 ? undefined : await this.authority.revocationLists(revoked, crlSeconds);
+  }
+
   close(): void {
+    clearInterval(this.#crlTimer);
     this.trust.close();
     this.workloadTokens.close();
     this.#options.issuer?.close?.();

@@ -24,6 +24,8 @@ export interface TrustBundle {
   readonly own: string;
   /** Other trust domains. A root of one is good for its identities alone. */
   readonly others: ReadonlyMap<string, string>;
+  /** Certificates of the mesh that are no longer good: revocation lists, PEM; undefined: there are none. */
+  readonly crl?: string | undefined;
 }
 
 export interface FederationStatus {
@@ -37,6 +39,8 @@ export interface FederationStatus {
 export interface TrustBundlesOptions {
   /** The roots of the mesh's own authority, PEM. */
   readonly ownRoots: () => string;
+  /** Revocation lists of the mesh's own authority, PEM. */
+  readonly crl?: () => string | undefined;
   readonly trustDomain: string;
   /** Where bundles are kept for times when their trust domains cannot be reached. */
   readonly directory: string;
@@ -115,7 +119,7 @@ export class TrustBundles {
       for (const domain of trustDomains) if (domain !== trustDomain) add(domain, pem);
     }
     for (const { trustDomain: domain, bundle } of this.#endpoints.values()) if (bundle) add(domain, bundle.pem);
-    return { own: own.join('\n'), others };
+    return { own: own.join('\n'), others, crl: this.#options.crl?.() };
   }
 
   /** JWK sets of the tokens of other trust domains. */

@@ -4,6 +4,7 @@ import { type ConnectionOptions, createSecureContext, type PeerCertificate, type
 import { MizzenError } from '@mizzen/common';
 import type { UpstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { Content } from '../upstream/transport.ts';
+import { isRevoked, leafCrls } from './leaf-crl.ts';
 import { alternativeNames } from './peer-identity.ts';
 import { PeerRequirements } from './peer-requirements.ts';
 import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
@@ -104,8 +105,10 @@ export class ClientTls {
   /** Whether the server, whose chain the roots have verified, is one of those expected. Returns the problem, or undefined. */
   #verifyPeer(peer: PeerCertificate): string | undefined {
     if (this.isMesh && !this.#requirements.hasNames) return 'no identity is expected of this cluster, so none can be verified';
-    if (this.#requirements.isEmpty) return undefined;
+    const crl = this.#contextRoots?.leafCrl;
+    if (this.#requirements.isEmpty && crl === undefined) return undefined;
     if (!peer.raw) return 'the server sent no certificate';
+    if (crl !== undefined && isRevoked(peer.raw, leafCrls(crl))) return "the server's certificate is revoked";
     const certificate = new X509Certificate(peer.raw);
     if (this.isMesh) {
       const found = alternativeNames(certificate);

@@ -11,7 +11,7 @@ import { alternativeNames } from './peer-identity.ts';
 
 const supportedOfValidation = new Set([
   ...['trustedCa', 'crl', 'watchedDirectory', 'verifyCertificateSpki', 'verifyCertificateHash', 'matchTypedSubjectAltNames', 'trustChainVerification'],
-  'customValidatorConfig',
+  ...['customValidatorConfig', 'onlyVerifyLeafCertCrl'],
 ]);
 
 interface NameMatcher {

@@ -5,6 +5,7 @@ import type { DataSource } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base
 import type { CertificateValidationContext, TlsCertificate } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { Secret } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { readBytes, readDataSource } from './data-source.ts';
+import { readLeafCrls } from './leaf-crl.ts';
 import { constrainedRoots, type RootsByDomain, readTrustDomains } from './trust-domains.ts';
 import { WatchedFiles } from './watched-files.ts';
 
@@ -22,6 +23,8 @@ export interface TrustedRoots {
   /** All of them. */
   readonly pem: string;
   readonly crl?: string;
+  /** Revocation lists that are for the peer's own certificate alone, not for what lies between it and a root; PEM. */
+  readonly leafCrl?: string;
   /** Where they are not good for all trust domains: which are for which, as they were given. */
   readonly domains?: RootsByDomain;
 }
@@ -71,7 +74,7 @@ export class SecretStore {
 
   setRoots(name: string, roots: TrustedRoots): void {
     const current = this.#roots.get(name);
-    if (current?.pem === roots.pem && current.crl === roots.crl && sameDomains(current.domains, roots.domains)) return;
+    if (current?.pem === roots.pem && current.crl === roots.crl && current.leafCrl === roots.leafCrl && sameDomains(current.domains, roots.domains)) return;
     this.#roots.set(name, roots);
     this.#changed(name);
   }
@@ -111,14 +114,21 @@ export class SecretStore {
   /** The same for roots. */
   useRoots(name: string, context: CertificateValidationContext, place: string): void {
     const { trustedCa, crl, customValidatorConfig: validator } = context;
+    const readCrl = (): Pick<TrustedRoots, 'crl' | 'leafCrl'> => {
+      if (crl === undefined) return {};
+      const lists = readDataSource(crl, place);
+      if (!context.onlyVerifyLeafCertCrl) return { crl: lists };
+      readLeafCrls(lists, place);
+      return { leafCrl: lists };
+    };
     const read = (): TrustedRoots => {
       if (validator !== undefined) {
         const domains = readTrustDomains(validator, place);
-        return { pem: constrainedRoots(domains, place), domains };
+        return { pem: constrainedRoots(domains, place), domains, ...readCrl() };
       }
       const pem = readDataSource(trustedCa, place);
       if (!/-----BEGIN CERTIFICATE-----/.test(pem)) throw new MizzenError('invalid-secret', `${place}: trusted_ca holds no certificate`);
-      return { pem, ...(crl ? { crl: readDataSource(crl, place) } : {}) };
+      return { pem, ...readCrl() };
     };
     this.setRoots(name, read());
     this.#follow([trustedCa, crl], context.watchedDirectory?.path, place, () => this.setRoots(name, read()));

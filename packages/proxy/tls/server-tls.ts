@@ -6,6 +6,7 @@ import { CertificateValidationContext_TrustChainVerification as TrustChainVerifi
 import type { DownstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { readDataSource } from './data-source.ts';
+import { isRevoked, leafCrls } from './leaf-crl.ts';
 import { PeerRequirements } from './peer-requirements.ts';
 import type { SecretStore, TrustedRoots } from './secret-store.ts';
 import { contextOptions } from './secure-context.ts';
@@ -89,6 +90,8 @@ export class ServerTls {
     if (certificate === undefined) return this.requiresClient ? 'it sent no certificate' : undefined;
     // Without `rejectUnauthorized` OpenSSL only notes that a chain leads nowhere.
     if (!this.requiresClient && this.#sources.hasRoots && !socket.authorized) return `its certificate is not trusted (${socket.authorizationError})`;
+    const crl = this.#sources.roots()?.leafCrl;
+    if (crl !== undefined && isRevoked(certificate.raw, leafCrls(crl))) return 'its certificate is revoked';
     return this.#requirements.isEmpty ? undefined : this.#requirements.problemOf(certificate, 'it');
   }
 
@@ -155,7 +158,17 @@ function sessionContext(config: DownstreamTlsContext, roots: TrustedRoots | unde
   const { context } = config.commonTlsContext ? validationOf(config.commonTlsContext) : { context: undefined };
   const names = (context?.matchTypedSubjectAltNames ?? []).map(({ matcher }) => `${matcher?.matchPattern.case} ${matcher?.matchPattern.value}`);
   return createHash('sha256')
-    .update(JSON.stringify([config.requireClientCertificate, roots?.pem, roots?.crl, names, context?.verifyCertificateHash, context?.verifyCertificateSpki]))
+    .update(
+      JSON.stringify([
+        config.requireClientCertificate,
+        roots?.pem,
+        roots?.crl,
+        roots?.leafCrl,
+        names,
+        context?.verifyCertificateHash,
+        context?.verifyCertificateSpki,
+      ]),
+    )
     .digest('hex')
     .slice(0, 32);
 }

@@ -19,6 +19,8 @@ export interface AuthenticatorOptions {
   /** Whose a token of the API is. Throws MizzenError. */
   readonly verifyToken: (token: string) => Promise<{ readonly name: string; readonly role: string; readonly namespaces: readonly string[] | undefined }>;
   readonly store: ConfigStore;
+  /** Of client certificates, by serial number. */
+  readonly isRevoked: (serial: string) => boolean;
 }
 
 const digest = (text: string) => createHash('sha256').update(text).digest();
@@ -57,6 +59,7 @@ export class Authenticator {
 
   async #byCertificate(socket: TLSSocket): Promise<Caller | undefined> {
     const certificate = socket.authorized ? socket.getPeerX509Certificate?.() : undefined;
+    if (certificate !== undefined && this.#options.isRevoked(certificate.serialNumber)) throw unauthorized('the certificate is revoked');
     const uris = certificate ? uriNamesOf(certificate.subjectAltName) : undefined;
     const identity = uris?.length === 1 ? parseSpiffeUri(uris[0]!) : undefined;
     if (identity === undefined) return undefined;

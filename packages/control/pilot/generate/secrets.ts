@@ -66,15 +66,19 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
 }
 
 /** One set of roots as long as there is one trust domain only; else the roots of each, which say nothing about identities of others. */
-function meshRoots(snapshot: MeshSnapshot, { own, others }: TrustBundle): Init<typeof CertificateValidationContextSchema> {
+function meshRoots(snapshot: MeshSnapshot, { own, others, crl: lists }: TrustBundle): Init<typeof CertificateValidationContextSchema> {
   const bytes = (pem: string) => ({ specifier: { case: 'inlineBytes' as const, value: Buffer.from(pem) } });
-  if (others.size === 0) return { trustedCa: bytes(own) };
+  const crl = lists === undefined ? {} : { crl: bytes(lists), onlyVerifyLeafCertCrl: true };
+  if (others.size === 0) return { trustedCa: bytes(own), ...crl };
   const names = trustDomainsOf(snapshot);
   const domains = new Map<string, string>(names.map((name) => [name, own]));
   // A name of ours that has had roots of its own: both are good for it.
   for (const [name, pem] of others) domains.set(name, names.includes(name) ? `${own}\n${pem}` : pem);
   const trustDomains = [...domains].map(([name, pem]) => ({ name, trustBundle: bytes(pem) }));
-  return { customValidatorConfig: { name: 'envoy.tls.cert_validator.spiffe', typedConfig: packAny(SPIFFECertValidatorConfigSchema, { trustDomains }) } };
+  return {
+    ...crl,
+    customValidatorConfig: { name: 'envoy.tls.cert_validator.spiffe', typedConfig: packAny(SPIFFECertValidatorConfigSchema, { trustDomains }) },
+  };
 }
 
 /** A sidecar is given the certificates of APIs that it answers for. */
