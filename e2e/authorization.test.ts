@@ -123,6 +123,72 @@ describe('AuthorizationPolicy', () => {
     await remove();
   });
 
+  it('asks somebody else about connections, too, with who it is and nothing of what is said', async () => {
+    const servers = await authorizationServers();
+    await mesh.apply(service('ledger', 'tcp', 9001));
+    const app = net.createServer((socket) => socket.pipe(socket)).listen(0, '127.0.0.1');
+    await once(app, 'listening');
+    await mesh.sidecar('ledger', (app.address() as AddressInfo).port, { name: 'tcp', port: 9001 });
+    const echoes = async (from: RunningProxy) => {
+      const socket = new RawClient(from.outboundPort).write('CONNECT ledger:9001 HTTP/1.1\r\nhost: ledger:9001\r\n\r\n');
+      const opened = await socket.until(/\r\n\r\n/).catch(() => '');
+      socket.write('hello');
+      const answer = await socket.until(/hello$/).then(
+        () => 'hello',
+        () => 'closed',
+      );
+      socket.destroy();
+      return opened === '' ? 'closed' : answer;
+    };
+    const ask = (provider: string, rules = 'rules: [{ to: [{ operation: { ports: ["9001"] } }] }]') =>
+      apply(policy(`  selector: { matchLabels: { app: ledger } }\n  action: CUSTOM\n  provider: { name: ${provider} }\n  ${rules}\n`, '', 'ledger'));
+    try {
+      await mesh.apply(`apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: decider }
+spec:
+  hosts: [decider.example]
+  resolution: STATIC
+  ports: [{ number: ${servers.grpcPort}, name: grpc, protocol: GRPC }]
+  endpoints: [{ address: 127.0.0.1 }]
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: istio, namespace: istio-system }
+data:
+  mesh: |
+    extensionProviders:
+    - name: decider
+      envoyExtAuthzGrpc: { service: decider.example, port: ${servers.grpcPort}, timeout: 1s }
+    - name: open
+      envoyExtAuthzGrpc: { service: decider.example, port: ${servers.grpcPort}, timeout: 1s, failOpen: true }
+    - name: web
+      envoyExtAuthzHttp: { service: decider.example, port: ${servers.grpcPort} }
+`);
+      await ask('decider');
+      assert.deepEqual([await echoes(anna), await echoes(bert)], ['hello', 'closed']);
+      const { source, destination, request } = servers.grpcRequests.at(-1)!.attributes!;
+      assert.deepEqual(
+        [source!.principal, destination!.principal, request?.http],
+        ['spiffe://cluster.local/ns/default/sa/bert', 'spiffe://cluster.local/ns/default/sa/ledger', undefined],
+      );
+      const count = servers.grpcRequests.length;
+      await ask('decider', 'rules: [{ to: [{ operation: { ports: ["9002"] } }] }]');
+      assert.deepEqual([await echoes(bert), servers.grpcRequests.length], ['hello', count], 'whom no rule is for nobody is asked about');
+      await ask('web');
+      assert.equal(await echoes(anna), 'closed', 'by HTTP nobody can be asked about bytes');
+      await ask('open');
+      servers.close();
+      assert.equal(await echoes(bert), 'hello', 'no answer is yes only where it was said');
+      await ask('decider');
+      assert.equal(await echoes(anna), 'closed', 'no answer is no');
+    } finally {
+      servers.close();
+      app.close();
+    }
+    await remove();
+  });
+
   it('of one port only, by the number that the workload knows it by', async () => {
     await apply(policy('  action: DENY\n  rules: [{ to: [{ operation: { ports: ["9080"] } }] }]\n'));
     assert.equal(await ask(anna), 403);

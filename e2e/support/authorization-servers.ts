@@ -41,7 +41,10 @@ export async function authorizationServers(): Promise<AuthorizationServers> {
     {
       check(call: { readonly request: CheckRequest }, answer: (error: Error | null, response?: CheckResponse) => void) {
         grpcRequests.push(call.request);
-        const wanted = call.request.attributes?.request?.http?.headers['x-decide'] ?? 'allow';
+        const { request, source } = call.request.attributes!;
+        // Of a connection there is nothing to decide by but who it is.
+        const wanted =
+          request?.http === undefined ? (source!.principal.endsWith('/sa/bert') ? 'deny-403' : 'allow') : (request.http.headers['x-decide'] ?? 'allow');
         const header = (key: string, value: string, append?: boolean) => ({ header: { key, value }, ...(append === undefined ? {} : { append }) });
         if (wanted === 'broken') return answer(Object.assign(new Error('broken'), { code: 13 }));
         if (wanted === 'late') return void setTimeout(() => answer(null, create(CheckResponseSchema, {})), 2_000);

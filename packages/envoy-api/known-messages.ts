@@ -16,6 +16,7 @@ import { HttpInspectorSchema } from './gen/envoy/extensions/filters/listener/htt
 import { OriginalDstSchema } from './gen/envoy/extensions/filters/listener/original_dst/v3/original_dst_pb.js';
 import { ProxyProtocolSchema } from './gen/envoy/extensions/filters/listener/proxy_protocol/v3/proxy_protocol_pb.js';
 import { TlsInspectorSchema } from './gen/envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector_pb.js';
+import { ExtAuthzSchema as NetworkExtAuthzSchema } from './gen/envoy/extensions/filters/network/ext_authz/v3/ext_authz_pb.js';
 import { HttpConnectionManagerSchema } from './gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { RBACSchema as NetworkRbacSchema } from './gen/envoy/extensions/filters/network/rbac/v3/rbac_pb.js';
 import { TcpProxySchema } from './gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
@@ -69,6 +70,7 @@ export const knownMessages = [
   JwtAuthenticationSchema,
   ListenerSchema,
   LoginPerRouteSchema,
+  NetworkExtAuthzSchema,
   NetworkRbacSchema,
   OpenTelemetryConfigSchema,
   OriginalDstSchema,

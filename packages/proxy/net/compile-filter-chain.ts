@@ -13,6 +13,7 @@ import {
   type Filter as NetworkFilter,
 } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import type { Listener as ListenerMessage } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { ExtAuthzSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/ext_authz/v3/ext_authz_pb.js';
 import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { RBACSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/rbac/v3/rbac_pb.js';
 import {
@@ -21,6 +22,7 @@ import {
   TcpProxySchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { byRules, bySomebodyElse, type ConnectionStep } from '../authorization/connection-authorization.ts';
 import { Enforcement } from '../authorization/enforcement.ts';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
 import { HttpConnection } from '../http/http-connection.ts';
@@ -188,7 +190,7 @@ function compileServing(
   const filter = message.filters.at(-1);
   const any = filter?.configType.case === 'typedConfig' ? filter.configType.value : undefined;
   if (!any) throw new MizzenError('unsupported-filter', `${place}: a chain ends in http_connection_manager or tcp_proxy`);
-  const authorizations = message.filters.slice(0, -1).map((before) => compileNetworkRbac(before, place, environment));
+  const authorizations = message.filters.slice(0, -1).map((before) => compileAuthorization(before, place, environment));
   const manager = unpackAny(HttpConnectionManagerSchema, any);
   if (manager && authorizations.length > 0)
     throw new MizzenError('unsupported-filter', `${place}: before http_connection_manager no network filter is supported: use HTTP filters`);
@@ -200,12 +202,15 @@ function compileServing(
 
 const supportedOfRbac = new Set(['rules', 'shadowRules', 'shadowRulesStatPrefix', 'statPrefix']);
 
-/** envoy.filters.network.rbac: who may connect. */
-function compileNetworkRbac({ name, configType }: NetworkFilter, place: string, { context }: ListenerEnvironment): Enforcement {
-  const config = unpackAny(RBACSchema, configType.case === 'typedConfig' ? configType.value : undefined);
+/** Who may connect. */
+function compileAuthorization({ name, configType }: NetworkFilter, place: string, { context }: ListenerEnvironment): ConnectionStep {
+  const any = configType.case === 'typedConfig' ? configType.value : undefined;
+  const external = unpackAny(ExtAuthzSchema, any);
+  if (external) return bySomebodyElse(external, `${place}, ${name}`, context);
+  const config = unpackAny(RBACSchema, any);
   if (!config) throw new MizzenError('unsupported-filter', `${place}: the network filter ${name} is not supported before another one`);
   refuseUnsupported(RBACSchema, config, supportedOfRbac, `${place}, ${name}`);
-  return new Enforcement(config, `${place}, ${name}`, context.counters);
+  return byRules(new Enforcement(config, `${place}, ${name}`, context.counters));
 }
 
 const hourMs = 3_600_000;

@@ -1,7 +1,6 @@
 import type net from 'node:net';
 import { coarseNow } from '@mizzen/common';
-import type { Enforcement } from '../authorization/enforcement.ts';
-import { connectionSubject } from '../authorization/subject.ts';
+import { ConnectionNotes, type ConnectionStep } from '../authorization/connection-authorization.ts';
 import type { ProxyContext } from '../http/connection-settings.ts';
 import type { WeightedTargets } from '../route/route.ts';
 import { type AccessLog, type LoggedStream, writeAccessLogs } from '../telemetry/access-log.ts';
@@ -38,8 +37,8 @@ export interface TcpProxySettings {
   /** `HOST:PORT` that the endpoint, a forward proxy, is asked for a tunnel to (`tunneling_config`); undefined: bytes are for the endpoint itself. */
   readonly tunnelTo: string | undefined;
   readonly accessLogs: readonly AccessLog[];
-  /** Who may connect; each of them must agree. */
-  readonly authorizations: readonly Enforcement[];
+  /** Who may connect; each of them must agree, in turn. */
+  readonly authorizations: readonly ConnectionStep[];
 }
 
 /** Carries bytes between a connection and an endpoint of a cluster, with backpressure and half-close in both directions. */
@@ -67,6 +66,7 @@ export class TcpSession implements LoggedStream {
   #isJoined: boolean;
   #isClosed: boolean;
   #metrics: TcpMetrics | undefined;
+  #giveUpAuthorization: (() => void) | undefined;
   readonly #onClose: (session: TcpSession) => void;
 
   constructor(
@@ -100,6 +100,7 @@ export class TcpSession implements LoggedStream {
     this.#isJoined = false;
     this.#isClosed = false;
     this.#metrics = undefined;
+    this.#giveUpAuthorization = undefined;
     this.#onClose = onClose;
     const { values } = settings.context.counters;
     values.tcp_sessions_total++;
@@ -107,26 +108,24 @@ export class TcpSession implements LoggedStream {
     downstream.pause();
     downstream.on('error', () => this.close('DC', 'downstream_reset'));
     downstream.on('close', () => this.#downstreamClosed());
-    const refusal = this.#refusal();
-    if (refusal === undefined) this.#connect();
-    else this.close('', `rbac_access_denied_matched_policy[${refusal}]`);
+    if (settings.authorizations.length === 0) this.#connect();
+    else this.#authorize(0, new ConnectionNotes());
   }
 
   get isClosed(): boolean {
     return this.#isClosed;
   }
 
-  /** The policy by which nobody may connect who is who this client is; undefined: it may. */
-  #refusal(): string | undefined {
-    const { authorizations } = this.settings;
-    if (authorizations.length === 0) return undefined;
-    const subject = connectionSubject(this.info, this.peer);
-    for (const authorization of authorizations) {
-      authorization.rehearse(subject);
-      const { isAllowed, policy } = authorization.decide(subject);
-      if (!isAllowed) return policy ?? 'none';
-    }
-    return undefined;
+  /** Nothing is read from the client, and no endpoint heard of it, until all have agreed. */
+  #authorize(step: number, notes: ConnectionNotes): void {
+    const authorization = this.settings.authorizations[step];
+    if (authorization === undefined) return this.#connect();
+    this.#giveUpAuthorization = authorization.authorize(this, notes, (refusal) => {
+      this.#giveUpAuthorization = undefined;
+      if (this.#isClosed) return;
+      if (refusal !== undefined) this.close(refusal.flag, refusal.details);
+      else this.#authorize(step + 1, notes);
+    });
   }
 
   // ---- what an access log line says ----
@@ -185,6 +184,7 @@ export class TcpSession implements LoggedStream {
     if (this.#isClosed) return;
     this.#isClosed = true;
     clearTimeout(this.#connectTimer);
+    this.#giveUpAuthorization?.();
     if (flag !== '') this.#flags = flag;
     if (details !== '') this.responseDetails = details;
     this.#downstream.destroy();

@@ -11,7 +11,7 @@ import type { PathNormalization } from '../mesh-config.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
 import { never, policyOfRule, type RulePlace } from './authorization-rules.ts';
-import { askedPolicyPrefix, askedPrefix, askFilter, authorizationProvider } from './external-authorization.ts';
+import { askedPolicyPrefix, askedPrefix, askFilter, askNetworkFilter, authorizationProvider } from './external-authorization.ts';
 import { isForWorkload } from './policy-selection.ts';
 import { jwtFilters } from './request-authentication.ts';
 
@@ -74,15 +74,19 @@ function authorizationHttpFilters(view: ProxyView, snapshot: MeshSnapshot, port:
 
 /** For connections of which nobody looks into what is spoken. */
 export function authorizationNetworkFilters(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined): Init<typeof FilterSchema>[] {
-  // Of bytes nobody can be asked: what somebody else should decide about is denied.
-  const custom = [...customPolicies(view, snapshot).values()].map((policies) => ({
-    rules: { action: RBAC_Action.DENY, policies: policiesOf(policies, placeOf(snapshot, port, true)) },
-    shadowRulesStatPrefix: '',
-  }));
-  return [...custom, ...rulesFor(view, snapshot, port, true)].map((rules) => ({
+  const rbac = (config: Rules): Init<typeof FilterSchema> => ({
     name: 'envoy.filters.network.rbac',
-    configType: { case: 'typedConfig', value: packAny(NetworkRbacSchema, { ...rules, statPrefix: 'tcp.' }) },
-  }));
+    configType: { case: 'typedConfig', value: packAny(NetworkRbacSchema, { ...config, statPrefix: 'tcp.' }) },
+  });
+  const place = placeOf(snapshot, port, true);
+  const custom = [...customPolicies(view, snapshot)].flatMap(([name, policies]) => {
+    const rules = { action: RBAC_Action.DENY, policies: policiesOf(policies, place, askedPolicyPrefix(name)) };
+    const provider = authorizationProvider(name, snapshot);
+    // Who is asked by HTTP cannot be asked about bytes, as in Istio.
+    if (provider === undefined || provider.http !== undefined) return [rbac({ rules, shadowRulesStatPrefix: '' })];
+    return [rbac({ shadowRules: rules, shadowRulesStatPrefix: askedPrefix }), askNetworkFilter(provider, snapshot)];
+  });
+  return [...custom, ...rulesFor(view, snapshot, port, true).map(rbac)];
 }
 
 function rulesFor(view: ProxyView, snapshot: MeshSnapshot, port: number | undefined, isBytes: boolean): Rules[] {

@@ -1,5 +1,7 @@
 import { durationFromMs, type Init, packAny } from '@mizzen/envoy-api';
+import type { FilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { type ExtAuthz, ExtAuthzSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/ext_authz/v3/ext_authz_pb.js';
+import { ExtAuthzSchema as NetworkExtAuthzSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/ext_authz/v3/ext_authz_pb.js';
 import type { HttpFilterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import type { ListStringMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import type { AuthorizationProvider } from '../extension-providers.ts';
@@ -30,15 +32,30 @@ export function askFilter(provider: AuthorizationProvider, snapshot: MeshSnapsho
     ...(provider.body
       ? { withRequestBody: { maxRequestBytes: provider.body.maxBytes, allowPartialMessage: provider.body.allowsPart, packAsBytes: provider.body.asBytes } }
       : {}),
-    filterEnabledMetadata: metadata(
-      'envoy.filters.http.rbac',
-      [`${askedPrefix}shadow_effective_policy_id`],
-      textValue(beginning(askedPolicyPrefix(provider.name))),
-    ),
+    filterEnabledMetadata: isMeant(provider, 'envoy.filters.http.rbac'),
     ...(provider.http?.toldHeaders.length ? { allowedHeaders: names(provider.http.toldHeaders) } : {}),
     services: servicesOf(provider, cluster, hostname),
   };
   return { name: 'envoy.filters.http.ext_authz', configType: { case: 'typedConfig', value: packAny(ExtAuthzSchema, config) } };
+}
+
+/** The same for connections of which nobody looks into what is spoken. */
+export function askNetworkFilter(provider: AuthorizationProvider, snapshot: MeshSnapshot): Init<typeof FilterSchema> {
+  const hostname = resolveHost(provider.service, rootNamespace, snapshot);
+  const config: Init<typeof NetworkExtAuthzSchema> = {
+    ...{ statPrefix: 'tcp.', transportApiVersion: 2, failureModeAllow: provider.failsOpen },
+    filterEnabledMetadata: isMeant(provider, 'envoy.filters.network.rbac'),
+    grpcService: {
+      targetSpecifier: { case: 'envoyGrpc', value: { clusterName: outboundClusterName(provider.port, '', hostname), authority: hostname } },
+      timeout: durationFromMs(provider.timeoutMs),
+    },
+  };
+  return { name: 'envoy.filters.network.ext_authz', configType: { case: 'typedConfig', value: packAny(NetworkExtAuthzSchema, config) } };
+}
+
+/** Rules before have found out that this provider is to decide. */
+function isMeant(provider: AuthorizationProvider, filter: string) {
+  return metadata(filter, [`${askedPrefix}shadow_effective_policy_id`], textValue(beginning(askedPolicyPrefix(provider.name))));
 }
 
 function servicesOf(

@@ -1,12 +1,16 @@
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { Init } from '@mizzen/envoy-api';
 import type { HeaderValueOption } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { HeaderValueOption_HeaderAppendAction as AppendAction } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import type { HttpService } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/ext_authz/v3/ext_authz_pb.js';
+import type { AttributeContextSchema } from '@mizzen/envoy-api/gen/envoy/service/auth/v3/attribute_context_pb.js';
 import { CheckRequestSchema, CheckResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/auth/v3/external_auth_pb.js';
 import type { Exchange } from '../../http/exchange.ts';
 import type { Fields } from '../../message/fields.ts';
 import type { ResponseHead } from '../../message/response-head.ts';
+import type { ConnectionInfo } from '../../net/connection-info.ts';
+import type { PeerIdentity } from '../../tls/peer-identity.ts';
 import type { Cluster } from '../../upstream/cluster.ts';
 import { sendOwnRequest } from '../../upstream/own-request.ts';
 import { unaryCall } from '../../upstream/unary-call.ts';
@@ -52,7 +56,35 @@ export function checkByGrpc(
   body: ToldBody | undefined,
   done: (decision: Decision) => void,
 ): () => void {
-  const request = toBinary(CheckRequestSchema, create(CheckRequestSchema, { attributes: attributesOf(exchange, isTold, body) }));
+  return ask(cluster, authority, timeoutMs, attributesOf(exchange, isTold, body), done);
+}
+
+/** The same about a connection of which nobody looks into what is spoken. */
+export function checkConnection(
+  cluster: Cluster,
+  authority: string,
+  timeoutMs: number,
+  { info, peer }: { readonly info: ConnectionInfo; readonly peer: PeerIdentity | undefined },
+  ownPrincipal: string,
+  done: (decision: Decision) => void,
+): () => void {
+  return ask(
+    cluster,
+    authority,
+    timeoutMs,
+    { ...endsOf(info, peer, ownPrincipal), ...(info.serverName === '' ? {} : { tlsSession: { sni: info.serverName } }) },
+    done,
+  );
+}
+
+function ask(
+  cluster: Cluster,
+  authority: string,
+  timeoutMs: number,
+  attributes: Init<typeof AttributeContextSchema>,
+  done: (decision: Decision) => void,
+): () => void {
+  const request = toBinary(CheckRequestSchema, create(CheckRequestSchema, { attributes }));
   return unaryCall(cluster, authority, 'envoy.service.auth.v3.Authorization/Check', request, timeoutMs, ({ status, message, detail }) => {
     if (status !== 0 || message === undefined) return done({ kind: 'error', detail: detail || `grpc-status ${status}` });
     try {
@@ -79,15 +111,8 @@ function attributesOf(exchange: Exchange, isTold: HeaderChoice, body: ToldBody |
     headers[name] = Object.hasOwn(headers, name) ? `${headers[name]},${value}` : value;
   }
   if (body !== undefined) headers[partialBodyHeader] = String(body.isPartial);
-  const socketAddress = (address: string, port: number) => ({
-    address: { address: { case: 'socketAddress' as const, value: { address, portSpecifier: { case: 'portValue' as const, value: port } } } },
-  });
   return {
-    source: {
-      ...socketAddress(info.remoteAddress, info.remotePort),
-      principal: peer?.uri ?? '',
-    },
-    destination: { ...socketAddress(info.localAddress, info.localPort), principal: peer === undefined ? '' : settings.context.self.principal },
+    ...endsOf(info, peer, settings.context.self.principal),
     request: {
       time: timestampFromMs(Math.round(exchange.startedAt)),
       http: {
@@ -102,6 +127,16 @@ function attributesOf(exchange: Exchange, isTold: HeaderChoice, body: ToldBody |
         ...(body === undefined ? {} : body.asBytes ? { rawBody: body.bytes } : { body: body.bytes.toString('utf8') }),
       },
     },
+  };
+}
+
+function endsOf(info: ConnectionInfo, peer: PeerIdentity | undefined, ownPrincipal: string) {
+  const socketAddress = (address: string, port: number) => ({
+    address: { address: { case: 'socketAddress' as const, value: { address, portSpecifier: { case: 'portValue' as const, value: port } } } },
+  });
+  return {
+    source: { ...socketAddress(info.remoteAddress, info.remotePort), principal: peer?.uri ?? '' },
+    destination: { ...socketAddress(info.localAddress, info.localPort), principal: peer === undefined ? '' : ownPrincipal },
   };
 }
 
