@@ -227,6 +227,34 @@ data:
     for (const target of ['/admin%2f', '/admin%00', '\\admin', '/\\admin']) assert.notEqual(await raw(target), undefined, target);
     for (const host of ['secret.example', 'SECRET.example', 'Secret.Example']) assert.equal(await raw('/', host, 'DELETE'), 403, host);
     assert.equal(await raw('/public'), 200);
+    assert.equal(await raw('/', 'secret.example', 'delete'), 400, 'methods are written in capitals');
+    // What is compared is what the service is given: it has no parameters in paths, and these bytes are no slash.
+    for (const target of ['/admin;a=b', '/%c0%afadmin', '/%e0%80%afadmin']) assert.equal(await raw(target), 200, target);
+    await remove();
+  });
+
+  it('is not passed by a host with a port or a dot at its end: the policy says both, or a finding says that it does not', async () => {
+    const denied = (...hosts: readonly string[]) => apply(policy(`  action: DENY\n  rules: [{ to: [{ operation: { hosts: ${JSON.stringify(hosts)} } }] }]\n`));
+    const status = async (host: string) => (await call({ port: shop.inboundPort, headers: { host } })).status;
+    const finding = () => mesh.plane.pilot.findings.find(({ code }) => code === 'MZ0012')?.message;
+    await denied('secret.example');
+    assert.deepEqual([await status('secret.example'), await status('secret.example:9080'), await status('secret.example.')], [403, 200, 200]);
+    assert.match(finding()!, /who writes secret\.example:80 or secret\.example\. is not denied.*Add "secret\.example:\*" and "secret\.example\.\*"/);
+    await denied('secret.example', 'secret.example:*', 'secret.example.*');
+    for (const host of ['secret.example', 'SECRET.example:9080', 'secret.example.', 'secret.example.:9080']) assert.equal(await status(host), 403, host);
+    assert.equal(finding(), undefined);
+    await remove();
+  });
+
+  it('is not passed by a header that is there twice, whichever of them is the bad one', async () => {
+    await apply(policy('  action: DENY\n  rules: [{ when: [{ key: "request.headers[x-role]", values: [bad] }] }]\n'));
+    const status = async (...lines: readonly string[]) => {
+      const head = ['GET / HTTP/1.1', 'host: shop', ...lines, 'connection: close', '', ''].join('\r\n');
+      return Number(/^HTTP\/1\.1 (\d+)/.exec(await new RawClient(shop.inboundPort).write(head).closed())?.[1]);
+    };
+    for (const lines of [['x-role: bad'], ['X-ROLE:   bad  '], ['x-role: good', 'x-role: bad'], ['x-role: bad', 'x-role: good']])
+      assert.equal(await status(...lines), 403, lines.join(', '));
+    assert.deepEqual([await status('x-role: good'), await status('x_role: bad')], [200, 200], 'another name is another header');
     await remove();
   });
 

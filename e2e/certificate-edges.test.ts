@@ -1,7 +1,8 @@
 import 'reflect-metadata';
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { createPrivateKey, webcrypto } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import tls from 'node:tls';
@@ -131,5 +132,50 @@ describe('certificates that are not as they should be', () => {
     );
     assert.equal(await isTaken(await make({ names: [uri('spiffe://elsewhere.example/ns/default/sa/client')] })), true, 'policies mean both');
     assert.equal(await isTaken(await make({ names: [uri('spiffe://elsewhere.example/ns/default/sa/other')] })), false);
+  });
+
+  it('are held to the name constraints of every authority on the way', async () => {
+    const openssl = (...args: readonly string[]) => execFileSync('openssl', args, { cwd: mesh.home, stdio: ['ignore', 'pipe', 'pipe'] });
+    const file = (name: string) => readFileSync(join(mesh.home, name), 'utf8');
+    const curve = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
+    const issue = (name: string, by: string, ...extensions: readonly string[]) => {
+      writeFileSync(join(mesh.home, `${name}.ext`), `${extensions.join('\n')}\n`);
+      openssl('req', '-new', ...curve, '-subj', `/CN=${name}`, '-keyout', `${name}.key`, '-out', `${name}.csr`);
+      openssl(
+        'x509',
+        '-req',
+        '-in',
+        `${name}.csr`,
+        '-CA',
+        `${by}.pem`,
+        '-CAkey',
+        `${by}.key`,
+        '-CAcreateserial',
+        '-days',
+        '1',
+        '-extfile',
+        `${name}.ext`,
+        '-out',
+        `${name}.pem`,
+      );
+    };
+    openssl('req', '-x509', ...curve, '-days', '2', '-subj', '/CN=their root', '-keyout', 'theirs.key', '-out', 'theirs.pem');
+    const config = JSON.stringify({ caCertificates: [{ pem: file('theirs.pem') }] });
+    await mesh.apply(`apiVersion: v1\nkind: ConfigMap\nmetadata: { name: istio, namespace: istio-system }\ndata:\n  mesh: '${config}'\n`);
+    const isTakenUnder = (constraints: string) => {
+      issue(
+        'between',
+        'theirs',
+        'basicConstraints=critical,CA:TRUE',
+        'keyUsage=keyCertSign',
+        ...(constraints === '' ? [] : [`nameConstraints=critical,${constraints}`]),
+      );
+      issue('leaf', 'between', 'subjectAltName=URI:spiffe://cluster.local/ns/default/sa/client');
+      return isTaken({ cert: file('leaf.pem') + file('between.pem'), key: file('leaf.key') });
+    };
+    assert.equal(await isTakenUnder(''), true);
+    assert.equal(await isTakenUnder('permitted;URI:cluster.local'), true);
+    assert.equal(await isTakenUnder('permitted;URI:elsewhere.example'), false);
+    assert.equal(await isTakenUnder('excluded;URI:cluster.local'), false);
   });
 });

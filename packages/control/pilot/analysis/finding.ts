@@ -21,7 +21,8 @@ export interface Finding {
     | 'MZ0008'
     | 'MZ0009'
     | 'MZ0010'
-    | 'MZ0011';
+    | 'MZ0011'
+    | 'MZ0012';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

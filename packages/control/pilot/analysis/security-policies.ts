@@ -17,6 +17,11 @@ function isSelected({ namespace, spec }: Configured<Selecting>, instance: Instan
   return (instance.namespace === namespace || namespace === rootNamespace) && selects(spec.selector?.matchLabels, instance.labels);
 }
 
+/** Exact hosts that are not there with a port, or with the dot that a name may end in, too. */
+function hostsWithoutPort(hosts: readonly string[]): string[] {
+  return hosts.filter((host) => !host.includes('*') && !host.includes(':') && !(hosts.includes(`${host}:*`) && hosts.includes(`${host}.*`)));
+}
+
 type Selecting = Parameters<typeof targetsOf>[0];
 
 /** Policies of security that do something else than their writer will have meant. */
@@ -40,6 +45,14 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
         'MZ0010',
         'spec.provider.name',
         `nobody can be asked: ${JSON.stringify(provider?.name ?? '')} is no extensionProvider of the mesh with a service that is there. What it should decide about is denied.`,
+      );
+    const escapable = action === 'DENY' ? rules.flatMap(({ to = [] }) => to.flatMap(({ operation }) => hostsWithoutPort(operation?.hosts ?? []))) : [];
+    if (escapable.length > 0)
+      add(
+        policy,
+        'MZ0012',
+        'spec.rules',
+        `who writes ${escapable.map((host) => `${host}:80`).join(', ')} or ${escapable.map((host) => `${host}.`).join(', ')} is not denied: hosts are compared as clients write them. Add ${escapable.map((host) => `"${host}:*" and "${host}.*"`).join(', ')}.`,
       );
     if (action === 'DENY')
       for (const [i, { from = [], to = [], when = [] }] of rules.entries()) {
