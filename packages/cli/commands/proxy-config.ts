@@ -9,7 +9,9 @@ export const proxyConfigTypes = ['listeners', 'routes', 'clusters', 'endpoints',
 type ProxyConfigType = (typeof proxyConfigTypes)[number];
 
 /** `mizzen proxy-config TYPE PROXY`: what a proxy has in effect, asked of the proxy itself. */
-export async function proxyConfig(type: string, name: string, options: StatusOptions): Promise<void> {
+export async function proxyConfig(given: string, name: string, options: StatusOptions): Promise<void> {
+  // istioctl's users write one of them.
+  const type = proxyConfigTypes.find((one) => one === `${given}s`) ?? given;
   if (!proxyConfigTypes.includes(type as ProxyConfigType))
     throw new MizzenError('bad-option', `there is no "${type}" to show. There is: ${proxyConfigTypes.join(', ')}.`);
   const home = homeOf(options.home);
