@@ -16,7 +16,7 @@ export interface AcmeServerOptions {
   readonly bindings?: Readonly<Record<string, string>>;
 }
 
-/** Pebble, Let's Encrypt's own server for tests, with a name server of its own, for which everything is on this machine. It refuses half of all nonces, as it may. */
+/** Pebble, Let's Encrypt's own server for tests, with a name server of its own, for which everything is on this machine. It refuses a fifth of all nonces, as it may. */
 export class AcmeServer {
   readonly directory: string;
   /** PEM: by which it is known. */
@@ -45,7 +45,7 @@ export class AcmeServer {
     };
     const config = join(folder, 'pebble.json');
     writeFileSync(config, JSON.stringify({ pebble }));
-    const env = { ...process.env, PEBBLE_VA_NOSLEEP: '1', PEBBLE_WFE_NONCEREJECT: '50' };
+    const env = { ...process.env, PEBBLE_VA_NOSLEEP: '1', PEBBLE_WFE_NONCEREJECT: '20' };
     const none = ['-http01', '', '-https01', '', '-tlsalpn01', '', '-doh', '', '-defaultIPv6', ''];
     const children = [
       spawn('pebble-challtestsrv', [...none, '-dnsserver', `127.0.0.1:${dns}`, '-management', `127.0.0.1:${dnsManagement}`], { stdio: 'ignore' }),
