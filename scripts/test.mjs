@@ -1,7 +1,9 @@
 // `npm test`: all tests with Node's own runner. Arguments narrow it: `npm test -- e2e/routing.test.ts`. What a machine lacks is said in
 // one line each and skipped; with CI=true nothing may be skipped.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const root = join(import.meta.dirname, '..');
@@ -45,17 +47,50 @@ const fixtures = process.env.MIZZEN_FIXTURES ?? join(root, '../shared/fixtures')
 if (!existsSync(join(fixtures, 'bookinfo'))) console.log(`skipped: tests of Istio's routing samples (no ${fixtures}; MIZZEN_FIXTURES names another folder)`);
 if (isCi && missing.length > 0) process.exit(1);
 
+/**
+ * What looks at the whole machine (namespaces, rules of the kernel), or at the time or memory that something takes, runs alone; the rest side by side, since most of it waits. What was asked for
+ * by name runs one after the other.
+ */
+const alone = ['soak', 'lab', 'lab-crash', 'bookinfo-isolated', 'capture', 'run', 'root-rotation', 'authorization-rules'].map((name) => `e2e/${name}.test.ts`);
+const others = readdirSync(join(root, 'e2e'))
+  .filter((name) => name.endsWith('.test.ts'))
+  .map((name) => `e2e/${name}`)
+  .filter((name) => !alone.includes(name));
 const selected = process.argv.slice(2);
-const patterns = selected.length > 0 ? selected : ['packages/**/*.test.ts', 'conformance/**/*.test.ts', 'fuzz/**/*.test.ts', 'e2e/**/*.test.ts'];
-const child = spawn(node, ['--test', '--test-timeout=240000', '--test-concurrency=1', ...(isCi ? ['--test-reporter=spec'] : []), ...patterns], {
-  cwd: root,
-  stdio: 'inherit',
-  env: {
-    ...process.env,
-    PATH: path,
-    MIZZEN_FIXTURES: fixtures,
-    MIZZEN_MISSING: missing.map(([program]) => program).join(','),
-  },
-});
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal));
-child.on('exit', (code) => process.exit(code ?? 1));
+const runs =
+  selected.length > 0
+    ? [{ patterns: selected, concurrency: 1 }]
+    : [
+        { patterns: ['packages/**/*.test.ts', 'fuzz/**/*.test.ts', ...alone], concurrency: 1 },
+        { patterns: ['conformance/**/*.test.ts', ...others], concurrency: 2 },
+      ];
+const environment = { ...process.env, PATH: path, MIZZEN_FIXTURES: fixtures, MIZZEN_MISSING: missing.map(([program]) => program).join(',') };
+const folder = mkdtempSync(join(tmpdir(), 'mizzen-tests-'));
+let child;
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child?.kill(signal));
+const counts = { passed: 0, failed: 0, skipped: 0 };
+let isGood = true;
+for (const [i, { patterns, concurrency }] of runs.entries()) {
+  const file = join(folder, `totals-${i}.json`);
+  const reporters = [
+    `--test-reporter=spec`,
+    '--test-reporter-destination=stdout',
+    `--test-reporter=${join(root, 'scripts/test-totals.mjs')}`,
+    `--test-reporter-destination=${file}`,
+  ];
+  child = spawn(node, ['--test', '--test-timeout=240000', `--test-concurrency=${concurrency}`, ...reporters, ...patterns], {
+    cwd: root,
+    stdio: 'inherit',
+    env: environment,
+  });
+  const [code, signal] = await once(child, 'exit');
+  isGood &&= code === 0;
+  if (signal !== null) break;
+  const found = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8') || '{}') : {};
+  counts.passed += found.passed ?? 0;
+  counts.failed += (found.failed ?? 0) + (found.cancelled ?? 0);
+  counts.skipped += found.skipped ?? 0;
+}
+rmSync(folder, { recursive: true, force: true });
+console.log(`${counts.passed} passed, ${counts.failed} failed${counts.skipped > 0 ? `, ${counts.skipped} skipped` : ''}`);
+process.exit(isGood ? 0 : 1);

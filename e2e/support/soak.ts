@@ -151,7 +151,8 @@ export async function soak(seconds: number, say: (text: string) => void): Promis
           const session = connectHttp2(port);
           const stream = session.request({ ':method': 'POST', ':path': '/slow' });
           stream.on('error', () => {});
-          // Listened for from the start: on a busy machine everything may come at once.
+          // Listened for from the start, and read, without which it does not end: on a busy machine the whole answer may be here first.
+          stream.resume();
           const closed = new Promise((resolve) => stream.on('close', resolve));
           stream.write(Buffer.alloc(50_000));
           await once(session, 'remoteSettings');
