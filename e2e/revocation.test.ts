@@ -48,7 +48,7 @@ describe('a certificate that is revoked', () => {
     const csr = (await Pkcs10CertificateRequestGenerator.create({ name: 'O=x', keys, signingAlgorithm: algorithm }, webcrypto)).toString('pem');
     return { csr, key: await exportKey(keys.privateKey) };
   };
-  /** Issued as any other, and so in the log. */
+  /** By the service that writes the log: what is not in it cannot be revoked. */
   const certificateFor = async (serviceAccount: string) => {
     const { csr, key } = await request();
     const { token } = await mesh.plane.tokens.issue('default', serviceAccount, [], 600);

@@ -2,10 +2,12 @@
 export { Backoff } from './backoff.ts';
 export { closestName, editDistance } from './closest-name.ts';
 export { coarseNow } from './coarse-clock.ts';
+export { type DerElement, derElement, derElements } from './der.ts';
 export { formatDurationMs, parseDurationMs } from './duration.ts';
 export { collectYoung, compactHeap } from './garbage.ts';
 export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';
 export { describeOrigin, type Origin } from './origin.ts';
+export { pemCertificates } from './pem-certificates.ts';
 export { PushQueue } from './push-queue.ts';
 export { version } from './version.ts';

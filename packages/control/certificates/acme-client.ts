@@ -1,8 +1,8 @@
 import { createHmac, createPublicKey, type KeyObject } from 'node:crypto';
-import https from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '@mizzen/common';
 import { calculateJwkThumbprint, FlattenedSign, type JWK } from 'jose';
+import { callHttps } from '../citadel/https-call.ts';
 
 export interface AcmeOptions {
   /** The directory's URL. */
@@ -173,40 +173,21 @@ export class AcmeClient {
     }
   }
 
-  #send(method: string, url: string, body?: string): Promise<Answer> {
+  async #send(method: string, url: string, body?: string): Promise<Answer> {
     const { roots, signal } = this.#options;
-    return new Promise((resolve, reject) => {
-      const failed = (error: unknown) => reject(new Error(`${new URL(url).host}: ${messageOf(error)}`));
-      const request = https.request(
-        url,
-        {
-          method,
-          headers: {
-            'user-agent': 'mizzen',
-            ...(body === undefined ? {} : { 'content-type': 'application/jose+json', 'content-length': Buffer.byteLength(body) }),
-          },
-          ...(roots === undefined ? {} : { ca: roots }),
-          signal: AbortSignal.any([signal, AbortSignal.timeout(requestTimeoutMs)]),
-        },
-        (response) => {
-          const { 'replay-nonce': nonce, location, 'retry-after': retryAfter } = response.headers;
-          if (typeof nonce === 'string') this.#nonce = nonce;
-          const chunks: Buffer[] = [];
-          let length = 0;
-          response.on('error', failed);
-          response.on('data', (chunk: Buffer) => {
-            chunks.push(chunk);
-            if ((length += chunk.length) > maxAnswerBytes) request.destroy(new Error('the answer is too long'));
-          });
-          response.on('end', () => {
-            const retryAfterMs = Math.min(Number(retryAfter ?? 0) || 0, 60) * 1_000;
-            resolve({ status: response.statusCode ?? 0, location, retryAfterMs, text: Buffer.concat(chunks).toString('utf8') });
-          });
-        },
-      );
-      request.on('error', failed);
-      request.end(body);
-    });
+    const content = body === undefined ? {} : { 'content-type': 'application/jose+json', 'content-length': Buffer.byteLength(body) };
+    try {
+      const { status, headers, text } = await callHttps(url, {
+        ...{ method, body, headers: { 'user-agent': 'mizzen', ...content }, maxBytes: maxAnswerBytes },
+        ...(roots === undefined ? {} : { ca: roots }),
+        signal: AbortSignal.any([signal, AbortSignal.timeout(requestTimeoutMs)]),
+      });
+      const { 'replay-nonce': nonce, location, 'retry-after': retryAfter } = headers;
+      if (typeof nonce === 'string') this.#nonce = nonce;
+      return { status, location, retryAfterMs: Math.min(Number(retryAfter ?? 0) || 0, 60) * 1_000, text };
+    } catch (error) {
+      throw new Error(`${new URL(url).host}: ${messageOf(error)}`);
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 import 'reflect-metadata';
 import { createPrivateKey, type KeyObject, randomBytes, webcrypto } from 'node:crypto';
 import { join } from 'node:path';
-import { MizzenError, messageOf } from '@mizzen/common';
+import { MizzenError, messageOf, pemCertificates } from '@mizzen/common';
 import * as x509 from '@peculiar/x509';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 
@@ -61,7 +61,7 @@ export async function openGeneration(directory: string, name: string, trustDomai
   if (!certPem || !keyPem) [certPem, keyPem] = await makeIntermediate(directory, rootPem, trustDomain, now);
   const root = parseCertificate(rootPem, files.rootCert);
   const intermediate = parseCertificate(certPem, files.cert);
-  const between = pemBlocks(readPrivateFile(files.chain) ?? '').map((pem) => parseCertificate(pem, files.chain));
+  const between = pemCertificates(readPrivateFile(files.chain) ?? '').map((pem) => parseCertificate(pem, files.chain));
   const signing = await importSigningKey(keyPem, files.key);
   const path = pathTo(root, intermediate, between);
   for (const [certificate, file] of [[root, files.rootCert] as const, ...path.map((one) => [one, files.cert] as const)])
@@ -194,8 +194,4 @@ export function parseCertificate(pem: string, path: string): x509.X509Certificat
   } catch (error) {
     throw new MizzenError('unusable-certificate', `the certificate cannot be read (${messageOf(error)}): PEM form is needed.`, path);
   }
-}
-
-export function pemBlocks(text: string): string[] {
-  return text.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
 }

@@ -2,9 +2,9 @@ import 'reflect-metadata';
 import { createHash, createPublicKey, type KeyObject, webcrypto, type X509Certificate } from 'node:crypto';
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { MizzenError, messageOf } from '@mizzen/common';
+import { MizzenError, messageOf, pemCertificates } from '@mizzen/common';
 import * as x509 from '@peculiar/x509';
-import { clockSkewMs, exportKey, type Generation, openGeneration, parseCertificate, pemBlocks, serialNumber } from './ca-generation.ts';
+import { clockSkewMs, exportKey, type Generation, openGeneration, parseCertificate, serialNumber } from './ca-generation.ts';
 import type { IssuedCertificate, WorkloadSigner } from './certificate-issuer.ts';
 import { LeafTemplate } from './leaf-template.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
@@ -88,7 +88,7 @@ export class CertificateAuthority implements WorkloadSigner {
       generations.set(name, await openGeneration(folder, name, trustDomain, now()));
     }
     const extra = join(directory, 'extra-roots.pem');
-    const extraRoots = pemBlocks(readPrivateFile(extra) ?? '').map((pem) => parseCertificate(pem, extra).toString('pem'));
+    const extraRoots = pemCertificates(readPrivateFile(extra) ?? '').map((pem) => parseCertificate(pem, extra).toString('pem'));
     return new CertificateAuthority(trustDomain, directory, state, generations, extraRoots, now);
   }
 

@@ -1,6 +1,5 @@
-import { appendFileSync, existsSync, mkdirSync, renameSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
-import { type Logger, messageOf } from '@mizzen/common';
+import type { Logger } from '@mizzen/common';
+import { PrivateLog } from './private-log.ts';
 
 /** One certificate or token that was issued, or a request for one that was refused. */
 export interface Issuance {
@@ -22,23 +21,9 @@ export interface Issuance {
 
 const maxBytes = 10 * 1024 * 1024;
 
-/** The audit log of the authority: a line of JSON for each certificate. The file before is kept when it has grown large. */
-export class IssuanceLog {
-  readonly #path: string;
-  readonly #logger: Logger;
-
+/** The audit log of the authority: an entry for each certificate. */
+export class IssuanceLog extends PrivateLog<Issuance> {
   constructor(path: string, logger: Logger) {
-    this.#path = path;
-    this.#logger = logger;
-  }
-
-  write(entry: Issuance): void {
-    try {
-      mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
-      if (existsSync(this.#path) && statSync(this.#path).size > maxBytes) renameSync(this.#path, `${this.#path}.1`);
-      appendFileSync(this.#path, `${JSON.stringify(entry)}\n`, { mode: 0o600 });
-    } catch (error) {
-      this.#logger.error('the log of issued certificates cannot be written', { path: this.#path, error: messageOf(error) });
-    }
+    super(path, maxBytes, 'the log of issued certificates', logger);
   }
 }

@@ -1,5 +1,6 @@
 import 'reflect-metadata';
 import { type KeyObject, sign } from 'node:crypto';
+import { derElement } from '@mizzen/common';
 import { AsnConvert } from '@peculiar/asn1-schema';
 import { Certificate, Extension, Extensions, GeneralName, SubjectAlternativeName, SubjectPublicKeyInfo, type TBSCertificate } from '@peculiar/asn1-x509';
 
@@ -50,15 +51,7 @@ export class LeafTemplate {
     tbs.extensions = new Extensions([...this.#extensions, named]);
     const body = Buffer.from(AsnConvert.serialize(tbs));
     const signature = sign(this.#hash, body, this.#key);
-    const whole = der(0x30, Buffer.concat([body, this.#algorithm, der(0x03, Buffer.concat([Buffer.of(0), signature]))]));
+    const whole = derElement(0x30, body, this.#algorithm, derElement(0x03, Buffer.of(0), signature));
     return `-----BEGIN CERTIFICATE-----\n${whole.toString('base64').replace(/.{64}(?=.)/g, '$&\n')}\n-----END CERTIFICATE-----\n`;
   }
-}
-
-/** Tag, length, value (X.690 section 8.1). */
-function der(tag: number, value: Buffer): Buffer {
-  const { length } = value;
-  if (length < 0x80) return Buffer.concat([Buffer.of(tag, length), value]);
-  const bytes = length < 0x100 ? [length] : length < 0x10000 ? [length >> 8, length & 0xff] : [length >> 16, (length >> 8) & 0xff, length & 0xff];
-  return Buffer.concat([Buffer.of(tag, 0x80 | bytes.length, ...bytes), value]);
 }

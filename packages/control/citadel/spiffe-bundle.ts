@@ -1,5 +1,6 @@
 import { X509Certificate } from 'node:crypto';
 import { isPlainObject } from '@mizzen/api';
+import { pemCertificates } from '@mizzen/common';
 
 /** What a trust domain is known by. */
 export interface SpiffeBundle {
@@ -15,7 +16,7 @@ export const defaultRefreshSeconds = 300;
 const maxCertificates = 100;
 
 export function certificatesIn(pem: string): X509Certificate[] {
-  return (pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? []).map((one) => new X509Certificate(one));
+  return pemCertificates(pem).map((one) => new X509Certificate(one));
 }
 
 /** A bundle as others read it (SPIFFE Trust Domain and Bundle, section 4): a JWK set. */

@@ -1,4 +1,4 @@
-import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { createPublicKey, type KeyObject } from 'node:crypto';
 import { join } from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
@@ -7,7 +7,7 @@ import { calculateJwkThumbprint, SignJWT } from 'jose';
 import { authenticate, transportPeerKey } from './caller.ts';
 import { type ForwardingRules, forwarderOf, identityWanted } from './forwarders.ts';
 import type { IssuanceLog } from './issuance-log.ts';
-import { readPrivateFile, writePrivateFile } from './private-file.ts';
+import { signingKeyIn } from './signing-key.ts';
 import { type Identity, spiffeUri } from './spiffe-identity.ts';
 import type { TrustBundles } from './trust-bundles.ts';
 import type { WorkloadTokens } from './workload-tokens.ts';
@@ -22,13 +22,7 @@ export class SvidTokens {
   readonly #now: () => number;
 
   constructor(directory: string, now: () => number = Date.now) {
-    const path = join(directory, 'jwt-svid-key.pem');
-    let pem = readPrivateFile(path);
-    if (!pem) {
-      pem = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'pem', type: 'pkcs8' }) as string;
-      writePrivateFile(path, pem);
-    }
-    this.#key = createPrivateKey(pem);
+    this.#key = signingKeyIn(join(directory, 'jwt-svid-key.pem'));
     this.#publicKey = createPublicKey(this.#key);
     this.#now = now;
   }

@@ -1,8 +1,8 @@
-import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, randomUUID } from 'node:crypto';
+import { createPublicKey, type KeyObject, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { MizzenError } from '@mizzen/common';
 import { errors, type JWTPayload, jwtVerify, SignJWT } from 'jose';
-import { readPrivateFile, writePrivateFile } from './private-file.ts';
+import { signingKeyIn } from './signing-key.ts';
 import { UsedTokens } from './used-tokens.ts';
 
 /**
@@ -40,13 +40,7 @@ export class TokenIssuer {
   readonly #used: UsedTokens;
 
   constructor(directory: string, now: () => number = Date.now) {
-    const path = join(directory, 'token-key.pem');
-    let pem = readPrivateFile(path);
-    if (!pem) {
-      pem = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'pem', type: 'pkcs8' }) as string;
-      writePrivateFile(path, pem);
-    }
-    this.#key = createPrivateKey(pem);
+    this.#key = signingKeyIn(join(directory, 'token-key.pem'));
     this.#publicKey = createPublicKey(this.#key);
     this.#now = now;
     this.#used = new UsedTokens(join(directory, 'used-tokens.json'), now);
@@ -60,50 +54,25 @@ export class TokenIssuer {
     seconds: number,
     isOnce = false,
   ): Promise<{ token: string; expiresAt: Date }> {
-    const issuedAt = Math.floor(this.#now() / 1000);
-    const expiresAt = issuedAt + Math.floor(seconds);
-    const token = await new SignJWT({
+    const claims = {
       'kubernetes.io': { namespace, serviceaccount: { name: serviceAccount } },
       ...(isOnce ? { 'mizzen.dev': { once: true }, jti: randomUUID() } : {}),
-    })
-      .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
-      .setIssuer(tokenIssuerName)
-      .setSubject(`system:serviceaccount:${namespace}:${serviceAccount}`)
-      .setAudience(audiences.length > 0 ? [...audiences] : [tokenAudience])
-      .setIssuedAt(issuedAt)
-      .setNotBefore(issuedAt)
-      .setExpirationTime(expiresAt)
-      .sign(this.#key);
-    return { token, expiresAt: new Date(expiresAt * 1000) };
+      nbf: Math.floor(this.#now() / 1000),
+    };
+    return this.#sign(claims, `system:serviceaccount:${namespace}:${serviceAccount}`, audiences.length > 0 ? [...audiences] : [tokenAudience], seconds);
   }
 
   /** A token for a person or a program that uses the API. */
   async issueAccess(name: string, role: string, namespaces: readonly string[] | undefined, seconds: number): Promise<{ token: string; expiresAt: Date }> {
-    const issuedAt = Math.floor(this.#now() / 1000);
-    const expiresAt = issuedAt + Math.floor(seconds);
-    const token = await new SignJWT({ 'mizzen.dev': { role, ...(namespaces === undefined ? {} : { namespaces }) } })
-      .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
-      .setIssuer(tokenIssuerName)
-      .setSubject(`user:${name}`)
-      .setAudience(accessAudience)
-      .setIssuedAt(issuedAt)
-      .setExpirationTime(expiresAt)
-      .sign(this.#key);
-    return { token, expiresAt: new Date(expiresAt * 1000) };
+    const claims = { 'mizzen.dev': { role, ...(namespaces === undefined ? {} : { namespaces }) } };
+    return this.#sign(claims, `user:${name}`, accessAudience, seconds);
   }
 
   /** Whose a token of the API is. Throws MizzenError `invalid-token`. */
   async verifyAccess(token: string): Promise<{ readonly name: string; readonly role: string; readonly namespaces: readonly string[] | undefined }> {
     const remedy = 'An admin makes a new one with `mizzen kubeconfig --user NAME --role ROLE`.';
     try {
-      const { payload } = await jwtVerify(token, this.#publicKey, {
-        algorithms: ['ES256'],
-        issuer: tokenIssuerName,
-        audience: accessAudience,
-        clockTolerance: clockToleranceSeconds,
-        requiredClaims: ['exp', 'sub'],
-        currentDate: new Date(this.#now()),
-      });
+      const payload = await this.#read(token, accessAudience);
       const { role, namespaces } = payload['mizzen.dev'] as { readonly role: string; readonly namespaces?: readonly string[] };
       return { name: payload.sub!.replace(/^user:/, ''), role, namespaces };
     } catch (error) {
@@ -116,14 +85,7 @@ export class TokenIssuer {
   async verify(token: string, forCertificate = false, audience = tokenAudience): Promise<TokenIdentity> {
     let payload: JWTPayload;
     try {
-      ({ payload } = await jwtVerify(token, this.#publicKey, {
-        algorithms: ['ES256'],
-        issuer: tokenIssuerName,
-        audience,
-        clockTolerance: clockToleranceSeconds,
-        requiredClaims: ['exp', 'sub'],
-        currentDate: new Date(this.#now()),
-      }));
+      payload = await this.#read(token, audience);
     } catch (error) {
       if (error instanceof errors.JWTExpired) throw new MizzenError('invalid-token', `the token has expired. ${remedy}`);
       if (error instanceof errors.JWTClaimValidationFailed)
@@ -137,5 +99,25 @@ export class TokenIssuer {
         throw new MizzenError('invalid-token', `the token was good once, and has been used. ${remedy}`);
     }
     return identityOfSubject(payload.sub!);
+  }
+
+  async #sign(claims: JWTPayload, subject: string, audience: string | string[], seconds: number): Promise<{ token: string; expiresAt: Date }> {
+    const issuedAt = Math.floor(this.#now() / 1000);
+    const expiresAt = issuedAt + Math.floor(seconds);
+    const token = await new SignJWT(claims)
+      .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
+      .setIssuer(tokenIssuerName)
+      .setSubject(subject)
+      .setAudience(audience)
+      .setIssuedAt(issuedAt)
+      .setExpirationTime(expiresAt)
+      .sign(this.#key);
+    return { token, expiresAt: new Date(expiresAt * 1000) };
+  }
+
+  /** What a token of ours says. Throws what jose throws. */
+  async #read(token: string, audience: string): Promise<JWTPayload> {
+    const options = { algorithms: ['ES256'], issuer: tokenIssuerName, audience, clockTolerance: clockToleranceSeconds, requiredClaims: ['exp', 'sub'] };
+    return (await jwtVerify(token, this.#publicKey, { ...options, currentDate: new Date(this.#now()) })).payload;
   }
 }

@@ -1,10 +1,8 @@
-import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
-import type { IncomingMessage } from 'node:http';
-import https from 'node:https';
 import { join } from 'node:path';
 import { checkServerIdentity, type PeerCertificate } from 'node:tls';
 import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { callHttps } from './https-call.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 import { certificatesIn, readBundleDocument, type SpiffeBundle } from './spiffe-bundle.ts';
 import { uriNamesOf } from './subject-alt-names.ts';
@@ -211,27 +209,17 @@ function refuseLookalikes(theirs: string, ours: string): void {
 
 /** `roots`: of the trust domain itself (profile https_spiffe), else the public web's (https_web; SPIFFE Federation, section 5.2). */
 async function fetchBundle(url: string, trustDomain: string, roots: string | undefined): Promise<string> {
-  const request = https.get(url, {
+  const { status, text } = await callHttps(url, {
     headers: { accept: 'application/json' },
     signal: AbortSignal.timeout(fetchTimeoutMs),
     agent: false,
+    maxBytes,
     ...(roots === undefined ? {} : { ca: roots }),
     checkServerIdentity: (host, certificate) =>
       roots === undefined ? checkServerIdentity(host, certificate) : endpointProblem(host, certificate, trustDomain),
   });
-  const [response] = (await once(request, 'response')) as [IncomingMessage];
-  if (response.statusCode !== 200) {
-    response.resume();
-    throw new Error(`it is answered with ${response.statusCode}`);
-  }
-  const chunks: Buffer[] = [];
-  let length = 0;
-  for await (const chunk of response as AsyncIterable<Buffer>) {
-    length += chunk.length;
-    if (length > maxBytes) throw new Error(`it has more than ${maxBytes} bytes`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString('utf8');
+  if (status !== 200) throw new Error(`it is answered with ${status}`);
+  return text;
 }
 
 /** The server is the trust domain's own: by a name that no workload's certificate has, or as SPIRE's server. */

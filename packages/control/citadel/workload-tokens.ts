@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs';
-import { request as httpsRequest } from 'node:https';
 import { isPlainObject } from '@mizzen/api';
 import { MizzenError, messageOf, silentLogger } from '@mizzen/common';
 import { createLocalJWKSet, decodeJwt, errors, type JSONWebKeySet, type JWTPayload, jwtVerify } from 'jose';
+import { callHttps } from './https-call.ts';
 import { JwksResolver, type KeySource } from './jwks-resolver.ts';
 import { clockToleranceSeconds, identityOfSubject, type TokenIdentity, type TokenIssuer, tokenAudience } from './token-issuer.ts';
 
@@ -124,27 +124,14 @@ async function review(token: string, { api, tokenFile, caFile }: KubernetesAcces
   return identityOfSubject(typeof name === 'string' ? name : '');
 }
 
-function post(url: string, body: string, { token, ca }: { readonly token: string; readonly ca: string }): Promise<unknown> {
-  return new Promise((resolve, reject) => {
-    const headers = { 'content-type': 'application/json', accept: 'application/json', authorization: `Bearer ${token}` };
-    const request = httpsRequest(url, { method: 'POST', headers, ca, agent: false, signal: AbortSignal.timeout(timeoutMs) }, (response) => {
-      const chunks: Buffer[] = [];
-      let length = 0;
-      response.on('error', reject);
-      response.on('data', (chunk: Buffer) => {
-        chunks.push(chunk);
-        if ((length += chunk.length) > maxAnswerBytes) request.destroy(new Error('its answer is too long'));
-      });
-      response.on('end', () => {
-        if (response.statusCode !== 200 && response.statusCode !== 201) return reject(new Error(`it answers with ${response.statusCode}`));
-        try {
-          resolve(JSON.parse(Buffer.concat(chunks).toString('utf8')));
-        } catch {
-          reject(new Error('its answer is no JSON'));
-        }
-      });
-    });
-    request.on('error', reject);
-    request.end(body);
-  });
+async function post(url: string, body: string, { token, ca }: { readonly token: string; readonly ca: string }): Promise<unknown> {
+  const headers = { 'content-type': 'application/json', accept: 'application/json', authorization: `Bearer ${token}` };
+  const signal = AbortSignal.timeout(timeoutMs);
+  const { status, text } = await callHttps(url, { method: 'POST', headers, body, ca, agent: false, signal, maxBytes: maxAnswerBytes });
+  if (status !== 200 && status !== 201) throw new Error(`it answers with ${status}`);
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Error('its answer is no JSON');
+  }
 }

@@ -1,4 +1,5 @@
 import { X509Certificate } from 'node:crypto';
+import { pemCertificates } from '@mizzen/common';
 import type { SecretStore } from '../tls/secret-store.ts';
 
 /** What may be shown of certificates: names, times and serial numbers, never a key. Envoy's /certs form. */
@@ -7,14 +8,10 @@ export function describeCertificates(secrets: SecretStore): unknown {
   return {
     certificates: keyPairs.map((name) => ({
       name,
-      cert_chain: pemBlocks(secrets.keyPair(name)!.cert).map(describe),
-      ca_cert: roots.flatMap((root) => pemBlocks(secrets.roots(root)!.pem).slice(0, 10).map(describe)),
+      cert_chain: pemCertificates(secrets.keyPair(name)!.cert).map(describe),
+      ca_cert: roots.flatMap((root) => pemCertificates(secrets.roots(root)!.pem).slice(0, 10).map(describe)),
     })),
   };
-}
-
-function pemBlocks(pem: string): string[] {
-  return pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
 }
 
 function describe(pem: string): unknown {

@@ -8,7 +8,7 @@ import { compileMetadataMatcher, type HasMetadata } from '../route/metadata-matc
 import type { PeerIdentity } from '../tls/peer-identity.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import type { Enforcement } from './enforcement.ts';
-import { connectionSubject } from './subject.ts';
+import { connectionSubject, type Subject } from './subject.ts';
 
 export interface Connecting {
   readonly info: ConnectionInfo;
@@ -29,9 +29,12 @@ export interface ConnectionStep {
 
 /** What the steps have found out, by filters. */
 export class ConnectionNotes implements HasMetadata {
+  /** Who it is, for rules. */
+  readonly subject: Subject;
   readonly #byFilter: Map<string, Record<string, unknown>>;
 
-  constructor() {
+  constructor({ info, peer }: Connecting) {
+    this.subject = connectionSubject(info, peer);
     this.#byFilter = new Map();
   }
 
@@ -52,8 +55,8 @@ const defaultTimeoutMs = 200;
 export function byRules(enforcement: Enforcement): ConnectionStep {
   const { shadowPrefix } = enforcement;
   return {
-    authorize({ info, peer }, notes, done) {
-      const subject = connectionSubject(info, peer);
+    authorize(_connecting, notes, done) {
+      const { subject } = notes;
       const shadow = enforcement.rehearse(subject);
       if (shadow?.policy !== undefined) notes.add(rbacName, { [`${shadowPrefix}shadow_effective_policy_id`]: shadow.policy });
       const { isAllowed, policy } = enforcement.decide(subject);

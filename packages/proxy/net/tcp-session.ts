@@ -109,7 +109,7 @@ export class TcpSession implements LoggedStream {
     downstream.on('error', () => this.close('DC', 'downstream_reset'));
     downstream.on('close', () => this.#downstreamClosed());
     if (settings.authorizations.length === 0) this.#connect();
-    else this.#authorize(0, new ConnectionNotes());
+    else this.#authorize(0, new ConnectionNotes(this));
   }
 
   get isClosed(): boolean {

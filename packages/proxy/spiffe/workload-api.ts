@@ -6,7 +6,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
-import { type Logger, MizzenError, messageOf, PushQueue } from '@mizzen/common';
+import { type Logger, MizzenError, messageOf, PushQueue, pemCertificates } from '@mizzen/common';
 import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
 import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
 import {
@@ -261,5 +261,5 @@ export class WorkloadApi {
 }
 
 function derOf(pem: string): Buffer[] {
-  return (pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? []).map((one) => new X509Certificate(one).raw);
+  return pemCertificates(pem).map((one) => new X509Certificate(one).raw);
 }

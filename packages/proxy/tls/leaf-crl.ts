@@ -1,5 +1,4 @@
-import { MizzenError, messageOf } from '@mizzen/common';
-import { derElements } from './der.ts';
+import { derElements, MizzenError, messageOf } from '@mizzen/common';
 
 /** Serial numbers of revoked certificates (hex) by who has issued them (the name in DER, hex). */
 export type RevokedLeaves = ReadonlyMap<string, ReadonlySet<string>>;

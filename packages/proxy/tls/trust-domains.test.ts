@@ -7,7 +7,6 @@ import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { packAny } from '@mizzen/envoy-api';
 import { SPIFFECertValidatorConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config_pb.js';
-import { derElement, derElements } from './der.ts';
 import { constrainedRoots, readTrustDomains } from './trust-domains.ts';
 
 describe('roots by trust domain', () => {
@@ -116,25 +115,5 @@ describe('roots by trust domain', () => {
     );
     const leaf = root('leaf-root', 'basicConstraints=critical,CA:FALSE');
     assert.throws(() => constrainedRoots(new Map([['a.example', leaf]]), 'here'), /not the certificate of an authority/);
-  });
-});
-
-describe('DER', () => {
-  it('is read as it is written, of any length', () => {
-    for (const length of [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x10000]) {
-      const content = Buffer.alloc(length, 7);
-      assert.deepEqual(
-        derElements(Buffer.concat([derElement(0x04, content), derElement(0x30)])).map(({ tag, content: found }) => [tag, found.length]),
-        [
-          [0x04, length],
-          [0x30, 0],
-        ],
-      );
-    }
-  });
-
-  it('is refused when it ends too early or lies about its length', () => {
-    for (const hex of ['30', '3005', '300301', '3080', '308500000000010a', '3082', '30820001'])
-      assert.throws(() => derElements(Buffer.from(hex, 'hex')), Error, hex);
   });
 });

@@ -1,10 +1,9 @@
 import { X509Certificate } from 'node:crypto';
-import { MizzenError, messageOf } from '@mizzen/common';
+import { type DerElement, derElement, derElements, MizzenError, messageOf, pemCertificates } from '@mizzen/common';
 import type { TypedExtensionConfig } from '@mizzen/envoy-api/gen/envoy/config/core/v3/extension_pb.js';
 import { SPIFFECertValidatorConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config_pb.js';
 import { unpackConfig } from '../filters/unpack-config.ts';
 import { readDataSource } from './data-source.ts';
-import { type DerElement, derElement, derElements } from './der.ts';
 
 /** Roots by trust domain, PEM: a root of one says nothing about identities of another. */
 export type RootsByDomain = ReadonlyMap<string, string>;
@@ -93,5 +92,5 @@ function nameConstraints(domains: readonly string[], given: DerElement | undefin
 }
 
 function certificatesIn(pem: string): X509Certificate[] {
-  return (pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? []).map((one) => new X509Certificate(one));
+  return pemCertificates(pem).map((one) => new X509Certificate(one));
 }

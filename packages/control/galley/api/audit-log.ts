@@ -1,7 +1,7 @@
-import { appendFileSync, existsSync, renameSync, statSync } from 'node:fs';
 import { isDeepStrictEqual } from 'node:util';
 import { isPlainObject, type Resource } from '@mizzen/api';
-import { type Logger, messageOf } from '@mizzen/common';
+import type { Logger } from '@mizzen/common';
+import { PrivateLog } from '../../citadel/private-log.ts';
 import type { Caller } from './access-control.ts';
 
 /** Who has changed what, or tried to. */
@@ -30,23 +30,10 @@ const maxBytes = 50 * 1024 * 1024;
 const maxChanges = 200;
 const maxValueLength = 2_000;
 
-/** A line of JSON for each change of the configuration. The file before is kept when it has grown large. */
-export class AuditLog {
-  readonly #path: string;
-  readonly #logger: Logger;
-
+/** An entry for each change of the configuration. */
+export class AuditLog extends PrivateLog<AuditEntry> {
   constructor(path: string, logger: Logger) {
-    this.#path = path;
-    this.#logger = logger;
-  }
-
-  write(entry: AuditEntry): void {
-    try {
-      if (existsSync(this.#path) && statSync(this.#path).size > maxBytes) renameSync(this.#path, `${this.#path}.1`);
-      appendFileSync(this.#path, `${JSON.stringify(entry)}\n`, { mode: 0o600 });
-    } catch (error) {
-      this.#logger.error('the audit log cannot be written', { path: this.#path, error: messageOf(error) });
-    }
+    super(path, maxBytes, 'the audit log', logger);
   }
 }
 
