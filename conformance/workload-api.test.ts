@@ -3,14 +3,12 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync, statSync } from 'node:fs';
-import net from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, describe, it } from 'node:test';
 import tls from 'node:tls';
-import { Code, ConnectError, createClient } from '@connectrpc/connect';
-import { createGrpcTransport } from '@connectrpc/connect-node';
-import { SpiffeWorkloadAPI } from '@mizzen/envoy-api/gen/spiffe/workload_pb.js';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { workloadApi } from '../e2e/support/identities.ts';
 import { service, TestMesh } from '../e2e/support/mesh.ts';
 import { skipWithout } from '../e2e/support/requirements.ts';
 import { takeStep } from '../packages/control/root-rotation.ts';
@@ -34,8 +32,7 @@ describe('the SPIFFE Workload API', () => {
   });
   after(() => mesh.close());
 
-  const client = () =>
-    createClient(SpiffeWorkloadAPI, createGrpcTransport({ baseUrl: 'http://localhost', nodeOptions: { createConnection: () => net.connect(socketPath) } }));
+  const client = () => workloadApi(socketPath);
   const headers = { 'workload.spiffe.io': 'true' };
   const refusal = async (what: Promise<unknown>) => {
     const error = await what.then(

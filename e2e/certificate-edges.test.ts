@@ -5,10 +5,10 @@ import { createPrivateKey, webcrypto } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import tls from 'node:tls';
 import { homeFiles } from '@mizzen/control';
 import * as x509 from '@peculiar/x509';
 import { exportKey, serialNumber } from '../packages/control/citadel/ca-generation.ts';
+import { type Pair, statusFor } from './support/identities.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
@@ -82,14 +82,7 @@ describe('certificates that are not as they should be', () => {
     });
     return { cert: `${leaf.toString('pem')}\n${chain}`, key: await exportKey(keys.privateKey) };
   };
-  const isTaken = (pair: { readonly cert: string; readonly key: string }) =>
-    new Promise<boolean>((resolve) => {
-      const socket = tls.connect({ host: '127.0.0.1', port: server.inboundPort, rejectUnauthorized: false, ALPNProtocols: ['istio'], ...pair });
-      socket.once('secureConnect', () => socket.write('GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n'));
-      socket.once('data', (data) => resolve(data.toString().startsWith('HTTP/1.1 200')));
-      socket.once('error', () => resolve(false));
-      socket.once('close', () => resolve(false));
-    });
+  const isTaken = async (pair: Pair) => (await statusFor(server.inboundPort, pair)) === 200;
   const uri = (value: string) => ({ type: 'url' as const, value });
   const good = uri('spiffe://cluster.local/ns/default/sa/client');
   const { clientAuth, serverAuth } = x509.ExtendedKeyUsage;

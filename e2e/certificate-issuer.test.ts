@@ -1,27 +1,20 @@
 import 'reflect-metadata';
 import assert from 'node:assert/strict';
-import { webcrypto, X509Certificate } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Code, ConnectError, createClient } from '@connectrpc/connect';
-import { createGrpcTransport } from '@connectrpc/connect-node';
 import { type CertificateIssuer, homeFiles, IstioCaIssuer } from '@mizzen/control';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
-import { Pkcs10CertificateRequestGenerator } from '@peculiar/x509';
 import { CertificateAuthority } from '../packages/control/citadel/certificate-authority.ts';
 import { CheckedIssuer } from '../packages/control/citadel/certificate-issuer.ts';
 import { call, until } from './support/http.ts';
+import { citadelTransport, signingRequest } from './support/identities.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 const forwarder = { namespace: 'istio-system', serviceAccount: 'mizzen-control' };
-
-async function signingRequest(): Promise<string> {
-  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
-  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
-  return (await Pkcs10CertificateRequestGenerator.create({ name: 'O=x', keys, signingAlgorithm: algorithm }, webcrypto)).toString('pem');
-}
 
 describe('certificates that another authority signs', () => {
   let upstream: TestMesh;
@@ -54,14 +47,7 @@ describe('certificates that another authority signs', () => {
       .map((line) => JSON.parse(line) as { outcome: string; identity: string; forwarder?: string; serial?: string; reason?: string });
   const ask = (by: { readonly token: string }, metadata: Record<string, string>) =>
     upstreamClient().createCertificate({ csr: 'x', metadata }, { headers: { authorization: `Bearer ${by.token}` } });
-  const upstreamClient = () =>
-    createClient(
-      IstioCertificateService,
-      createGrpcTransport({
-        baseUrl: `https://127.0.0.1:${upstream.plane.xdsPort}`,
-        nodeOptions: { ca: readFileSync(homeFiles(upstream.home).rootCertificate), servername: 'mizzen-control' },
-      }),
-    );
+  const upstreamClient = () => createClient(IstioCertificateService, citadelTransport(upstream));
 
   it('carry the mesh: workloads prove themselves by them, and renew them', async () => {
     const asked = () => call({ port: client.outboundPort, headers: { host: 'web:9080' } });
@@ -126,7 +112,7 @@ describe('a certificate issuer that is somebody else’s code', () => {
   it('is believed only where its certificate is what was asked for', async () => {
     const authority = await CertificateAuthority.open(join(folder, 'a'), 'cluster.local');
     const stranger = await CertificateAuthority.open(join(folder, 'b'), 'cluster.local');
-    const csr = await signingRequest();
+    const { csr } = await signingRequest();
     const by = (issue: CertificateIssuer['issue']) => new CheckedIssuer({ name: 'test', roots: authority.rootCertificate, issue }).issue(csr, identity, 600);
     const chainFor = async (who: typeof identity, from = authority, request = csr) => (await from.issue(request, who, 600)).chain;
     const good = await by(() => chainFor(identity));
@@ -136,7 +122,7 @@ describe('a certificate issuer that is somebody else’s code', () => {
     for (const [issue, problem] of [
       [async () => [], /there is none/],
       [() => chainFor({ ...identity, serviceAccount: 'admin' }), /it is for URI:spiffe:\/\/cluster\.local\/ns\/default\/sa\/admin, and not for/],
-      [async () => chainFor(identity, authority, await signingRequest()), /it is for another key/],
+      [async () => chainFor(identity, authority, (await signingRequest()).csr), /it is for another key/],
       [() => chainFor(identity, stranger), /it does not lead to one of its roots/],
       [async () => (await chainFor(identity)).slice(0, 1), /it does not lead to one of its roots/],
       [async () => [(await chainFor(identity))[0]!, (await chainFor(identity, stranger))[1]!], /its chain is broken/],

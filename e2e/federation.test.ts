@@ -1,17 +1,13 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import net from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import tls from 'node:tls';
-import { createClient } from '@connectrpc/connect';
-import { createGrpcTransport } from '@connectrpc/connect-node';
 import { silentLogger } from '@mizzen/common';
 import { bundlePath } from '@mizzen/control';
-import { SpiffeWorkloadAPI } from '@mizzen/envoy-api/gen/spiffe/workload_pb.js';
 import { TrustBundles } from '../packages/control/citadel/trust-bundles.ts';
 import { takeStep } from '../packages/control/root-rotation.ts';
 import { call, until } from './support/http.ts';
+import { statusFor, workloadApi } from './support/identities.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 /** What the mesh trusts beside its own roots, as Istio's mesh config says it. */
@@ -19,8 +15,6 @@ const trusts = (entries: readonly object[]) =>
   `apiVersion: v1\nkind: ConfigMap\nmetadata: { name: istio, namespace: istio-system }\ndata:\n  mesh: '${JSON.stringify({ caCertificates: entries }).replaceAll("'", "''")}'\n`;
 
 const headers = { 'workload.spiffe.io': 'true' };
-const workloadApi = (path: string) =>
-  createClient(SpiffeWorkloadAPI, createGrpcTransport({ baseUrl: 'http://localhost', nodeOptions: { createConnection: () => net.connect(path) } }));
 
 /** Two meshes, `here` and `there`, with control planes and roots of their own. */
 describe('a federation of trust domains', () => {
@@ -39,12 +33,7 @@ describe('a federation of trust domains', () => {
   /** Whether a certificate by the authority of one mesh, for an identity of a trust domain, is taken by the server. */
   const isTaken = async (by: TestMesh, trustDomain: string) => {
     const pair = await by.plane.authority.issueServer({ dns: [], ip: [], identity: { trustDomain, namespace: 'default', serviceAccount: 'client' } }, 600);
-    return new Promise<boolean>((resolve) => {
-      const socket = tls.connect({ host: '127.0.0.1', port: web.inboundPort, rejectUnauthorized: false, ALPNProtocols: ['istio'], ...pair });
-      socket.once('secureConnect', () => socket.write('GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n'));
-      socket.once('data', () => resolve(true));
-      for (const event of ['error', 'close']) socket.once(event, () => resolve(false));
-    });
+    return (await statusFor(web.inboundPort, pair)) !== undefined;
   };
   before(async () => {
     here = await TestMesh.start({ trustDomain: 'here.example', bundleRefreshSeconds: 0.1 });

@@ -1,22 +1,17 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { after, before, describe, it } from 'node:test';
-import { mizzenCommand } from '../packages/cli/runner/program.ts';
 import { BrokerProcess } from './support/brokers.ts';
+import { RunningExample } from './support/example.ts';
 import { call, until } from './support/http.ts';
 import { skipWithout } from './support/requirements.ts';
 
 /** The example as a user runs it: three services in two languages, a canary, and the broker changed under them. */
 describe('the orders example', { skip: skipWithout('python3') }, () => {
-  let home: string;
+  let example: RunningExample;
   let folder: string;
-  let child: ReturnType<typeof spawn>;
-  const lines: string[] = [];
+  let lines: readonly string[];
   const sent = async (version = 'v1') =>
     JSON.parse((await call({ port: 8081, path: '/sent', headers: { host: 'shop.test', 'x-version': version } })).body) as {
       by: string;
@@ -31,25 +26,10 @@ describe('the orders example', { skip: skipWithout('python3') }, () => {
   };
 
   before(async () => {
-    home = mkdtempSync(join(tmpdir(), 'mizzen-orders-'));
-    folder = join(home, 'orders');
-    cpSync(join(import.meta.dirname, '../examples/orders'), folder, { recursive: true });
-    const [program, ...args] = [...mizzenCommand, 'up', folder, '--home', join(home, 'state'), '--api-port', '0', '--xds-port', '0'];
-    child = spawn(program!, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-    await new Promise<void>((resolve, reject) => {
-      child.once('exit', () => reject(new Error(lines.join('\n'))));
-      createInterface({ input: child.stdout! }).on('line', (line) => {
-        lines.push(line);
-        if (line.includes('Ctrl-C stops everything')) resolve();
-      });
-    });
+    example = await RunningExample.start('orders');
+    ({ folder, lines } = example);
   });
-  after(async () => {
-    const exited = once(child, 'exit');
-    child.kill('SIGINT');
-    await exited;
-    rmSync(home, { recursive: true, force: true });
-  });
+  after(() => example.close());
 
   it('starts without a word of trouble', () => {
     assert.deepEqual(

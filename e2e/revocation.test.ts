@@ -1,27 +1,23 @@
 import 'reflect-metadata';
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { webcrypto } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import tls from 'node:tls';
 import { createClient } from '@connectrpc/connect';
-import { createGrpcTransport } from '@connectrpc/connect-node';
 import { homeFiles } from '@mizzen/control';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
-import { Pkcs10CertificateRequestGenerator } from '@peculiar/x509';
-import { exportKey } from '../packages/control/citadel/ca-generation.ts';
 import { Revocations } from '../packages/control/citadel/revocations.ts';
 import { takeStep } from '../packages/control/root-rotation.ts';
 import { call, until } from './support/http.ts';
+import { citadelTransport, type Pair, signingRequest, statusFor } from './support/identities.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 describe('a certificate that is revoked', () => {
   let mesh: TestMesh;
   let web: RunningProxy;
   let client: RunningProxy;
-  let intruder: { readonly cert: string; readonly key: string };
+  let intruder: Pair;
   before(async () => {
     mesh = await TestMesh.start();
     await mesh.apply(
@@ -34,35 +30,16 @@ describe('a certificate that is revoked', () => {
   });
   after(() => mesh.close());
 
-  const authorityBy = (pair: { readonly cert: string; readonly key: string } | undefined) =>
-    createClient(
-      IstioCertificateService,
-      createGrpcTransport({
-        baseUrl: `https://127.0.0.1:${mesh.plane.xdsPort}`,
-        nodeOptions: { ca: readFileSync(homeFiles(mesh.home).rootCertificate), servername: 'mizzen-control', ...pair },
-      }),
-    );
-  const request = async () => {
-    const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
-    const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
-    const csr = (await Pkcs10CertificateRequestGenerator.create({ name: 'O=x', keys, signingAlgorithm: algorithm }, webcrypto)).toString('pem');
-    return { csr, key: await exportKey(keys.privateKey) };
-  };
+  const authorityBy = (pair: Pair | undefined) => createClient(IstioCertificateService, citadelTransport(mesh, pair));
   /** By the service that writes the log: what is not in it cannot be revoked. */
   const certificateFor = async (serviceAccount: string) => {
-    const { csr, key } = await request();
+    const { csr, key } = await signingRequest();
     const { token } = await mesh.plane.tokens.issue('default', serviceAccount, [], 600);
     const { certChain } = await authorityBy(undefined).createCertificate({ csr }, { headers: { authorization: `Bearer ${token}` } });
     return { cert: certChain.slice(0, -1).join('\n'), key };
   };
-  const isTaken = (pair: { readonly cert: string; readonly key: string }) =>
-    new Promise<boolean>((resolve) => {
-      const socket = tls.connect({ host: '127.0.0.1', port: web.inboundPort, rejectUnauthorized: false, ALPNProtocols: ['istio'], ...pair });
-      socket.once('secureConnect', () => socket.write('GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n'));
-      socket.once('data', () => resolve(true));
-      for (const event of ['error', 'close']) socket.once(event, () => resolve(false));
-    });
-  const api = (method: string, path: string, body?: object, pair?: { readonly cert: string; readonly key: string }) =>
+  const isTaken = async (pair: Pair) => (await statusFor(web.inboundPort, pair)) !== undefined;
+  const api = (method: string, path: string, body?: object, pair?: Pair) =>
     call({
       ...{ port: mesh.plane.apiPort, path, method, tls: { rejectUnauthorized: false, ...pair } },
       headers: pair ? {} : { authorization: `Bearer ${readFileSync(homeFiles(mesh.home).adminToken, 'utf8').trim()}`, 'content-type': 'application/json' },
@@ -86,7 +63,7 @@ describe('a certificate that is revoked', () => {
       ['spiffe://cluster.local/ns/default/sa/intruder'],
     );
     assert.equal(await isTaken(intruder), false);
-    await assert.rejects(authorityBy(intruder).createCertificate({ csr: (await request()).csr }), /the certificate is revoked/);
+    await assert.rejects(authorityBy(intruder).createCertificate({ csr: (await signingRequest()).csr }), /the certificate is revoked/);
     const answer = await api('GET', '/api/v1/namespaces/default/services', undefined, intruder);
     assert.deepEqual([answer.status, answer.body.includes('the certificate is revoked')], [401, true]);
     assert.equal(await isTaken(await certificateFor('intruder')), true);

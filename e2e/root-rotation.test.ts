@@ -1,17 +1,16 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { webcrypto, X509Certificate } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { after, before, describe, it } from 'node:test';
-import tls from 'node:tls';
 import { homeFiles } from '@mizzen/control';
-import { Pkcs10CertificateRequestGenerator } from '@peculiar/x509';
 import { CertificateAuthority } from '../packages/control/citadel/certificate-authority.ts';
 import { authorityStatus, takeStep } from '../packages/control/root-rotation.ts';
 import { call, until } from './support/http.ts';
+import { type Pair, signingRequest, statusFor } from './support/identities.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 const identity = { trustDomain: 'cluster.local', namespace: 'default', serviceAccount: 'client' };
@@ -40,14 +39,7 @@ describe('a change of roots', () => {
       (names) => names.length === 0,
       15_000,
     );
-  const isTaken = (pair: { readonly cert: string; readonly key: string }) =>
-    new Promise<boolean>((resolve) => {
-      const socket = tls.connect({ host: '127.0.0.1', port: server.inboundPort, rejectUnauthorized: false, ALPNProtocols: ['istio'], ...pair });
-      socket.once('secureConnect', () => socket.write('GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n'));
-      socket.once('data', () => resolve(true));
-      socket.once('error', () => resolve(false));
-      socket.once('close', () => resolve(false));
-    });
+  const isTaken = async (pair: Pair) => (await statusFor(server.inboundPort, pair)) !== undefined;
 
   it('goes through three steps, each when all are ready, and no request fails', async () => {
     const { authority } = mesh.plane;
@@ -185,10 +177,7 @@ describe('the certificate authority', () => {
   it('signs 1,000 requests in less than 2 s', async () => {
     const directory = folder();
     const authority = await CertificateAuthority.open(directory, 'cluster.local');
-    const keys = await webcrypto.subtle.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, true, ['sign', 'verify']);
-    const csr = (await Pkcs10CertificateRequestGenerator.create({ name: 'O=mizzen', keys, signingAlgorithm: { name: 'ECDSA', hash: 'SHA-256' } })).toString(
-      'pem',
-    );
+    const { csr } = await signingRequest();
     for (let i = 0; i < 50; i++) await authority.issue(csr, identity, 0);
     const [wall, cpu] = [performance.now(), process.cpuUsage()];
     for (let i = 0; i < 1_000; i++) await authority.issue(csr, identity, 0);

@@ -1,26 +1,17 @@
 import assert from 'node:assert/strict';
-import { execFile, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { after, before, describe, it } from 'node:test';
-import { promisify } from 'node:util';
-import { mizzenCommand } from '../packages/cli/runner/program.ts';
+import { RunningExample } from './support/example.ts';
 import { call, until } from './support/http.ts';
 
 /** The recipes for security as a user runs them. */
 describe('the recipes for security', () => {
-  let home: string;
+  let example: RunningExample;
   let folder: string;
-  let child: ReturnType<typeof spawn>;
-  const lines: string[] = [];
+  let lines: readonly string[];
 
-  const mizzen = async (...args: string[]) => {
-    const [program, ...first] = mizzenCommand;
-    return (await promisify(execFile)(program!, [...first, ...args, '--home', join(home, 'state')])).stdout;
-  };
+  const mizzen = (...args: readonly string[]) => example.mizzen(...args);
   const ask = async (path: string, headers: Record<string, string> = {}) => {
     const { status, body } = await call({ port: 8084, path, headers: { host: 'edge.test', ...headers } });
     return { status, body, said: body.startsWith('{') ? (JSON.parse(body) as Record<string, unknown>) : {} };
@@ -30,25 +21,10 @@ describe('the recipes for security', () => {
   const settles = (what: string, status: () => Promise<unknown>, wanted: number) => until(what, status, (one) => one === wanted);
 
   before(async () => {
-    home = mkdtempSync(join(tmpdir(), 'mizzen-security-'));
-    folder = join(home, 'security');
-    cpSync(join(import.meta.dirname, '../examples/security'), folder, { recursive: true });
-    const [program, ...args] = [...mizzenCommand, 'up', join(folder, 'mesh'), '--home', join(home, 'state'), '--api-port', '0', '--xds-port', '0'];
-    child = spawn(program!, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-    await new Promise<void>((resolve, reject) => {
-      child.once('exit', () => reject(new Error(lines.join('\n'))));
-      createInterface({ input: child.stdout! }).on('line', (line) => {
-        lines.push(line);
-        if (line.includes('Ctrl-C stops everything')) resolve();
-      });
-    });
+    example = await RunningExample.start('security', 'mesh');
+    ({ folder, lines } = example);
   });
-  after(async () => {
-    const exited = once(child, 'exit');
-    child.kill('SIGINT');
-    await exited;
-    rmSync(home, { recursive: true, force: true });
-  });
+  after(() => example.close());
 
   it('start without a word of trouble, with everybody let in', async () => {
     assert.deepEqual(

@@ -6,12 +6,12 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import tls from 'node:tls';
 import { Code, ConnectError, createClient } from '@connectrpc/connect';
-import { createGrpcTransport } from '@connectrpc/connect-node';
 import { homeFiles } from '@mizzen/control';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { CertificateAuthority } from '../packages/control/citadel/certificate-authority.ts';
 import { TokenIssuer } from '../packages/control/citadel/token-issuer.ts';
 import { call, until } from './support/http.ts';
+import { citadelTransport } from './support/identities.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 const strict =
@@ -154,11 +154,7 @@ describe('identity and mutual TLS', () => {
 
   it('gives a certificate only for the identity that a token proves', async () => {
     const files = homeFiles(mesh.home);
-    const transport = createGrpcTransport({
-      baseUrl: `https://127.0.0.1:${mesh.plane.xdsPort}`,
-      nodeOptions: { ca: readFileSync(files.rootCertificate), servername: 'mizzen-control' },
-    });
-    const authority = createClient(IstioCertificateService, transport);
+    const authority = createClient(IstioCertificateService, citadelTransport(mesh));
     const refused = async (token: string | undefined, expected: RegExp) => {
       await assert.rejects(
         authority.createCertificate({ csr: 'x' }, { headers: token === undefined ? {} : { authorization: `Bearer ${token}` } }),

@@ -1,26 +1,16 @@
 import assert from 'node:assert/strict';
-import { execFile, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { cpSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { promisify } from 'node:util';
-import { mizzenCommand } from '../packages/cli/runner/program.ts';
+import { RunningExample } from './support/example.ts';
 import { call, until } from './support/http.ts';
 
 /** The recipes as a user runs them: the mesh as processes, each file applied by the command line, the effect asked for at the gateway. */
 describe('the recipes for traffic', () => {
-  let home: string;
+  let example: RunningExample;
   let folder: string;
-  let child: ReturnType<typeof spawn>;
-  const lines: string[] = [];
+  let lines: readonly string[];
 
-  const mizzen = async (...args: string[]) => {
-    const [program, ...first] = mizzenCommand;
-    return (await promisify(execFile)(program!, [...first, ...args, '--home', join(home, 'state')])).stdout;
-  };
+  const mizzen = (...args: readonly string[]) => example.mizzen(...args);
   const ask = async (path = '/', headers: Record<string, string> = {}, port = 8082) => {
     const answer = await call({ port, path, headers: { host: 'shop.test', ...headers } });
     return { status: answer.status, ...(answer.body.startsWith('{') ? (JSON.parse(answer.body) as Record<string, unknown>) : {}) } as {
@@ -43,25 +33,10 @@ describe('the recipes for traffic', () => {
   };
 
   before(async () => {
-    home = mkdtempSync(join(tmpdir(), 'mizzen-recipes-'));
-    folder = join(home, 'traffic');
-    cpSync(join(import.meta.dirname, '../examples/traffic'), folder, { recursive: true });
-    const [program, ...args] = [...mizzenCommand, 'up', join(folder, 'mesh'), '--home', join(home, 'state'), '--api-port', '0', '--xds-port', '0'];
-    child = spawn(program!, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-    await new Promise<void>((resolve, reject) => {
-      child.once('exit', () => reject(new Error(lines.join('\n'))));
-      createInterface({ input: child.stdout! }).on('line', (line) => {
-        lines.push(line);
-        if (line.includes('Ctrl-C stops everything')) resolve();
-      });
-    });
+    example = await RunningExample.start('traffic', 'mesh');
+    ({ folder, lines } = example);
   });
-  after(async () => {
-    const exited = once(child, 'exit');
-    child.kill('SIGINT');
-    await exited;
-    rmSync(home, { recursive: true, force: true });
-  });
+  after(() => example.close());
   beforeEach(async () => {
     for (const file of ['edge.yaml', 'services.yaml']) await mizzen('apply', '-f', join(folder, 'mesh', file));
     for (const port of [8082, 8083])

@@ -1,20 +1,19 @@
 import 'reflect-metadata';
 import assert from 'node:assert/strict';
-import { webcrypto, X509Certificate } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Code, ConnectError, createClient } from '@connectrpc/connect';
-import { createGrpcTransport } from '@connectrpc/connect-node';
 import { homeFiles } from '@mizzen/control';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
-import { Pkcs10CertificateRequestGenerator } from '@peculiar/x509';
 import { TokenIssuer as OwnTokens } from '../packages/control/citadel/token-issuer.ts';
 import { KnownTokens } from '../packages/control/citadel/workload-tokens.ts';
 import { until } from './support/http.ts';
+import { citadelTransport, signingRequest } from './support/identities.ts';
 import { TestMesh } from './support/mesh.ts';
 import { TokenIssuer } from './support/tokens.ts';
 
@@ -39,20 +38,14 @@ describe('tokens by which a workload proves who it is', () => {
     const files = homeFiles(cluster.home);
     const kubernetes = { api: `https://127.0.0.1:${cluster.plane.apiPort}`, tokenFile: files.adminToken, caFile: files.rootCertificate };
     mesh = await TestMesh.start({ tokenSources: { issuers: [issuer.issuer], kubernetes } });
-    const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
-    const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
-    csr = (await Pkcs10CertificateRequestGenerator.create({ name: 'O=x', keys, signingAlgorithm: algorithm }, webcrypto)).toString('pem');
+    ({ csr } = await signingRequest());
   });
   after(async () => {
     for (const close of closers) close();
     await Promise.all([mesh.close(), cluster.close()]);
   });
 
-  const transport = () =>
-    createGrpcTransport({
-      baseUrl: `https://127.0.0.1:${mesh.plane.xdsPort}`,
-      nodeOptions: { ca: readFileSync(homeFiles(mesh.home).rootCertificate), servername: 'mizzen-control' },
-    });
+  const transport = () => citadelTransport(mesh);
   /** The identity that a token is given a certificate for. */
   const identityBy = async (token: string) => {
     const { certChain } = await createClient(IstioCertificateService, transport()).createCertificate(
