@@ -11,6 +11,10 @@ import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 const policy = (spec: string, more = '', name = 'shop') =>
   `---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: { name: ${name}${more} }\nspec:\n${spec}`;
 
+/** A service outside of the mesh, on this machine. */
+const external = (name: string, port: number, portName: string) =>
+  `---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: ${name} }\nspec:\n  hosts: [${name}.example]\n  resolution: STATIC\n  ports: [{ number: ${port}, name: ${portName}, protocol: ${portName.toUpperCase()} }]\n  endpoints: [{ address: 127.0.0.1 }]\n`;
+
 describe('AuthorizationPolicy', () => {
   let mesh: TestMesh;
   let shop: RunningProxy;
@@ -143,15 +147,7 @@ describe('AuthorizationPolicy', () => {
     const ask = (provider: string, rules = 'rules: [{ to: [{ operation: { ports: ["9001"] } }] }]') =>
       apply(policy(`  selector: { matchLabels: { app: ledger } }\n  action: CUSTOM\n  provider: { name: ${provider} }\n  ${rules}\n`, '', 'ledger'));
     try {
-      await mesh.apply(`apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: { name: decider }
-spec:
-  hosts: [decider.example]
-  resolution: STATIC
-  ports: [{ number: ${servers.grpcPort}, name: grpc, protocol: GRPC }]
-  endpoints: [{ address: 127.0.0.1 }]
----
+      await mesh.apply(`${external('decider', servers.grpcPort, 'grpc')}---
 apiVersion: v1
 kind: ConfigMap
 metadata: { name: istio, namespace: istio-system }
@@ -260,8 +256,6 @@ data:
 
   it('asks somebody else where a policy says so, and denies where nobody can be asked', async () => {
     const servers = await authorizationServers();
-    const external = (name: string, port: number, portName: string) =>
-      `---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: ${name} }\nspec:\n  hosts: [${name}.example]\n  resolution: STATIC\n  ports: [{ number: ${port}, name: ${portName}, protocol: ${portName.toUpperCase()} }]\n  endpoints: [{ address: 127.0.0.1 }]\n`;
     try {
       await apply(policy('  action: CUSTOM\n  provider: { name: opa }\n  rules: [{ to: [{ operation: { paths: ["/asked*"] } }] }]\n'));
       assert.deepEqual([await ask(anna, '/asked'), await ask(anna, '/')], [403, 200]);

@@ -1,3 +1,5 @@
+// Longer than other files: a request's life is one state machine, whose fields are nobody else's. What needs none of them is in files of its
+// own (mirrors, hedging, rewriting, retry conditions, replies, records).
 import { requestSubject, type Subject } from '../authorization/subject.ts';
 import type { Violation } from '../http1/violation.ts';
 import { violations } from '../http1/violation.ts';
@@ -60,7 +62,7 @@ const maxInterimHeads = 32;
 
 /**
  * One request and its response: filters, route, cluster, endpoint, and back. It is the receiver of the upstream's events and of the
- * client's body, and knows no version of HTTP: those are behind `Downstream` and `UpstreamStream`. Longer than other files, since a request's life is one state machine that reads best in one place.
+ * client's body, and knows no version of HTTP: those are behind `Downstream` and `UpstreamStream`.
  */
 export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream {
   readonly downstream: Downstream;

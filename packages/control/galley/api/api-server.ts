@@ -6,7 +6,6 @@ import type { AddressInfo } from 'node:net';
 import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf, type Origin, version as programVersion } from '@mizzen/common';
 import { ApiError, badRequest, notFound } from '../api-error.ts';
-import { type Change, RevisionTooOld, type StoredResource } from '../config-store.ts';
 import { jsonPatch } from '../patch/json-patch.ts';
 import { mergePatch } from '../patch/merge-patch.ts';
 import { strategicMergePatch } from '../patch/strategic-merge-patch.ts';
@@ -17,8 +16,9 @@ import type { Authenticator } from './authenticator.ts';
 import { apiGroup, apiGroupList, apiResourceList, apiVersionFor, apiVersions, groups } from './discovery.ts';
 import { openApiDocument, openApiIndex } from './openapi.ts';
 import { readBody } from './request-body.ts';
-import { fieldSelector, labelSelector, type Predicate } from './selectors.ts';
+import { predicateOf } from './selectors.ts';
 import { toTable } from './table.ts';
+import { isTrue, watchResources } from './watch.ts';
 
 /**
  * The rules API: Kubernetes' REST conventions over Galley's registry, on TLS, for holders of the admin token only. kubectl, client
@@ -83,8 +83,6 @@ interface Target {
 const tokenReviewPath = '/apis/authentication.k8s.io/v1/tokenreviews';
 /** On a TokenRequest: the token is good for one certificate. */
 const onceAnnotation = 'mizzen.dev/once';
-const bookmarkIntervalMs = 30_000;
-const watchBufferLimitBytes = 16 * 1024 * 1024;
 
 export class ApiServer {
   readonly #options: ApiServerOptions;
@@ -334,82 +332,25 @@ export class ApiServer {
   async #list(call: Call, target: Target): Promise<void> {
     const { searchParams } = call.url;
     const predicate = predicateOf(searchParams);
-    if (isTrue(searchParams.get('watch'))) return this.#watch(call, target, predicate);
+    if (isTrue(searchParams.get('watch')))
+      return watchResources({
+        ...{
+          request: call.request,
+          response: call.response,
+          url: call.url,
+          kind: target.kind,
+          version: target.version,
+          namespace: target.namespace,
+          predicate,
+        },
+        ...{ store: this.#options.registry.store, table: tableRequested(call), now: () => this.#now(), present: (resource) => this.#present(target, resource) },
+      });
     const { items, revision } = await this.#options.registry.store.list(target.kind.group, target.kind.kind, target.namespace);
     const resources = items.map((stored) => this.#present(target, stored.resource)).filter(predicate);
     const table = tableRequested(call);
     if (table) return sendJson(call.response, 200, toTable(target.kind, resources, String(revision), table.includeObject, this.#now()));
     const apiVersion = apiVersionFor(target.kind, target.version);
     sendJson(call.response, 200, { kind: `${target.kind.kind}List`, apiVersion, metadata: { resourceVersion: String(revision) }, items: resources });
-  }
-
-  async #watch(call: Call, target: Target, predicate: Predicate): Promise<void> {
-    const { request, response, url } = call;
-    const { store } = this.#options.registry;
-    const table = tableRequested(call);
-    const given = url.searchParams.get('resourceVersion') ?? '';
-    let sentHeader = false;
-    response.writeHead(200, { 'content-type': 'application/json', 'cache-control': 'no-cache' });
-    response.flushHeaders();
-    const send = (type: string, object: unknown) => {
-      response.write(`${JSON.stringify({ type, object })}\n`);
-      // A client that does not read is cut off rather than buffered for: it will list and watch again.
-      if (response.writableLength > watchBufferLimitBytes) response.destroy();
-    };
-    const sendResource = (type: string, resource: Resource) => {
-      const presented = this.#present(target, resource);
-      if (!table) return send(type, presented);
-      send(type, toTable(target.kind, [presented], resource.metadata.resourceVersion ?? '', table.includeObject, this.#now(), !sentHeader));
-      sentHeader = true;
-    };
-    const isOurs = (stored: StoredResource) =>
-      stored.key.group === target.kind.group &&
-      stored.key.kind === target.kind.kind &&
-      (target.namespace === undefined || stored.key.namespace === target.namespace);
-    const onChange = (change: Change) => {
-      if (!isOurs(change.stored)) return;
-      const matches = predicate(change.stored.resource);
-      const matched = change.previous !== undefined && predicate(change.previous.resource);
-      if (change.type === 'deleted') {
-        if (matched) sendResource('DELETED', change.stored.resource);
-      } else if (matches) sendResource(matched ? 'MODIFIED' : 'ADDED', change.stored.resource);
-      else if (matched) sendResource('DELETED', change.stored.resource);
-    };
-
-    let since = Number(given);
-    if (given === '' || given === '0') {
-      const { items, revision } = await store.list(target.kind.group, target.kind.kind, target.namespace);
-      for (const stored of items) if (predicate(stored.resource)) sendResource('ADDED', stored.resource);
-      since = revision;
-    } else if (!Number.isSafeInteger(since) || since < 0) {
-      send('ERROR', badRequest(`resourceVersion ${JSON.stringify(given)} is not a number`).toStatus());
-      return void response.end();
-    }
-    let stop: () => void;
-    try {
-      stop = store.watch(since, onChange);
-    } catch (error) {
-      if (!(error instanceof RevisionTooOld)) throw error;
-      send('ERROR', new ApiError(410, 'Expired', `too old resource version: ${given} (${error.oldest})`).toStatus());
-      return void response.end();
-    }
-    const wantsBookmarks = isTrue(url.searchParams.get('allowWatchBookmarks'));
-    const bookmark = setInterval(() => {
-      if (wantsBookmarks)
-        send('BOOKMARK', {
-          kind: target.kind.kind,
-          apiVersion: apiVersionFor(target.kind, target.version),
-          metadata: { resourceVersion: String(store.revision()) },
-        });
-    }, bookmarkIntervalMs);
-    const timeoutSeconds = Math.min(Number(url.searchParams.get('timeoutSeconds')) || 1800, 3600);
-    const deadline = setTimeout(() => response.end(), timeoutSeconds * 1000);
-    request.socket.setTimeout(0);
-    response.on('close', () => {
-      stop();
-      clearInterval(bookmark);
-      clearTimeout(deadline);
-    });
   }
 
   async #create(call: Call, target: Target): Promise<void> {
@@ -646,11 +587,6 @@ function requireName(target: Target): void {
   if (target.name === undefined) throw new ApiError(405, 'MethodNotAllowed', `the URL needs the name of one of the ${target.kind.plural}`);
 }
 
-function predicateOf(parameters: URLSearchParams): Predicate {
-  const tests = [labelSelector(parameters.get('labelSelector')), fieldSelector(parameters.get('fieldSelector'))].filter((test) => test !== undefined);
-  return (resource) => tests.every((test) => test(resource));
-}
-
 function tableRequested(call: Call): { includeObject: string } | undefined {
   const accept = call.request.headers.accept ?? '';
   return accept.split(',')[0]!.includes('as=Table') ? { includeObject: call.url.searchParams.get('includeObject') ?? 'Metadata' } : undefined;
@@ -660,5 +596,3 @@ function sendJson(response: ServerResponse, status: number, body: unknown): void
   const text = `${JSON.stringify(body)}\n`;
   response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text), 'x-content-type-options': 'nosniff' }).end(text);
 }
-
-const isTrue = (text: string | null) => text === 'true' || text === '1';

@@ -54,3 +54,9 @@ function splitOutsideBrackets(text: string): string[] {
   parts.push(text.slice(start));
   return parts;
 }
+
+/** What a list or a watch asks for, of what there is. */
+export function predicateOf(parameters: URLSearchParams): Predicate {
+  const tests = [labelSelector(parameters.get('labelSelector')), fieldSelector(parameters.get('fieldSelector'))].filter((test) => test !== undefined);
+  return (resource) => tests.every((test) => test(resource));
+}

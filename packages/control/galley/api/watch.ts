@@ -1,0 +1,94 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Kind, Resource } from '@mizzen/api';
+import { ApiError, badRequest } from '../api-error.ts';
+import { type Change, type ConfigStore, RevisionTooOld, type StoredResource } from '../config-store.ts';
+import { apiVersionFor } from './discovery.ts';
+import type { Predicate } from './selectors.ts';
+import { toTable } from './table.ts';
+
+export interface WatchCall {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly url: URL;
+  readonly kind: Kind;
+  readonly version: string;
+  /** undefined: all namespaces. */
+  readonly namespace: string | undefined;
+  readonly predicate: Predicate;
+  readonly store: ConfigStore;
+  /** As kubectl asks for it, where it does. */
+  readonly table: { readonly includeObject: string } | undefined;
+  readonly now: () => Date;
+  /** A resource in the version that was asked for. */
+  readonly present: (resource: Resource) => Resource;
+}
+
+const bookmarkIntervalMs = 30_000;
+const bufferLimitBytes = 16 * 1024 * 1024;
+
+/** Answers a watch of Kubernetes' API: what there is, where no revision is given, and then each change, a line of JSON each, until the client has gone or its time is over. */
+export async function watchResources({ request, response, url, kind, version, namespace, predicate, store, table, now, present }: WatchCall): Promise<void> {
+  const given = url.searchParams.get('resourceVersion') ?? '';
+  let sentHeader = false;
+  response.writeHead(200, { 'content-type': 'application/json', 'cache-control': 'no-cache' });
+  response.flushHeaders();
+  const send = (type: string, object: unknown) => {
+    response.write(`${JSON.stringify({ type, object })}\n`);
+    // A client that does not read is cut off rather than buffered for: it will list and watch again.
+    if (response.writableLength > bufferLimitBytes) response.destroy();
+  };
+  const sendResource = (type: string, resource: Resource) => {
+    const presented = present(resource);
+    if (!table) return send(type, presented);
+    send(type, toTable(kind, [presented], resource.metadata.resourceVersion ?? '', table.includeObject, now(), !sentHeader));
+    sentHeader = true;
+  };
+  const isOurs = (stored: StoredResource) =>
+    stored.key.group === kind.group && stored.key.kind === kind.kind && (namespace === undefined || stored.key.namespace === namespace);
+  const onChange = (change: Change) => {
+    if (!isOurs(change.stored)) return;
+    const matches = predicate(change.stored.resource);
+    const matched = change.previous !== undefined && predicate(change.previous.resource);
+    if (change.type === 'deleted') {
+      if (matched) sendResource('DELETED', change.stored.resource);
+    } else if (matches) sendResource(matched ? 'MODIFIED' : 'ADDED', change.stored.resource);
+    else if (matched) sendResource('DELETED', change.stored.resource);
+  };
+
+  let since = Number(given);
+  if (given === '' || given === '0') {
+    const { items, revision } = await store.list(kind.group, kind.kind, namespace);
+    for (const stored of items) if (predicate(stored.resource)) sendResource('ADDED', stored.resource);
+    since = revision;
+  } else if (!Number.isSafeInteger(since) || since < 0) {
+    send('ERROR', badRequest(`resourceVersion ${JSON.stringify(given)} is not a number`).toStatus());
+    return void response.end();
+  }
+  let stop: () => void;
+  try {
+    stop = store.watch(since, onChange);
+  } catch (error) {
+    if (!(error instanceof RevisionTooOld)) throw error;
+    send('ERROR', new ApiError(410, 'Expired', `too old resource version: ${given} (${error.oldest})`).toStatus());
+    return void response.end();
+  }
+  const wantsBookmarks = isTrue(url.searchParams.get('allowWatchBookmarks'));
+  const bookmark = setInterval(() => {
+    if (wantsBookmarks)
+      send('BOOKMARK', {
+        kind: kind.kind,
+        apiVersion: apiVersionFor(kind, version),
+        metadata: { resourceVersion: String(store.revision()) },
+      });
+  }, bookmarkIntervalMs);
+  const timeoutSeconds = Math.min(Number(url.searchParams.get('timeoutSeconds')) || 1800, 3600);
+  const deadline = setTimeout(() => response.end(), timeoutSeconds * 1000);
+  request.socket.setTimeout(0);
+  response.on('close', () => {
+    stop();
+    clearInterval(bookmark);
+    clearTimeout(deadline);
+  });
+}
+
+export const isTrue = (text: string | null) => text === 'true' || text === '1';
