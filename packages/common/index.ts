@@ -5,6 +5,7 @@ export { coarseNow } from './coarse-clock.ts';
 export { type DerElement, derElement, derElements } from './der.ts';
 export { formatDurationMs, parseDurationMs } from './duration.ts';
 export { collectYoung, compactHeap } from './garbage.ts';
+export { limitedText } from './limited-text.ts';
 export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';
 export { describeOrigin, type Origin } from './origin.ts';

@@ -1,6 +1,6 @@
 import { generateKeyPairSync } from 'node:crypto';
 import { isPlainObject } from '@mizzen/api';
-import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, type Logger, limitedText, messageOf } from '@mizzen/common';
 
 /** Where the keys of an issuer are published. */
 export interface KeySource {
@@ -121,14 +121,10 @@ async function fetchJson(uri: string, signal: AbortSignal): Promise<Record<strin
     throw new Error(`${uri}: ${messageOf(cause ?? error)}`);
   }
   if (!response.ok) throw new Error(`${uri} answers with ${response.status}`);
-  const chunks: Uint8Array[] = [];
-  let length = 0;
-  for await (const chunk of response.body ?? []) {
-    length += chunk.length;
-    if (length > maxBytes) throw new Error(`${uri} answers with more than ${maxBytes} bytes`);
-    chunks.push(chunk);
-  }
-  const value: unknown = JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  const text = await limitedText(response, maxBytes).catch((error: unknown) => {
+    throw new Error(`${uri}: ${messageOf(error)}`);
+  });
+  const value: unknown = JSON.parse(text);
   if (!isPlainObject(value)) throw new Error(`${uri} answers with no JSON object`);
   return value;
 }

@@ -1,3 +1,4 @@
+import { limitedText } from '@mizzen/common';
 import { KeySet } from './key-set.ts';
 
 /** How long a fetched key set is used before it is fetched again; an unknown key asks for it sooner, but not more often than the second. */
@@ -38,14 +39,7 @@ export class RemoteKeys {
     try {
       const response = await fetch(this.#uri, { signal: AbortSignal.timeout(timeoutMs), headers: { accept: 'application/json' } });
       if (!response.ok) return;
-      const chunks: Uint8Array[] = [];
-      let length = 0;
-      for await (const chunk of response.body ?? []) {
-        length += chunk.length;
-        if (length > maxBytes) return;
-        chunks.push(chunk);
-      }
-      this.#keys = KeySet.read(Buffer.concat(chunks).toString('utf8'));
+      this.#keys = KeySet.read(await limitedText(response, maxBytes));
       this.#fetchedAt = performance.now();
     } catch {
       // The next request that needs it tries again, after the pause.

@@ -1,4 +1,4 @@
-import { MizzenError, messageOf } from '@mizzen/common';
+import { limitedText, MizzenError, messageOf } from '@mizzen/common';
 import { RemoteKeys } from '../../jwt/remote-keys.ts';
 import { TokenVerifier } from '../../jwt/token-verifier.ts';
 
@@ -171,14 +171,7 @@ export class OpenIdProvider {
   async #fetch(url: string, init: RequestInit): Promise<{ readonly status: number; readonly body: Readonly<Record<string, unknown>> }> {
     try {
       const response = await fetch(url, { ...init, redirect: 'error', signal: AbortSignal.timeout(timeoutMs) });
-      const chunks: Uint8Array[] = [];
-      let length = 0;
-      for await (const chunk of response.body ?? []) {
-        length += chunk.length;
-        if (length > maxBytes) throw new Error(`the answer is longer than ${maxBytes} bytes`);
-        chunks.push(chunk);
-      }
-      return { status: response.status, body: readObject(Buffer.concat(chunks).toString('utf8')) };
+      return { status: response.status, body: readObject(await limitedText(response, maxBytes)) };
     } catch (error) {
       const cause = error instanceof Error && error.cause !== undefined ? `: ${messageOf(error.cause)}` : '';
       throw unavailable(`${messageOf(error)}${cause}`);
