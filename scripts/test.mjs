@@ -51,7 +51,9 @@ if (isCi && missing.length > 0) process.exit(1);
  * What looks at the whole machine (namespaces, rules of the kernel), or at the time or memory that something takes, runs alone; the rest side by side, since most of it waits. What was asked for
  * by name runs one after the other.
  */
-const alone = ['soak', 'lab', 'lab-crash', 'bookinfo-isolated', 'capture', 'run', 'root-rotation', 'authorization-rules'].map((name) => `e2e/${name}.test.ts`);
+const alone = ['soak', 'lab', 'lab-crash', 'bookinfo-isolated', 'capture', 'run', 'root-rotation', 'authorization-rules', 'resilience'].map(
+  (name) => `e2e/${name}.test.ts`,
+);
 const others = readdirSync(join(root, 'e2e'))
   .filter((name) => name.endsWith('.test.ts'))
   .map((name) => `e2e/${name}`)

@@ -26,7 +26,7 @@ import { byRules, bySomebodyElse, type ConnectionStep } from '../authorization/c
 import { Enforcement } from '../authorization/enforcement.ts';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
 import { HttpConnection } from '../http/http-connection.ts';
-import { WeightedTargets } from '../route/route.ts';
+import { WeightedTargets } from '../route/weighted-targets.ts';
 import { explainTlsError } from '../tls/explain-tls-error.ts';
 import { type PeerIdentity, peerIdentityOf } from '../tls/peer-identity.ts';
 import { ServerTls } from '../tls/server-tls.ts';

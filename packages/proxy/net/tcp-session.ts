@@ -2,7 +2,7 @@ import type net from 'node:net';
 import { coarseNow } from '@mizzen/common';
 import { ConnectionNotes, type ConnectionStep } from '../authorization/connection-authorization.ts';
 import type { ProxyContext } from '../http/connection-settings.ts';
-import type { WeightedTargets } from '../route/route.ts';
+import type { WeightedTargets } from '../route/weighted-targets.ts';
 import { type AccessLog, type LoggedStream, writeAccessLogs } from '../telemetry/access-log.ts';
 import { unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { TcpLabels, TcpMetrics } from '../telemetry/tcp-metrics.ts';

@@ -21,19 +21,9 @@ import { compileRequestHash } from './hash-policy.ts';
 import { HeaderOperations } from './header-operations.ts';
 import type { Inherited } from './inherited.ts';
 import { RegexSubstitution } from './regex-substitution.ts';
-import {
-  type DirectResponseAction,
-  type ForwardAction,
-  type HostRewrite,
-  type Mirror,
-  type PathCondition,
-  type PathRewrite,
-  type RedirectAction,
-  type RouteAction,
-  type Target,
-  WeightedTargets,
-} from './route.ts';
+import type { DirectResponseAction, ForwardAction, HostRewrite, Mirror, PathCondition, PathRewrite, RedirectAction, RouteAction, Target } from './route.ts';
 import { shareOf } from './share.ts';
+import { WeightedTargets } from './weighted-targets.ts';
 
 /** What to do with a request (route_components.proto `Route.action`). */
 export function compileAction(route: RouteMessage, path: PathCondition, inherited: Inherited, place: string): RouteAction {

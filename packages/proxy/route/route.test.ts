@@ -8,7 +8,6 @@ import type { RequestHead } from '../message/request-head.ts';
 import { compileRouteTable } from './compile-routes.ts';
 import { normalizeTarget } from './normalize-path.ts';
 import { queryParameter } from './query.ts';
-import { WeightedTargets } from './route.ts';
 
 const head = (target: string, fields = '') => readRequestHead(`GET ${target} HTTP/1.1\r\nhost: h\r\n${fields}`, defaultHeadLimits) as RequestHead;
 const table = (config: MessageInitShape<typeof RouteConfigurationSchema>) => compileRouteTable(create(RouteConfigurationSchema, config));
@@ -87,15 +86,6 @@ describe('routes', () => {
     const startedAt = performance.now();
     assert.equal(routes.findHost('h')!.find(head(`/${'a'.repeat(5_000)}`)), undefined);
     assert.ok(performance.now() - startedAt < 2_000);
-  });
-
-  it('chooses by weight', () => {
-    const target = (cluster: string, weight: number) => ({ cluster, weight });
-    const targets = new WeightedTargets([target('a', 90), target('b', 10), target('c', 0)]);
-    assert.deepEqual(
-      [0, 0.899, 0.9, 0.999].map((value) => targets.pick(() => value)?.cluster),
-      ['a', 'a', 'b', 'b'],
-    );
   });
 
   it('brings paths to one form and refuses those that leave the root', () => {

@@ -5,6 +5,7 @@ import type { HeaderOperations } from './header-operations.ts';
 import type { Condition, HeadersTest, TextTest } from './matchers.ts';
 import type { HasMetadata } from './metadata-matcher.ts';
 import type { RegexSubstitution } from './regex-substitution.ts';
+import type { WeightedTargets } from './weighted-targets.ts';
 
 /** One compiled route: its conditions, and what to do with a request that meets them. Built by ./compile-routes.ts. */
 export class Route {
@@ -94,28 +95,6 @@ export interface Target {
   /** undefined: the route's. */
   readonly filterConfigs: ReadonlyMap<string, unknown> | undefined;
   readonly hostRewrite: string | undefined;
-}
-
-/** Chooses among clusters by weight. */
-export class WeightedTargets<Choice extends { readonly weight: number }> {
-  readonly targets: readonly Choice[];
-  readonly #total: number;
-
-  constructor(targets: readonly Choice[]) {
-    this.targets = targets;
-    this.#total = targets.reduce((sum, target) => sum + target.weight, 0);
-  }
-
-  /** `random` is uniform in [0, 1). */
-  pick(random: () => number): Choice | undefined {
-    if (this.targets.length === 1) return this.targets[0];
-    let at = random() * this.#total;
-    for (const target of this.targets) {
-      at -= target.weight;
-      if (at < 0) return target;
-    }
-    return this.targets.at(-1);
-  }
 }
 
 /** `prefix`: replaces as many characters as the route's path condition matched, -1: the whole path; `regex`: replaces all matches in the path. */
