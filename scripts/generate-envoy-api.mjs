@@ -4,6 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
+import { slimDescriptors } from './slim-descriptors.mjs';
 
 const root = join(import.meta.dirname, '..');
 const deps = join(root, 'node_modules/@grpc/grpc-js-xds/deps');
@@ -72,6 +73,7 @@ try {
     JSON.stringify({ version: 'v2', plugins: [{ local: plugin, out: 'gen', strategy: 'all', opt: ['target=js+dts', 'import_extension=js'] }] }),
   );
   execFileSync(join(root, 'node_modules/.bin/buf'), ['generate', '--template', 'buf.gen.yaml'], { cwd: scratch, stdio: ['ignore', 'inherit', 'inherit'] });
+  slimDescriptors(join(scratch, 'gen'));
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
   cpSync(join(scratch, 'gen'), out, { recursive: true });

@@ -20,6 +20,7 @@ const wanted = {
   envoyApi: digest(
     'package-lock.json',
     'scripts/generate-envoy-api.mjs',
+    'scripts/slim-descriptors.mjs',
     ...readdirSync(join(root, 'packages/envoy-api/proto'), { recursive: true, encoding: 'utf8' })
       .filter((name) => name.endsWith('.proto'))
       .sort()

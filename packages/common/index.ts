@@ -8,6 +8,7 @@ export { collectYoung, compactHeap } from './garbage.ts';
 export { limitedText } from './limited-text.ts';
 export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';
+export { http } from './node-http.ts';
 export { describeOrigin, type Origin } from './origin.ts';
 export { pemCertificates } from './pem-certificates.ts';
 export { PushQueue } from './push-queue.ts';

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { http, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { renderPrometheus } from '../telemetry/prometheus.ts';
 import type { StatsSnapshot } from '../telemetry/stats-snapshot.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
@@ -28,7 +28,7 @@ export class AdminServer {
 
   constructor(options: AdminServerOptions) {
     this.#options = options;
-    this.#server = createServer((request, response) => {
+    this.#server = http.createServer((request, response) => {
       this.#answer(request, response).catch((error: unknown) => {
         options.logger.error('an admin request failed', { path: request.url?.slice(0, 100), error: messageOf(error) });
         if (!response.headersSent) send(response, 500, 'text/plain', `${messageOf(error)}\n`);

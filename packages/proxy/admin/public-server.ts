@@ -1,6 +1,6 @@
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
-import { MizzenError, messageOf } from '@mizzen/common';
+import type { Server } from 'node:http';
+import { http, MizzenError, messageOf } from '@mizzen/common';
 
 /**
  * The two things that others than this machine's own people may ask a sidecar: whether it is ready (Istio's port 15021) and its metrics
@@ -18,7 +18,7 @@ export class PublicServer {
 
   constructor(options: PublicServerOptions) {
     this.#options = options;
-    this.#server = createServer((request, response) => {
+    this.#server = http.createServer((request, response) => {
       const path = (request.url ?? '/').split('?')[0];
       if (path !== options.path || (request.method !== 'GET' && request.method !== 'HEAD'))
         return void response.writeHead(404, { 'content-type': 'text/plain' }).end(`only GET ${options.path} is answered here\n`);

@@ -1,5 +1,5 @@
-import http from 'node:http';
 import net from 'node:net';
+import { http } from '@mizzen/common';
 import type { ProxyConfig } from '../proxy-config.ts';
 import { checkGrpcHealth } from './grpc-health.ts';
 
