@@ -1,11 +1,18 @@
 import 'reflect-metadata';
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import tls from 'node:tls';
+import { create } from '@bufbuild/protobuf';
 import { createClient } from '@connectrpc/connect';
+import { PushQueue } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
+import { typeUrls } from '@mizzen/envoy-api';
+import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
+import { type DiscoveryRequest, DiscoveryRequestSchema } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { Revocations } from '../packages/control/citadel/revocations.ts';
 import { takeStep } from '../packages/control/root-rotation.ts';
@@ -79,12 +86,61 @@ describe('a certificate that is revoked', () => {
     assert.equal((await revoke({})).code, 409);
   });
 
-  it('is refused by callers, too, and by a server after another root', async () => {
+  it('ends what it has opened: connections to workloads, and its stream of configuration', async () => {
+    const [thief, honest] = [await certificateFor('thief'), await certificateFor('honest')];
+    const open = (pair: Pair) => tls.connect({ host: '127.0.0.1', port: web.inboundPort, rejectUnauthorized: false, ALPNProtocols: ['istio'], ...pair });
+    const [stolen, others] = [open(thief), open(honest)];
+    await Promise.all([once(stolen, 'secureConnect'), once(others, 'secureConnect')]);
+    const closed = new Promise<void>((resolve) => {
+      stolen.once('error', () => {});
+      stolen.once('close', () => resolve());
+    });
+    const requests = new PushQueue<DiscoveryRequest>();
+    requests.push(
+      create(DiscoveryRequestSchema, {
+        node: { id: 'sidecar~127.0.0.1~thief.default~default.svc.cluster.local', metadata: { SERVICE_ACCOUNT: 'thief' } },
+        typeUrl: typeUrls.cluster,
+      }),
+    );
+    const stream = createClient(AggregatedDiscoveryService, citadelTransport(mesh, thief)).streamAggregatedResources(requests)[Symbol.asyncIterator]();
+    assert.equal((await stream.next()).value?.typeUrl, typeUrls.cluster);
+    await revoke({ identity: 'spiffe://cluster.local/ns/default/sa/thief' });
+    await closed;
+    await assert.rejects(async () => {
+      while (!(await stream.next()).done);
+    }, /unauthenticated.* the certificate is revoked/);
+    others.write('GET / HTTP/1.1\r\nhost: web\r\n\r\n');
+    assert.match(String((await once(others, 'data'))[0]), /^HTTP\/1.1 200/);
+    others.destroy();
+    requests.close();
+  });
+
+  it('is refused by callers, too, who let go of its connections, until the workload has proved by its token who it is', async () => {
+    const { tokenFile } = web.config;
+    assert.equal((await call({ port: client.outboundPort, headers: { host: 'web:9080' } })).status, 200);
+    renameSync(tokenFile, `${tokenFile}.away`);
     await revoke({ identity: 'spiffe://cluster.local/ns/default/sa/web' });
     const fresh = await mesh.proxy('fresh');
     await fresh.proxy.ready;
-    const answer = await call({ port: fresh.outboundPort, headers: { host: 'web:9080' } });
-    assert.deepEqual([answer.status, /revoked/.test(answer.body)], [503, true]);
+    for (const caller of [fresh, client]) {
+      const answer = await call({ port: caller.outboundPort, headers: { host: 'web:9080' } });
+      assert.deepEqual([answer.status, /revoked/.test(answer.body)], [503, true], answer.body);
+    }
+    renameSync(`${tokenFile}.away`, tokenFile);
+    await until(
+      'another certificate',
+      async () => (await call({ port: fresh.outboundPort, headers: { host: 'web:9080' } })).status,
+      (status) => status === 200,
+    );
+    const issued = readFileSync(join(homeFiles(mesh.home).certificates, 'issued.log'), 'utf8')
+      .trim()
+      .split('\n');
+    const last = issued.map((line) => JSON.parse(line) as { identity: string; by: string }).findLast(({ identity }) => identity.endsWith('/sa/web'));
+    assert.equal(last?.by, 'token');
+    await mesh.synced();
+  });
+
+  it('is refused by a server after another root', async () => {
     const before = await certificateFor('late');
     await takeStep(mesh.plane.authority, mesh.plane.pilot.proxies(), 'prepare', true);
     await takeStep(mesh.plane.authority, mesh.plane.pilot.proxies(), 'switch', true);

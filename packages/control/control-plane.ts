@@ -217,6 +217,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
         const revoked = citadel.revocations.revoke(which);
         await citadel.renewCrl();
         await pilot.refresh();
+        pilot.endStreamsOf(new Set(revoked.map((each) => each.serial)));
         return { revoked };
       }
       if (path.join('/') !== 'ca/rotate') return undefined;

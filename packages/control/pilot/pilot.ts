@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Code, ConnectError } from '@connectrpc/connect';
 import { type Logger, messageOf } from '@mizzen/common';
 import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
@@ -108,6 +109,12 @@ export class Pilot {
   /** Connected proxies, by name. */
   connections(): ProxyConnection[] {
     return [...this.#connections].sort((a, b) => (`${a.view.namespace}/${a.view.name}` < `${b.view.namespace}/${b.view.name}` ? -1 : 1));
+  }
+
+  /** Ends the streams that were opened with these certificates, after what is under way on them: who opened them may come again with others. */
+  endStreamsOf(serials: ReadonlySet<string>): void {
+    for (const { serial, responses } of this.#connections)
+      if (serial !== undefined && serials.has(serial)) responses.fail(new ConnectError('the certificate is revoked', Code.Unauthenticated));
   }
 
   connected(connection: ProxyConnection): void {

@@ -14,8 +14,15 @@ import { TlsSources, validationOf } from './tls-sources.ts';
 const isHttp1Name = (name: string) => name.startsWith('istio-http/') || name.startsWith('http/1');
 const isHttp2Name = (name: string) => name === 'h2' || name === 'istio-h2';
 
+const revoked = "the server's certificate is revoked";
 /** Sessions kept for resumption, one per address. */
 const maxSessions = 1024;
+
+/** What a connection may go on with, and the certificate (DER) that the server has shown at its beginning. */
+interface Session {
+  readonly session: Buffer;
+  readonly certificate: Buffer | undefined;
+}
 
 /**
  * The client side of a cluster's TLS. The secure context is made when a secret arrives or changes; a connection uses the newest. A
@@ -32,7 +39,7 @@ export class ClientTls {
   readonly #sni: string;
   readonly #config: UpstreamTlsContext;
   readonly #resumes: boolean;
-  readonly #sessions: Map<string, Buffer>;
+  readonly #sessions: Map<string, Session>;
   /** The newest secure context, and what it was made of. */
   #context: SecureContext | undefined;
   #contextPairs: readonly KeyPair[];
@@ -72,7 +79,7 @@ export class ClientTls {
   connectOptions(host: string, port: number, content: Content): ConnectionOptions {
     const alpn = this.#alpnOf[content];
     const secureContext = this.#secureContext();
-    const session = this.#sessions.get(`${host}|${port}`);
+    const session = this.#sessions.get(`${host}|${port}`)?.session;
     return {
       host,
       port,
@@ -88,16 +95,31 @@ export class ClientTls {
     };
   }
 
-  /** Keeps the sessions that a server offers, once it has been verified. */
-  remember(socket: TLSSocket, host: string, port: number): void {
+  /** What follows for a connection that has begun: it lasts as long as the server's certificate is good, and the sessions that the server offers are kept, once it has been verified. */
+  follow(socket: TLSSocket, host: string, port: number): void {
+    const key = `${host}|${port}`;
+    const before = this.#sessions.get(key)?.certificate;
+    let certificate: Buffer | undefined;
+    // In a session that is resumed the server shows none; of one that is not, Node.js knows it no longer once a ticket for the next has come.
+    const certificateOf = () => {
+      certificate ??= socket.isSessionReused() ? before : socket.getPeerX509Certificate()?.raw;
+      return certificate;
+    };
+    socket.once('secureConnect', () => {
+      // Lists may have come while hands were shaken.
+      const crl = this.#sources.roots()?.leafCrl;
+      const shown = certificateOf();
+      if (shown !== undefined && crl !== undefined && isRevoked(shown, leafCrls(crl)))
+        socket.destroy(new MizzenError('wrong-server', revoked, `${host}:${port}`));
+      else this.#sources.followPeer(socket, certificateOf);
+    });
     if (!this.#resumes) return;
     const context = this.#context;
-    const key = `${host}|${port}`;
     socket.on('session', (session) => {
       if (context !== this.#context || (this.#sources.hasRoots && !socket.authorized)) return;
       this.#sessions.delete(key);
       if (this.#sessions.size >= maxSessions) this.#sessions.delete(this.#sessions.keys().next().value!);
-      this.#sessions.set(key, session);
+      this.#sessions.set(key, { session, certificate: certificateOf() });
     });
     socket.once('error', () => this.#sessions.delete(key));
   }
@@ -108,7 +130,7 @@ export class ClientTls {
     const crl = this.#contextRoots?.leafCrl;
     if (this.#requirements.isEmpty && crl === undefined) return undefined;
     if (!peer.raw) return 'the server sent no certificate';
-    if (crl !== undefined && isRevoked(peer.raw, leafCrls(crl))) return "the server's certificate is revoked";
+    if (crl !== undefined && isRevoked(peer.raw, leafCrls(crl))) return revoked;
     const certificate = new X509Certificate(peer.raw);
     if (this.isMesh) {
       const found = alternativeNames(certificate);

@@ -1,11 +1,12 @@
 import { X509Certificate } from 'node:crypto';
-import { createSecureContext } from 'node:tls';
+import { createSecureContext, type TLSSocket } from 'node:tls';
 import { type Logger, MizzenError, messageOf, silentLogger } from '@mizzen/common';
 import type { DataSource } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import type { CertificateValidationContext, TlsCertificate } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { Secret } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { readBytes, readDataSource } from './data-source.ts';
-import { readLeafCrls } from './leaf-crl.ts';
+import { leafCrls, readLeafCrls } from './leaf-crl.ts';
+import { type CertificateOf, LivePeers } from './live-peers.ts';
 import { constrainedRoots, type RootsByDomain, readTrustDomains } from './trust-domains.ts';
 import { WatchedFiles } from './watched-files.ts';
 
@@ -36,13 +37,14 @@ export function rootsOfDomain(roots: TrustedRoots | undefined, trustDomain: stri
 
 /**
  * The secrets of this proxy by name: from SDS, from files, and its own identity. Those who use one are told when it changes, and take
- * it for new connections; connections that exist are not touched.
+ * it for new connections; connections that exist are not touched, but for those whose peer's certificate is revoked.
  */
 export class SecretStore {
   readonly #keyPairs: Map<string, KeyPair>;
   readonly #roots: Map<string, TrustedRoots>;
   readonly #listeners: Set<(name: string) => void>;
   readonly #files: WatchedFiles;
+  readonly #livePeers: LivePeers;
   readonly #logger: Logger;
 
   constructor(logger: Logger = silentLogger) {
@@ -50,6 +52,7 @@ export class SecretStore {
     this.#roots = new Map();
     this.#listeners = new Set();
     this.#files = new WatchedFiles();
+    this.#livePeers = new LivePeers(logger);
     this.#logger = logger;
   }
 
@@ -77,6 +80,7 @@ export class SecretStore {
     if (current?.pem === roots.pem && current.crl === roots.crl && current.leafCrl === roots.leafCrl && sameDomains(current.domains, roots.domains)) return;
     this.#roots.set(name, roots);
     this.#changed(name);
+    if (roots.leafCrl !== undefined && roots.leafCrl !== current?.leafCrl) void this.#livePeers.endRevoked(name, leafCrls(roots.leafCrl));
   }
 
   /** Takes a secret from SDS. Throws MizzenError when it cannot be used; the one before then stays. */
@@ -137,6 +141,11 @@ export class SecretStore {
   /** Calls `changed` when a file that holds SDS secrets has changed; what it throws is logged, and the last good secret stays. */
   followFile(path: string, directory: string | undefined, changed: () => void): void {
     this.#files.watch([path], directory, () => this.#try(path, changed));
+  }
+
+  /** A connection whose peer has been verified by these roots, for as long as it lasts. */
+  followPeer(roots: string, socket: TLSSocket, certificateOf: CertificateOf): void {
+    this.#livePeers.add(roots, socket, certificateOf);
   }
 
   onChange(listener: (name: string) => void): () => void {

@@ -123,6 +123,7 @@ export class ServerTls {
       if (info === undefined) return void socket.destroy();
       socket.setNoDelay(true);
       this.#handlers.onSecure(socket, info);
+      if (!socket.destroyed) this.#sources.followPeer(socket, () => socket.getPeerX509Certificate()?.raw);
     });
     server.on('tlsClientError', (error, socket) => {
       this.#handlers.onError(error, socket);

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import type { TLSSocket } from 'node:tls';
 import { toBinary } from '@bufbuild/protobuf';
 import { MizzenError, messageOf } from '@mizzen/common';
 import {
@@ -11,6 +12,7 @@ import {
 import type { SdsSecretConfig } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { type CommonTlsContext, CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
+import type { CertificateOf } from './live-peers.ts';
 import { readSecretFile } from './secret-file.ts';
 import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
 
@@ -57,6 +59,11 @@ export class TlsSources {
 
   roots(): TrustedRoots | undefined {
     return this.#rootName === undefined ? undefined : this.#secrets.roots(this.#rootName);
+  }
+
+  /** Ends a connection whose peer has been verified when the peer's certificate is revoked. */
+  followPeer(socket: TLSSocket, certificateOf: CertificateOf): void {
+    if (this.#rootName !== undefined) this.#secrets.followPeer(this.#rootName, socket, certificateOf);
   }
 
   /** The secrets that come from SDS. */

@@ -79,7 +79,7 @@ export function tlsTransport(client: ClientTls, settings: SocketSettings): Trans
     connect: ({ address, port }, content, _client, onread) => {
       const options = { ...client.connectOptions(address, port, content), allowHalfOpen: true, ...socketOptions, ...withOnRead(onread) };
       const socket = tls.connect(options);
-      client.remember(socket, address, port);
+      client.follow(socket, address, port);
       socket.setNoDelay(true);
       return socket;
     },
@@ -113,7 +113,9 @@ export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undef
       if (client === undefined) return raw;
       const { host: _host, port: _port, ...options } = client.connectOptions(to.address, to.port, content);
       const withSocket = { ...options, socket: raw, ...withOnRead(onread) };
-      return tls.connect(withSocket);
+      const socket = tls.connect(withSocket);
+      client.follow(socket, to.address, to.port);
+      return socket;
     },
   };
 }

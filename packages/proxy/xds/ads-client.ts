@@ -8,7 +8,7 @@ import type { Node } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { type DiscoveryRequest, DiscoveryRequestSchema, type DiscoveryResponse } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
-import { explain, type IdentityAgent } from './identity-agent.ts';
+import { explain, type IdentityAgent, isUnauthenticated } from './identity-agent.ts';
 
 /** Where updates go, and what they are asked for by. */
 export interface ResourceSink {
@@ -58,6 +58,8 @@ export class AdsClient {
   #running: Promise<void> | undefined;
   /** undefined: healthy. */
   #unhealthyReason: string | undefined;
+  /** The certificate by which the stream was opened last. */
+  #shown: string | undefined;
   #hasConnectedOnce: boolean;
 
   constructor(options: AdsClientOptions) {
@@ -69,6 +71,7 @@ export class AdsClient {
     this.#subscriptions = new Map();
     this.#running = undefined;
     this.#unhealthyReason = undefined;
+    this.#shown = undefined;
     this.#hasConnectedOnce = false;
   }
 
@@ -108,6 +111,7 @@ export class AdsClient {
         await this.#stream();
       } catch (error) {
         reason = explain(error);
+        if (isUnauthenticated(error)) this.#options.identity.refused(this.#shown);
       }
       const wasConnected = counters.values.control_plane_connected === 1;
       counters.values.control_plane_connected = 0;
@@ -127,6 +131,7 @@ export class AdsClient {
   async #stream(): Promise<void> {
     const { control, identity, counters, logger } = this.#options;
     const { tls, token } = identity.credentials();
+    this.#shown = tls.cert;
     const sessions = new Http2SessionManager(`https://${control}`, { pingIntervalMs, pingTimeoutMs }, { ...tls, servername: 'mizzen-control' });
     const transport = createGrpcTransport({ baseUrl: `https://${control}`, sessionManager: sessions });
     const client = createClient(AggregatedDiscoveryService, transport);

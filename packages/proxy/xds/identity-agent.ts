@@ -1,12 +1,13 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { DescService } from '@bufbuild/protobuf';
-import { type Client, createClient, type Transport } from '@connectrpc/connect';
+import { type Client, Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { Backoff, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
+import { isRevoked, leafCrls } from '../tls/leaf-crl.ts';
 import { rootSecretName, workloadSecretName } from '../tls/secret-names.ts';
 import { type KeyPair, rootsOfDomain, type SecretStore } from '../tls/secret-store.ts';
 
@@ -18,7 +19,7 @@ interface Tls {
 
 /**
  * Keeps the workload's certificate fresh: makes a key, has it signed by the CA (Istio's CreateCertificate), and does so again at half of
- * its life, with jitter, so that a mesh does not renew all at once. The key never leaves this process.
+ * its life, with jitter, so that a mesh does not renew all at once; or at once, by its token, when the certificate is revoked. The key never leaves this process.
  */
 export class IdentityAgent {
   readonly #config: ProxyConfig;
@@ -30,6 +31,10 @@ export class IdentityAgent {
   #wake: (() => void) | undefined;
   #isClosed: boolean;
   #expiresAt: number;
+  /** The certificate proves nothing any more: the token has to. */
+  #isRevoked: boolean;
+  /** A certificate is being asked for, or will be asked for again in a moment. */
+  #isObtaining: boolean;
   /** PEM, without blanks: the root that the newest certificate leads to. */
   #root: string;
   #onRenewed: () => void;
@@ -46,6 +51,8 @@ export class IdentityAgent {
     this.#wake = undefined;
     this.#isClosed = false;
     this.#expiresAt = 0;
+    this.#isRevoked = false;
+    this.#isObtaining = false;
     this.#root = '';
     this.#onRenewed = () => {};
     this.#transport = undefined;
@@ -68,15 +75,34 @@ export class IdentityAgent {
     this.#onRenewed = listener;
   }
 
-  /** The first of the mesh's roots signs. Where it is another than before, a certificate of it is wanted, but not by all workloads at once. */
+  /** The control plane does not take this certificate any more. */
+  refused(certificate: string | undefined): void {
+    if (certificate === undefined || certificate !== this.#goodPair()?.cert || this.#isClosed) return;
+    this.#isRevoked = true;
+    this.#logger.warn('the certificate of this workload is revoked: it is renewed by the token');
+    this.#obtainWithin(revokedSpreadMs);
+  }
+
+  /**
+   * The first of the mesh's roots signs. Where it is another than before, a certificate of it is wanted, but not by all workloads at once. With the roots come the lists of what is
+   * revoked.
+   */
   #rootsChanged(): void {
+    const pair = this.#goodPair();
+    const lists = this.#secrets.roots(rootSecretName)?.leafCrl;
+    if (pair !== undefined && lists !== undefined && isRevoked(new X509Certificate(pair.cert).raw, leafCrls(lists))) return this.refused(pair.cert);
     const first = withoutBlanks(this.#roots().split('-----END CERTIFICATE-----')[0]!);
     if (this.#root === '' || first === '' || this.#root.startsWith(first) || this.#isClosed) return;
     const life = this.#expiresAt - Date.now();
     const spread = Math.max(0, Math.min(rootChangeSpreadMs, life / 10));
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#obtain(), Math.random() * spread).unref();
+    this.#obtainWithin(spread);
     this.#logger.info('the mesh has another root: the certificate is renewed', { withinMs: Math.round(spread) });
+  }
+
+  #obtainWithin(ms: number): void {
+    if (this.#isObtaining) return this.#wake?.();
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.#obtain(), Math.random() * ms).unref();
   }
 
   /** Of this mesh: the roots of others say nothing about its control plane. */
@@ -84,21 +110,29 @@ export class IdentityAgent {
     return rootsOfDomain(this.#secrets.roots(rootSecretName), this.#config.trustDomain) ?? '';
   }
 
-  /** The credentials for a connection to the control plane: a certificate that is still valid, else the token. */
+  /** The credentials for a connection to the control plane: a certificate that is still good, else the token. */
   credentials(): { readonly tls: Tls; readonly token: string | undefined } {
     // What the control plane has said since counts beside the file: roots change.
     const ca = [readFile(this.#config.rootCertificateFile, 'the root certificate'), this.#roots()].join('\n');
-    const pair = this.#secrets.keyPair(workloadSecretName);
-    if (pair && Date.now() < this.#expiresAt) return { tls: { ca, cert: pair.cert, key: pair.key }, token: undefined };
+    const pair = this.#goodPair();
+    if (pair) return { tls: { ca, cert: pair.cert, key: pair.key }, token: undefined };
     return { tls: { ca }, token: readFile(this.#config.tokenFile, 'the token').trim() };
   }
 
+  #goodPair(): KeyPair | undefined {
+    return Date.now() < this.#expiresAt && !this.#isRevoked ? this.#secrets.keyPair(workloadSecretName) : undefined;
+  }
+
   async #obtain(): Promise<void> {
+    this.#isObtaining = true;
     while (!this.#isClosed) {
+      const shown = this.#goodPair()?.cert;
       try {
         const isRenewal = this.#root !== '';
         const { pair, root } = await this.#request();
         this.#root = withoutBlanks(root);
+        this.#isRevoked = false;
+        this.#isObtaining = false;
         const certificate = new X509Certificate(pair.cert);
         this.#expiresAt = Date.parse(certificate.validTo);
         this.#secrets.setKeyPair(workloadSecretName, pair);
@@ -111,6 +145,7 @@ export class IdentityAgent {
         this.#rootsChanged();
         return;
       } catch (error) {
+        if (isUnauthenticated(error)) this.refused(shown);
         const wait = this.#backoff.nextMs();
         this.#logger.warn(`no certificate from the control plane at ${this.#config.control}: ${explain(error)} Trying again in ${(wait / 1000).toFixed(1)} s.`);
         await new Promise<void>((resolve) => {
@@ -153,6 +188,8 @@ export class IdentityAgent {
 
 /** How far apart renewals for a new root lie at most. */
 const rootChangeSpreadMs = 30_000;
+/** The same for those whose certificates were revoked together: until they have new ones nobody talks to them. */
+const revokedSpreadMs = 500;
 
 const withoutBlanks = (pem: string) => pem.replace(/\s/g, '');
 
@@ -174,6 +211,11 @@ function readFile(path: string, what: string): string {
   } catch (error) {
     throw new MizzenError('unreadable-file', `${what} cannot be read (${messageOf(error)}).`, path);
   }
+}
+
+/** Whether the control plane was not convinced by what a caller has shown. */
+export function isUnauthenticated(error: unknown): boolean {
+  return error instanceof ConnectError && error.code === Code.Unauthenticated;
 }
 
 /** The reason in a sentence: connection problems come wrapped several times. */

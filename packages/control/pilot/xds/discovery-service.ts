@@ -62,7 +62,7 @@ export function discoveryService(
     }
     // Whoever comes with a token gets its first certificate now.
     const generation = certificate === undefined ? identity && authority.signingGeneration : authority.generationOf(certificate);
-    return new ProxyConnection(view, identity, address, generation, new Date());
+    return new ProxyConnection(view, identity, address, { serial: certificate?.serialNumber.toLowerCase(), generation }, new Date());
   }
 
   async function readRequests(first: DiscoveryRequest, iterator: AsyncIterator<DiscoveryRequest>, connection: ProxyConnection): Promise<void> {

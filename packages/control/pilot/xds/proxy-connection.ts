@@ -12,6 +12,11 @@ import { resourcesFor } from '../generate/resources.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
 
+export interface ShownCertificate {
+  readonly serial: string | undefined;
+  readonly generation: string | undefined;
+}
+
 /**
  * One proxy's ADS stream, state of the world: what it has asked for, what it was sent, and what it said to that. The protocol's rules
  * (versions, nonces, ACK, NACK) are those of Envoy's "xDS REST and gRPC protocol".
@@ -20,6 +25,8 @@ export class ProxyConnection {
   readonly view: ProxyView;
   readonly identity: Identity | undefined;
   readonly peer: string;
+  /** The serial number of the proxy's certificate, hex; undefined: it has come with a token. */
+  readonly serial: string | undefined;
   /** The authority's generation that has signed the proxy's certificate; undefined: nobody knows. */
   readonly certificateGeneration: string | undefined;
   readonly connectedAt: Date;
@@ -30,11 +37,12 @@ export class ProxyConnection {
   /** The patches that the proxy did not take, and why: it is given none until they change. */
   #refusedPatches: RefusedPatches | undefined;
 
-  constructor(view: ProxyView, identity: Identity | undefined, peer: string, certificateGeneration: string | undefined, now: Date) {
+  constructor(view: ProxyView, identity: Identity | undefined, peer: string, certificate: ShownCertificate, now: Date) {
     this.view = view;
     this.identity = identity;
     this.peer = peer;
-    this.certificateGeneration = certificateGeneration;
+    this.serial = certificate.serial;
+    this.certificateGeneration = certificate.generation;
     this.connectedAt = now;
     this.responses = new PushQueue();
     this.#subscriptions = new Map();
