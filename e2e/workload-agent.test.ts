@@ -52,7 +52,7 @@ describe('the agent of a machine', { skip: process.getuid?.() === 0 ? false : 'n
       else copyFileSync(process.execPath, file);
       chmodSync(file, 0o755);
     }
-    mesh = await TestMesh.start({ forwarders: ['istio-system/mizzen-agent'] });
+    mesh = await TestMesh.start({ forwarders: ['istio-system/mizzen-agent=shop/*,books/stock'] });
     const sha256 = createHash('sha256').update(readFileSync(process.execPath)).digest('hex');
     const agent = await mesh.proxy('agent', {
       ...{ namespace: 'istio-system', serviceAccount: 'mizzen-agent', workloadApiSocket: socketPath },
@@ -61,6 +61,7 @@ describe('the agent of a machine', { skip: process.getuid?.() === 0 ? false : 'n
         { namespace: 'shop', serviceAccount: 'payments', selectors: { uid: 4002 } },
         { namespace: 'shop', serviceAccount: 'hashed', selectors: { gid: 4003, sha256 } },
         { namespace: 'shop', serviceAccount: 'nobody', selectors: { gid: 4004, sha256: 'a'.repeat(64) } },
+        { namespace: 'books', serviceAccount: 'admin', selectors: { uid: 4005 } },
       ],
     });
     await agent.proxy.ready;
@@ -87,6 +88,10 @@ describe('the agent of a machine', { skip: process.getuid?.() === 0 ? false : 'n
     assert.match((await ask('two', 4001))[0]!, /^7 no identity issued: no entry is for it: pid \d+, uid 4001, .*\/two$/);
     assert.match((await ask('one', 0))[0]!, /^7 no identity issued: no entry is for it: pid \d+, uid 0, /);
     assert.match((await ask('one', 5000, 4004))[0]!, /^7 no identity issued/);
+  });
+
+  it('gives no identity that the control plane does not trust it with', async () => {
+    assert.match((await ask('one', 4005))[0]!, /may not ask for .*\/ns\/books\/sa\/admin, but for shop\/\*, books\/stock/);
   });
 
   it('never mistakes one for another, however many come at once', async () => {

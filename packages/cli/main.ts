@@ -58,7 +58,12 @@ program
   .option('--ca-token-file <file>', 'the token to prove oneself there with')
   .option('--ca-cert-file <file>', 'or a certificate')
   .option('--ca-key-file <file>', 'and its key')
-  .option('--ca-forwarder <namespace/account>', 'this service account may ask for identities of others; may be repeated', collect, [])
+  .option(
+    '--ca-forwarder <namespace/account>',
+    'this service account may ask for identities of others, or NAMESPACE/ACCOUNT=NAMESPACE/ACCOUNT,NAMESPACE/* for those alone; may be repeated',
+    collect,
+    [],
+  )
   .option('--workload-issuer <url>', 'take service account tokens of this issuer, too (OpenID Connect Discovery); may be repeated', collect, [])
   .option('--kubernetes-api <url>', 'ask this Kubernetes API server about service account tokens, too (TokenReview)')
   .option('--kubernetes-token-file <file>', 'the token to ask it with', '/var/run/secrets/kubernetes.io/serviceaccount/token')

@@ -7,6 +7,7 @@ import { authenticate, transportPeerKey } from './caller.ts';
 import { CertificateAuthority } from './certificate-authority.ts';
 import { type CertificateIssuer, CheckedIssuer, type WorkloadSigner } from './certificate-issuer.ts';
 import { certificateService } from './certificate-service.ts';
+import { Forwarders } from './forwarders.ts';
 import { IssuanceLog } from './issuance-log.ts';
 import { Revocations } from './revocations.ts';
 import { defaultRefreshSeconds, PublishedBundle } from './spiffe-bundle.ts';
@@ -25,7 +26,7 @@ export interface CitadelOptions {
   readonly trustDomain: string;
   /** Who signs for workloads, if not the authority of this control plane. */
   readonly issuer?: CertificateIssuer | undefined;
-  /** Service accounts (`namespace/name`) that may ask for identities of others. */
+  /** Service accounts that may ask for identities of others, and for which (see Forwarders). */
   readonly forwarders?: readonly string[] | undefined;
   /** Whose tokens are taken from workloads beside those of this control plane. */
   readonly tokenSources?: TokenSources | undefined;
@@ -50,6 +51,7 @@ export class Citadel {
   readonly #svids: SvidTokens;
   readonly #log: IssuanceLog;
   readonly #signer: WorkloadSigner;
+  readonly #forwarders: Forwarders;
   /** Of the newest revocations, PEM. */
   #crl: string | undefined;
   #crlTimer: NodeJS.Timeout | undefined;
@@ -65,6 +67,7 @@ export class Citadel {
     this.#log = new IssuanceLog(logPath, logger);
     this.revocations = new Revocations({ path: join(directory, 'revoked.json'), logPath });
     this.#signer = issuer === undefined ? authority : new CheckedIssuer(issuer);
+    this.#forwarders = new Forwarders(options.forwarders ?? []);
     this.trust = new TrustBundles({
       ...{ ownRoots: () => this.roots, crl: () => this.#crl, trustDomain, directory: join(directory, 'bundles'), logger, onChange: options.onTrustChanged },
       ...(bundleRefreshSeconds === undefined ? {} : { leastRefreshMs: bundleRefreshSeconds * 1000 }),
@@ -93,9 +96,9 @@ export class Citadel {
   }
 
   routes(router: ConnectRouter): void {
-    const { trustDomain, issuer, forwarders, logger } = this.#options;
+    const { trustDomain, issuer, logger } = this.#options;
     const generation = () => (issuer === undefined ? this.authority.signingGeneration : undefined);
-    const common = { tokens: this.workloadTokens, trustDomain, forwarders: new Set(forwarders), log: this.#log };
+    const common = { tokens: this.workloadTokens, trustDomain, forwarders: this.#forwarders, log: this.#log };
     router.service(IstioCertificateService, certificateService({ signer: this.#signer, generation, logger, ...common }));
     router.service(SvidService, svidService({ svids: this.#svids, trust: this.trust, ...common }));
   }
