@@ -105,9 +105,11 @@ export class ClientTls {
       certificate ??= socket.isSessionReused() ? before : socket.getPeerX509Certificate()?.raw;
       return certificate;
     };
+    const verifiedBy = this.#contextRoots;
     socket.once('secureConnect', () => {
-      // Lists may have come while hands were shaken.
-      const crl = this.#sources.roots()?.leafCrl;
+      const roots = this.#sources.roots();
+      // Lists may have come while hands were shaken; those that were there have been looked at.
+      const crl = roots === verifiedBy ? undefined : roots?.leafCrl;
       const shown = certificateOf();
       if (shown !== undefined && crl !== undefined && isRevoked(shown, leafCrls(crl)))
         socket.destroy(new MizzenError('wrong-server', revoked, `${host}:${port}`));
