@@ -172,7 +172,11 @@ data:
       await ask('decider', 'rules: [{ to: [{ operation: { ports: ["9002"] } }] }]');
       assert.deepEqual([await echoes(bert), servers.grpcRequests.length], ['hello', count], 'whom no rule is for nobody is asked about');
       await ask('web');
-      assert.equal(await echoes(anna), 'closed', 'by HTTP nobody can be asked about bytes');
+      assert.equal(await echoes(anna), 'hello', 'a provider by HTTP decides about requests only, as in Istio');
+      assert.ok(
+        mesh.plane.pilot.findings.some(({ code }) => code === 'MZ0014'),
+        'which the writer is warned of',
+      );
       await ask('open');
       servers.close();
       assert.equal(await echoes(bert), 'hello', 'no answer is yes only where it was said');

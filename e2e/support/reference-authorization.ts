@@ -64,22 +64,21 @@ function meetsRule(rule: AuthorizationRuleSpec, request: PlainRequest, namespace
 function attribute(key: string, request: PlainRequest, namespace: string, trustDomains: readonly string[]): Field['fits'] {
   const { http, claims, principal } = request;
   const identity = /^spiffe:\/\/([^/]+)\/ns\/([^/]+)\/sa\/([^/]+)$/.exec(principal ?? '');
-  const isOwn = (domain: string) => domain === 'cluster.local' || trustDomains.includes(domain);
+  // A trust domain of the mesh goes by all of its names, and by `cluster.local`.
+  const namesOf = (domain: string) => (trustDomains.includes(domain) ? [...trustDomains, 'cluster.local'] : [domain]);
   switch (key) {
     case 'source.principal':
       return (value) => {
         if (principal === undefined) return false;
         const given = principal.slice('spiffe://'.length);
-        const [domain = ''] = value.split('/');
-        if (value.startsWith('*') || !value.includes('/') || !isOwn(domain)) return wild(value, given);
-        return trustDomains.some((own) => wild(`${own}${value.slice(domain.length)}`, given));
+        return namesOf(given.split('/', 1)[0]!).some((name) => wild(value, `${name}${given.slice(given.indexOf('/'))}`));
       };
     case 'source.namespace':
       return (value) => identity !== null && glob(value).test(identity[2]!);
     case 'source.serviceAccount':
       return (value) => identity !== null && `${identity[2]}/${identity[3]}` === (value.includes('/') ? value : `${namespace}/${value}`);
     case 'source.trustDomain':
-      return (value) => identity !== null && (wild(value, identity[1]!) || (isOwn(value) && isOwn(identity[1]!) && trustDomains.includes(identity[1]!)));
+      return (value) => identity !== null && namesOf(identity[1]!).some((name) => wild(value, name));
     case 'source.ip':
       return (value) => inRange(value, request.sourceIp);
     case 'remote.ip':

@@ -15,6 +15,7 @@ export {
 } from './kinds.ts';
 export { groupOf, type ManagedFieldsEntry, nameOf, type ObjectMeta, type Problem, type Resource, type SourcedResource, versionOf } from './resource.ts';
 export type { Schema } from './schema.ts';
+export { dryRunAnnotation } from './semantics/annotations.ts';
 export { localityProblems } from './semantics/destination-rule.ts';
 export { grpcStatusNames, grpcStatusOf } from './semantics/grpc-status.ts';
 export type * from './types/api.ts';

@@ -10,6 +10,7 @@ export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts
 export { MizzenError, messageOf } from './mizzen-error.ts';
 export { http } from './node-http.ts';
 export { describeOrigin, type Origin } from './origin.ts';
+export { parseBool } from './parse-bool.ts';
 export { pemCertificates } from './pem-certificates.ts';
 export { PushQueue } from './push-queue.ts';
 export { version } from './version.ts';

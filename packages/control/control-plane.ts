@@ -26,6 +26,7 @@ import { ResourceRegistry } from './galley/resource-registry.ts';
 import { SqliteStore } from './galley/sqlite-store.ts';
 import { describeFinding } from './pilot/analysis/finding.ts';
 import { notEnforced, notImplementedWarnings } from './pilot/analysis/not-implemented.ts';
+import { unservedTarget } from './pilot/analysis/policy-targets.ts';
 import { controllerName } from './pilot/gateway-api/types.ts';
 import { Pilot } from './pilot/pilot.ts';
 import { rootNamespace } from './pilot/snapshot.ts';
@@ -113,7 +114,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
 
   const store = new SqliteStore(files.store);
   if (existsSync(files.store)) chmodSync(files.store, 0o600);
-  const registry = new ResourceRegistry(store, notEnforced);
+  const registry = new ResourceRegistry(store, async (resource, stored) => notEnforced(resource) ?? (await unservedTarget(resource, stored)));
   await createNamespaces(registry);
   await createGatewayClasses(registry);
   const pilot: Pilot = new Pilot({
@@ -338,9 +339,14 @@ function meshState(pilot: Pilot, path: readonly string[], caller: Caller): unkno
 
 const schemas = { cluster: true, endpoint: true, listener: true, route: true, secret: true } as const;
 
+const kindsWithFindings = new Set([
+  ...['VirtualService', 'DestinationRule', 'Gateway', 'ConfigMap', 'Api', 'Consumer', 'Credential', 'Sidecar', 'EnvoyFilter'],
+  ...['AuthorizationPolicy', 'RequestAuthentication', 'PeerAuthentication'],
+]);
+
 /** What a resource that was just written leads to, once pilot has seen it. */
 async function pendingFindings(pilot: Pilot, resource: Resource): Promise<string[]> {
-  if (!['VirtualService', 'DestinationRule', 'Gateway', 'ConfigMap', 'Api', 'Credential'].includes(resource.kind)) return [];
+  if (!kindsWithFindings.has(resource.kind)) return [];
   await pilot.refresh();
   const object = `${resource.kind} ${resource.metadata.namespace}/${resource.metadata.name}`;
   return pilot.findings.filter((finding) => finding.object === object).map(describeFinding);

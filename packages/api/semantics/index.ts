@@ -1,4 +1,5 @@
 import type { Problem, Resource } from '../resource.ts';
+import { annotationProblems } from './annotations.ts';
 import { apiProblems, credentialProblems } from './api.ts';
 import { authorizationPolicyProblems } from './authorization-policy.ts';
 import { certificateIssuerProblems, certificateProblems } from './certificate.ts';
@@ -38,5 +39,5 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
 
 export function semanticProblems(resource: Resource): Problem[] {
   const group = resource.apiVersion.includes('/') ? resource.apiVersion.slice(0, resource.apiVersion.indexOf('/')) : '';
-  return checks[`${group}/${resource.kind}`]?.((resource.spec ?? {}) as never) ?? [];
+  return [...annotationProblems(resource), ...(checks[`${group}/${resource.kind}`]?.((resource.spec ?? {}) as never) ?? [])];
 }

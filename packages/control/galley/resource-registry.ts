@@ -18,13 +18,16 @@ export interface WriteContext {
   readonly dryRun?: boolean;
 }
 
+/** Why a well-formed resource is not accepted, given what else is stored; undefined: it is accepted. */
+export type Refusal = (resource: Resource, store: ConfigStore) => string | undefined | Promise<string | undefined>;
+
 export class ResourceRegistry {
   readonly store: ConfigStore;
-  readonly #refusal: (resource: Resource) => string | undefined;
+  readonly #refusal: Refusal;
   readonly #now: () => Date;
 
   /** `refusal` says why a well-formed resource is not taken all the same; undefined when it is. */
-  constructor(store: ConfigStore, refusal: (resource: Resource) => string | undefined = () => undefined, now: () => Date = () => new Date()) {
+  constructor(store: ConfigStore, refusal: Refusal = () => undefined, now: () => Date = () => new Date()) {
     this.store = store;
     this.#refusal = refusal;
     this.#now = now;
@@ -37,7 +40,7 @@ export class ResourceRegistry {
   }
 
   async create(kind: Kind, namespace: string, value: unknown, context: WriteContext): Promise<StoredResource> {
-    const resource = this.#decode(kind, namespace, withGeneratedName(value));
+    const resource = await this.#decode(kind, namespace, withGeneratedName(value));
     await this.#requireNamespace(kind, resource.metadata.namespace ?? '');
     if (resource.metadata.resourceVersion) throw badRequest('resourceVersion should not be set on objects to be created');
     const created = this.#stamp(recordUpdate(undefined, resource, context.manager, this.#time()), undefined);
@@ -82,7 +85,7 @@ export class ResourceRegistry {
     const live = await this.store.get(keyOf(kind, namespace, name));
     const metadata = { ...((value['metadata'] ?? {}) as Record<string, unknown>), name, ...(kind.isNamespaced ? { namespace } : {}) };
     const merged = applyServerSide(live?.resource, { ...value, metadata }, context.manager, force, this.#time());
-    const resource = this.#decode(kind, namespace, merged);
+    const resource = await this.#decode(kind, namespace, merged);
     if (live) {
       // Who owns what is part of an apply even when no value changes; where it came from matters when a file says so.
       const unchanged =
@@ -110,7 +113,7 @@ export class ResourceRegistry {
 
   async #replace(kind: Kind, live: StoredResource, value: unknown, context: WriteContext, subresource?: 'status'): Promise<StoredResource> {
     const { namespace, name } = live.key;
-    const decoded = this.#decode(kind, namespace, value);
+    const decoded = await this.#decode(kind, namespace, value, subresource);
     if (decoded.metadata.name !== name) throw badRequest(`the name of the object (${decoded.metadata.name}) does not match the name on the URL (${name})`);
     const version = decoded.metadata.resourceVersion;
     if (version && version !== live.resource.metadata.resourceVersion) throw conflict(kind, name);
@@ -123,7 +126,7 @@ export class ResourceRegistry {
     );
   }
 
-  #decode(kind: Kind, namespace: string, value: unknown): Resource {
+  async #decode(kind: Kind, namespace: string, value: unknown, subresource?: 'status'): Promise<Resource> {
     const decoded = decodeObject(value, { defaultNamespace: namespace || 'default' });
     if ('problems' in decoded) {
       const metadata = (value as { metadata?: { name?: unknown } } | null)?.metadata;
@@ -133,7 +136,8 @@ export class ResourceRegistry {
     if (resource.kind !== kind.kind) throw badRequest(`the object is a ${resource.kind}, but the URL is for ${kind.plural}`);
     if (kind.isNamespaced && namespace && resource.metadata.namespace !== namespace)
       throw badRequest(`the namespace of the object (${resource.metadata.namespace}) does not match the namespace on the request (${namespace})`);
-    const refusal = this.#refusal(resource);
+    // A status says what has become of an object, also of one that would be refused today.
+    const refusal = subresource === 'status' ? undefined : await this.#refusal(resource, this.store);
     if (refusal)
       throw new ApiError(422, 'Invalid', `${resource.kind} "${resource.metadata.name}" is refused: ${refusal}`, {
         name: resource.metadata.name,

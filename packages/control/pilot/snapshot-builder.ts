@@ -4,6 +4,7 @@ import type { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { ConfigStore } from '../galley/config-store.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
 import { keySetFindings } from './analysis/key-sets.ts';
+import { policyTargetFindings } from './analysis/policy-targets.ts';
 import { destinationRuleFindings, sidecarFindings, virtualServiceFindings } from './analysis/references.ts';
 import { securityPolicyFindings } from './analysis/security-policies.ts';
 import { consumerTable } from './apis/consumer-table.ts';
@@ -77,6 +78,7 @@ export class SnapshotBuilder {
       ...sidecarFindings(taken),
       ...keySetFindings(taken),
       ...securityPolicyFindings(taken),
+      ...policyTargetFindings(taken),
       ...consumers.findings,
     ];
     const apis = this.#resolveApis(taken, findings);

@@ -4,7 +4,7 @@ import { createServer as createHttpServer, type Server as HttpServer, type Incom
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
-import { type Logger, MizzenError, messageOf, type Origin, version as programVersion } from '@mizzen/common';
+import { type Logger, MizzenError, messageOf, type Origin, parseBool, version as programVersion } from '@mizzen/common';
 import { ApiError, badRequest, notFound } from '../api-error.ts';
 import { jsonPatch } from '../patch/json-patch.ts';
 import { mergePatch } from '../patch/merge-patch.ts';
@@ -371,7 +371,9 @@ export class ApiServer {
     const seconds = Math.min(Math.max(Number(spec['expirationSeconds'] ?? 3600), 600), 365 * 86_400);
     const audiences = Array.isArray(spec['audiences']) ? spec['audiences'].map(String) : [];
     const annotations = isPlainObject(body) && isPlainObject(body['metadata']) ? body['metadata']['annotations'] : undefined;
-    const isOnce = isPlainObject(annotations) && annotations[onceAnnotation] === 'true';
+    const onceText = isPlainObject(annotations) ? (annotations[onceAnnotation] ?? 'false') : 'false';
+    const isOnce = typeof onceText === 'string' ? parseBool(onceText) : undefined;
+    if (isOnce === undefined) throw badRequest(`the annotation ${onceAnnotation} must be "true" or "false"`);
     const { token, expiresAt } = await this.#options.createToken(target.namespace!, name, audiences, seconds, isOnce);
     sendJson(call.response, 201, {
       kind: 'TokenRequest',

@@ -22,7 +22,10 @@ export interface Finding {
     | 'MZ0009'
     | 'MZ0010'
     | 'MZ0011'
-    | 'MZ0012';
+    | 'MZ0012'
+    | 'MZ0013'
+    | 'MZ0014'
+    | 'MZ0015';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

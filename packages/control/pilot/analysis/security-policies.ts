@@ -1,3 +1,4 @@
+import type { AuthorizationRuleSpec } from '@mizzen/api';
 import { describeOrigin } from '@mizzen/common';
 import { type Instance, mayBeHttp, selects } from '../registry/service.ts';
 import { authorizationProvider } from '../security/external-authorization.ts';
@@ -20,6 +21,27 @@ function isSelected({ namespace, spec }: Configured<Selecting>, instance: Instan
 /** Exact hosts that are not there with a port, or with the dot that a name may end in, too. */
 function hostsWithoutPort(hosts: readonly string[]): string[] {
   return hosts.filter((host) => !host.includes('*') && !host.includes(':') && !(hosts.includes(`${host}:*`) && hosts.includes(`${host}.*`)));
+}
+
+/** Values that never match as their writers expect: a * in the middle is literal in Istio, and a principal has no scheme. */
+function literalWildcards(rules: readonly AuthorizationRuleSpec[]): { readonly path: string; readonly message: string }[] {
+  const found: { path: string; message: string }[] = [];
+  const check = (path: string, value: string) => {
+    if (value.slice(1, -1).includes('*') && !value.includes('{*'))
+      found.push({ path, message: `${path}: in ${JSON.stringify(value)} the * in the middle is not a wildcard: it stands for itself.` });
+    if (/rincipals/.test(path) && !/equestPrincipals/.test(path) && value.startsWith('spiffe://'))
+      found.push({ path, message: `${path}: ${JSON.stringify(value)} matches no identity: write it without spiffe://.` });
+  };
+  const checkAll = (path: string, fields: object | undefined) => {
+    for (const [field, values] of Object.entries(fields ?? {}))
+      if (Array.isArray(values) && !/amespaces$/.test(field))
+        for (const [i, value] of values.entries()) if (typeof value === 'string') check(`${path}.${field}[${i}]`, value);
+  };
+  for (const [i, { from, to }] of rules.entries()) {
+    for (const [k, one] of (from ?? []).entries()) checkAll(`spec.rules[${i}].from[${k}].source`, one?.source);
+    for (const [k, one] of (to ?? []).entries()) checkAll(`spec.rules[${i}].to[${k}].operation`, one?.operation);
+  }
+  return found;
 }
 
 type Selecting = Parameters<typeof targetsOf>[0];
@@ -46,6 +68,15 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
         'spec.provider.name',
         `nobody can be asked: ${JSON.stringify(provider?.name ?? '')} is no extensionProvider of the mesh with a service that is there. What it should decide about is denied.`,
       );
+    const provided = snapshot.meshConfig.extensionProviders.authorization.find(({ name }) => name === provider?.name);
+    if (action === 'CUSTOM' && provided?.http !== undefined && hasPortsWithoutHttp(policy, snapshot))
+      add(
+        policy,
+        'MZ0014',
+        'spec.provider.name',
+        `has no effect on ports without HTTP: the provider ${provided.name} is asked by HTTP and decides about requests only. Deny those ports with a DENY policy, or use a gRPC provider.`,
+      );
+    for (const { path, message } of literalWildcards(rules)) add(policy, 'MZ0015', path, message);
     const escapable = action === 'DENY' ? rules.flatMap(({ to = [] }) => to.flatMap(({ operation }) => hostsWithoutPort(operation?.hosts ?? []))) : [];
     if (escapable.length > 0)
       add(

@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { findKind, isPlainObject } from '@mizzen/api';
 import { type Logger, messageOf } from '@mizzen/common';
 import type { ResourceRegistry } from '../../galley/resource-registry.ts';
+import { policyTargetStates } from '../analysis/policy-targets.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
@@ -46,6 +47,8 @@ export class StatusWriter {
             })),
           ],
         }));
+      for (const { policy, conditions, group: of } of policyTargetStates(snapshot))
+        await this.#set(policy, (before) => ({ ...before, conditions: [...otherConditions(before), ...dated(conditions, before, policy)] }), of);
       for (const { policy, ancestors, conditions } of backendTlsStates(snapshot, translation))
         await this.#set(policy, (before) => ({
           ancestors: [
@@ -116,8 +119,9 @@ export class StatusWriter {
     }
   }
 
-  async #set(object: Configured<unknown>, make: (before: Status) => Status): Promise<void> {
-    const kind = findKind(group, object.kind)!;
+  async #set(object: Configured<unknown>, make: (before: Status) => Status, ofGroup = group): Promise<void> {
+    const kind = findKind(ofGroup, object.kind);
+    if (kind === undefined) return;
     try {
       const { resource } = await this.#registry.get(kind, object.namespace, object.name);
       const before = isPlainObject(resource.status) ? resource.status : {};
@@ -143,6 +147,8 @@ type Status = Readonly<Record<string, unknown>>;
 const entriesOf = (value: unknown): Status[] => (Array.isArray(value) ? value.filter(isPlainObject) : []);
 /** What other controllers have written stays. */
 const othersOf = (value: unknown) => entriesOf(value).filter((entry) => entry['controllerName'] !== controllerName);
+
+const otherConditions = (before: Status) => entriesOf(before['conditions']).filter((entry) => entry['type'] !== 'Accepted');
 
 const ownEntry = (value: unknown, key: string, ref: unknown) =>
   entriesOf(value).find((entry) => entry['controllerName'] === controllerName && isDeepStrictEqual(entry[key], JSON.parse(JSON.stringify(ref))));

@@ -1,4 +1,5 @@
-import type { AuthorizationPolicySpec } from '@mizzen/api';
+import { type AuthorizationPolicySpec, dryRunAnnotation } from '@mizzen/api';
+import { parseBool } from '@mizzen/common';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import type { FilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { type PolicySchema, RBAC_Action, type RBACSchema } from '@mizzen/envoy-api/gen/envoy/config/rbac/v3/rbac_pb.js';
@@ -16,9 +17,6 @@ import { isForWorkload } from './policy-selection.ts';
 import { jwtFilters } from './request-authentication.ts';
 
 type Policy = Configured<AuthorizationPolicySpec>;
-
-/** Policies with this annotation decide nothing: what they would have decided is counted. */
-const dryRunAnnotation = 'istio.io/dry-run';
 
 /** The actions in the order in which they are asked. */
 const actions = [
@@ -82,8 +80,9 @@ export function authorizationNetworkFilters(view: ProxyView, snapshot: MeshSnaps
   const custom = [...customPolicies(view, snapshot)].flatMap(([name, policies]) => {
     const rules = { action: RBAC_Action.DENY, policies: policiesOf(policies, place, askedPolicyPrefix(name)) };
     const provider = authorizationProvider(name, snapshot);
-    // Who is asked by HTTP cannot be asked about bytes, as in Istio.
-    if (provider === undefined || provider.http !== undefined) return [rbac({ rules, shadowRulesStatPrefix: '' })];
+    if (provider === undefined) return [rbac({ rules, shadowRulesStatPrefix: '' })];
+    // An HTTP provider decides about requests only: Istio leaves connections without HTTP alone, and a finding names the policy.
+    if (provider.http !== undefined) return [];
     return [rbac({ shadowRules: rules, shadowRulesStatPrefix: askedPrefix }), askNetworkFilter(provider, snapshot)];
   });
   return [...custom, ...rulesFor(view, snapshot, port, true).map(rbac)];
@@ -123,8 +122,9 @@ export function pathNormalizationFor(view: ProxyView, snapshot: MeshSnapshot): P
   return looksAtPaths ? 'MERGE_SLASHES' : undefined;
 }
 
+/** Policies with this annotation decide nothing: what they would have decided is counted. */
 export function isDryRun({ annotations }: Policy): boolean {
-  return annotations[dryRunAnnotation] === 'true';
+  return parseBool(annotations[dryRunAnnotation] ?? '') === true;
 }
 
 type Place = Omit<RulePlace, 'namespace' | 'isForAllowing'>;

@@ -192,7 +192,7 @@ function principalOfKey(key: string, place: RulePlace): Meaning<Principal> | und
 
 function namespaceName(namespace: string): Text {
   if (!namespace.includes('*')) return { matchPattern: { case: 'contains', value: `/ns/${namespace}/` } };
-  return regex(`.*/ns/${namespace.split('*').map(quoted).join('.*')}/.*`);
+  return regex(`.*/ns/${namespace.split('*').map(quoted).join('[^/]*')}/.*`);
 }
 
 function serviceAccountName(account: string, ownNamespace: string): Text {
@@ -213,19 +213,30 @@ function principalName(principal: string): Text {
   return principal.endsWith('*') ? beginning(`spiffe://${principal.slice(0, -1)}`) : exactly(`spiffe://${principal}`);
 }
 
-/** `cluster.local` stands for the mesh's own trust domain, whatever it is called. */
-const isOwn = (domain: string, { trustDomains }: RulePlace) => domain === 'cluster.local' || trustDomains.includes(domain);
+/** `cluster.local` stands for the mesh's own trust domain, whatever it is called. `domain` may begin or end in `*`. */
+function isOwn(domain: string, { trustDomains }: RulePlace): boolean {
+  if (domain === '*') return false;
+  const covers = (own: string) =>
+    domain.startsWith('*') ? own.endsWith(domain.slice(1)) : domain.endsWith('*') ? own.startsWith(domain.slice(0, -1)) : own === domain;
+  return domain === 'cluster.local' || trustDomains.some(covers);
+}
 
 function withAliases(domain: string, place: RulePlace): readonly string[] {
   return isOwn(domain, place) ? [...new Set([domain, ...place.trustDomains])] : [domain];
 }
 
-/** What is said of the mesh's trust domain holds for those that it is known by too (istio/api mesh config.proto `trust_domain_aliases`). */
+/**
+ * What is said of one name of the mesh's trust domain holds for all of them (istio/api mesh config.proto `trust_domain_aliases`; Istio's
+ * trustdomain.Bundle). A wildcard in the trust domain stays, since it may cover foreign domains too; the names that it does not cover are added.
+ */
 function principalsWithAliases(principal: string, place: RulePlace): readonly string[] {
   const slash = principal.indexOf('/');
-  const domain = slash < 0 ? '' : principal.slice(0, slash);
-  if (domain === '' || principal.startsWith('*') || !isOwn(domain, place)) return [principal];
-  return place.trustDomains.map((own) => `${own}${principal.slice(slash)}`);
+  // `td*` covers all identities of the trust domains that begin so. `*foo` may end anywhere, so it names no trust domain.
+  const [domain, rest] = slash < 0 ? [principal.endsWith('*') ? principal : '', '/*'] : [principal.slice(0, slash), principal.slice(slash)];
+  if (domain.startsWith('*') && !/^\/ns\/[^/]+\/sa\//.test(rest)) return [principal];
+  if (domain === '' || !isOwn(domain, place)) return [principal];
+  const others = place.trustDomains.map((own) => `${own}${rest}`);
+  return domain.includes('*') ? [...new Set([principal, ...others])] : others;
 }
 
 /** `ISSUER/SUBJECT` of a token; the issuer may be a URL, so the last slash divides them. */
