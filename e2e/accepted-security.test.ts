@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import https from 'node:https';
 import { after, before, describe, it } from 'node:test';
 import { findKind } from '@mizzen/api';
 import { write } from './support/api.ts';
+import { TestAuthority } from './support/certificates.ts';
 import { call } from './support/http.ts';
 import { service, TestMesh } from './support/mesh.ts';
 
@@ -101,5 +104,110 @@ describe('security that is accepted', () => {
     );
     assert.match(warnings.join(), /in .*a\*b.* the \* in the middle is not a wildcard/);
     assert.match(warnings.join(), /write it without spiffe:/);
+  });
+
+  describe('of clients of a Gateway', () => {
+    let authority: TestAuthority;
+    let port: number;
+    const base64 = (file: string) => Buffer.from(authority.pem(file)).toString('base64');
+    const configMap = (name: string, key: string, text: string, namespace = 'default') =>
+      `---\n${JSON.stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name, namespace }, data: { [key]: text } })}\n`;
+    const gateway = (listenerTls: string, frontend = '') =>
+      gatewayApi(
+        'Gateway',
+        'mutual',
+        `{ gatewayClassName: mizzen, ${frontend ? `tls: { frontend: { default: { validation: ${frontend} } } }, ` : ''}listeners: [{ name: https, port: ${port}, protocol: HTTPS, tls: { certificateRefs: [{ name: site }]${listenerTls} } }] }`,
+      );
+    const listener = async () => {
+      await mesh.plane.pilot.statusesWritten();
+      const { resource } = await mesh.plane.registry.get(findKind('gateway.networking.k8s.io', 'Gateway')!, 'default', 'mutual');
+      const { conditions } = (resource.status as { listeners: { conditions: { type: string; status: string; reason: string }[] }[] }).listeners[0]!;
+      return Object.fromEntries(conditions.map(({ type, status, reason }) => [type, `${status} ${reason}`]));
+    };
+    /** The status of a response, or 'refused' where there is no TLS connection. */
+    const ask = (withCertificate: boolean) =>
+      new Promise<number | 'refused'>((resolve) => {
+        const own = withCertificate ? { cert: authority.pem(client.cert), key: authority.pem(client.key) } : {};
+        https
+          .get(
+            { host: '127.0.0.1', port, path: '/', headers: { host: 'site.test' }, servername: 'site.test', rejectUnauthorized: false, agent: false, ...own },
+            (response) => {
+              response.resume();
+              resolve(response.statusCode ?? 0);
+            },
+          )
+          .on('error', () => resolve('refused'));
+      });
+    let client: { cert: string; key: string };
+
+    before(async () => {
+      authority = new TestAuthority(mesh.home);
+      port = await mesh.ports.next();
+      const site = authority.issue('site', ['DNS:site.test']);
+      client = authority.issue('client', ['DNS:client.test']);
+      await mesh.apply(
+        `apiVersion: v1\nkind: Secret\nmetadata: { name: site }\ntype: kubernetes.io/tls\ndata: { tls.crt: ${base64(site.cert)}, tls.key: ${base64(site.key)}, ca.crt: ${Buffer.from(readFileSync(authority.certificate)).toString('base64')} }\n---\napiVersion: v1\nkind: Namespace\nmetadata: { name: other }\n${configMap('roots', 'ca.crt', readFileSync(authority.certificate, 'utf8'))}${configMap('roots', 'ca.crt', readFileSync(authority.certificate, 'utf8'), 'other')}${configMap('broken', 'ca.crt', '-----BEGIN CERTIFICATE-----\nnothing\n-----END CERTIFICATE-----\n')}${configMap('no-key', 'other', 'x')}${configMap('no-authority', 'ca.crt', authority.pem(client.cert))}${gateway('')}${gatewayApi('HTTPRoute', 'mutual', '{ parentRefs: [{ name: mutual }], rules: [{ backendRefs: [{ name: shop, port: 9080 }] }] }')}`,
+      );
+      const running = await mesh.proxy('mutual', { type: 'gateway', labels: { 'gateway.networking.k8s.io/gateway-name': 'mutual' } });
+      await running.proxy.ready;
+      await mesh.synced();
+    });
+
+    it('demands certificates with the terminate mode MUTUAL of Istio, and refuses options that it does not know', async () => {
+      assert.equal(await ask(false), 200);
+      const option = (value: string) => gateway(`, options: { gateway.istio.io/tls-terminate-mode: ${value} }`);
+      await mesh.apply(option('MUTUAL'));
+      assert.deepEqual([await ask(false), await ask(true)], ['refused', 200]);
+      await mesh.apply(option('OPTIONAL_MUTUAL'));
+      assert.deepEqual([await ask(false), await ask(true)], [200, 200]);
+      await mesh.apply(option('ISTIO_MUTUAL'));
+      assert.deepEqual([await ask(false), await ask(true)], ['refused', 'refused']);
+      for (const options of [
+        '{ gateway.istio.io/tls-terminate-mode: mutual }',
+        '{ example.com/min-version: "1.3" }',
+        '{ gateway.istio.io/tls-terminate-mode: MUTUAL, a: b }',
+      ]) {
+        const { warnings } = await write(mesh, gateway(`, options: ${options}`));
+        assert.match(warnings.join(), /is not supported/, options);
+        await mesh.synced();
+        assert.equal((await listener())['Accepted'], 'False UnsupportedValue', options);
+        assert.deepEqual([await ask(false), await ask(true)], ['refused', 'refused'], options);
+      }
+    });
+
+    it('serves no listener whose clients cannot be verified, and verifies them by all roots that can be used', async () => {
+      const roots = (refs: string, mode = '') => gateway('', `{ caCertificateRefs: [${refs}]${mode} }`);
+      const good = '{ group: "", kind: ConfigMap, name: roots }';
+      await mesh.apply(roots(good));
+      assert.deepEqual([await ask(false), await ask(true)], ['refused', 200]);
+      for (const [ref, reason] of [
+        ['{ group: "", kind: ConfigMap, name: missing }', 'InvalidCACertificateRef'],
+        ['{ group: "", kind: ConfigMap, name: broken }', 'InvalidCACertificateRef'],
+        ['{ group: "", kind: ConfigMap, name: no-key }', 'InvalidCACertificateRef'],
+        ['{ group: "", kind: ConfigMap, name: no-authority }', 'InvalidCACertificateRef'],
+        ['{ group: "", kind: Secret, name: roots }', 'InvalidCACertificateKind'],
+        ['{ group: example.com, kind: ConfigMap, name: roots }', 'InvalidCACertificateKind'],
+        ['{ group: "", kind: ConfigMap, name: roots, namespace: other }', 'RefNotPermitted'],
+      ] as const) {
+        for (const mode of ['', ', mode: AllowInsecureFallback']) {
+          const { warnings } = await write(mesh, roots(ref, mode));
+          await mesh.synced();
+          assert.ok(warnings.join().includes(reason), ref);
+          const { Accepted, ResolvedRefs, Programmed } = await listener();
+          assert.deepEqual([Accepted, ResolvedRefs, Programmed], ['False NoValidCACertificate', `False ${reason}`, 'False Invalid'], ref);
+          assert.deepEqual([await ask(false), await ask(true)], ['refused', 'refused'], ref);
+        }
+        await mesh.apply(roots(`${ref}, ${good}`));
+        assert.deepEqual([(await listener())['Accepted'], (await listener())['ResolvedRefs']], ['True Accepted', `False ${reason}`]);
+        assert.deepEqual([await ask(false), await ask(true)], ['refused', 200], `${ref} beside roots that can be used`);
+      }
+      const grant =
+        '---\napiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: { name: roots, namespace: other }\nspec: { from: [{ group: gateway.networking.k8s.io, kind: Gateway, namespace: default }], to: [{ group: "", kind: ConfigMap }] }\n';
+      await mesh.apply(roots('{ group: "", kind: ConfigMap, name: roots, namespace: other }') + grant);
+      assert.deepEqual([await ask(false), await ask(true)], ['refused', 200]);
+      await write(mesh, roots(''));
+      await mesh.synced();
+      assert.deepEqual([await ask(false), await ask(true)], ['refused', 'refused'], 'no references at all');
+    });
   });
 });

@@ -340,7 +340,7 @@ function meshState(pilot: Pilot, path: readonly string[], caller: Caller): unkno
 const schemas = { cluster: true, endpoint: true, listener: true, route: true, secret: true } as const;
 
 const kindsWithFindings = new Set([
-  ...['VirtualService', 'DestinationRule', 'Gateway', 'ConfigMap', 'Api', 'Consumer', 'Credential', 'Sidecar', 'EnvoyFilter'],
+  ...['VirtualService', 'DestinationRule', 'Gateway', 'ConfigMap', 'Api', 'Consumer', 'Credential', 'Sidecar', 'EnvoyFilter', 'ListenerSet'],
   ...['AuthorizationPolicy', 'RequestAuthentication', 'PeerAuthentication'],
 ]);
 

@@ -24,7 +24,7 @@ export interface ServerTlsSpec {
   /** Not of Istio: where the secret is, when it is in another namespace than the Gateway. */
   readonly credentialNamespace?: string;
   /** Not of Istio: the ConfigMap (`NAMESPACE/NAME`) with the roots that clients are verified by, under `ca.crt`. */
-  readonly caConfigMap?: string;
+  readonly clientRoots?: string;
   readonly serverCertificate?: string;
   readonly privateKey?: string;
   readonly caCertificates?: string;

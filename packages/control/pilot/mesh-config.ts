@@ -1,10 +1,10 @@
 import { isPlainObject, type LocalityLbSpec, localityProblems, type ZoneAwareLbSpec } from '@mizzen/api';
 import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
 import { parseDocument } from 'yaml';
-import { certificatesIn } from '../citadel/spiffe-bundle.ts';
 import type { CaCertificate } from '../citadel/trust-bundles.ts';
 import type { StoredResource } from '../galley/config-store.ts';
 import { type ExtensionProviders, readProviders, type Wrong } from './extension-providers.ts';
+import { problemOfRoots } from './trusted-roots.ts';
 
 /** What a call to a host that the mesh does not know becomes (istio/api mesh config.proto `OutboundTrafficPolicy`). */
 export type OutboundTrafficMode = 'ALLOW_ANY' | 'REGISTRY_ONLY';
@@ -142,16 +142,6 @@ function readCaCertificates(value: unknown, wrong: Wrong): CaCertificate[] {
     }
     return { pem, spiffeBundleUrl, trustDomains } as CaCertificate;
   });
-}
-
-function problemOfRoots(pem: unknown): string | undefined {
-  try {
-    const roots = certificatesIn(String(pem));
-    if (roots.length === 0) return 'must hold certificates in PEM form';
-    return roots.every(({ ca }) => ca) ? undefined : "a certificate in it is no authority's (CA:TRUE is missing)";
-  } catch (error) {
-    return `a certificate in it cannot be read: ${messageOf(error)}`;
-  }
 }
 
 const stringList = (value: unknown): string[] => (Array.isArray(value) ? value.filter((entry): entry is string => typeof entry === 'string') : []);

@@ -3,6 +3,7 @@ import { describeOrigin, type Logger, messageOf } from '@mizzen/common';
 import type { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { ConfigStore } from '../galley/config-store.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
+import { gatewayListenerFindings } from './analysis/gateway-listeners.ts';
 import { keySetFindings } from './analysis/key-sets.ts';
 import { policyTargetFindings } from './analysis/policy-targets.ts';
 import { destinationRuleFindings, sidecarFindings, virtualServiceFindings } from './analysis/references.ts';
@@ -106,9 +107,10 @@ export class SnapshotBuilder {
       findings.push(...own.map((finding) => (finding.level === 'error' ? { ...finding, message: finding.message + effect } : finding)));
     }
     for (const key of this.#lastGood.keys()) if (!present.has(key)) this.#lastGood.delete(key);
+    this.#translation = translateGatewayApi(taken.gatewayApi, raw);
+    findings.push(...gatewayListenerFindings(this.#translation));
     this.#findings = findings;
     this.#report(findings);
-    this.#translation = translateGatewayApi(taken.gatewayApi, raw);
     // Where both speak of one host of the mesh, the Gateway API's word counts, as in Istio.
     return {
       ...raw,

@@ -25,7 +25,8 @@ export interface Finding {
     | 'MZ0012'
     | 'MZ0013'
     | 'MZ0014'
-    | 'MZ0015';
+    | 'MZ0015'
+    | 'MZ0016';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

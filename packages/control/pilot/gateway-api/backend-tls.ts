@@ -1,5 +1,6 @@
 import type { Service, ServicePort } from '../registry/service.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
+import { problemOfRoots } from '../trusted-roots.ts';
 import { resolveBackend } from './references.ts';
 import type { Translation } from './translate.ts';
 import { type BackendTlsPolicySpec, type Condition, condition, failed, group } from './types.ts';
@@ -39,8 +40,8 @@ function problemOf(policy: Configured<BackendTlsPolicySpec>, snapshot: MeshSnaps
   const { caCertificateRefs = [], wellKnownCACertificates } = policy.spec.validation ?? {};
   for (const { kind = 'ConfigMap', name, group: ofGroup = '' } of caCertificateRefs) {
     if (ofGroup !== '' || kind !== 'ConfigMap') return failed('ResolvedRefs', 'InvalidKind', `roots are in ConfigMaps, not in ${kind}`);
-    if (!snapshot.configMaps.get(`${policy.namespace}/${name}`)?.['ca.crt']?.includes('-----BEGIN CERTIFICATE-----'))
-      return failed('ResolvedRefs', 'InvalidCACertificateRef', `the ConfigMap ${policy.namespace}/${name} has no certificate under ca.crt`);
+    const problem = problemOfRoots(snapshot.configMaps.get(`${policy.namespace}/${name}`)?.['ca.crt']);
+    if (problem !== undefined) return failed('ResolvedRefs', 'InvalidCACertificateRef', `ca.crt of the ConfigMap ${policy.namespace}/${name} ${problem}`);
   }
   if (caCertificateRefs.length === 0 && wellKnownCACertificates !== 'System')
     return failed('ResolvedRefs', 'InvalidCACertificateRef', 'caCertificateRefs, or wellKnownCACertificates: System, is required');

@@ -1,5 +1,6 @@
 import type { GatewayServerSpec, GatewaySpec } from '@mizzen/api';
 import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
+import { type ClientValidation, clientValidationOf } from './client-validation.ts';
 import { admits, isGranted, refText } from './references.ts';
 import type { GatewayApiResources } from './resources.ts';
 import { type Condition, condition, controllerName, failed, group, type K8sGatewaySpec, type ListenerSetSpec, type ListenerSpec } from './types.ts';
@@ -15,6 +16,7 @@ export interface Listener {
   readonly name: string;
   readonly supportedKinds: readonly string[];
   readonly conditions: readonly Condition[];
+  readonly clients: ClientValidation;
   /** It takes connections. */
   readonly isValid: boolean;
 }
@@ -92,13 +94,14 @@ function listenerOf(
     ? wanted.filter((one) => (one.group ?? group) === group && supported.includes(one.kind)).map(({ kind }) => kind)
     : supported;
   const conditions: Condition[] = [];
+  const clients = clientValidationOf(gateway, owner, spec, terminates, resources, snapshot);
 
   const conflict = before.find(({ spec: other }) => other.port === spec.port && conflictsWith(other, spec));
   if (!known)
     conditions.push(failed('Accepted', 'UnsupportedProtocol', `protocol ${spec.protocol} is not supported: ${Object.keys(kindsByProtocol).join(', ')}`));
   else if (spec.protocol === 'HTTPS' && spec.tls?.mode === 'Passthrough')
     conditions.push(failed('Accepted', 'UnsupportedValue', 'HTTPS is ended here: for Passthrough use protocol TLS'));
-  else conditions.push(condition('Accepted', 'Accepted'));
+  else conditions.push(clients.notAccepted ?? condition('Accepted', 'Accepted'));
   conditions.push(
     conflict
       ? condition(
@@ -108,14 +111,18 @@ function listenerOf(
         )
       : failed('Conflicted', 'NoConflicts', ''),
   );
-  const certificateProblem = terminates ? certificateProblemOf(owner, spec, resources, snapshot) : undefined;
+  const certificateProblem = terminates && clients.mode !== 'ISTIO_MUTUAL' ? certificateProblemOf(owner, spec, resources, snapshot) : undefined;
   const unknownKind = wanted?.find((one) => (one.group ?? group) !== group || !supported.includes(one.kind));
   conditions.push(
     unknownKind
       ? failed('ResolvedRefs', 'InvalidRouteKinds', `routes of kind ${unknownKind.kind} cannot be bound to a listener of protocol ${spec.protocol}`)
-      : (certificateProblem ?? condition('ResolvedRefs', 'ResolvedRefs')),
+      : (certificateProblem ?? clients.unresolved ?? condition('ResolvedRefs', 'ResolvedRefs')),
   );
-  const isValid = conditions[0]!.status === 'True' && conflict === undefined && certificateProblem === undefined;
+  const isValid =
+    conditions[0]!.status === 'True' &&
+    conflict === undefined &&
+    certificateProblem === undefined &&
+    (clients.unresolved === undefined || clients.roots !== undefined);
   conditions.push(
     isValid
       ? condition('Programmed', 'Programmed')
@@ -130,6 +137,7 @@ function listenerOf(
     supportedKinds,
     conditions,
     isValid,
+    clients,
   };
 }
 
@@ -175,16 +183,23 @@ function pemProblem(data: Readonly<Record<string, string>>): string | undefined 
 }
 
 /** The listener as a Gateway of Istio's with one server, for what generates listeners. */
-export function internalGateway({ gateway, owner, spec, path, name }: Listener): Configured<GatewaySpec> {
+export function internalGateway({ gateway, owner, spec, path, name, clients: { mode, roots } }: Listener): Configured<GatewaySpec> {
   const terminates = spec.protocol === 'HTTPS' || (spec.protocol === 'TLS' && spec.tls?.mode !== 'Passthrough');
   const certificate = spec.tls?.certificateRefs?.[0];
-  const { mode, ca } = clientValidation(gateway, spec.port);
   const server: GatewayServerSpec = {
     port: { number: spec.port, name: name.replaceAll('~', '-'), protocol: spec.protocol },
     hosts: [spec.hostname || '*'],
     ...(spec.protocol === 'TLS' && !terminates ? { tls: { mode: 'PASSTHROUGH' } } : {}),
-    ...(terminates && certificate
-      ? { tls: { mode, credentialName: certificate.name, credentialNamespace: certificate.namespace ?? owner.namespace, ...(ca ? { caConfigMap: ca } : {}) } }
+    ...(terminates && mode === 'ISTIO_MUTUAL' ? { tls: { mode } } : {}),
+    ...(terminates && mode !== 'ISTIO_MUTUAL' && certificate
+      ? {
+          tls: {
+            mode,
+            credentialName: certificate.name,
+            credentialNamespace: certificate.namespace ?? owner.namespace,
+            ...(roots === undefined ? {} : { clientRoots: roots }),
+          },
+        }
       : {}),
   };
   return {
@@ -199,18 +214,6 @@ export function internalGateway({ gateway, owner, spec, path, name }: Listener):
       source: { object: owner, path },
     },
   };
-}
-
-/** Whether clients have to show a certificate, by what is said of the port or of all (`tls.frontend`). */
-function clientValidation(
-  { spec, namespace }: Configured<K8sGatewaySpec>,
-  port: number,
-): { readonly mode: 'SIMPLE' | 'MUTUAL' | 'OPTIONAL_MUTUAL'; readonly ca: string | undefined } {
-  const frontend = spec.tls?.frontend;
-  const validation = (frontend?.perPort?.find((one) => one.port === port)?.tls ?? frontend?.default)?.validation;
-  const ref = validation?.caCertificateRefs?.[0];
-  if (!ref) return { mode: 'SIMPLE', ca: undefined };
-  return { mode: validation!.mode === 'AllowInsecureFallback' ? 'OPTIONAL_MUTUAL' : 'MUTUAL', ca: `${ref.namespace ?? namespace}/${ref.name}` };
 }
 
 /** The host names under which a route is reached by a listener; none: it is not. `*` where neither names one. */

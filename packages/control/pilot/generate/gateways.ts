@@ -151,7 +151,7 @@ function serverTls(server: Server, snapshot: MeshSnapshot): NonNullable<Init<typ
   if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls(callersTrustDomains(snapshot));
   return {
     name: 'envoy.transport_sockets.tls',
-    configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, serverTlsContext(server.spec.tls!, server.gateway.namespace, snapshot)) },
+    configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, serverTlsContext(server.spec.tls!, server.gateway.namespace)) },
   };
 }
 

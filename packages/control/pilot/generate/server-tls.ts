@@ -5,7 +5,6 @@ import {
   type CertificateValidationContextSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
-import type { MeshSnapshot } from '../snapshot.ts';
 import { ads } from './tls-contexts.ts';
 
 const versions: Readonly<Record<string, number>> = { TLS_AUTO: 0, TLSV1_0: 1, TLSV1_1: 2, TLSV1_2: 3, TLSV1_3: 4 };
@@ -15,7 +14,7 @@ const tls12 = 3;
 const file = (name: string) => ({ specifier: { case: 'filename' as const, value: name } });
 
 /** How a server of a Gateway ends TLS (istio/api gateway.proto `ServerTLSSettings`). `namespace`: where its secrets are. */
-export function serverTlsContext(tls: ServerTlsSpec, namespace: string, snapshot: MeshSnapshot): Init<typeof DownstreamTlsContextSchema> {
+export function serverTlsContext(tls: ServerTlsSpec, namespace: string): Init<typeof DownstreamTlsContextSchema> {
   const credential = (name: string) => `kubernetes://${tls.credentialNamespace ?? namespace}/${name}`;
   const credentials = tls.credentialNames?.length ? tls.credentialNames : tls.credentialName ? [tls.credentialName] : [];
   const files = tls.tlsCertificates?.length
@@ -41,9 +40,7 @@ export function serverTlsContext(tls: ServerTlsSpec, namespace: string, snapshot
               privateKey: file(privateKey),
             })),
           }),
-      ...(tls.mode === 'MUTUAL' || tls.mode === 'OPTIONAL_MUTUAL'
-        ? { validationContextType: clientValidation(tls, credentials[0], credential, snapshot) }
-        : {}),
+      ...(tls.mode === 'MUTUAL' || tls.mode === 'OPTIONAL_MUTUAL' ? { validationContextType: clientValidation(tls, credentials[0], credential) } : {}),
     },
   };
 }
@@ -51,7 +48,7 @@ export function serverTlsContext(tls: ServerTlsSpec, namespace: string, snapshot
 type Validation = Init<typeof CertificateValidationContextSchema>;
 
 /** What a client's certificate has to lead to, and to say. */
-function clientValidation(tls: ServerTlsSpec, first: string | undefined, credential: (name: string) => string, snapshot: MeshSnapshot) {
+function clientValidation(tls: ServerTlsSpec, first: string | undefined, credential: (name: string) => string) {
   const names: Validation = {
     matchTypedSubjectAltNames: (tls.subjectAltNames ?? []).map((name) => ({
       sanType: name.includes('://') ? 3 : 2,
@@ -62,10 +59,8 @@ function clientValidation(tls: ServerTlsSpec, first: string | undefined, credent
     ...(tls.caCrl ? { crl: file(tls.caCrl) } : {}),
     ...(tls.insecureSkipVerify ? { trustChainVerification: CertificateValidationContext_TrustChainVerification.ACCEPT_UNTRUSTED } : {}),
   };
-  // Roots that are not there let nobody in.
-  const inline = tls.caConfigMap === undefined ? undefined : (snapshot.configMaps.get(tls.caConfigMap)?.['ca.crt'] ?? '');
-  if (inline !== undefined)
-    return { case: 'validationContext' as const, value: { ...names, trustedCa: { specifier: { case: 'inlineString' as const, value: inline } } } };
+  if (tls.clientRoots !== undefined)
+    return { case: 'validationContext' as const, value: { ...names, trustedCa: { specifier: { case: 'inlineString' as const, value: tls.clientRoots } } } };
   const secret = tls.caCertCredentialName ? credential(tls.caCertCredentialName) : first === undefined ? undefined : credential(first);
   if (secret === undefined)
     return { case: 'validationContext' as const, value: { ...names, trustedCa: file(tls.caCertificates ?? tls.tlsCertificates?.[0]?.caCertificates ?? '') } };
