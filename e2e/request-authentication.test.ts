@@ -70,6 +70,25 @@ describe('RequestAuthentication', () => {
     assert.deepEqual([expired.status, expired.body], [401, 'Jwt is expired']);
     assert.match(String(expired.headers['www-authenticate']), /^Bearer realm="http:\/\/shop:9080\/", error="invalid_token"$/);
     for (const [what, token] of Object.entries(inline.forgeries({ aud: 'shop' }))) assert.equal((await ask(token)).status, 401, what);
+    const token = await inline.sign({ aud: 'shop' });
+    const [header, payload] = token.split('.');
+    const unsigned = `${Buffer.from('{"alg":"none"}').toString('base64url')}.${payload}.`;
+    for (const scheme of ['Bearer ', 'bearer ', 'BEARER ', 'bEaReR  ', 'Bearer\t', 'Bearer \t ']) {
+      assert.equal((await ask(undefined, '/', { authorization: scheme + token })).status, 200, JSON.stringify(scheme));
+      for (const bad of [unsigned, unsigned.slice(0, -1), `${header}.${payload}.x`])
+        assert.equal((await ask(undefined, '/', { authorization: scheme + bad })).status, 401, JSON.stringify(scheme + bad));
+    }
+    for (const text of [`Bearer${unsigned}`, `Bearer,${unsigned}`, `Bearer ${token}, Bearer ${unsigned}`, `Basic x, bearer ${unsigned}`])
+      assert.equal((await ask(undefined, '/', { authorization: text })).status, 401, text);
+    const twice = (...values: string[]) => call({ port: client.outboundPort, headers: { host: 'shop:9080', authorization: values as never } });
+    for (const values of [
+      [`Bearer ${token}`, `Bearer ${unsigned}`],
+      [`Bearer ${unsigned}`, `Bearer ${token}`],
+      [`Bearer ${token}`, 'Basic YTpi'],
+    ])
+      assert.equal((await twice(...values)).status, 401, values.join());
+    assert.equal((await ask(token, `/?access_token=${unsigned}`)).status, 401, 'a good token beside a bad one in the query');
+    assert.equal((await ask(undefined, '/', { x_user: 'root', 'X.User': 'root' })).body.includes('root'), false, 'other spellings of what the filter says');
     assert.match((await call({ port: shop.adminPort, path: '/stats/prometheus' })).body, /policy_rejections_total\{policy="jwt",reason="expired"\} 1/);
   });
 

@@ -40,6 +40,14 @@ describe('identity and mutual TLS', () => {
       headers['x-forwarded-client-cert'] ?? '',
       /^By=spiffe:\/\/cluster\.local\/ns\/default\/sa\/web-account;Hash=[0-9a-f]{64};Subject="[^"]*";URI=spiffe:\/\/cluster\.local\/ns\/default\/sa\/client-account$/,
     );
+    const forged = {
+      'x-mizzen-consumer': 'evil',
+      x_mizzen_consumer: 'evil',
+      'x-envoy-original-path': 'evil',
+      'x-forwarded-for': 'evil',
+      x_forwarded_for: 'evil',
+    };
+    assert.doesNotMatch((await throughMesh(client, forged)).body, /evil/);
     const plain = JSON.parse(
       (
         await call({

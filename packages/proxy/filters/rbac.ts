@@ -17,9 +17,12 @@ export const rbac: FilterKind = {
     refuseUnsupported(RBACSchema, config, supported, place);
     const enforcement = new Enforcement(config, place, counters);
     const { shadowPrefix } = enforcement;
+    const decisive = [...matchedHeaders(config)];
     return {
       name,
       onRequest(exchange: Exchange) {
+        const { headers } = exchange.head;
+        if (headers.hasAliases) for (const header of decisive) headers.removeAliases(header);
         const subject = exchange.authorizationSubject();
         const shadow = enforcement.rehearse(subject);
         if (shadow !== undefined)
@@ -35,3 +38,14 @@ export const rbac: FilterKind = {
     };
   },
 };
+
+/** Names of the headers that rules decide on: the service must not read another value in another spelling than the rules have seen. */
+function matchedHeaders(message: unknown, found = new Set<string>()): Set<string> {
+  if (Array.isArray(message)) for (const one of message) matchedHeaders(one, found);
+  else if (typeof message === 'object' && message !== null && !ArrayBuffer.isView(message)) {
+    const { $typeName, name } = message as { readonly $typeName?: unknown; readonly name?: unknown };
+    if ($typeName === 'envoy.config.route.v3.HeaderMatcher' && typeof name === 'string') found.add(name.toLowerCase());
+    for (const value of Object.values(message)) matchedHeaders(value, found);
+  }
+  return found;
+}

@@ -40,6 +40,8 @@ export interface ConnectionSettings {
   readonly context: ProxyContext;
   /** inbound: this proxy answers for its workload. outbound: its workload's own requests. gateway: requests from outside the mesh. */
   readonly direction: 'inbound' | 'outbound' | 'gateway';
+  /** Requests come from the proxy's own application: what only the mesh may say is removed from them. */
+  readonly isFromApplication: boolean;
   readonly isTls: boolean;
   /** Now, whatever table is in effect; undefined while none has arrived. */
   readonly routeTable: () => RouteTable | undefined;

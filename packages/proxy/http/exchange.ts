@@ -726,7 +726,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     this.responseDetails = 'via_upstream';
     this.upstreamServiceTimeMs = Math.round(performance.now() - this.#attemptStartedAt);
     const { headers } = head;
-    if (headers.hasInternalNames) {
+    if (headers.hasWatchedNames) {
       headers.remove(peerMetadataHeader);
       headers.remove(peerMetadataIdHeader);
       headers.remove('x-envoy-upstream-service-time');

@@ -1,4 +1,4 @@
-import { isInternalName } from '../message/header-list.ts';
+import { foldedName, isAlias, isAlwaysOwned, isMeshName, isOriginName } from '../message/owned-headers.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
@@ -10,41 +10,58 @@ const forwardedForHeader = 'x-forwarded-for';
 const forwardedCertHeader = 'x-forwarded-client-cert';
 const forwardedProtoHeader = 'x-forwarded-proto';
 
-/** A peer whose word about earlier hops is taken: a mesh workload that has proved who it is, or the proxy's own application. */
-function isTrusted(client: Client, settings: ConnectionSettings): boolean {
-  return client.peer !== undefined || settings.direction === 'outbound';
+/**
+ * Where a request comes from, which decides what its headers may say (Envoy, "HTTP header sanitizing"):
+ * `mesh`, a workload with a certificate of the mesh; `application`, the proxy's own; `unknown`, a listener without a traffic direction;
+ * `outside`, anything else. A client certificate does not make a client of a gateway a member of the mesh.
+ */
+type Source = 'mesh' | 'application' | 'unknown' | 'outside';
+
+function sourceOf(client: Client, settings: ConnectionSettings): Source {
+  switch (settings.direction) {
+    case 'gateway':
+      return 'outside';
+    case 'inbound':
+      return client.peer === undefined ? 'outside' : 'mesh';
+    case 'outbound':
+      return settings.isFromApplication ? 'application' : 'unknown';
+  }
 }
 
 /**
- * Sets the headers that tell the next hop about this one, and takes away those by which a peer could pretend to be somebody or to have
- * come from somewhere. Returns who the peer says it is, for metrics.
+ * Sets the headers that describe this hop to the next one, and removes those by which a peer could pose as another or claim another
+ * origin, in every spelling (`message/owned-headers.ts`). Returns what the peer says about itself, for metrics.
  */
 export function applyForwardingHeaders(head: RequestHead, client: Client, settings: ConnectionSettings): PeerMetadata {
   const { headers } = head;
-  const trusted = isTrusted(client, settings);
-  if (!trusted && headers.hasInternalNames) removeInternalHeaders(head);
+  const source = sourceOf(client, settings);
+  if (headers.hasAliases) headers.removeWhere(isAliasOfOwned);
+  if (headers.hasWatchedNames) {
+    if (source === 'outside') headers.removeWhere(isRemovedOutside);
+    else if (source === 'application') headers.removeWhere(isRemovedFromApplication);
+  }
 
   if (!settings.preservesRequestId || !headers.has(requestIdHeader)) headers.set(requestIdHeader, requestId());
-  if (settings.usesRemoteAddress || !trusted) headers.set(forwardedForHeader, client.info.remoteAddress);
-  if (!trusted || !headers.has(forwardedProtoHeader)) headers.set(forwardedProtoHeader, settings.isTls && settings.direction === 'gateway' ? 'https' : 'http');
+  if (settings.usesRemoteAddress || source === 'outside') headers.set(forwardedForHeader, client.info.remoteAddress);
+  if (source === 'outside' || !headers.has(forwardedProtoHeader))
+    headers.set(forwardedProtoHeader, settings.isTls && settings.direction === 'gateway' ? 'https' : 'http');
   applyForwardedCert(head, client, settings);
 
-  if (!headers.hasInternalNames) return unknownPeer;
+  if (!headers.hasWatchedNames) return unknownPeer;
   let peer = unknownPeer;
-  if (settings.direction === 'inbound' && client.peer !== undefined) peer = settings.context.peers.read(headers.get(peerMetadataHeader));
+  if (source === 'mesh') peer = settings.context.peers.read(headers.get(peerMetadataHeader));
   headers.remove(peerMetadataHeader);
   headers.remove(peerMetadataIdHeader);
   return peer;
 }
 
-/** Envoy's internal headers steer retries and timeouts, ours say who calls or publishes; from outside they would steer the mesh, or lie to it. */
-function removeInternalHeaders(head: RequestHead): void {
-  const { names } = head.headers;
-  for (let i = names.length - 1; i >= 0; i--) {
-    const name = names[i]!;
-    if (isInternalName(name) && name !== peerMetadataHeader) head.headers.remove(name);
-  }
-}
+const isAliasOfOwned = (name: string): boolean => isAlias(name) && isAlwaysOwned(foldedName(name));
+
+/** What steers the mesh, says who calls, or names an origin. The certificate's header has a rule of its own. */
+const isRemovedOutside = (name: string): boolean => isMeshName(name) || (isOriginName(name) && name !== forwardedCertHeader);
+
+/** An application may say what it knows of its own clients (X-Forwarded-Proto, say), but not steer the mesh or choose the address that policies decide on. */
+const isRemovedFromApplication = (name: string): boolean => isMeshName(name) || name === forwardedForHeader;
 
 /** x-forwarded-client-cert by the connection manager's rule (Envoy, "HTTP header manipulation"). */
 function applyForwardedCert(head: RequestHead, client: Client, settings: ConnectionSettings): void {

@@ -6,13 +6,17 @@ import { type Violation, violations } from './violation.ts';
 /** request-line and field lines in one linear pass: token SP target SP version, then `token ":" value` lines. */
 const grammar = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP\/1\.[01]\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
 
+/** The same with names of letters, digits and `-` only, as nearly all are: a head that fits has no aliases (`owned-headers.ts`). */
+const plainGrammar = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP\/1\.[01]\r\n(?:[-0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
+
 /** host [":" port], RFC 3986 section 3.2 without userinfo; IPv6 in brackets. */
 const authorityPattern = /^(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?$/;
 const absoluteForm = /^https?:\/\/([^/?#]*)([/?].*)?$/i;
 
 /** Reads a request's head: RFC 9112 sections 2 to 6, strictly. What is refused here never reaches a route. */
 export function readRequestHead(text: string, limits: HeadLimits): RequestHead | Violation {
-  if (!grammar.test(text)) return explainBadHead(text, true);
+  const isPlain = plainGrammar.test(text);
+  if (!isPlain && !grammar.test(text)) return explainBadHead(text, true);
   const head = new RequestHead();
   const lineEnd = text.indexOf('\r\n');
   const firstSpace = text.indexOf(' ');
@@ -23,6 +27,7 @@ export function readRequestHead(text: string, limits: HeadLimits): RequestHead |
 
   const problem = readFields(text, lineEnd + 2, head.headers, head, limits);
   if (problem) return problem;
+  head.headers.hasAliases = !isPlain;
   if (head.hostCount > 1) return violations.repeatedHost;
   if (head.isChunked && head.isHttp10) return violations.transferEncodingInHttp10;
   const host = head.headers.get('host');

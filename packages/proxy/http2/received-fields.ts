@@ -1,4 +1,5 @@
 import type { HeadLimits } from '../message/head-limits.ts';
+import { foldedName, isAlwaysOwned } from '../message/owned-headers.ts';
 import { RequestHead } from '../message/request-head.ts';
 import { ResponseHead } from '../message/response-head.ts';
 import type { FieldSink } from './hpack/decoder.ts';
@@ -81,13 +82,16 @@ export class RequestFields implements FieldSink {
     }
     switch (kind) {
       case fieldKinds.regular:
+        return head.headers.add(name, value);
+      case fieldKinds.alias:
         if (this.#limits.underscores !== 'allow' && name.includes('_')) {
           if (this.#limits.underscores === 'reject') this.#refuse('underscore_in_header_name');
           return;
         }
+        head.headers.hasAliases = true;
         return head.headers.add(name, value);
-      case fieldKinds.internal:
-        head.headers.hasInternalNames = true;
+      case fieldKinds.watched:
+        head.headers.hasWatchedNames = true;
         return head.headers.add(name, value);
       case fieldKinds.te:
         if (value !== 'trailers') return this.#refuse('te');
@@ -241,8 +245,8 @@ export class ResponseFields implements FieldSink {
         return this.#refuse('connection_specific_field');
       case fieldKinds.invalidName:
         return this.#refuse('invalid_name');
-      case fieldKinds.internal:
-        head.headers.hasInternalNames = true;
+      case fieldKinds.watched:
+        head.headers.hasWatchedNames = true;
         return head.headers.add(name, value);
       default:
         return head.headers.add(name, value);
@@ -265,6 +269,12 @@ export class ResponseFields implements FieldSink {
 /** Fields that trailers must not carry (RFC 9110 section 6.5.1): framing, routing, credentials. They are dropped. */
 const forbiddenTrailers =
   /^(?:content-length|host|te|trailer|authorization|cookie|set-cookie|expect|content-encoding|content-type|content-range|cache-control|x-forwarded-.*|x-envoy-.*)$/;
+
+/** Applications that merge trailers into headers would take another spelling of a forbidden or owned field for that field. */
+function isHarmlessAlias({ name, kind }: HeaderField): boolean {
+  const folded = foldedName(name);
+  return kind === fieldKinds.alias && !isAlwaysOwned(folded) && !forbiddenTrailers.test(folded);
+}
 
 export class TrailerFields implements FieldSink {
   readonly #limits: HeadLimits;
@@ -297,7 +307,7 @@ export class TrailerFields implements FieldSink {
       (kind === fieldKinds.te && value !== 'trailers')
     )
       this.#problem = 'invalid_trailers';
-    else if (kind === fieldKinds.regular && (name === 'grpc-status' || name === 'grpc-message' || !forbiddenTrailers.test(name)))
+    else if (kind === fieldKinds.regular ? name === 'grpc-status' || name === 'grpc-message' || !forbiddenTrailers.test(name) : isHarmlessAlias(field))
       this.#fields.push([name, value]);
   }
 

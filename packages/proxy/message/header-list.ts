@@ -1,4 +1,5 @@
 import { type HeaderCase, writeName } from './header-case.ts';
+import { foldedName, isWatchedName } from './owned-headers.ts';
 
 /**
  * The header fields of one message, in their order. Fields received by HTTP/1.1 stay where they are, in the text of the head: a field is
@@ -7,8 +8,10 @@ import { type HeaderCase, writeName } from './header-case.ts';
  */
 export class HeaderList {
   readonly names: string[];
-  /** Some name starts with `x-envoy-` or `x-mizzen-`: saves looking for those headers in the many messages that have none. */
-  hasInternalNames: boolean;
+  /** Some received name is one that the proxy may own (`isWatchedName`): saves looking for those headers in the many messages that have none. */
+  hasWatchedNames: boolean;
+  /** Some received name has characters that CGI turns into `_` (`isAlias`): what the proxy sets or removes goes in every spelling. */
+  hasAliases: boolean;
   #text: string;
   /**
    * Four numbers for each field: start and end of its value, start and end of its line. The line's start is -1 once it was changed. Only
@@ -20,7 +23,8 @@ export class HeaderList {
 
   constructor() {
     this.names = [];
-    this.hasInternalNames = false;
+    this.hasWatchedNames = false;
+    this.hasAliases = false;
     this.#text = '';
     this.#spans = undefined;
     this.#values = undefined;
@@ -34,7 +38,7 @@ export class HeaderList {
 
   /** Adds a field of the text: its value lies from `valueStart` to `valueEnd`, its line from `lineStart` to `lineEnd`, CRLF included. */
   addReceived(name: string, valueStart: number, valueEnd: number, lineStart: number, lineEnd: number): void {
-    if (isInternalName(name)) this.hasInternalNames = true;
+    if (isWatchedName(name)) this.hasWatchedNames = true;
     this.names.push(name);
     this.#spans!.push(valueStart, valueEnd, lineStart, lineEnd);
   }
@@ -80,8 +84,9 @@ export class HeaderList {
     this.names.push(name);
   }
 
-  /** Makes a field have this one value. */
+  /** Makes a field have this one value, in this one spelling. */
   set(name: string, value: string): void {
+    if (this.hasAliases || name.includes('_')) this.removeAliases(name);
     const at = this.names.indexOf(name);
     if (at < 0) return this.add(name, value);
     (this.#values ??= [])[at] = value;
@@ -89,8 +94,24 @@ export class HeaderList {
     for (let other = this.names.indexOf(name, at + 1); other >= 0; other = this.names.indexOf(name, other)) this.#removeAt(other);
   }
 
+  /** Takes a field away, in every spelling. */
   remove(name: string): void {
+    if (this.hasAliases || name.includes('_')) this.removeAliases(name);
     for (let at = this.names.indexOf(name); at >= 0; at = this.names.indexOf(name, at)) this.#removeAt(at);
+  }
+
+  /** Takes away what an application behind CGI could not tell from this field: other spellings of its name (`foldedName`). */
+  removeAliases(name: string): void {
+    const folded = foldedName(name);
+    for (let at = this.names.length - 1; at >= 0; at--) {
+      const other = this.names[at]!;
+      if (other.length === name.length && other !== name && foldedName(other) === folded) this.#removeAt(at);
+    }
+  }
+
+  /** Takes away every field whose name fits. */
+  removeWhere(isMeant: (name: string) => boolean): void {
+    for (let at = this.names.length - 1; at >= 0; at--) if (isMeant(this.names[at]!)) this.#removeAt(at);
   }
 
   /** The fields as they go on the wire, each with its CRLF. */
@@ -127,9 +148,4 @@ export class HeaderList {
     this.#spans?.splice(at * 4, 4);
     this.#values?.splice(at, 1);
   }
-}
-
-/** Names that proxies and the mesh speak by among themselves. */
-export function isInternalName(name: string): boolean {
-  return name.charCodeAt(0) === 0x78 && name.charCodeAt(1) === 0x2d && (name.startsWith('x-envoy-') || name.startsWith('x-mizzen-'));
 }

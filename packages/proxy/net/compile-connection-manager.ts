@@ -111,6 +111,7 @@ export function compileConnectionManager(
   return {
     context: environment.context,
     direction: inbound ? 'inbound' : manager.useRemoteAddress === true ? 'gateway' : 'outbound',
+    isFromApplication: listener.trafficDirection === TrafficDirection.OUTBOUND && manager.useRemoteAddress !== true,
     isTls,
     routeTable: compileRoutes(manager, place, environment, routeNames),
     filters,

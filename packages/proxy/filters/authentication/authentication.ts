@@ -237,7 +237,7 @@ function credentialsOf({ head }: Exchange, { config, headers, verifiers }: Route
     for (const header of verifier.provider.headers) {
       if (header.toLowerCase() === 'authorization') continue;
       const token = fields.getJoined(header.toLowerCase());
-      if (token !== undefined) shown.push({ kind: 'jwt', token: token.replace(/^Bearer /i, ''), verifiers: [verifier] });
+      if (token !== undefined) shown.push({ kind: 'jwt', token: token.replace(/^Bearer[ \t]+/i, ''), verifiers: [verifier] });
     }
     for (const parameter of verifier.provider.queryParameters)
       for (const token of queryValues(head.target, parameter)) shown.push({ kind: 'jwt', token, verifiers: [verifier] });
@@ -256,7 +256,7 @@ function credentialsOf({ head }: Exchange, { config, headers, verifiers }: Route
 }
 
 function readAuthorization(text: string, takesBasic: boolean, verifiers: readonly JwtVerifier[]): Shown | undefined {
-  const match = /^([A-Za-z][A-Za-z0-9-]*) +([A-Za-z0-9._~+/-]+=*)$/.exec(text);
+  const match = /^([A-Za-z][A-Za-z0-9-]*)[ \t]+([A-Za-z0-9._~+/-]+=*)$/.exec(text);
   const scheme = match?.[1]?.toLowerCase();
   if (scheme === 'basic' && takesBasic) {
     const decoded = Buffer.from(match![2]!, 'base64').toString('utf8');

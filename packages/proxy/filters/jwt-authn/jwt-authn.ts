@@ -1,5 +1,5 @@
 import { MizzenError } from '@mizzen/common';
-import { JwtAuthenticationSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/jwt_authn/v3/config_pb.js';
+import { JwtAuthenticationSchema, type JwtRequirement } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/jwt_authn/v3/config_pb.js';
 import { removeQueryParameter } from '@mizzen/gateway';
 import type { Exchange } from '../../http/exchange.ts';
 import type { TokenProblem } from '../../jwt/token-verifier.ts';
@@ -9,7 +9,7 @@ import { refuseUnsupported } from '../../xds/supported-fields.ts';
 import type { FilterKind } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { Provider } from './provider.ts';
-import { type Accepted, compileRequirement, type Findings, type Outcome, type Requirement } from './requirement.ts';
+import { type Accepted, compileRequirement, type Findings, type Outcome, type Requirement, toleratesFailure } from './requirement.ts';
 
 const name = 'envoy.filters.http.jwt_authn';
 const supported = new Set(['providers', 'rules', 'bypassCorsPreflight', 'requirementMap', 'stripFailureResponse']);
@@ -41,15 +41,25 @@ export const jwtAuthn: FilterKind = {
     const config = unpackConfig(JwtAuthenticationSchema, any, place);
     refuseUnsupported(JwtAuthenticationSchema, config, supported, place);
     const providers = new Map(Object.entries(config.providers).map(([key, message]) => [key, new Provider(key, message, place)]));
-    const named = new Map(Object.entries(config.requirementMap).map(([key, message]) => [key, compileRequirement(message, providers, place)]));
+    // A requirement that tolerates bad tokens has no use for looking at the others.
+    const compile = (message: JwtRequirement | undefined, at: string): Requirement => {
+      const requirement = compileRequirement(message, providers, at);
+      if (toleratesFailure(message)) return requirement;
+      return (findings, accepted) => {
+        const outcome = requirement(findings, accepted);
+        return outcome === 'fulfilled' ? (findings.problemOfOthers([...providers.values()], accepted) ?? outcome) : outcome;
+      };
+    };
+    const named = new Map(Object.entries(config.requirementMap).map(([key, message]) => [key, compile(message, place)]));
     const rules = config.rules.map(({ match, requirementType: type }, i) => {
       const at = `${place}, rule ${i}`;
       const { path, conditions } = compileMatch(match, random, at);
-      const requirement = type.case === 'requirementName' ? named.get(type.value) : compileRequirement(type.value, providers, at);
+      const requirement = type.case === 'requirementName' ? named.get(type.value) : compile(type.value, at);
       if (requirement === undefined) throw new MizzenError('invalid-filter', `${at}: there is no requirement ${JSON.stringify(type.value)}`);
       return { path, conditions, requirement };
     });
     const ownHeaders = [...new Set([...providers.values()].flatMap((provider) => provider.ownHeaders))];
+    const tokenHeaders = [...new Set([...providers.values()].flatMap((provider) => provider.tokenHeaders))];
 
     const requirementFor = ({ head }: Exchange): Requirement | undefined => {
       const query = head.target.indexOf('?');
@@ -63,6 +73,7 @@ export const jwtAuthn: FilterKind = {
         const { headers } = exchange.head;
         // Only from here may it come.
         for (const header of ownHeaders) headers.remove(header);
+        if (headers.hasAliases) for (const header of tokenHeaders) headers.removeAliases(header);
         if (config.bypassCorsPreflight && isPreflight(exchange)) return 'continue';
         const requirement = requirementFor(exchange);
         if (requirement === undefined) return 'continue';
@@ -96,6 +107,26 @@ class RequestFindings implements Findings {
     let found = this.#known.get(provider);
     if (found === undefined) this.#known.set(provider, (found = this.#look(provider)));
     return found;
+  }
+
+  /** Every token that a request shows must be good for one of the providers, and `authorization` is one field: the service may read any of them. */
+  problemOfOthers(providers: readonly Provider[], accepted: readonly Accepted[]): TokenProblem | undefined {
+    const { head } = this.#exchange;
+    const { names } = head.headers;
+    const at = names.indexOf('authorization');
+    if (at >= 0 && names.indexOf('authorization', at + 1) >= 0) return 'malformed';
+    const good = new Set(accepted.map(({ found }) => found.text));
+    const problems = new Map<string, TokenProblem>();
+    const now = Date.now();
+    for (const provider of providers)
+      for (const { text } of provider.tokensIn(head)) {
+        if (good.has(text)) continue;
+        const result = provider.verifier.remembered(text, now) ?? provider.verifier.verify(text, provider.keys, now);
+        if (!('problem' in result)) good.add(text);
+        else if (result.problem !== 'wrong_issuer' || !problems.has(text)) problems.set(text, result.problem);
+      }
+    for (const [text, problem] of problems) if (!good.has(text)) return problem;
+    return undefined;
   }
 
   #look(provider: Provider): ReturnType<Findings['of']> {

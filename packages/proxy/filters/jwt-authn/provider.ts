@@ -75,6 +75,11 @@ export class Provider {
     this.#cookies = message.fromCookies;
   }
 
+  /** Headers that tokens are read from. */
+  get tokenHeaders(): readonly string[] {
+    return this.#headers.map(({ name }) => name);
+  }
+
   /** Headers that only this filter may set. */
   get ownHeaders(): readonly string[] {
     return [...(this.payloadHeader === '' ? [] : [this.payloadHeader]), ...this.claimHeaders.map(({ header }) => header)];
@@ -84,7 +89,7 @@ export class Provider {
     const found: FoundToken[] = [];
     for (const { name, prefix } of this.#headers)
       for (let at = headers.names.indexOf(name); at >= 0; at = headers.names.indexOf(name, at + 1)) {
-        const text = behind(headers.valueAt(at), prefix);
+        const text = tokenBehind(headers.valueAt(at), prefix);
         if (text !== undefined) found.push({ text, place: { kind: 'header', name } });
       }
     for (const name of this.#parameters) for (const text of queryValues(target, name)) found.push({ text, place: { kind: 'parameter', name } });
@@ -116,10 +121,19 @@ function keysOf({ jwksSourceSpecifier: source }: JwtProviderMessage, place: stri
   }
 }
 
-/** Envoy takes the prefix wherever it stands in the value, and the token up to what cannot be part of one. */
-function behind(value: string, prefix: string): string | undefined {
-  const at = prefix === '' ? 0 : value.indexOf(prefix);
-  if (at < 0) return undefined;
-  const rest = value.slice(at + prefix.length);
-  return prefix === '' ? rest : (/[A-Za-z0-9_.=-]+/.exec(rest)?.[0] ?? '');
+/**
+ * The token behind a prefix; undefined where there is none. A scheme is case-insensitive (RFC 9110 section 11.1), any white space may follow it, and
+ * whatever a lenient server could take for it counts as one: what is left is then no token, and the request is refused.
+ */
+export function tokenBehind(value: string, prefix: string): string | undefined {
+  const scheme = prefix.trim();
+  if (scheme === '') return value.trim();
+  const lower = value.toLowerCase();
+  const wanted = scheme.toLowerCase();
+  for (let at = lower.indexOf(wanted); at >= 0; at = lower.indexOf(wanted, at + 1))
+    if (at === 0 || !/[a-z0-9+/=_.~-]/.test(lower[at - 1]!)) {
+      const rest = value.slice(at + scheme.length);
+      return rest === '' || /^[ \t]/.test(rest) ? rest.trim() : value.slice(at);
+    }
+  return undefined;
 }

@@ -12,6 +12,8 @@ export interface Accepted {
 
 /** What each provider makes of one request. */
 export interface Findings {
+  /** What is wrong with the tokens that a request shows beside the accepted ones; undefined: nothing. */
+  problemOfOthers(providers: readonly Provider[], accepted: readonly Accepted[]): TokenProblem | undefined;
   of(provider: Provider): { readonly accepted: Accepted | undefined; readonly problem: TokenProblem | 'missing' | undefined };
 }
 
@@ -19,6 +21,14 @@ export type Outcome = TokenProblem | 'missing' | 'fulfilled';
 
 /** What a request must show (envoy jwt_authn config.proto `JwtRequirement`). Adds the tokens that fulfil it to `accepted`. */
 export type Requirement = (findings: Findings, accepted: Accepted[]) => Outcome;
+
+/** Whether a bad token may pass, because the requirement says so. */
+export function toleratesFailure(message: JwtRequirement | undefined): boolean {
+  const type = message?.requiresType;
+  if (type?.case === 'allowMissingOrFailed') return true;
+  if (type?.case === 'requiresAny') return type.value.requirements.some(toleratesFailure);
+  return type?.case === 'requiresAll' && type.value.requirements.every(toleratesFailure);
+}
 
 const nothingRequired: Requirement = () => 'fulfilled';
 

@@ -1,4 +1,5 @@
-import { isInternalName } from '../../message/header-list.ts';
+import { isAlias, isWatchedName } from '../../message/owned-headers.ts';
+
 /** What a field's name means to HTTP/2 (RFC 9113 section 8); found once, when the field enters a table, and not again for each message. */
 export const fieldKinds = {
   regular: 0,
@@ -17,8 +18,10 @@ export const fieldKinds = {
   cookie: 12,
   expect: 13,
   invalidName: 14,
-  /** `x-envoy-`: steers proxies. */
-  internal: 15,
+  /** One that the proxy may own: it steers proxies, or says who calls and from where. */
+  watched: 15,
+  /** With characters that CGI turns into `_`: perhaps another spelling of one that the proxy owns. */
+  alias: 16,
 } as const;
 export type FieldKind = (typeof fieldKinds)[keyof typeof fieldKinds];
 
@@ -51,7 +54,8 @@ function kindOf(name: string): FieldKind {
   if (found !== undefined) return found;
   if (name.charCodeAt(0) === 0x3a) return fieldKinds.unknownPseudo;
   if (!namePattern.test(name)) return fieldKinds.invalidName;
-  return isInternalName(name) ? fieldKinds.internal : fieldKinds.regular;
+  if (isAlias(name)) return fieldKinds.alias;
+  return isWatchedName(name) ? fieldKinds.watched : fieldKinds.regular;
 }
 
 /** One field of a header block: name and value in latin1, as they came, and what they are. */
