@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { findKind } from '@mizzen/api';
 import { silentLogger } from '@mizzen/common';
 import { homeFiles, startControlPlane } from '@mizzen/control';
+import { bindWorkload } from '../e2e/support/mesh.ts';
 import { applyCapture } from '../packages/cli/capture/apply-capture.ts';
 import { defaultCapture } from '../packages/cli/capture/capture-settings.ts';
 import { runProgram } from '../packages/cli/capture/run-program.ts';
@@ -71,6 +72,7 @@ async function main(): Promise<void> {
       },
       { manager: 'bench', origin: { source: 'api', name: 'bench' } },
     );
+    await bindWorkload(plane, { name: 'bench', serviceAccount: 'default' });
     const sidecar = await startSidecar(folder, plane.xdsPort, (await plane.tokens.issue('default', 'default', [], 3600)).token);
     try {
       await untilReady(hostUrls(insideAddress).ready, AbortSignal.timeout(20_000));

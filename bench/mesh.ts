@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { findKind } from '@mizzen/api';
 import { silentLogger } from '@mizzen/common';
 import { homeFiles, startControlPlane } from '@mizzen/control';
+import { bindWorkload } from '../e2e/support/mesh.ts';
 import { proxyCommand } from '../packages/cli/runner/program.ts';
 import type { Processes } from './processes.ts';
 
@@ -49,6 +50,7 @@ export async function startMesh(
   );
   const run = async (name: string, extra: object, port: number) => {
     const { token } = await plane.tokens.issue('default', 'default', [], 3600);
+    await bindWorkload(plane, { name, serviceAccount: 'default' });
     const tokenFile = join(folder, `${name}.token`);
     writeFileSync(tokenFile, token);
     const config = {

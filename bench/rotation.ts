@@ -34,11 +34,22 @@ try {
   await until('control plane', () => existsSync(join(home, 'control.json')));
   const { xds: control } = JSON.parse(readFileSync(join(home, 'control.json'), 'utf8')) as { readonly xds: string };
   const service = { apiVersion: 'v1', kind: 'Service', metadata: { name: 'web' }, spec: { selector: { app: 'web' }, ports: [{ name: 'http', port: 9080 }] } };
-  const request = http.request({ socketPath: join(home, 'api.sock'), path: '/api/v1/namespaces/default/services', method: 'POST' });
-  request.setHeader('content-type', 'application/json');
-  request.end(JSON.stringify(service));
-  const [{ statusCode }] = (await once(request, 'response')) as [http.IncomingMessage];
-  if (statusCode !== 201) throw new Error(`the service was not made: ${statusCode}`);
+  const workload = (name: string) => ({
+    ...{ apiVersion: 'mizzen.dev/v1alpha1', kind: 'Workload', metadata: { name, labels: { app: name } } },
+    spec: { serviceAccount: name, command: ['true'] },
+  });
+  for (const [path, object] of [
+    ['/api/v1/namespaces/default/services', service],
+    ['/apis/mizzen.dev/v1alpha1/namespaces/default/workloads', workload('web')],
+    ['/apis/mizzen.dev/v1alpha1/namespaces/default/workloads', workload('client')],
+  ] as const) {
+    const request = http.request({ socketPath: join(home, 'api.sock'), path, method: 'POST' });
+    request.setHeader('content-type', 'application/json');
+    request.end(JSON.stringify(object));
+    const [response] = (await once(request, 'response')) as [http.IncomingMessage];
+    response.resume();
+    if (response.statusCode !== 201) throw new Error(`${object.kind} was not created: ${response.statusCode}`);
+  }
   const application = http.createServer((_request, response) => response.end('hello')).listen(0, '127.0.0.1');
   await once(application, 'listening');
   const tokens = new TokenIssuer(join(home, 'ca'));

@@ -13,7 +13,7 @@ import { proxyCommand } from '../packages/cli/runner/program.ts';
 import { TestAuthority } from './support/certificates.ts';
 import { metric, RawClient } from './support/engine.ts';
 import { call, until } from './support/http.ts';
-import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
+import { bindWorkload, type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 describe('the engine in a mesh', () => {
   let mesh: TestMesh;
@@ -185,6 +185,7 @@ describe('the engine in a mesh', () => {
     const adminPort = await mesh.ports.next();
     const tokenFile = join(mesh.home, 'steady.token');
     writeFileSync(tokenFile, (await mesh.plane.tokens.issue('default', 'steady', [], 3600)).token);
+    await bindWorkload(mesh.plane, { name: 'steady' });
     const file = join(mesh.home, 'steady.json');
     writeFileSync(
       file,

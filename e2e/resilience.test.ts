@@ -10,7 +10,7 @@ import { Logger, silentLogger } from '@mizzen/common';
 import { homeFiles, startControlPlane } from '@mizzen/control';
 import { startProxy } from '@mizzen/proxy';
 import { call, until } from './support/http.ts';
-import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
+import { bindWorkload, type RunningProxy, service, TestMesh } from './support/mesh.ts';
 import { skipWithout } from './support/requirements.ts';
 
 const root = join(import.meta.dirname, '..');
@@ -77,6 +77,7 @@ describe('a mesh under faults', () => {
     // The first run makes the keys and the token that a sidecar brings along.
     const early = await startControlPlane({ home, apiPort, xdsPort, logger: silentLogger });
     const { token } = await early.tokens.issue('default', 'late', [], 3600);
+    await bindWorkload(early, { name: 'late', labels: {} });
     await early.close();
     writeFileSync(join(home, 'late.token'), token);
     const lines: string[] = [];

@@ -87,6 +87,7 @@ export class TestMesh {
     const serviceAccount = fields.serviceAccount ?? name;
     const namespace = fields.namespace ?? 'default';
     const tokenFile = join(this.home, `${name}.token`);
+    await bindWorkload(this.plane, { ...fields, name, namespace, serviceAccount });
     if (fields.tokenFile === undefined) writeFileSync(tokenFile, (await this.plane.tokens.issue(namespace, serviceAccount, [], 3600)).token);
     const outbound = `127.0.0.1:${await this.ports.next()}`;
     const config: ProxyConfig = {
@@ -182,4 +183,19 @@ export interface RunningProxy {
 /** `portName` '': a port that declares nothing. */
 export function service(name: string, portName = 'http', port = 9080): string {
   return `apiVersion: v1\nkind: Service\nmetadata: { name: ${name} }\nspec:\n  selector: { app: ${name} }\n  ports:\n  - { ${portName ? `name: ${portName}, ` : ''}port: ${port} }\n---\n`;
+}
+
+/** The Workload that binds a proxy's service account to its name, labels and type, unless the test has written one. */
+export async function bindWorkload(plane: Pick<ControlPlane, 'registry'>, proxy: Partial<ProxyConfig> & Pick<ProxyConfig, 'name'>): Promise<void> {
+  const kind = findKind('mizzen.dev', 'Workload')!;
+  const { name, namespace = 'default', serviceAccount = name, labels = { app: name } } = proxy;
+  if (await plane.registry.store.get({ group: kind.group, kind: kind.kind, namespace, name })) return;
+  const spec = {
+    serviceAccount,
+    ...(proxy.type === 'gateway' ? { gateway: true } : { command: ['true'] }),
+    ...(proxy.workloadGroup ? { workloadGroup: proxy.workloadGroup } : {}),
+    ...(proxy.messaging ? { messaging: { appId: proxy.messaging.appId } } : {}),
+  };
+  const value = { apiVersion: 'mizzen.dev/v1alpha1', kind: kind.kind, metadata: { name, namespace, labels }, spec };
+  await plane.registry.create(kind, namespace, value as never, { manager: 'test', origin: { source: 'api', name: 'test' } });
 }

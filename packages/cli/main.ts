@@ -343,6 +343,10 @@ program
   .option(...namespace)
   .option('--duration <seconds>', 'how long it is valid', '3600')
   .option('--once', 'it is used up by the first certificate that is issued for it')
+  .option('--workload <name>', 'create the WorkloadGroup that allows the service account to be this workload')
+  .option('--label <name=value>', 'a label of the workload; may be repeated', collect, [])
+  .option('--address <cidr>', 'addresses that the workload may register, if it is seen at others; may be repeated', collect, [])
+  .option('--gateway', 'the workload is a gateway')
   .option(...home)
   .option(...output)
   .action(async (serviceAccount: string, options) => (await import('./commands/access.ts')).token(serviceAccount, options));

@@ -3,7 +3,9 @@ import { MizzenError, version as programVersion } from '@mizzen/common';
 import { stringify } from 'yaml';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
 import { type ControlAccess, controlAccess, homeOf } from '../home.ts';
+import { nameValues } from '../name-value.ts';
 import { outputFormat, print, printData } from '../output.ts';
+import { bindWorkload } from '../service-account-token.ts';
 
 interface AccessOptions {
   readonly home?: string;
@@ -11,6 +13,10 @@ interface AccessOptions {
   readonly namespace?: string;
   readonly duration?: string;
   readonly once?: boolean;
+  readonly workload?: string;
+  readonly label?: readonly string[];
+  readonly address?: readonly string[];
+  readonly gateway?: boolean;
   readonly user?: string;
   readonly role?: string;
   readonly allowedNamespace?: readonly string[];
@@ -56,6 +62,12 @@ export async function token(serviceAccount: string, options: AccessOptions): Pro
     const namespace = options.namespace ?? 'default';
     const seconds = Number(options.duration ?? 3600);
     if (!Number.isInteger(seconds) || seconds < 600) throw new MizzenError('bad-option', '--duration is a whole number of seconds, at least 600');
+    if (options.workload !== undefined) {
+      const labels = { app: options.workload, ...nameValues(options.label ?? [], '--label') };
+      const workload = { name: options.workload, namespace, serviceAccount, labels, isGateway: options.gateway === true, addresses: options.address ?? [] };
+      if (!(await bindWorkload(api, workload, 'mizzen token')))
+        process.stderr.write(`the WorkloadGroup ${namespace}/${options.workload} exists and stays as it is\n`);
+    }
     const answer = await api.call('POST', `${collectionPath(kind, namespace)}/${serviceAccount}/token`, {
       body: {
         apiVersion: 'authentication.k8s.io/v1',

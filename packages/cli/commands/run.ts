@@ -4,13 +4,14 @@ import { join } from 'node:path';
 import { MizzenError, messageOf } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import type { ProxyConfig } from '@mizzen/proxy';
+import { ApiClient } from '../api-client.ts';
 import { controlAccess, homeOf, knownTrustDomain } from '../home.ts';
 import { nameValues } from '../name-value.ts';
 import { runApplication } from '../runner/application-process.ts';
 import { PortAllocator } from '../runner/port-allocator.ts';
 import { searchPath } from '../runner/program.ts';
 import { type ApplicationPlace, beside, captured, isolated, type WantedPort } from '../runner/run-places.ts';
-import { ownToken } from '../service-account-token.ts';
+import { bindWorkload, ownToken, unbindWorkload } from '../service-account-token.ts';
 
 export interface RunOptions {
   readonly home?: string;
@@ -32,6 +33,8 @@ export interface RunOptions {
 }
 
 const defaultDrainSeconds = 2;
+/** Marks the objects that this command makes. */
+const runner = 'mizzen run';
 
 /**
  * `mizzen run -- CMD`: an application beside its sidecar, joined to a mesh that runs already. The application starts when the sidecar is
@@ -54,6 +57,12 @@ export async function run(command: readonly string[], options: RunOptions): Prom
   delete process.env['MIZZEN_TOKEN']; // not the application's
   const isOwnToken = options.tokenFile === undefined;
   const tokenFile = options.tokenFile ?? writeToken(home, options, name, given ?? (await ownToken(home, options.namespace, options.serviceAccount)));
+  const labels = { app: name, ...nameValues(options.label, '--label') };
+  // Another machine brings a token; the object that allows it to be this workload was made with the token (`mizzen token --workload`).
+  const isOwnMachine = isOwnToken && given === undefined;
+  const isBound =
+    isOwnMachine &&
+    (await withApi(home, (api) => bindWorkload(api, { name, namespace: options.namespace, serviceAccount: options.serviceAccount, labels }, runner)));
   const control = options.control ?? controlAccess(home).xds;
   const config: Omit<ProxyConfig, 'address' | 'inbound'> = {
     type: 'sidecar',
@@ -61,7 +70,7 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     namespace: options.namespace,
     workload: name,
     serviceAccount: options.serviceAccount,
-    labels: { app: name, ...nameValues(options.label, '--label') },
+    labels,
     trustDomain: options.trustDomain ?? knownTrustDomain(home),
     control,
     rootCertificateFile: options.rootCert ?? homeFiles(home).rootCertificate,
@@ -81,7 +90,18 @@ export async function run(command: readonly string[], options: RunOptions): Prom
   const makePlace = options.isolate ? isolated : options.capture ? captured : beside;
   process.exitCode = await runAt(makePlace(setting), command);
   if (isOwnToken) rmSync(tokenFile, { force: true });
+  // The mesh may have ended before this program.
+  if (isBound) await withApi(home, (api) => unbindWorkload(api, options.namespace, name)).catch(() => {});
   process.exit();
+}
+
+async function withApi<T>(home: string, use: (api: ApiClient) => Promise<T>): Promise<T> {
+  const api = new ApiClient(controlAccess(home));
+  try {
+    return await use(api);
+  } finally {
+    api.close();
+  }
 }
 
 async function runAt(starting: Promise<ApplicationPlace>, command: readonly string[]): Promise<number> {

@@ -12,8 +12,10 @@ import { envoyFilterFindings } from './analysis/envoy-filters.ts';
 import type { Finding } from './analysis/finding.ts';
 import { StatusWriter } from './gateway-api/status-writer.ts';
 import { Registration } from './registry/registration.ts';
+import { WorkloadBindings } from './registry/workload-bindings.ts';
 import type { MeshSnapshot } from './snapshot.ts';
 import { SnapshotBuilder } from './snapshot-builder.ts';
+import { UnprovenIdentity } from './xds/proven-identity.ts';
 import type { ProxyConnection, ProxyStatus } from './xds/proxy-connection.ts';
 
 /**
@@ -46,6 +48,8 @@ export class Pilot {
   readonly #builder: SnapshotBuilder;
   readonly #registration: Registration;
   readonly #connections: Set<ProxyConnection>;
+  #bindings: WorkloadBindings;
+  #stopBindings: (() => void) | undefined;
   #snapshot: MeshSnapshot | undefined;
   #stopWatching: (() => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -67,6 +71,8 @@ export class Pilot {
     });
     this.#challenges = [];
     this.#connections = new Set();
+    this.#bindings = new WorkloadBindings();
+    this.#stopBindings = undefined;
     this.#snapshot = undefined;
     this.#stopWatching = undefined;
     this.#timer = undefined;
@@ -77,6 +83,9 @@ export class Pilot {
   }
 
   async start(): Promise<void> {
+    const { bindings, stop } = await WorkloadBindings.follow(this.#options.registry.store);
+    this.#bindings = bindings;
+    this.#stopBindings = stop;
     this.#snapshot = await this.#builder.build();
     this.#writeStatuses();
     this.#stopWatching = this.#options.registry.store.watch(this.#snapshot.revision, (change) => this.#changed(change));
@@ -85,6 +94,7 @@ export class Pilot {
 
   async close(): Promise<void> {
     this.#stopWatching?.();
+    this.#stopBindings?.();
     this.#keySets.close();
     clearTimeout(this.#timer);
     for (const connection of this.#connections) connection.responses.close();
@@ -96,6 +106,11 @@ export class Pilot {
   get findings(): readonly Finding[] {
     if (this.#snapshot === undefined) return this.#builder.findings;
     return [...this.#builder.findings, ...envoyFilterFindings(this.#snapshot, [...this.#connections])];
+  }
+
+  /** Which workloads the service accounts are bound to. */
+  get bindings(): WorkloadBindings {
+    return this.#bindings;
   }
 
   get pushCount(): number {
@@ -120,7 +135,7 @@ export class Pilot {
   connected(connection: ProxyConnection): void {
     this.#connections.add(connection);
     this.#writeStatuses();
-    this.#registration.connected(connection.view);
+    this.#registration.connected(connection);
     this.#options.logger.info('proxy connected', {
       proxy: `${connection.view.namespace}/${connection.view.name}`,
       from: connection.peer,
@@ -131,7 +146,7 @@ export class Pilot {
   disconnected(connection: ProxyConnection): void {
     if (!this.#connections.delete(connection)) return;
     this.#writeStatuses();
-    this.#registration.disconnected(connection.view);
+    this.#registration.disconnected(connection);
     this.#options.logger.info('proxy disconnected', { proxy: `${connection.view.namespace}/${connection.view.name}`, proxies: this.#connections.size });
   }
 
@@ -155,7 +170,7 @@ export class Pilot {
   }
 
   healthChanged(connection: ProxyConnection, reason: string | undefined): void {
-    this.#registration.healthChanged(connection.view, reason);
+    this.#registration.healthChanged(connection, reason);
   }
 
   /** Resolves when what is known has been written into the objects' status. */
@@ -182,6 +197,22 @@ export class Pilot {
     await this.#building;
   }
 
+  /** The stream of a proxy that is no longer what it was opened as ends; it may come again as what it is now. */
+  #prove(connection: ProxyConnection): boolean {
+    try {
+      if (connection.prove(this.#bindings)) this.#registration.changed(connection);
+      return true;
+    } catch (error) {
+      if (!(error instanceof UnprovenIdentity)) throw error;
+      this.#options.logger.warn('ended the stream of a proxy that is no longer what it claims', {
+        proxy: `${connection.view.namespace}/${connection.view.name}`,
+        reason: error.message,
+      });
+      connection.responses.fail(new ConnectError(error.message, Code.PermissionDenied));
+      return false;
+    }
+  }
+
   #changed(change: Change): void {
     if (!affectsProxies(change)) return;
     const now = Date.now();
@@ -202,6 +233,7 @@ export class Pilot {
     this.#options.trust.configure(this.#snapshot.meshConfig.caCertificates);
     const trustBundle = this.#options.trust.current();
     for (const connection of this.#connections) {
+      if (!this.#prove(connection)) continue;
       try {
         this.#pushes += connection.push(this.#snapshot, trustBundle);
       } catch (error) {

@@ -3,7 +3,8 @@ import { MizzenError } from '@mizzen/common';
 import type { Node } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 
 /**
- * What pilot knows of one proxy, from the node that it presents on its stream. The metadata keys are Istio's where Istio has them; ours
+ * What pilot knows of one proxy. `viewOf` reads it from the node that the proxy presents on its stream: these are claims, of which `proveIdentity`
+ * (xds/proven-identity.ts) keeps what is proved. The metadata keys are Istio's where Istio has them; ours
  * (MIZZEN_*) describe where an explicitly addressed sidecar listens.
  */
 export interface ProxyView {
@@ -37,6 +38,8 @@ export interface ProxyView {
   readonly appId: string | undefined;
   readonly version: string;
   readonly locality: string;
+  /** Certificate or token, and the registry, have proved what this view says (xds/proven-identity.ts). */
+  readonly isProven: boolean;
   /** The node's metadata as they came. */
   readonly metadata: Readonly<Record<string, unknown>>;
 }
@@ -94,6 +97,7 @@ export function viewOf(node: Node | undefined): ProxyView {
     appId: text(metadata, 'MIZZEN_APP_ID'),
     version: node.userAgentName ? `${node.userAgentName}/${node.userAgentVersionType.case === 'userAgentVersion' ? node.userAgentVersionType.value : '?'}` : '',
     locality: [node.locality?.region, node.locality?.zone, node.locality?.subZone].filter(Boolean).join('/'),
+    isProven: false,
     metadata,
   };
 }

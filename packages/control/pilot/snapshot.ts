@@ -28,6 +28,7 @@ import type { MeshConfig } from './mesh-config.ts';
 import { type AutoAddress, autoAddresses } from './registry/auto-addresses.ts';
 import { buildServices } from './registry/build-services.ts';
 import type { Service } from './registry/service.ts';
+import { readBindingObjects, WorkloadBindings } from './registry/workload-bindings.ts';
 import type { TelemetrySpec } from './telemetry-config.ts';
 
 /**
@@ -119,6 +120,7 @@ export async function takeSnapshot(
       serviceEntries: await list(networking, 'ServiceEntry'),
       workloadEntries: await list(networking, 'WorkloadEntry'),
       endpointSlices: await list('discovery.k8s.io', 'EndpointSlice'),
+      bindings: new WorkloadBindings(await readBindingObjects(store)),
     },
     domain,
   );

@@ -9,13 +9,14 @@ import { selects } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { clientSecrets, clientTlsOf } from './client-tls.ts';
 import { publicApis } from './public-listeners.ts';
-import { servedGateways } from './served-gateways.ts';
+import { mayRead, servedGateways } from './served-gateways.ts';
 import { secretsOf } from './server-tls.ts';
 import { rootSecretName, trustDomainsOf } from './tls-contexts.ts';
 
 /**
- * SDS: the mesh's roots for everybody, and the certificates of Gateway servers for gateways of the same namespace as the Secret (or
- * for all gateways, when a Gateway that selects them names it). A workload's own key is never here: it does not leave the workload.
+ * SDS: the mesh's roots for every proxy; the certificates of Gateway servers for the gateways that serve the Gateway and may read its namespace; those of
+ * Apis and DestinationRules for the proxies that they are for. Only what is proved of a proxy counts (xds/proven-identity.ts). A workload's own key is never
+ * here: it does not leave the workload.
  */
 export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: TrustBundle): Secret[] {
   const secrets: Secret[] = [];
@@ -25,6 +26,7 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
       continue;
     }
     if (
+      !view.isProven ||
       !name.startsWith('kubernetes://') ||
       !((view.type === 'gateway' ? namedByItsGateways(name, view, snapshot) : namedByItsApis(name, view, snapshot)) || namedByItsRules(name, view, snapshot))
     )
@@ -98,10 +100,18 @@ function namedByItsRules(name: string, view: ProxyView, snapshot: MeshSnapshot):
   });
 }
 
-/** A gateway is given a secret only when a Gateway resource that selects it names the secret. */
+/** A gateway is given a secret only when a Gateway that it serves names the secret, from a namespace that the gateway may read. */
 function namedByItsGateways(name: string, view: ProxyView, snapshot: MeshSnapshot): boolean {
   const plain = name.endsWith('-cacert') ? name.slice(0, -'-cacert'.length) : name;
   return servedGateways(view, snapshot).some((gateway) =>
-    gateway.spec.servers?.some((server) => secretsOf(server.tls, gateway.namespace).some((known) => known === name || known === plain)),
+    gateway.spec.servers?.some((server) =>
+      secretsOf(server.tls, gateway.namespace).some((known) => {
+        if (known !== name && known !== plain) return false;
+        // The Gateway's own namespace, or one that has granted it (translation has checked that).
+        if (gateway.namespace === view.namespace) return true;
+        const [namespace = '', secret = ''] = known.slice('kubernetes://'.length).split('/');
+        return mayRead(view, { group: '', kind: 'Secret', namespace, name: secret }, snapshot);
+      }),
+    ),
   );
 }

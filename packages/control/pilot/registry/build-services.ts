@@ -1,6 +1,7 @@
 import type { ServiceEntrySpec, ServiceSpec, WorkloadEntrySpec } from '@mizzen/api';
 import type { StoredResource } from '../../galley/config-store.ts';
 import { type Instance, type Protocol, protocolOf, type Service, type ServicePort, selects } from './service.ts';
+import { registeredAnnotation, type WorkloadBindings } from './workload-bindings.ts';
 
 /** Builds the registry's services, with their instances, from Service, ServiceEntry, WorkloadEntry and EndpointSlice objects. */
 export interface RegistrySources {
@@ -8,6 +9,8 @@ export interface RegistrySources {
   readonly serviceEntries: readonly StoredResource[];
   readonly workloadEntries: readonly StoredResource[];
   readonly endpointSlices: readonly StoredResource[];
+  /** What decides which labels and service account the entries of registered workloads may have. */
+  readonly bindings: WorkloadBindings;
 }
 
 /** Set by registration on the WorkloadEntry of a sidecar, and by people on one that has a sidecar of its own. */
@@ -18,7 +21,7 @@ const trafficDistributionAnnotation = 'networking.istio.io/traffic-distribution'
 export const unhealthyAnnotation = 'mizzen.dev/unhealthy';
 
 export function buildServices(sources: RegistrySources, domain: string): Service[] {
-  const workloads = sources.workloadEntries.map(toWorkload);
+  const workloads = sources.workloadEntries.flatMap((stored) => toWorkload(stored, sources.bindings));
   return [
     ...sources.services.map((stored) => fromService(stored, workloads, sources.endpointSlices, domain)),
     ...sources.serviceEntries.flatMap((stored) => fromServiceEntry(stored, workloads)),
@@ -33,16 +36,18 @@ interface Workload {
   readonly isHealthy: boolean;
 }
 
-function toWorkload(stored: StoredResource): Workload {
+/** An entry that registration made is what the object that binds its service account says, not what the entry says; without such an object it is nothing. */
+function toWorkload(stored: StoredResource, bindings: WorkloadBindings): Workload[] {
   const spec = stored.resource.spec as WorkloadEntrySpec;
   const { annotations, labels, name } = stored.resource.metadata;
-  return {
-    name: annotations?.[workloadNameAnnotation] ?? name,
-    namespace: stored.key.namespace,
-    spec,
-    labels: { ...labels, ...spec.labels },
-    isHealthy: annotations?.[unhealthyAnnotation] === undefined,
-  };
+  const { namespace } = stored.key;
+  const isHealthy = annotations?.[unhealthyAnnotation] === undefined;
+  if (annotations?.[registeredAnnotation] === undefined)
+    return [{ name: annotations?.[workloadNameAnnotation] ?? name, namespace, spec, labels: { ...labels, ...spec.labels }, isHealthy }];
+  const found = bindings.find({ namespace, name, serviceAccount: spec.serviceAccount || 'default', group: undefined, address: undefined });
+  if (found === undefined || 'refusal' in found || found.binding.type !== 'sidecar') return [];
+  const { binding } = found;
+  return [{ name: binding.name, namespace, spec, labels: { ...binding.labels, [tlsModeLabel]: 'istio' }, isHealthy }];
 }
 
 function fromService(stored: StoredResource, workloads: readonly Workload[], endpointSlices: readonly StoredResource[], domain: string): Service {

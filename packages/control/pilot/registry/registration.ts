@@ -1,15 +1,18 @@
-import { findKind, type WorkloadEntrySpec, type WorkloadGroupSpec } from '@mizzen/api';
+import { findKind, type WorkloadEntrySpec } from '@mizzen/api';
 import { type Logger, messageOf } from '@mizzen/common';
 import type { ResourceRegistry } from '../../galley/resource-registry.ts';
 import { splitAddress } from '../generate/names.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { tlsModeLabel, unhealthyAnnotation, workloadNameAnnotation } from './build-services.ts';
+import { registeredAnnotation, type WorkloadBinding } from './workload-bindings.ts';
 
 /**
- * Self-registration: a connected sidecar that asks for it has a WorkloadEntry while it is there. The entry outlives a short
- * disconnect, and a restart of the control plane, so that neither takes endpoints away from anybody.
+ * Self-registration: a connected sidecar that asks for it has a WorkloadEntry while it is there. Name, labels, service account and weight are those of the
+ * object that binds its service account (workload-bindings.ts); an entry that was not made by registration is never overwritten. The entry outlives a short
+ * disconnect and a restart of the control plane, so that neither takes endpoints away.
  */
-export const registeredAnnotation = 'mizzen.dev/registered-by';
+export { registeredAnnotation };
+
 /** By this a sidecar says that it is about to end for good. */
 const leavingReason = 'shutting down';
 const manager = 'mizzen-registration';
@@ -22,15 +25,24 @@ export interface RegistrationOptions {
   readonly graceMs?: number;
 }
 
+/** A proxy's stream, as far as registration needs it. */
+export interface Member {
+  readonly view: ProxyView;
+  readonly binding: WorkloadBinding | undefined;
+}
+
 export class Registration {
   readonly #options: RegistrationOptions;
   readonly #graceMs: number;
   readonly #removals: Map<string, NodeJS.Timeout>;
   /** Writes for one entry happen one after another. */
   readonly #queues: Map<string, Promise<void>>;
-  readonly #connected: Map<string, number>;
+  /** Streams of each registered workload, the newest last. */
+  readonly #connected: Map<string, readonly Member[]>;
   /** Those that have said they are shutting down. */
   readonly #leaving: Set<string>;
+  /** Why the application of a workload is not healthy. */
+  readonly #unhealthy: Map<string, string>;
   #isClosed: boolean;
 
   constructor(options: RegistrationOptions) {
@@ -40,6 +52,7 @@ export class Registration {
     this.#queues = new Map();
     this.#connected = new Map();
     this.#leaving = new Set();
+    this.#unhealthy = new Map();
     this.#isClosed = false;
   }
 
@@ -47,38 +60,60 @@ export class Registration {
   async start(): Promise<void> {
     const { items } = await this.#options.registry.store.list('networking.istio.io', 'WorkloadEntry');
     for (const stored of items) {
-      if (stored.resource.metadata.annotations?.[registeredAnnotation]) this.#removeLater(stored.key.namespace, stored.key.name, this.#graceMs * 3);
+      if (stored.resource.metadata.annotations?.[registeredAnnotation] !== undefined)
+        this.#removeLater(stored.key.namespace, stored.key.name, this.#graceMs * 3);
     }
   }
 
-  connected(view: ProxyView): void {
+  connected(member: Member): void {
+    const { view } = member;
     if (!view.registers) return;
     const key = `${view.namespace}/${view.name}`;
-    this.#connected.set(key, (this.#connected.get(key) ?? 0) + 1);
+    const members = this.#connected.get(key) ?? [];
+    this.#connected.set(key, [...members, member]);
     clearTimeout(this.#removals.get(key));
     this.#removals.delete(key);
-    this.#enqueue(key, () => this.#write(view, undefined));
+    this.#unhealthy.delete(key);
+    this.#enqueue(key, () => this.#write(member));
   }
 
-  disconnected(view: ProxyView): void {
-    if (!view.registers) return;
+  disconnected(member: Member): void {
+    const { view } = member;
     const key = `${view.namespace}/${view.name}`;
-    const left = (this.#connected.get(key) ?? 1) - 1;
-    if (left > 0) this.#connected.set(key, left);
-    else {
+    const members = this.#connected.get(key);
+    if (!members?.includes(member)) return;
+    const left = members.filter((each) => each !== member);
+    const last = left.at(-1);
+    if (last !== undefined) {
+      this.#connected.set(key, left);
+      // The entry says what the newest stream said: without it, what the one before says.
+      if (members.at(-1) === member) this.#enqueue(key, () => this.#write(last));
+    } else {
       this.#connected.delete(key);
-      // Who has said that it goes will not come back.
+      this.#unhealthy.delete(key);
+      // A sidecar that has announced its end will not return.
       this.#removeLater(view.namespace, view.name, this.#leaving.delete(key) ? 0 : this.#graceMs);
     }
   }
 
+  /** The object that binds the workload has changed. */
+  changed(member: Member): void {
+    const { view } = member;
+    const key = `${view.namespace}/${view.name}`;
+    if (this.#connected.get(key)?.at(-1) !== member || !view.registers) return;
+    this.#enqueue(key, () => this.#write(member));
+  }
+
   /** `reason` is why the application is not healthy; undefined when it is. */
-  healthChanged(view: ProxyView, reason: string | undefined): void {
+  healthChanged(member: Member, reason: string | undefined): void {
+    const { view } = member;
     if (!view.registers) return;
     const key = `${view.namespace}/${view.name}`;
     if (reason === leavingReason) this.#leaving.add(key);
     else this.#leaving.delete(key);
-    this.#enqueue(`${view.namespace}/${view.name}`, () => this.#write(view, reason));
+    if (reason === undefined) this.#unhealthy.delete(key);
+    else this.#unhealthy.set(key, reason);
+    this.#enqueue(key, () => this.#write(member));
   }
 
   async close(): Promise<void> {
@@ -94,23 +129,31 @@ export class Registration {
     this.#queues.set(key, next);
   }
 
-  async #write(view: ProxyView, unhealthyReason: string | undefined): Promise<void> {
+  async #write({ view, binding }: Member): Promise<void> {
+    if (binding === undefined) return;
+    const unhealthyReason = this.#unhealthy.get(`${view.namespace}/${view.name}`);
+    const { registry, logger } = this.#options;
+    const existing = await registry.store.get({ group: workloadEntry.group, kind: workloadEntry.kind, namespace: view.namespace, name: view.name });
+    if (existing !== undefined && existing.resource.metadata.annotations?.[registeredAnnotation] === undefined) {
+      logger.warn('a workload is not registered: a WorkloadEntry of its name exists that registration did not make', {
+        workload: `${view.namespace}/${view.name}`,
+      });
+      return;
+    }
     const ports: Record<string, number> = {};
     for (const inbound of view.inbound) {
       const { port } = splitAddress(inbound.listen);
       ports[String(inbound.port)] = port;
       if (inbound.name) ports[inbound.name] = port;
     }
-    const group = await this.#groupOf(view);
-    const template = group?.template ?? {};
-    const locality = view.locality || template.locality;
+    const { template } = binding;
     const spec: WorkloadEntrySpec = {
       address: view.address,
       ports: { ...template.ports, ...ports },
-      labels: { ...group?.metadata?.labels, ...template.labels, ...view.labels, [tlsModeLabel]: 'istio' },
-      serviceAccount: view.serviceAccount,
+      labels: { ...binding.labels, [tlsModeLabel]: 'istio' },
+      serviceAccount: binding.serviceAccount,
       ...(template.weight ? { weight: template.weight } : {}),
-      ...(locality ? { locality } : {}),
+      ...(view.locality ? { locality: view.locality } : {}),
     };
     const resource = {
       apiVersion: 'networking.istio.io/v1',
@@ -119,7 +162,7 @@ export class Registration {
         name: view.name,
         namespace: view.namespace,
         annotations: {
-          ...group?.metadata?.annotations,
+          ...binding.annotations,
           [registeredAnnotation]: view.id,
           [workloadNameAnnotation]: view.workload,
           ...(unhealthyReason === undefined ? {} : { [unhealthyAnnotation]: unhealthyReason.slice(0, 256) || 'not healthy' }),
@@ -127,20 +170,7 @@ export class Registration {
       },
       spec,
     };
-    await this.#options.registry.apply(workloadEntry, view.namespace, view.name, resource, true, { manager, origin: { source: 'api', name: manager } });
-  }
-
-  /** The WorkloadGroup that the sidecar says it is of (Istio's `AUTO_REGISTER_GROUP`): what it has for all of its workloads. */
-  async #groupOf(view: ProxyView): Promise<WorkloadGroupSpec | undefined> {
-    const name = view.metadata['AUTO_REGISTER_GROUP'];
-    if (typeof name !== 'string' || name === '') return undefined;
-    const stored = await this.#options.registry.store.get({ group: 'networking.istio.io', kind: 'WorkloadGroup', namespace: view.namespace, name });
-    if (!stored)
-      this.#options.logger.warn('a sidecar is of a WorkloadGroup that does not exist; it is registered without it', {
-        workload: `${view.namespace}/${view.name}`,
-        group: name,
-      });
-    return stored?.resource.spec as WorkloadGroupSpec | undefined;
+    await registry.apply(workloadEntry, view.namespace, view.name, resource, true, { manager, origin: { source: 'api', name: manager } });
   }
 
   #removeLater(namespace: string, name: string, afterMs: number): void {

@@ -5,17 +5,18 @@ import type { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/ser
 import type { DiscoveryRequest, DiscoveryResponse } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import { authenticate, type TransportPeer, transportPeerKey } from '../../citadel/caller.ts';
 import type { CertificateAuthority } from '../../citadel/certificate-authority.ts';
-import { type Identity, spiffeUri } from '../../citadel/spiffe-identity.ts';
+import type { Identity } from '../../citadel/spiffe-identity.ts';
 import type { WorkloadTokens } from '../../citadel/workload-tokens.ts';
 import type { Pilot } from '../pilot.ts';
-import { viewOf } from '../proxy-view.ts';
+import { type ProxyView, viewOf } from '../proxy-view.ts';
+import { type ProvenIdentity, proveIdentity, UnprovenIdentity } from './proven-identity.ts';
 import { ProxyConnection } from './proxy-connection.ts';
 
 const typeByUrl = new Map<string, DiscoveryType>(discoveryTypes.map((type) => [typeUrls[type], type]));
 /** Istio's way for a sidecar to say whether its application is healthy: `error_detail` is set when it is not. */
 const healthTypeUrl = 'type.googleapis.com/istio.v1.HealthInformation';
 
-/** ADS over gRPC. A proxy may only be what its certificate or token says: its node's namespace and service account are checked. */
+/** ADS over gRPC. A proxy is what its certificate or token and the registry prove (proven-identity.ts), whatever its node claims. */
 export function discoveryService(
   pilot: Pilot,
   authority: CertificateAuthority,
@@ -48,21 +49,23 @@ export function discoveryService(
   };
 
   function open(request: DiscoveryRequest, identity: Identity | undefined, { address, certificate }: TransportPeer): ProxyConnection {
-    let view: ReturnType<typeof viewOf>;
+    let claimed: ProxyView;
     try {
-      view = viewOf(request.node);
+      claimed = viewOf(request.node);
     } catch (error) {
       throw new ConnectError(error instanceof MizzenError ? error.message : 'the node cannot be read', Code.InvalidArgument);
     }
-    if (identity && (identity.namespace !== view.namespace || identity.serviceAccount !== view.serviceAccount)) {
-      throw new ConnectError(
-        `the proxy says it is of service account ${view.namespace}/${view.serviceAccount}, but has proved to be ${spiffeUri(identity)}`,
-        Code.PermissionDenied,
-      );
+    let proven: ProvenIdentity;
+    try {
+      proven = proveIdentity(claimed, identity, address, pilot.bindings);
+    } catch (error) {
+      if (!(error instanceof UnprovenIdentity)) throw error;
+      logger.warn('refused a proxy that is not what it claims', { from: address, reason: error.message });
+      throw new ConnectError(error.message, Code.PermissionDenied);
     }
     // Whoever comes with a token gets its first certificate now.
     const generation = certificate === undefined ? identity && authority.signingGeneration : authority.generationOf(certificate);
-    return new ProxyConnection(view, identity, address, { serial: certificate?.serialNumber.toLowerCase(), generation }, new Date());
+    return new ProxyConnection(claimed, proven, identity, address, { serial: certificate?.serialNumber.toLowerCase(), generation }, new Date());
   }
 
   async function readRequests(first: DiscoveryRequest, iterator: AsyncIterator<DiscoveryRequest>, connection: ProxyConnection): Promise<void> {

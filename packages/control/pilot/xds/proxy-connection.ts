@@ -10,7 +10,9 @@ import { type Patch, patchesFor } from '../envoy-filters/patches.ts';
 import type { EnvoyFilterSpec } from '../envoy-filters/types.ts';
 import { resourcesFor } from '../generate/resources.ts';
 import type { ProxyView } from '../proxy-view.ts';
+import type { WorkloadBinding, WorkloadBindings } from '../registry/workload-bindings.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
+import { type ProvenIdentity, proveIdentity, UnprovenIdentity } from './proven-identity.ts';
 
 export interface ShownCertificate {
   readonly serial: string | undefined;
@@ -22,7 +24,9 @@ export interface ShownCertificate {
  * (versions, nonces, ACK, NACK) are those of Envoy's "xDS REST and gRPC protocol".
  */
 export class ProxyConnection {
-  readonly view: ProxyView;
+  /** What its node said. Only `prove` reads it. */
+  readonly #claimed: ProxyView;
+  #proven: ProvenIdentity;
   readonly identity: Identity | undefined;
   readonly peer: string;
   /** The serial number of the proxy's certificate, hex; undefined: it has come with a token. */
@@ -37,8 +41,9 @@ export class ProxyConnection {
   /** The patches that the proxy did not take, and why: it is given none until they change. */
   #refusedPatches: RefusedPatches | undefined;
 
-  constructor(view: ProxyView, identity: Identity | undefined, peer: string, certificate: ShownCertificate, now: Date) {
-    this.view = view;
+  constructor(claimed: ProxyView, proven: ProvenIdentity, identity: Identity | undefined, peer: string, certificate: ShownCertificate, now: Date) {
+    this.#claimed = claimed;
+    this.#proven = proven;
     this.identity = identity;
     this.peer = peer;
     this.serial = certificate.serial;
@@ -48,6 +53,23 @@ export class ProxyConnection {
     this.#subscriptions = new Map();
     this.patched = new Set();
     this.#refusedPatches = undefined;
+  }
+
+  get view(): ProxyView {
+    return this.#proven.view;
+  }
+
+  get binding(): WorkloadBinding | undefined {
+    return this.#proven.binding;
+  }
+
+  /** Decides again what the proxy is, after the objects that say so may have changed. Whether it is another than before. Throws UnprovenIdentity. */
+  prove(bindings: WorkloadBindings): boolean {
+    const before = this.#proven.binding?.version;
+    const now = proveIdentity(this.#claimed, this.identity, this.peer, bindings);
+    if (now.view.name !== this.view.name) throw new UnprovenIdentity(`${this.view.namespace}/${this.view.name} is now ${now.view.namespace}/${now.view.name}`);
+    this.#proven = now;
+    return before !== now.binding?.version;
   }
 
   /** Takes a request: a subscription, an ACK or a NACK. Returns what a NACK said. */
