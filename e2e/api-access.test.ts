@@ -95,6 +95,64 @@ describe('access to the API', () => {
     assert.match(String((await ask({ path: routes('default'), token: expired.token })).body['message']), /the token has expired/);
   });
 
+  it('lets no caller issue more authority than it has, by any object and any verb', async () => {
+    const subject = (account: string) => `spiffe://cluster.local/ns/default/sa/${account}`;
+    const access = [
+      { subject: subject('boss'), role: 'admin' },
+      { subject: subject('viewer'), role: 'viewer', namespaces: ['default'] },
+      { subject: subject('everywhere'), role: 'viewer' },
+    ];
+    const configMap = { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'mizzen-access' }, data: { bindings: JSON.stringify(access) } };
+    const configMaps = '/api/v1/namespaces/istio-system/configmaps';
+    assert.equal((await ask({ token: admin(), method: 'POST', path: configMaps, body: configMap })).status, 201);
+    for (const name of ['boss', 'viewer', 'everywhere', 'plain'])
+      await ask({
+        token: admin(),
+        method: 'POST',
+        path: '/api/v1/namespaces/default/serviceaccounts',
+        body: { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name } },
+      });
+    const callers = {
+      operator: await tokenFor('otto', 'operator'),
+      local: await tokenFor('lotte', 'operator', ['default']),
+      localAdmin: await tokenFor('lars', 'admin', ['default', 'istio-system']),
+      meshOperator: await tokenFor('mona', 'operator', ['default', 'istio-system']),
+    };
+    const ours = '/apis/mizzen.dev/v1alpha1/namespaces/default/workloads';
+    const groups = '/apis/networking.istio.io/v1/namespaces/default/workloadgroups';
+    const entries = '/apis/networking.istio.io/v1/namespaces/default/workloadentries';
+    const workload = (name: string, serviceAccount: string) => ({
+      ...{ apiVersion: 'mizzen.dev/v1alpha1', kind: 'Workload', metadata: { name } },
+      spec: { serviceAccount, command: ['x'] },
+    });
+    for (const [who, token] of Object.entries(callers)) {
+      const status = async (method: string, path: string, body?: unknown) => (await ask({ token, method, path, body })).status;
+      const issue = (account: string, spec: object = {}) => status('POST', `/api/v1/namespaces/default/serviceaccounts/${account}/token`, { spec });
+      assert.equal(await issue('boss'), 403, who);
+      assert.equal(await issue('plain'), 201, who);
+      assert.equal(await issue('viewer'), 201, who);
+      assert.equal(await issue('everywhere'), who === 'operator' ? 201 : 403, who);
+      assert.equal(await issue('plain', { audiences: ['mizzen-api'] }), 400, who);
+      assert.equal(await status('POST', ours, workload(`${who.toLowerCase()}-a`, 'boss')), 403, who);
+      const name = `${who.toLowerCase()}-b`;
+      assert.equal(await status('POST', ours, workload(name, 'plain')), 201, who);
+      assert.equal(await status('PUT', `${ours}/${name}`, workload(name, 'boss')), 403, who);
+      const group = { apiVersion: 'networking.istio.io/v1', kind: 'WorkloadGroup', metadata: { name }, spec: { template: { serviceAccount: 'boss' } } };
+      assert.equal(await status('POST', groups, group), 403, who);
+      const entry = {
+        ...{ apiVersion: 'networking.istio.io/v1', kind: 'WorkloadEntry', metadata: { name } },
+        spec: { address: '10.0.0.1', serviceAccount: 'boss' },
+      };
+      assert.equal(await status('POST', entries, entry), 403, who);
+      assert.equal(await status('PUT', `${configMaps}/mizzen-access`, configMap), 403, who);
+      assert.equal(await status('DELETE', `${configMaps}/mizzen-access`), 403, who);
+      assert.equal(await status('DELETE', configMaps), 403, who);
+      assert.equal(await status('POST', configMaps, { ...configMap, metadata: { name: 'istio' } }), 403, who);
+      assert.equal(await status('POST', '/mizzen/v1/access', { user: 'x', role: 'admin' }), 403, who);
+    }
+    assert.equal((await ask({ token: admin(), method: 'POST', path: '/api/v1/namespaces/default/serviceaccounts/boss/token', body: {} })).status, 201);
+  });
+
   it('lets viewers see, operators change, and admins do all', async () => {
     const viewer = await tokenFor('vera', 'viewer');
     const operator = await tokenFor('otto', 'operator');

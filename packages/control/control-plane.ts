@@ -4,6 +4,7 @@ import { chmodSync, existsSync, mkdirSync } from 'node:fs';
 import { createSecureServer, createServer, type Http2SecureServer, type Http2Server } from 'node:http2';
 import { type AddressInfo, isIPv4 } from 'node:net';
 import { join } from 'node:path';
+import { createRegistry } from '@bufbuild/protobuf';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf } from '@mizzen/common';
@@ -173,17 +174,20 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   );
   const plain = options.xdsPlainPort === undefined ? undefined : createServer(handler);
   const sessions = [secure, plain].map((server) => (server === undefined ? new Set<never>() : sessionsOf(server)));
+  const authenticator = new Authenticator({
+    adminToken,
+    verifyToken: (token) => tokens.verifyAccess(token),
+    store,
+    isRevoked: (serial) => citadel.revocations.isRevoked(serial),
+  });
   const api = new ApiServer({
     registry,
     host,
     port: options.apiPort ?? 15080,
     certificate: { ...certificate, ca: citadel.roots },
-    authenticator: new Authenticator({
-      adminToken,
-      verifyToken: (token) => tokens.verifyAccess(token),
-      store,
-      isRevoked: (serial) => citadel.revocations.isRevoked(serial),
-    }),
+    authenticator,
+    // A forwarder may ask for the identities of others.
+    heldRoles: async () => [...(await authenticator.heldRoles()), ...citadel.forwarders()],
     audit: new AuditLog(files.auditLog, logger.child('galley')),
     socketPath: files.apiSocket,
     logger: logger.child('galley'),
@@ -322,7 +326,7 @@ async function createNamespaces(registry: ResourceRegistry): Promise<void> {
 }
 
 /** Below /mizzen/v1/: `proxies`, `proxies/NAMESPACE/NAME/TYPE`, `findings`. */
-function meshState(pilot: Pilot, path: readonly string[], caller: Caller): unknown {
+async function meshState(pilot: Pilot, path: readonly string[], caller: Caller): Promise<unknown> {
   if (path[0] === 'proxies' && path.length === 1) return { proxies: pilot.proxies().filter(({ namespace }) => sees(caller, namespace)) };
   if (path[0] === 'findings' && path.length === 1)
     return { findings: pilot.findings.filter(({ object }) => sees(caller, object.split(' ')[1]?.split('/')[0] ?? '')) };
@@ -330,8 +334,13 @@ function meshState(pilot: Pilot, path: readonly string[], caller: Caller): unkno
     const connection = pilot.connections().find(({ view }) => view.namespace === path[1] && view.name === path[2]);
     const schema = schemas[path[3] as keyof typeof schemas];
     if (!connection || !schema || path[3] === 'secret') return undefined;
+    // Read when a person asks: the descriptors of all messages are many.
+    const [{ knownMessages }, { redactedAny }] = await Promise.all([import('@mizzen/envoy-api/known-messages'), import('@mizzen/envoy-api/redact')]);
+    const registry = createRegistry(...knownMessages);
     return {
-      resources: connection.sent(path[3] as keyof typeof schemas).map((any) => ({ typeUrl: any.typeUrl, bytes: Buffer.from(any.value).toString('base64') })),
+      resources: connection
+        .sent(path[3] as keyof typeof schemas)
+        .map((any) => ({ typeUrl: any.typeUrl, bytes: Buffer.from(redactedAny(any, registry).value).toString('base64') })),
     };
   }
   return undefined;

@@ -95,6 +95,14 @@ export class Citadel {
     return authenticate(context, this.workloadTokens, this.#options.trustDomain);
   }
 
+  /** Service accounts that may ask for identities of others: their own identity is worth as much as an admin's. */
+  forwarders(): readonly { readonly namespace: string; readonly serviceAccount: string; readonly role: 'admin'; readonly namespaces: undefined }[] {
+    return this.#forwarders.accounts().map((account) => {
+      const [namespace = '', serviceAccount = ''] = account.split('/');
+      return { namespace, serviceAccount, role: 'admin', namespaces: undefined };
+    });
+  }
+
   routes(router: ConnectRouter): void {
     const { trustDomain, issuer, logger } = this.#options;
     const generation = () => (issuer === undefined ? this.authority.signingGeneration : undefined);

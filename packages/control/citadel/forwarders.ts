@@ -21,6 +21,11 @@ export class Forwarders {
     }
   }
 
+  /** As `namespace/account`. */
+  accounts(): string[] {
+    return [...this.#allowed.keys()];
+  }
+
   /** Why a caller may not ask for somebody else's identity; undefined: it may. */
   refusal(caller: Identity, wanted: Identity): string | undefined {
     const forwarder = `${caller.namespace}/${caller.serviceAccount}`;

@@ -3,8 +3,8 @@ import { type Any, AnySchema } from '@bufbuild/protobuf/wkt';
 import { messageOf } from '@mizzen/common';
 import { resourceTypes } from '@mizzen/envoy-api';
 import { knownMessages } from '@mizzen/envoy-api/known-messages';
+import { redacted } from '@mizzen/envoy-api/redact';
 import type { ResourceState } from '../xds/resource-state.ts';
-import { redacted } from './redact.ts';
 
 const registry = createRegistry(...knownMessages);
 

@@ -14,6 +14,7 @@ import { type Attempt, type Caller, refusalOf } from './access-control.ts';
 import { type AuditLog, changesBetween } from './audit-log.ts';
 import type { Authenticator } from './authenticator.ts';
 import { apiGroup, apiGroupList, apiResourceList, apiVersionFor, apiVersions, groups } from './discovery.ts';
+import { escalationOf, type HeldRole, isMeshAdmin } from './escalation.ts';
 import { openApiDocument, openApiIndex } from './openapi.ts';
 import { readBody } from './request-body.ts';
 import { predicateOf } from './selectors.ts';
@@ -30,6 +31,8 @@ export interface ApiServerOptions {
   readonly port: number;
   readonly certificate: ServerCertificate;
   readonly authenticator: Pick<Authenticator, 'callerOf'>;
+  /** The roles that service accounts hold: who issues an identity must hold as much. */
+  readonly heldRoles?: () => Promise<readonly HeldRole[]>;
   readonly audit: Pick<AuditLog, 'write'>;
   /** Where the API is served without TLS and token, for whoever may open the file: the same user. */
   readonly socketPath?: string | undefined;
@@ -83,6 +86,8 @@ interface Target {
 const tokenReviewPath = '/apis/authentication.k8s.io/v1/tokenreviews';
 /** On a TokenRequest: the token is good for one certificate. */
 const onceAnnotation = 'mizzen.dev/once';
+/** Of tokens that carry a role: no service account's token is for it. */
+const apiAudience = 'mizzen-api';
 
 export class ApiServer {
   readonly #options: ApiServerOptions;
@@ -276,6 +281,16 @@ export class ApiServer {
     if (refusal !== undefined) throw new ApiError(403, 'Forbidden', refusal);
   }
 
+  /** Refuses what would give more authority than the caller has. The check of the object that it resolves to is synchronous: a patch is checked by its result. */
+  async #escalationCheck({ caller }: Call, { kind }: Target): Promise<(namespace: string, name: string, object: unknown) => void> {
+    if (isMeshAdmin(caller)) return () => {};
+    const held = (await this.#options.heldRoles?.()) ?? [];
+    return (namespace, name, object) => {
+      const refusal = escalationOf(caller, { kind, namespace, name, object }, held);
+      if (refusal !== undefined) throw new ApiError(403, 'Forbidden', refusal);
+    };
+  }
+
   /** A change, and a line about it in the audit log, whatever comes of it. */
   async #write(call: Call, target: Target, verb: 'create' | 'update' | 'patch' | 'delete'): Promise<void> {
     const { caller, request, response, url } = call;
@@ -359,6 +374,8 @@ export class ApiServer {
     if (target.name !== undefined) throw new ApiError(405, 'MethodNotAllowed', 'POST is only allowed on a collection');
     const namespace = target.namespace ?? namespaceOf(body);
     this.#require(call, { ...target, namespace }, 'create');
+    // A new service account has no identity of more than nothing before an admin binds one; one that is bound already is checked here.
+    (await this.#escalationCheck(call, target))(namespace, nameOf(body), body);
     const stored = await this.#options.registry.create(target.kind, namespace, body, this.#context(call));
     await this.#warn(call, stored.resource);
     this.#send(call, target, 201, stored.resource);
@@ -368,8 +385,10 @@ export class ApiServer {
     const name = target.name!;
     if (name !== 'default') await this.#options.registry.get(target.kind, target.namespace!, name);
     const spec = isPlainObject(body) && isPlainObject(body['spec']) ? body['spec'] : {};
+    (await this.#escalationCheck(call, target))(target.namespace!, name, undefined);
     const seconds = Math.min(Math.max(Number(spec['expirationSeconds'] ?? 3600), 600), 365 * 86_400);
     const audiences = Array.isArray(spec['audiences']) ? spec['audiences'].map(String) : [];
+    if (audiences.includes(apiAudience)) throw badRequest(`spec.audiences: tokens for ${apiAudience} are made by an admin, with \`mizzen kubeconfig --user\``);
     const annotations = isPlainObject(body) && isPlainObject(body['metadata']) ? body['metadata']['annotations'] : undefined;
     const onceText = isPlainObject(annotations) ? (annotations[onceAnnotation] ?? 'false') : 'false';
     const isOnce = typeof onceText === 'string' ? parseBool(onceText) : undefined;
@@ -419,6 +438,7 @@ export class ApiServer {
     const body = await readBody(call.request);
     const subresource = this.#statusOrNone(target);
     const { registry } = this.#options;
+    (await this.#escalationCheck(call, target))(target.namespace!, target.name!, body);
     const exists = await registry.store.get({ group: target.kind.group, kind: target.kind.kind, namespace: target.namespace!, name: target.name! });
     const stored =
       exists || subresource
@@ -435,9 +455,11 @@ export class ApiServer {
     const patch = await readBody(call.request);
     const context = this.#context(call);
     const subresource = this.#statusOrNone(target);
+    const check = await this.#escalationCheck(call, target);
     if (type === 'application/apply-patch+yaml' || type === 'application/apply-patch+json') {
       if (!isPlainObject(patch)) throw badRequest('an apply patch must be an object');
       if (!call.url.searchParams.get('fieldManager')) throw badRequest('fieldManager is required for an apply patch');
+      check(target.namespace!, target.name!, patch);
       const { stored, created } = await registry.apply(
         target.kind,
         target.namespace!,
@@ -461,7 +483,12 @@ export class ApiServer {
         'UnsupportedMediaType',
         `the patch type ${type || '(none)'} is not supported. Supported: ${Object.keys(patchers).join(', ')}, application/apply-patch+yaml`,
       );
-    const stored = await registry.change(target.kind, target.namespace!, target.name!, (live) => patcher(this.#present(target, live)), context, subresource);
+    const patched = (live: Resource) => {
+      const result = patcher(this.#present(target, live));
+      check(target.namespace!, target.name!, result);
+      return result;
+    };
+    const stored = await registry.change(target.kind, target.namespace!, target.name!, patched, context, subresource);
     await this.#warn(call, stored.resource);
     this.#send(call, target, 200, stored.resource);
   }
@@ -472,7 +499,9 @@ export class ApiServer {
     const preconditions = isPlainObject(options['preconditions']) ? (options['preconditions'] as { uid?: string; resourceVersion?: string }) : {};
     const dryRun = call.url.searchParams.get('dryRun') === 'All' || (Array.isArray(options['dryRun']) && options['dryRun'].includes('All'));
     const { registry } = this.#options;
+    const check = await this.#escalationCheck(call, target);
     if (target.name !== undefined) {
+      if (target.kind.kind === 'ConfigMap') check(target.namespace!, target.name, undefined);
       const stored = await registry.delete(target.kind, target.namespace!, target.name, { ...preconditions, dryRun });
       if (target.kind.kind === 'Namespace' && !dryRun) await this.#emptyNamespace(target.name);
       return sendJson(call.response, 200, {
@@ -486,6 +515,7 @@ export class ApiServer {
     const predicate = predicateOf(call.url.searchParams);
     const { items } = await registry.store.list(target.kind.group, target.kind.kind, target.namespace);
     const chosen = items.filter((stored) => predicate(stored.resource));
+    if (target.kind.kind === 'ConfigMap') for (const stored of chosen) check(stored.key.namespace, stored.key.name, undefined);
     for (const stored of chosen) await registry.delete(target.kind, stored.key.namespace, stored.key.name, { dryRun });
     sendJson(call.response, 200, {
       kind: `${target.kind.kind}List`,
@@ -583,6 +613,11 @@ async function kindsInUse(store: ResourceRegistry['store']): Promise<{ group: st
 function namespaceOf(body: unknown): string {
   const metadata = isPlainObject(body) ? body['metadata'] : undefined;
   return isPlainObject(metadata) && typeof metadata['namespace'] === 'string' ? metadata['namespace'] : 'default';
+}
+
+function nameOf(body: unknown): string {
+  const metadata = isPlainObject(body) ? body['metadata'] : undefined;
+  return isPlainObject(metadata) && typeof metadata['name'] === 'string' ? metadata['name'] : '';
 }
 
 function requireName(target: Target): void {

@@ -9,6 +9,7 @@ import { uriNamesOf } from '../../citadel/subject-alt-names.ts';
 import { ApiError } from '../api-error.ts';
 import type { ConfigStore } from '../config-store.ts';
 import { type Caller, type Role, roles } from './access-control.ts';
+import type { HeldRole } from './escalation.ts';
 
 /** Who may do what by a client certificate: the key `bindings` of this ConfigMap, a list of { subject, role, namespaces }. */
 export const accessConfigMap = { namespace: 'istio-system', name: 'mizzen-access' } as const;
@@ -68,6 +69,14 @@ export class Authenticator {
     if (binding === undefined)
       throw unauthorized(`no role is bound to ${name}: an admin binds one in the ConfigMap ${accessConfigMap.namespace}/${accessConfigMap.name}.`);
     return { name, role: binding.role, namespaces: binding.namespaces, by: 'certificate' };
+  }
+
+  /** The roles that service accounts of this trust domain hold by the access bindings. */
+  async heldRoles(): Promise<HeldRole[]> {
+    return (await this.#bindings()).flatMap(({ subject, role, namespaces }) => {
+      const identity = parseSpiffeUri(subject);
+      return identity === undefined ? [] : [{ namespace: identity.namespace, serviceAccount: identity.serviceAccount, role, namespaces }];
+    });
   }
 
   async #bindings(): Promise<{ readonly subject: string; readonly role: Role; readonly namespaces: readonly string[] | undefined }[]> {

@@ -1,11 +1,12 @@
 import { clone, type DescField, type DescMessage, fromBinary, getOption, type Message, type Registry, ScalarType, toBinary } from '@bufbuild/protobuf';
 import { type ReflectMessage, reflect } from '@bufbuild/protobuf/reflect';
 import { type Any, AnySchema } from '@bufbuild/protobuf/wkt';
-import { sensitive } from '@mizzen/envoy-api/gen/udpa/annotations/sensitive_pb.js';
+import { sensitive } from './gen/udpa/annotations/sensitive_pb.js';
 
 const shown = '[redacted]';
 
 /**
+ * The one redaction, for every dump, log and API response that shows configuration: what is secret is typed so in its proto, not known by its place.
  * A copy of a message in which every field that its proto calls sensitive (udpa.annotations.sensitive) says so instead of what it holds, also in
  * messages that are packed in it.
  */
@@ -17,6 +18,8 @@ export function redacted<Desc extends DescMessage>(schema: Desc, message: Messag
 
 function redact(message: ReflectMessage, registry: Registry): void {
   if (message.desc.typeName === AnySchema.typeName) return redactPacked(message.message as Any, registry);
+  // Fields that the schema does not know may hold anything.
+  message.setUnknown([]);
   for (const field of message.fields) {
     if (!message.isSet(field)) continue;
     if (getOption(field, sensitive)) hide(message, field);
@@ -34,8 +37,24 @@ function hide(message: ReflectMessage, field: DescField): void {
 
 function redactPacked(any: Any, registry: Registry): void {
   const schema = registry.getMessage(any.typeUrl.slice(any.typeUrl.lastIndexOf('/') + 1));
-  if (schema === undefined) return;
+  if (schema === undefined) return hideUnknown(any);
   const inner = fromBinary(schema, any.value);
   redact(reflect(schema, inner), registry);
   any.value = toBinary(schema, inner);
+}
+
+/** A packed resource for an API response: its sensitive fields are redacted, and nothing of a type that is not known here is shown. */
+export function redactedAny(any: Any, registry: Registry): Any {
+  const copy = clone(AnySchema, any);
+  try {
+    redactPacked(copy, registry);
+  } catch {
+    hideUnknown(copy);
+  }
+  return copy;
+}
+
+/** What cannot be read could be secret. */
+function hideUnknown(any: Any): void {
+  any.value = new Uint8Array();
 }
