@@ -1,4 +1,5 @@
 import { explainUnknownKind, findKind, objectSchemaOf } from './kinds.ts';
+import { pruneNulls } from './prune-nulls.ts';
 import { groupOf, type Problem, type Resource, versionOf } from './resource.ts';
 import { semanticProblems } from './semantics/index.ts';
 import { isPlainObject, validate } from './validate.ts';
@@ -13,9 +14,9 @@ const objectName = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9]
  * Checks an untyped object, from YAML or from a request body, against its kind: identity, schema, then the meaning of its fields.
  * References to other objects are not checked here, since those may come later; the control plane's analysis does.
  */
-export function decodeObject(value: unknown, options: { readonly defaultNamespace?: string } = {}): DecodedObject {
-  if (!isPlainObject(value)) return refuse('wrong-type', '', 'a resource must be an object with apiVersion, kind and metadata');
-  const { apiVersion, kind: kindName } = value;
+export function decodeObject(given: unknown, options: { readonly defaultNamespace?: string } = {}): DecodedObject {
+  if (!isPlainObject(given)) return refuse('wrong-type', '', 'a resource must be an object with apiVersion, kind and metadata');
+  const { apiVersion, kind: kindName } = given;
   if (typeof apiVersion !== 'string' || apiVersion === '')
     return refuse('missing-field', 'apiVersion', 'required field "apiVersion" is missing, for example networking.istio.io/v1');
   if (typeof kindName !== 'string' || kindName === '') return refuse('missing-field', 'kind', 'required field "kind" is missing, for example VirtualService');
@@ -23,7 +24,9 @@ export function decodeObject(value: unknown, options: { readonly defaultNamespac
   if (!kind?.versions.includes(versionOf(apiVersion)))
     return refuse('unknown-kind', kind || findKindAnywhere(kindName) ? 'apiVersion' : 'kind', explainUnknownKind(apiVersion, kindName));
 
-  const problems = validate(value, objectSchemaOf(kind));
+  const schema = objectSchemaOf(kind);
+  const value = pruneNulls(given, schema) as Record<string, unknown>;
+  const problems = validate(value, schema);
   const metadata = value['metadata'];
   if (isPlainObject(metadata)) {
     const name = metadata['name'];

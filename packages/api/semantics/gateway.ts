@@ -1,5 +1,5 @@
 import type { Problem } from '../resource.ts';
-import type { GatewaySpec } from '../types/gateway.ts';
+import type { GatewaySpec, ServerTlsSpec } from '../types/gateway.ts';
 import { collect, hostProblem, invalid, portProblem } from './checks.ts';
 
 const protocols = ['HTTP', 'HTTPS', 'GRPC', 'GRPC-WEB', 'HTTP2', 'MONGO', 'TCP', 'TLS'];
@@ -49,6 +49,23 @@ export function gatewayProblems(spec: GatewaySpec): Problem[] {
         message: `mode ${mode} needs credentialName (a Secret), or serverCertificate and privateKey (files)`,
       });
     }
+    // ISTIO_MUTUAL verifies clients by the mesh's roots; OPTIONAL_MUTUAL and MUTUAL need roots of their own.
+    const { tls } = server;
+    if (isTls && tls && (mode === 'MUTUAL' || mode === 'OPTIONAL_MUTUAL') && !namesClientRoots(tls))
+      problems.push({
+        code: 'missing-field',
+        path: `${path}.tls.caCertificates`,
+        message: `mode ${mode} needs caCertificates (a file), caCertCredentialName or credentialName (a Secret), by which clients are verified`,
+      });
   });
   return problems;
 }
+
+const namesClientRoots = (tls: ServerTlsSpec) =>
+  Boolean(
+    tls.credentialName ||
+      tls.credentialNames?.length ||
+      tls.caCertCredentialName ||
+      tls.caCertificates ||
+      tls.tlsCertificates?.some((one) => one.caCertificates),
+  );

@@ -4,6 +4,7 @@ import { apiProblems, credentialProblems } from './api.ts';
 import { authorizationPolicyProblems } from './authorization-policy.ts';
 import { certificateIssuerProblems, certificateProblems } from './certificate.ts';
 import { destinationRuleProblems } from './destination-rule.ts';
+import { fieldLimitProblems } from './field-limits.ts';
 import { gatewayProblems } from './gateway.ts';
 import { componentProblems, messageRouteProblems, resiliencyProblems, subscriptionProblems } from './messaging.ts';
 import { peerAuthenticationProblems } from './peer-authentication.ts';
@@ -39,5 +40,7 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
 
 export function semanticProblems(resource: Resource): Problem[] {
   const group = resource.apiVersion.includes('/') ? resource.apiVersion.slice(0, resource.apiVersion.indexOf('/')) : '';
-  return [...annotationProblems(resource), ...(checks[`${group}/${resource.kind}`]?.((resource.spec ?? {}) as never) ?? [])];
+  const own = [...annotationProblems(resource), ...(checks[`${group}/${resource.kind}`]?.((resource.spec ?? {}) as never) ?? [])];
+  const reported = new Set(own.map(({ path }) => path));
+  return [...own, ...fieldLimitProblems(resource).filter(({ path }) => !reported.has(path))];
 }

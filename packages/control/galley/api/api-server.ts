@@ -541,7 +541,16 @@ export class ApiServer {
 
   /** Warning headers, RFC 9111 section 5.5 with Kubernetes' code 299. Header values are latin1 and short. */
   async #warn(call: Call, resource: Resource): Promise<void> {
-    const warnings = (await this.#options.warnings?.(resource)) ?? [];
+    let warnings: readonly string[] = [];
+    try {
+      warnings = (await this.#options.warnings?.(resource)) ?? [];
+    } catch (error) {
+      // The object is stored: that its warnings cannot be computed does not make the write a failure.
+      this.#options.logger.error('cannot compute the warnings for a written object', {
+        object: `${resource.kind} ${resource.metadata.namespace}/${resource.metadata.name}`,
+        error: messageOf(error),
+      });
+    }
     const values = warnings.slice(0, 20).map(
       (text) =>
         `299 - "${text

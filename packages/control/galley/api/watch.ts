@@ -29,6 +29,7 @@ const bufferLimitBytes = 16 * 1024 * 1024;
 /** Answers a watch of Kubernetes' API: what there is, where no revision is given, and then each change, a line of JSON each, until the client has gone or its time is over. */
 export async function watchResources({ request, response, url, kind, version, namespace, predicate, store, table, now, present }: WatchCall): Promise<void> {
   const given = url.searchParams.get('resourceVersion') ?? '';
+  const sendsInitialEvents = initialEventsOf(url);
   let sentHeader = false;
   response.writeHead(200, { 'content-type': 'application/json', 'cache-control': 'no-cache' });
   response.flushHeaders();
@@ -43,6 +44,12 @@ export async function watchResources({ request, response, url, kind, version, na
     send(type, toTable(kind, [presented], resource.metadata.resourceVersion ?? '', table.includeObject, now(), !sentHeader));
     sentHeader = true;
   };
+  const sendBookmark = (revision: number, annotations?: Readonly<Record<string, string>>) =>
+    send('BOOKMARK', {
+      kind: kind.kind,
+      apiVersion: apiVersionFor(kind, version),
+      metadata: { resourceVersion: String(revision), ...(annotations ? { annotations } : {}) },
+    });
   const isOurs = (stored: StoredResource) =>
     stored.key.group === kind.group && stored.key.kind === kind.kind && (namespace === undefined || stored.key.namespace === namespace);
   const onChange = (change: Change) => {
@@ -56,12 +63,24 @@ export async function watchResources({ request, response, url, kind, version, na
   };
 
   let since = Number(given);
-  if (given === '' || given === '0') {
+  if (sendsInitialEvents !== false && (sendsInitialEvents || given === '' || given === '0')) {
     const { items, revision } = await store.list(kind.group, kind.kind, namespace);
     for (const stored of items) if (predicate(stored.resource)) sendResource('ADDED', stored.resource);
+    if (given !== '' && (!Number.isSafeInteger(since) || since > revision)) {
+      send('ERROR', newerThanStore(given, revision).toStatus());
+      return void response.end();
+    }
     since = revision;
-  } else if (!Number.isSafeInteger(since) || since < 0) {
+    // client-go (WatchList) waits for this bookmark, whether bookmarks were requested or not.
+    if (sendsInitialEvents) sendBookmark(revision, { 'k8s.io/initial-events-end': 'true' });
+  } else if (given === '' || given === '0') since = store.revision();
+  else if (!Number.isSafeInteger(since) || since < 0) {
     send('ERROR', badRequest(`resourceVersion ${JSON.stringify(given)} is not a number`).toStatus());
+    return void response.end();
+  }
+  if (since > store.revision()) {
+    // The store was rolled back or replaced: the client has to list again.
+    send('ERROR', newerThanStore(given, store.revision()).toStatus());
     return void response.end();
   }
   let stop: () => void;
@@ -74,12 +93,7 @@ export async function watchResources({ request, response, url, kind, version, na
   }
   const wantsBookmarks = isTrue(url.searchParams.get('allowWatchBookmarks'));
   const bookmark = setInterval(() => {
-    if (wantsBookmarks)
-      send('BOOKMARK', {
-        kind: kind.kind,
-        apiVersion: apiVersionFor(kind, version),
-        metadata: { resourceVersion: String(store.revision()) },
-      });
+    if (wantsBookmarks) sendBookmark(store.revision());
   }, bookmarkIntervalMs);
   const timeoutSeconds = Math.min(Number(url.searchParams.get('timeoutSeconds')) || 1800, 3600);
   const deadline = setTimeout(() => response.end(), timeoutSeconds * 1000);
@@ -90,5 +104,25 @@ export async function watchResources({ request, response, url, kind, version, na
     clearTimeout(deadline);
   });
 }
+
+/**
+ * `sendInitialEvents` with Kubernetes' rules (ListOptions): it needs `resourceVersionMatch=NotOlderThan`, which is allowed only with it.
+ * Undefined: not given.
+ */
+function initialEventsOf({ searchParams }: URL): boolean | undefined {
+  const given = searchParams.get('sendInitialEvents');
+  const match = searchParams.get('resourceVersionMatch');
+  const refuse = (message: string) => new ApiError(422, 'Invalid', `ListOptions is invalid: ${message}`);
+  if (given === null) {
+    if (match !== null) throw refuse('resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided');
+    return undefined;
+  }
+  if (match === null) throw refuse('resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan');
+  if (match !== 'NotOlderThan') throw refuse(`resourceVersionMatch: Unsupported value: ${JSON.stringify(match)}: supported values: "NotOlderThan"`);
+  return isTrue(given);
+}
+
+const newerThanStore = (given: string, revision: number) =>
+  new ApiError(410, 'Expired', `resource version ${given} is not known: the newest is ${revision}; the store was rolled back or replaced, list again`);
 
 export const isTrue = (text: string | null) => text === 'true' || text === '1';

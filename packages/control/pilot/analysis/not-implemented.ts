@@ -6,7 +6,7 @@ const securityKinds = new Set(['AuthorizationPolicy', 'RequestAuthentication']);
 
 export function notEnforced(resource: Resource): string | undefined {
   if (groupOf(resource.apiVersion) !== 'security.istio.io' || !securityKinds.has(resource.kind)) return undefined;
-  const spec = resource.spec as AuthorizationPolicySpec;
+  const spec = (resource.spec ?? {}) as AuthorizationPolicySpec;
   if (resource.kind === 'AuthorizationPolicy' && isForTopics(spec)) return topicPolicyProblem(resource);
   const target = [...(spec.targetRef ? [spec.targetRef] : []), ...(spec.targetRefs ?? [])].find(
     ({ group = '', kind }) => group !== 'gateway.networking.k8s.io' || kind !== 'Gateway',
