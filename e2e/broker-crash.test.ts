@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -110,6 +110,9 @@ describe('the embedded broker', () => {
       }
       assert.match(refusal!, /cannot be stored.*(ENOSPC|no space)/);
       assert.ok(confirmed.length > 50);
+      // The rest of the disk is taken, so that nothing of a new topic fits.
+      assert.throws(() => writeFileSync(join(data, 'filler'), Buffer.alloc(1024 * 1024)), /ENOSPC/);
+      assert.match((await driver.publish('new', [message('x')]))[0]!, /cannot be (created|stored).*ENOSPC/);
       // Every one that was confirmed is there, also for a broker that starts on the full disk.
       await server.close();
       await broker.close();
@@ -130,6 +133,7 @@ describe('the embedded broker', () => {
       execFileSync('mount', ['-o', 'remount,size=4m', data]);
       const [problem] = await driver.publish('t', [message('there is room again')]);
       assert.equal(problem, undefined);
+      assert.equal((await driver.publish('new', [message('x')]))[0], undefined);
       await until(
         'the new one',
         async () => received.at(-1),

@@ -93,7 +93,7 @@ program
   .option('--log-level <level>', 'debug, info, warn or error', 'info')
   .action(async (options) => (await import('./commands/agent.ts')).agent(options));
 
-program
+const brokerCommand = program
   .command('broker')
   .description('run the embedded broker alone: durable topics for the message mesh')
   .option(...home)
@@ -108,6 +108,14 @@ program
   .option('--no-sync', 'confirm before messages are on disk: faster, and lost with the machine')
   .option('--log-level <level>', 'debug, info, warn or error', 'info')
   .action(async (options) => (await import('./commands/broker.ts')).broker(options));
+brokerCommand
+  .command('check')
+  .description('verify everything in the directory of a stopped broker; exit code 1 when records are lost or a topic is unusable')
+  .action(async (_, command) => (await import('./commands/broker.ts')).brokerCheck(command.optsWithGlobals()));
+brokerCommand
+  .command('repair')
+  .description('make the damaged directory of a stopped broker usable; what cannot be read is moved to damaged/ in it')
+  .action(async (_, command) => (await import('./commands/broker.ts')).brokerRepair(command.optsWithGlobals()));
 
 program
   .command('run')

@@ -12,7 +12,7 @@ export class Logger {
   readonly #threshold: number;
   readonly #write: (line: string) => void;
 
-  constructor(scope: string, level: LogLevel = 'info', write: (line: string) => void = (line) => process.stderr.write(line)) {
+  constructor(scope: string, level: LogLevel = 'info', write: (line: string) => void = writeToStderr) {
     this.#scope = scope;
     this.#threshold = rank[level];
     this.#write = write;
@@ -44,6 +44,21 @@ export class Logger {
       if (value !== undefined) line += ` ${name}=${/^[\w.:/@|-]*$/.test(String(value)) ? value : JSON.stringify(value)}`;
     }
     this.#write(`${line}\n`);
+  }
+}
+
+let isStderrGuarded = false;
+
+/** A line that standard error does not take (a full disk, a closed pipe) is lost; it ends nothing. */
+function writeToStderr(line: string): void {
+  if (!isStderrGuarded) {
+    isStderrGuarded = true;
+    process.stderr.on('error', () => {});
+  }
+  try {
+    process.stderr.write(line);
+  } catch {
+    // The next line is tried again.
   }
 }
 

@@ -1,10 +1,12 @@
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Logger, type LogLevel, MizzenError, parseDurationMs } from '@mizzen/common';
 import { Broker } from '@mizzen/message/broker/broker';
 import { BrokerServer } from '@mizzen/message/broker/broker-server';
+import { checkHome, type HomeFinding, repairHome } from '@mizzen/message/broker/check-home';
 import { defaultLogSettings } from '@mizzen/message/log/partition-log';
 import { homeOf } from '../home.ts';
+import { formatTable, print } from '../output.ts';
 import { exitWithParent, onStopSignal } from '../process-life.ts';
 
 export interface BrokerOptions {
@@ -77,6 +79,39 @@ export async function broker(options: BrokerOptions): Promise<void> {
   };
   exitWithParent(() => void close().then(() => process.exit(0)));
   onStopSignal(close);
+}
+
+/** `mizzen broker check`: what is damaged in a broker's directory. Exit code 1 when anything is. */
+export function brokerCheck(options: Pick<BrokerOptions, 'home' | 'data'>): void {
+  const folder = existingFolder(options);
+  const { topics, records, findings } = checkHome(folder);
+  if (findings.length > 0) printFindings(findings);
+  print(`${topics} topics, ${records} records, ${findings.length === 0 ? 'nothing is damaged' : `${findings.length} findings`} in ${folder}`);
+  if (findings.some(({ severity }) => severity !== 'mended')) process.exitCode = 1;
+}
+
+/** `mizzen broker repair`: makes a damaged directory usable; what cannot be read is moved to damaged/ in it. */
+export async function brokerRepair(options: Pick<BrokerOptions, 'home' | 'data'>): Promise<void> {
+  const folder = existingFolder(options);
+  for (const line of await repairHome(folder, new Logger('broker', 'warn'))) print(line);
+  const { topics, records, findings } = checkHome(folder);
+  if (findings.length > 0) printFindings(findings);
+  print(`${topics} topics and ${records} records can be used in ${folder}`);
+}
+
+function printFindings(findings: readonly HomeFinding[]): void {
+  print(
+    formatTable(
+      ['SEVERITY', 'PROBLEM', 'PATH'],
+      findings.map(({ severity, problem, path }) => [severity, problem, path]),
+    ),
+  );
+}
+
+function existingFolder({ home, data }: Pick<BrokerOptions, 'home' | 'data'>): string {
+  const folder = data ?? join(homeOf(home), 'broker');
+  if (!existsSync(folder)) throw new MizzenError('no-broker', 'there is no broker directory here: name it with --data or --home', folder);
+  return folder;
 }
 
 function wholeNumber(text: string, option: string, least: number, most: number): number {

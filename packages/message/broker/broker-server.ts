@@ -37,8 +37,13 @@ export class BrokerServer {
     const onSocket = (socket: net.Socket) => {
       this.#sockets.add(socket);
       socket.on('close', () => this.#sockets.delete(socket));
-      const identity = options.identityOf?.(socket as tls.TLSSocket);
-      new Connection(socket, options, identity);
+      try {
+        new Connection(socket, options, options.identityOf?.(socket as tls.TLSSocket));
+      } catch (error) {
+        options.logger.error(`a connection to the broker cannot be served: ${messageOf(error)}`);
+        socket.on('error', () => {});
+        socket.destroy();
+      }
     };
     this.#server =
       options.tls === undefined ? net.createServer(onSocket) : tls.createServer({ ...options.tls(), requestCert: true, rejectUnauthorized: true }, onSocket);

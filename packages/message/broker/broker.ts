@@ -1,9 +1,21 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Logger, MizzenError } from '@mizzen/common';
+import { type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { type LogSettings, PartitionLog } from '../log/partition-log.ts';
+import type { Damage } from '../log/segment.ts';
 import { ConsumerGroup, type GroupMember, GroupPartition } from './consumer-group.ts';
+import { HomeLock } from './home-lock.ts';
 import { OffsetStore } from './offset-store.ts';
+import {
+  adoptMisplacedTopics,
+  checkTopicName,
+  countPartitions,
+  createTopicFolder,
+  folderOfTopic,
+  listTopicFolders,
+  readTopicFile,
+  writeTopicFile,
+} from './topic-folders.ts';
 
 export interface BrokerSettings {
   readonly folder: string;
@@ -16,11 +28,16 @@ export interface BrokerSettings {
 export interface TopicStats {
   readonly topic: string;
   readonly partitions: readonly { readonly first: number; readonly next: number; readonly bytes: number }[];
+  /** Why the topic cannot be used; undefined: it can. */
+  readonly problem: string | undefined;
   readonly groups: readonly { readonly group: string; readonly lag: number; readonly members: number; readonly committed: readonly number[] }[];
 }
 
 const retentionEveryMs = 30_000;
 const stickyMs = 10;
+/** A topic that could not be opened is tried again when it is asked for, so long after the last attempt. */
+const reopenAfterMs = 1_000;
+const remedy = 'run `mizzen broker check` and `mizzen broker repair` while the broker is stopped';
 
 class Topic {
   readonly name: string;
@@ -30,18 +47,25 @@ class Topic {
   #sticky: number;
   #stickySince: number;
 
-  constructor(name: string, folder: string, count: number, settings: LogSettings) {
+  /** Throws the error of the file system; nothing stays open. */
+  constructor(name: string, folder: string, count: number, settings: LogSettings, onDamage: (damage: Damage) => void) {
     this.name = name;
     this.groups = new Map();
     this.#sticky = 0;
     this.#stickySince = 0;
-    this.partitions = Array.from(
-      { length: count },
-      (_, i) =>
-        new PartitionLog(join(folder, String(i)), settings, () => {
-          for (const group of this.groups.values()) group.partitions[i]!.pump();
-        }),
-    );
+    const partitions: PartitionLog[] = [];
+    this.partitions = partitions;
+    try {
+      for (let i = 0; i < count; i++) {
+        const pump = () => {
+          for (const group of this.groups.values()) group.partitions[i]?.pump();
+        };
+        partitions.push(new PartitionLog(join(folder, String(i)), settings, pump, Date.now, onDamage));
+      }
+    } catch (error) {
+      for (const partition of partitions) void partition.close();
+      throw error;
+    }
   }
 
   partitionOf(key: string): number {
@@ -63,26 +87,60 @@ class Topic {
   }
 }
 
-const topicPattern = /^[\w.:/@-]{1,200}$/;
+/** A topic that is on disk and cannot be opened. */
+interface UnusableTopic {
+  readonly folder: string;
+  readonly reason: string;
+  readonly triedAtMs: number;
+}
 
 /** The embedded broker: topics on disk, and groups of consumers. What speaks to sidecars is ./broker-server.ts. */
 export class Broker {
   readonly #settings: BrokerSettings;
   readonly #logger: Logger;
+  readonly #lock: HomeLock;
+  readonly #topicsFolder: string;
   readonly #topics: Map<string, Topic>;
+  /** By name. One damaged topic does not keep the others down. */
+  readonly #unusable: Map<string, UnusableTopic>;
   readonly #offsets: OffsetStore;
   readonly #retention: NodeJS.Timeout;
   #isClosed: boolean;
 
+  /** Throws MizzenError `data-in-use` when another process has the directory. Damage of what is in it is reported, and does not keep it from starting. */
   constructor(settings: BrokerSettings, logger: Logger) {
     this.#settings = settings;
     this.#logger = logger;
     this.#topics = new Map();
+    this.#unusable = new Map();
     this.#isClosed = false;
-    mkdirSync(join(settings.folder, 'topics'), { recursive: true, mode: 0o700 });
-    this.#offsets = new OffsetStore(settings.folder, (error) => logger.error(`how far consumers have come cannot be written: ${error.message}`));
-    for (const entry of readdirSync(join(settings.folder, 'topics'))) this.#open(decodeURIComponent(entry));
+    this.#topicsFolder = join(settings.folder, 'topics');
+    mkdirSync(settings.folder, { recursive: true, mode: 0o700 });
+    this.#lock = new HomeLock(settings.folder);
+    this.#offsets = new OffsetStore(settings.folder, (problem) => logger.error(problem));
+    this.#openAll();
     this.#retention = setInterval(() => this.#enforceRetention(), retentionEveryMs).unref();
+  }
+
+  #openAll(): void {
+    try {
+      mkdirSync(this.#topicsFolder, { recursive: true, mode: 0o700 });
+      adoptMisplacedTopics(this.#settings.folder);
+    } catch (error) {
+      this.#logger.error(`the folder of topics cannot be prepared: ${messageOf(error)}; ${remedy}`, { folder: this.#topicsFolder });
+    }
+    let list: ReturnType<typeof listTopicFolders>;
+    try {
+      list = listTopicFolders(this.#topicsFolder);
+    } catch (error) {
+      return this.#logger.error(`the folder of topics cannot be read: ${messageOf(error)}; ${remedy}`, { folder: this.#topicsFolder });
+    }
+    for (const stray of list.strays) this.#logger.warn('not a topic, left alone', { file: stray });
+    for (const { folder, name } of list.found) {
+      if (name === undefined) this.#logger.error(`a topic cannot be used: its name is lost with its topic.json; ${remedy}`, { folder });
+      else if (this.#topics.has(name)) this.#logger.error(`a topic has two folders, and the second is left alone; ${remedy}`, { topic: name, folder });
+      else this.#tryOpen(name, folder);
+    }
   }
 
   /** Stores records on a topic. `done` is told once, with what is wrong, or undefined when all of them are on disk. */
@@ -91,7 +149,7 @@ export class Broker {
     try {
       topic = this.#topic(topicName);
     } catch (error) {
-      return done((error as Error).message);
+      return done(messageOf(error));
     }
     topic.moveOn();
     const byPartition = new Map<number, Buffer[]>();
@@ -125,6 +183,7 @@ export class Broker {
         group.pumpSoon(member);
       },
       writable: () => group.pumpSoon(member),
+      retire: () => group.retire(member),
       leave: () => group.leave(member),
     };
   }
@@ -138,8 +197,10 @@ export class Broker {
   }
 
   stats(): TopicStats[] {
-    return [...this.#topics.values()].map((topic) => ({
+    const unusable = [...this.#unusable].map(([topic, { reason }]) => ({ topic, problem: reason, partitions: [], groups: [] }));
+    const usable = [...this.#topics.values()].map((topic) => ({
       topic: topic.name,
+      problem: undefined,
       partitions: topic.partitions.map((log) => ({ first: log.firstOffset, next: log.nextOffset, bytes: log.sizeBytes })),
       groups: [...topic.groups].map(([group, { lag, memberCount, partitions }]) => ({
         group,
@@ -148,6 +209,7 @@ export class Broker {
         committed: partitions.map(({ committed }) => committed),
       })),
     }));
+    return [...usable, ...unusable];
   }
 
   async close(): Promise<void> {
@@ -157,44 +219,108 @@ export class Broker {
     for (const topic of this.#topics.values()) for (const group of topic.groups.values()) group.close();
     await Promise.all([...this.#topics.values()].flatMap((topic) => topic.partitions.map((log) => log.close())));
     this.#offsets.close();
+    this.#lock.release();
   }
 
+  /** Throws MizzenError for names that no topic can have, and for a topic that cannot be opened or created. */
   #topic(name: string): Topic {
     const known = this.#topics.get(name);
     if (known !== undefined) return known;
-    if (!topicPattern.test(name))
-      throw new MizzenError('invalid-topic', `${JSON.stringify(name.slice(0, 80))} cannot be the name of a topic: letters, digits and . _ - : / @`);
-    if (this.#topics.size >= this.#settings.maxTopics)
+    checkTopicName(name);
+    const unusable = this.#unusable.get(name);
+    if (unusable !== undefined) {
+      const isDue = performance.now() - unusable.triedAtMs > reopenAfterMs;
+      const topic = isDue ? this.#tryOpen(name, unusable.folder) : undefined;
+      if (topic !== undefined) return topic;
+      throw new MizzenError('topic-unusable', `the topic cannot be used: ${this.#unusable.get(name)?.reason ?? unusable.reason}; ${remedy}`);
+    }
+    if (this.#topics.size + this.#unusable.size >= this.#settings.maxTopics)
       throw new MizzenError('too-many-topics', `there are ${this.#settings.maxTopics} topics already, which is the limit`);
-    return this.#open(name);
+    const shape = { name, partitions: this.#settings.partitions };
+    try {
+      const folder = join(this.#topicsFolder, folderOfTopic(name));
+      // It is there when its files could not be opened after it was created.
+      if (!existsSync(folder)) createTopicFolder(this.#topicsFolder, shape);
+      return this.#open(name, folder);
+    } catch (error) {
+      throw new MizzenError('topic-unusable', `the topic cannot be created: ${messageOf(error)}`);
+    }
   }
 
-  #open(name: string): Topic {
-    const folder = join(this.#settings.folder, 'topics', encodeURIComponent(name));
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-    // How many partitions a topic has is decided once: keys must stay where they are.
-    const file = join(folder, 'topic.json');
-    if (!existsSync(file)) writeFileSync(file, JSON.stringify({ partitions: this.#settings.partitions }), { mode: 0o600 });
-    const { partitions } = JSON.parse(readFileSync(file, 'utf8')) as { readonly partitions: number };
-    const topic = new Topic(name, folder, partitions, this.#settings.log);
+  #tryOpen(name: string, folder: string): Topic | undefined {
+    try {
+      const topic = this.#open(name, folder);
+      this.#unusable.delete(name);
+      return topic;
+    } catch (error) {
+      const reason = messageOf(error);
+      this.#unusable.set(name, { folder, reason, triedAtMs: performance.now() });
+      this.#logger.error(`a topic cannot be used: ${reason}; ${remedy}`, { topic: name, folder });
+      return undefined;
+    }
+  }
+
+  /** Throws the error of the file system, or Error that says what is damaged. */
+  #open(name: string, folder: string): Topic {
+    const count = this.#partitionsOf(name, folder);
+    const topic = new Topic(name, folder, count, this.#settings.log, ({ file, position, bytes, from, to, reason }) =>
+      this.#logger[to > from ? 'error' : 'warn'](`damage in the log: ${reason}`, {
+        topic: name,
+        file,
+        position,
+        bytes,
+        ...(to > from ? { lost: to - from, from, to: to - 1 } : {}),
+      }),
+    );
     this.#topics.set(name, topic);
     // Groups that have been here keep their place, and their lag is known, also while none of their members is here.
-    for (const group of this.#offsets.groups())
-      if (topic.partitions.some((_, i) => this.#offsets.get(group, name, i) !== undefined)) this.#group(topic, group, 'earliest');
+    for (const group of this.#offsets.groupsOf(name)) this.#group(topic, group, 'earliest');
     return topic;
+  }
+
+  /** How many partitions a topic has is decided once: keys must stay where they are. */
+  #partitionsOf(name: string, folder: string): number {
+    const shape = readTopicFile(folder);
+    if (shape !== undefined) {
+      for (let i = 0; i < shape.partitions; i++)
+        if (!existsSync(join(folder, String(i))))
+          this.#logger.error('a partition is missing, and what it held is lost: it begins again, empty', { topic: name, folder: join(folder, String(i)) });
+      return shape.partitions;
+    }
+    const counted = countPartitions(folder);
+    if (counted === undefined) throw new Error('its topic.json is damaged, and a partition is missing');
+    const partitions = counted || this.#settings.partitions;
+    this.#logger.warn('a damaged topic.json was written again', { topic: name, folder, partitions });
+    try {
+      writeTopicFile(folder, { name, partitions });
+    } catch (error) {
+      // On a full disk the topic serves without it.
+      this.#logger.warn(`a topic.json cannot be written: ${messageOf(error)}`, { topic: name });
+    }
+    return partitions;
   }
 
   #group(topic: Topic, name: string, from: 'earliest' | 'latest'): ConsumerGroup {
     let group = topic.groups.get(name);
     if (group === undefined) {
+      const changed = () => this.#offsets.changed(name, topic.name);
+      const isKnown = topic.partitions.some((_, i) => this.#offsets.get(name, topic.name, i) !== undefined);
       group = new ConsumerGroup(
         topic.partitions.map((log, i) => {
           const saved = this.#offsets.get(name, topic.name, i);
-          const start = saved ?? (from === 'earliest' ? 0 : log.nextOffset);
-          if (saved === undefined) this.#offsets.set(name, topic.name, i, start);
-          return new GroupPartition(i, log, start, (offset) => this.#offsets.set(name, topic.name, i, offset));
+          const start = saved ?? { committed: isKnown || from === 'earliest' ? 0 : log.nextOffset, done: [] };
+          if (start.committed > log.nextOffset)
+            this.#logger.warn('the log is shorter than what a group has done of it, as after a restored copy: the group goes on with new messages', {
+              topic: topic.name,
+              partition: i,
+              group: name,
+              done: start.committed,
+              end: log.nextOffset,
+            });
+          return new GroupPartition(i, log, start, changed);
         }),
       );
+      for (const partition of group.partitions) this.#offsets.track(name, topic.name, partition.partition, () => partition.progress);
       topic.groups.set(name, group);
     }
     return group;
@@ -203,7 +329,12 @@ export class Broker {
   #enforceRetention(): void {
     for (const topic of this.#topics.values())
       for (const [i, log] of topic.partitions.entries()) {
-        const gone = log.enforceRetention();
+        let gone = 0;
+        try {
+          gone = log.enforceRetention();
+        } catch (error) {
+          this.#logger.error(`old messages cannot be dropped: ${messageOf(error)}`, { topic: topic.name, partition: i });
+        }
         if (gone > 0) this.#logger.info('old messages were dropped', { topic: topic.name, partition: i, messages: gone });
       }
   }
@@ -212,6 +343,8 @@ export class Broker {
 export interface Membership {
   /** `delayMs` -1: done; else it is delivered again after so long. */
   settle(partition: number, offset: number, delayMs: number): void;
+  /** The member is sent nothing more, and may settle what it holds before it leaves. */
+  retire(): void;
   /** The member takes what is sent again. */
   writable(): void;
   leave(): void;

@@ -36,22 +36,21 @@ describe('a group at a partition', () => {
     await log.close();
     rmSync(folder, { recursive: true, force: true });
   });
-  const partition = (commits: number[] = []) => new GroupPartition(0, log, 0, (offset) => commits.push(offset));
+  const partition = () => new GroupPartition(0, log, { committed: 0, done: [] }, () => {});
 
   it('gives out no more than there is credit for, and commits how far everything is done', () => {
-    const commits: number[] = [];
-    const group = partition(commits);
+    const group = partition();
     const member = new Member(2);
     group.assign(member);
     assert.deepEqual(member.offsets, [0, 1]);
     member.credit++;
     group.done(1);
     group.pump();
-    assert.deepEqual(commits, []);
+    assert.deepEqual(group.progress, { committed: 0, done: [1, 2] });
     assert.deepEqual(member.offsets, [0, 1, 2]);
     member.credit++;
     group.done(0);
-    assert.deepEqual(commits, [2]);
+    assert.deepEqual(group.progress, { committed: 2, done: [] });
     assert.equal(group.lag, 2);
     group.close();
   });
@@ -66,6 +65,58 @@ describe('a group at a partition', () => {
       second.had.map(({ attempt }) => attempt),
       [2, 2, 2, 2],
     );
+    assert.equal(group.isHeldBy(first, 0), false);
+    group.close();
+  });
+
+  it('keeps single acknowledgements over a restart, and delivers only what was open', () => {
+    const group = partition();
+    const member = new Member(10);
+    group.assign(member);
+    for (const offset of [1, 3]) group.done(offset);
+    const saved = group.progress;
+    assert.deepEqual(saved, { committed: 0, done: [1, 2, 3, 4] });
+    group.close();
+    const again = new GroupPartition(0, log, saved, () => {});
+    const next = new Member(10);
+    again.assign(next);
+    assert.deepEqual(next.offsets, [0, 2]);
+    again.done(0);
+    assert.equal(again.committed, 2);
+    again.done(2);
+    assert.deepEqual(again.progress, { committed: 4, done: [] });
+    again.close();
+  });
+
+  it('goes on with new messages where the log is shorter than what was done of it', () => {
+    const group = new GroupPartition(0, log, { committed: 900, done: [901, 950] }, () => {});
+    assert.deepEqual(group.progress, { committed: 4, done: [] });
+    assert.equal(group.lag, 0);
+    group.close();
+  });
+
+  it('moves a partition to another member only when the one before has settled what it holds', () => {
+    const group = partition();
+    const [first, second] = [new Member(2), new Member(10)];
+    group.assign(first);
+    group.assign(second, false);
+    assert.equal(group.owner, second);
+    assert.deepEqual(second.offsets, []);
+    group.done(0);
+    assert.deepEqual(second.offsets, []);
+    // What is given back comes before what is new.
+    group.again(1, 0);
+    assert.deepEqual(second.offsets, [1, 2, 3]);
+    group.close();
+  });
+
+  it('takes a partition from a member that does not settle what it holds in time', async () => {
+    const group = new GroupPartition(0, log, { committed: 0, done: [] }, () => {}, Date.now, 5);
+    const [first, second] = [new Member(2), new Member(10)];
+    group.assign(first);
+    group.assign(second, false);
+    while (second.had.length < 4) await setImmediate();
+    assert.deepEqual(second.offsets, [0, 1, 2, 3]);
     assert.equal(group.isHeldBy(first, 0), false);
     group.close();
   });
@@ -85,7 +136,7 @@ describe('a group at a partition', () => {
   });
 
   it('gives every partition its turn where a member takes one message at a time', async () => {
-    const partitions = Array.from({ length: 2 }, (_, i) => new GroupPartition(i, log, 0, () => {}));
+    const partitions = Array.from({ length: 2 }, (_, i) => new GroupPartition(i, log, { committed: 0, done: [] }, () => {}));
     const group = new ConsumerGroup(partitions);
     const member = new Member(1);
     group.join(member);
@@ -103,7 +154,7 @@ describe('a group at a partition', () => {
   });
 
   it('shares partitions out evenly, moves no more than it must, and leaves nobody without who could have one', () => {
-    const partitions = Array.from({ length: 4 }, (_, i) => new GroupPartition(i, log, 4, () => {}));
+    const partitions = Array.from({ length: 4 }, (_, i) => new GroupPartition(i, log, { committed: 4, done: [] }, () => {}));
     const group = new ConsumerGroup(partitions);
     const [a, b, c] = [new Member(1), new Member(1), new Member(1)];
     const owned = () => [a, b, c].map((member) => partitions.filter((one) => one.member === member).length);

@@ -1,5 +1,6 @@
 import type { PartitionLog } from '../log/partition-log.ts';
 import { deliverAtOf, offsetOf } from '../log/record.ts';
+import type { GroupProgress } from './offset-store.ts';
 
 /** Somebody who takes a group's messages, as many at a time as it has credit for. */
 export interface GroupMember {
@@ -10,8 +11,14 @@ export interface GroupMember {
 }
 
 const readBytes = 256 * 1024;
-/** Messages of one partition that are neither done nor at their end: beyond it nothing new is begun. */
+/** Messages of one partition that members hold or that wait to be delivered again: beyond it nothing new is begun. */
 const maxOpen = 10_000;
+/** Messages of one partition that wait for their time: beyond it nothing new is begun. */
+const maxDelayed = 200_000;
+/** Ranges of one partition that are saved as done; what is beyond them is delivered again after a restart. */
+const maxSavedRanges = 10_000;
+/** A member that gives a partition up has so long to settle what it holds. */
+export const maxHandoverMs = 60_000;
 const maxTimerMs = 60_000;
 
 /** A message that somebody has, or that waits for its time. */
@@ -29,34 +36,76 @@ interface Open {
 export class GroupPartition {
   readonly partition: number;
   readonly #log: PartitionLog;
-  readonly #commit: (offset: number) => void;
+  readonly #changed: () => void;
   readonly #now: () => number;
+  readonly #maxHandoverMs: number;
   /** Everything below is done. */
   #committed: number;
   /** What is read next. */
   #cursor: number;
+  /** Ranges from the cursor on that were done before a restart: pairs of from and before. */
+  #doneBefore: readonly number[];
   readonly #open: Map<number, Open>;
+  /** How many of the open ones have a holder. */
+  #heldCount: number;
+  /** How many of the open ones have not reached their time of delivery yet. */
+  #delayedCount: number;
   /** Offsets of those that nobody has, by when they are due. */
   #due: number[];
   #member: GroupMember | undefined;
+  /** Who gets the partition when its member has settled what it holds; undefined: it is not being handed over. */
+  #heir: { readonly member: GroupMember | undefined } | undefined;
+  #handover: NodeJS.Timeout | undefined;
   #isReading: boolean;
   /** Grows when what is being read is no longer wanted. */
   #reading: number;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(partition: number, log: PartitionLog, start: number, commit: (offset: number) => void, now: () => number = Date.now) {
+  /** `changed`: the group has come further. */
+  constructor(
+    partition: number,
+    log: PartitionLog,
+    start: GroupProgress,
+    changed: () => void,
+    now: () => number = Date.now,
+    handoverMs: number = maxHandoverMs,
+  ) {
     this.partition = partition;
     this.#log = log;
-    this.#commit = commit;
+    this.#changed = changed;
     this.#now = now;
-    this.#committed = Math.max(start, log.firstOffset);
+    this.#maxHandoverMs = handoverMs;
+    // A log that is shorter than what was done of it was restored from a copy, or has lost its end: the group goes on with what is new.
+    this.#committed = Math.min(log.nextOffset, Math.max(start.committed, log.firstOffset));
     this.#cursor = this.#committed;
+    this.#doneBefore = start.committed > log.nextOffset ? [] : rangesWithin(start.done, this.#committed, log.nextOffset);
     this.#open = new Map();
+    this.#heldCount = 0;
+    this.#delayedCount = 0;
     this.#due = [];
     this.#member = undefined;
+    this.#heir = undefined;
+    this.#handover = undefined;
     this.#isReading = false;
     this.#reading = 0;
     this.#timer = undefined;
+  }
+
+  /** What is done, for the disk. */
+  get progress(): GroupProgress {
+    const done: number[] = [];
+    let from = this.#committed;
+    const range = (before: number) => {
+      if (before > from && done.length < 2 * maxSavedRanges) done.push(from, before);
+    };
+    // Open messages stand in the order of their offsets.
+    for (const offset of this.#open.keys()) {
+      range(offset);
+      from = offset + 1;
+    }
+    range(this.#cursor);
+    if (done.length < 2 * maxSavedRanges) done.push(...this.#doneBefore);
+    return { committed: this.#committed, done };
   }
 
   get committed(): number {
@@ -72,9 +121,39 @@ export class GroupPartition {
     return Math.max(0, this.#log.nextOffset - Math.max(this.#committed, this.#log.firstOffset));
   }
 
-  /** Gives the partition to somebody else, or to nobody. What the one before had is given out again. */
-  assign(member: GroupMember | undefined): void {
-    if (member === this.#member) return;
+  /** The member that has the partition, or gets it when the one before has settled what it holds. */
+  get owner(): GroupMember | undefined {
+    return this.#heir === undefined ? this.#member : this.#heir.member;
+  }
+
+  /**
+   * Gives the partition to another member, or to none. `isGone`: the one before has left, and what it held is given out again at once. Otherwise it is sent
+   * nothing more, and keeps the partition until it has settled what it holds, at most `maxHandoverMs`.
+   */
+  assign(member: GroupMember | undefined, isGone = true): void {
+    if (member === this.#member) {
+      if (this.#heir === undefined) return;
+      this.#endHandover();
+      return this.pump();
+    }
+    if (!isGone && this.#member !== undefined && this.#heldCount > 0) {
+      this.#heir = { member };
+      this.#handover ??= setTimeout(() => this.#handOver(), this.#maxHandoverMs);
+      return;
+    }
+    this.#heir = { member };
+    this.#handOver();
+  }
+
+  #endHandover(): void {
+    clearTimeout(this.#handover);
+    this.#handover = undefined;
+    this.#heir = undefined;
+  }
+
+  #handOver(): void {
+    const member = this.#heir?.member;
+    this.#endHandover();
     this.#member = member;
     for (const [offset, open] of this.#open)
       if (open.holder !== undefined) {
@@ -82,6 +161,7 @@ export class GroupPartition {
         open.notBeforeMs = 0;
         this.#due.push(offset);
       }
+    this.#heldCount = 0;
     this.pump();
   }
 
@@ -92,24 +172,33 @@ export class GroupPartition {
 
   /** What else can be given out now is the caller's to say: `pump`. */
   done(offset: number): void {
-    if (!this.#open.delete(offset)) return;
-    // How far everything is done is the lowest that is open.
+    const open = this.#open.get(offset);
+    if (open === undefined) return;
+    this.#open.delete(offset);
+    if (open.attempt === 0) this.#delayedCount--;
+    // Everything is done below the lowest that is open.
     // They are opened in order, and keep their place when they come back: the first key is the lowest.
     const [first] = this.#open.keys();
-    const lowest = first ?? this.#cursor;
-    if (lowest > this.#committed) {
-      this.#committed = lowest;
-      this.#commit(lowest);
-    }
+    this.#committed = Math.max(this.#committed, first ?? this.#cursor);
+    this.#changed();
+    this.#released(open);
+  }
+
+  /** A message has no holder any more. */
+  #released(open: Open): void {
+    if (open.holder === undefined) return;
+    open.holder = undefined;
+    this.#heldCount--;
+    if (this.#heldCount === 0 && this.#heir !== undefined) this.#handOver();
   }
 
   /** As for `done`, the caller pumps. */
   again(offset: number, delayMs: number): void {
     const open = this.#open.get(offset);
-    if (open === undefined) return;
-    open.holder = undefined;
+    if (open === undefined || open.holder === undefined) return;
     open.notBeforeMs = delayMs > 0 ? this.#now() + delayMs : 0;
     this.#due.push(offset);
+    this.#released(open);
   }
 
   /** Goes to another place: to read again what was done, or to leave out what was not. */
@@ -117,19 +206,26 @@ export class GroupPartition {
     this.#reading++;
     this.#isReading = false;
     this.#open.clear();
+    this.#heldCount = 0;
+    this.#delayedCount = 0;
     this.#due = [];
+    this.#doneBefore = [];
     this.#committed = Math.max(this.#log.firstOffset, Math.min(offset, this.#log.nextOffset));
     this.#cursor = this.#committed;
-    this.#commit(this.#committed);
+    this.#changed();
+    if (this.#heir !== undefined) return this.#handOver();
     this.pump();
   }
 
-  /** Gives out what can be given out. */
+  /** Gives out what can be given out: first what comes back, then what is new, each in the order of the log. */
   pump(): void {
     const member = this.#member;
-    if (member === undefined) return;
-    this.#giveDue(member);
-    if (member.credit <= 0 || !member.isWritable || this.#isReading || this.#open.size >= maxOpen || this.#cursor >= this.#log.nextOffset) return;
+    if (member === undefined || this.#heir !== undefined || this.#isReading) return;
+    const due = this.#takeDue(member);
+    if (due.length > 0) return this.#giveDue(member, due);
+    this.#skipDone();
+    const isFull = this.#open.size - this.#delayedCount >= maxOpen || this.#delayedCount >= maxDelayed;
+    if (member.credit <= 0 || !member.isWritable || isFull || this.#cursor >= this.#log.nextOffset) return this.#setTimer();
     this.#isReading = true;
     const reading = this.#reading;
     // What retention has taken away is gone.
@@ -140,16 +236,20 @@ export class GroupPartition {
       const now = this.#now();
       for (const record of records) {
         const offset = offsetOf(record);
+        this.#skipDone();
         if (offset < this.#cursor) continue;
-        if (member !== this.#member || member.credit <= 0 || this.#open.size >= maxOpen) break;
+        if (member !== this.#member || this.#heir !== undefined || member.credit <= 0) break;
+        if (this.#open.size - this.#delayedCount >= maxOpen || this.#delayedCount >= maxDelayed) break;
         this.#cursor = offset + 1;
         const deliverAtMs = deliverAtOf(record);
         if (deliverAtMs > now) {
           this.#open.set(offset, { attempt: 0, holder: undefined, notBeforeMs: deliverAtMs });
+          this.#delayedCount++;
           this.#due.push(offset);
           continue;
         }
         this.#open.set(offset, { attempt: 1, holder: member, notBeforeMs: 0 });
+        this.#heldCount++;
         member.credit--;
         member.deliver(this.partition, 1, record);
       }
@@ -158,34 +258,74 @@ export class GroupPartition {
     });
   }
 
-  #giveDue(member: GroupMember): void {
-    if (this.#due.length === 0) return;
+  /** Moves the cursor over what was done before a restart. */
+  #skipDone(): void {
+    while (this.#doneBefore.length > 0 && this.#doneBefore[0]! <= this.#cursor) {
+      this.#cursor = Math.max(this.#cursor, this.#doneBefore[1]!);
+      this.#doneBefore = this.#doneBefore.slice(2);
+      if (this.#open.size === 0 && this.#cursor > this.#committed) {
+        this.#committed = this.#cursor;
+        this.#changed();
+      }
+    }
+  }
+
+  /** Takes from the waiting messages those whose time has come, as many as the member has credit for, in the order of the log. */
+  #takeDue(member: GroupMember): number[] {
+    if (this.#due.length === 0 || member.credit <= 0 || !member.isWritable) return [];
     const now = this.#now();
     const waiting: number[] = [];
-    // The order in which they were published is kept among those that are due.
+    const due: number[] = [];
     for (const offset of this.#due.sort((a, b) => a - b)) {
       const open = this.#open.get(offset);
       if (open === undefined || open.holder !== undefined) continue;
-      if (open.notBeforeMs > now || member.credit <= 0) {
-        waiting.push(offset);
-        continue;
-      }
-      open.holder = member;
-      open.attempt++;
-      member.credit--;
-      this.#log.read(offset, 1, ([record]) => {
-        // Taken away by retention, or given up meanwhile.
-        if (this.#open.get(offset) !== open || open.holder !== member) return;
-        if (record === undefined || offsetOf(record) !== offset) {
-          member.credit++;
-          this.done(offset);
-          return this.pump();
-        }
-        member.deliver(this.partition, open.attempt, record);
-      });
+      if (open.notBeforeMs > now || due.length >= member.credit) waiting.push(offset);
+      else due.push(offset);
     }
     this.#due = waiting;
-    this.#setTimer();
+    return due;
+  }
+
+  /** Delivers one after the other: what is read from memory must not overtake what is read from disk. */
+  #giveDue(member: GroupMember, due: readonly number[]): void {
+    this.#isReading = true;
+    const reading = this.#reading;
+    const next = (at: number): void => {
+      for (let i = at; i < due.length; i++) {
+        const offset = due[i]!;
+        const open = this.#open.get(offset);
+        if (open === undefined) continue;
+        if (member !== this.#member || this.#heir !== undefined || member.credit <= 0) {
+          this.#due.push(...due.slice(i));
+          break;
+        }
+        let isBack = false;
+        let isSync = true;
+        this.#log.read(offset, 1, ([record]) => {
+          if (reading !== this.#reading) return;
+          isBack = true;
+          if (record === undefined || offsetOf(record) !== offset) {
+            // Retention has taken it away, or its bytes are damaged, which the log reports.
+            this.done(offset);
+          } else if (member !== this.#member || this.#heir !== undefined) this.#due.push(offset);
+          else {
+            if (open.attempt === 0) this.#delayedCount--;
+            open.attempt++;
+            open.holder = member;
+            this.#heldCount++;
+            member.credit--;
+            member.deliver(this.partition, open.attempt, record);
+          }
+          if (!isSync) next(i + 1);
+        });
+        isSync = false;
+        if (!isBack) return;
+      }
+      this.#isReading = false;
+      this.#setTimer();
+      this.pump();
+    };
+    next(0);
   }
 
   #setTimer(): void {
@@ -193,15 +333,27 @@ export class GroupPartition {
     this.#timer = undefined;
     let next = Number.POSITIVE_INFINITY;
     for (const offset of this.#due) next = Math.min(next, this.#open.get(offset)?.notBeforeMs ?? next);
-    if (next === Number.POSITIVE_INFINITY || this.#member === undefined) return;
+    if (next === Number.POSITIVE_INFINITY || this.#member === undefined || this.#isReading) return;
     this.#timer = setTimeout(() => this.pump(), Math.min(maxTimerMs, Math.max(1, next - this.#now())));
   }
 
   close(): void {
     clearTimeout(this.#timer);
+    this.#endHandover();
     this.#member = undefined;
     this.#reading++;
   }
+}
+
+/** The parts of saved ranges that lie between two offsets. */
+function rangesWithin(ranges: readonly number[], first: number, before: number): readonly number[] {
+  const within: number[] = [];
+  for (let i = 0; i + 1 < ranges.length; i += 2) {
+    const from = Math.max(first, within.at(-1) ?? first, ranges[i]!);
+    const to = Math.min(before, ranges[i + 1]!);
+    if (to > from) within.push(from, to);
+  }
+  return within;
 }
 
 /** A group of consumers of one topic: every partition belongs to one member at a time, shared out evenly. */
@@ -232,42 +384,54 @@ export class ConsumerGroup {
     this.#share();
   }
 
+  /** The member takes nothing more and settles what it holds; its partitions then go to the others. */
+  retire(member: GroupMember): void {
+    this.#remove(member);
+  }
+
   leave(member: GroupMember): void {
+    this.#remove(member);
+    // What it still holds of partitions that it was to hand over is given out again at once.
+    for (const partition of this.partitions) if (partition.member === member) partition.assign(partition.owner === member ? undefined : partition.owner);
+  }
+
+  #remove(member: GroupMember): void {
     const at = this.#members.indexOf(member);
     if (at < 0) return;
     this.#members.splice(at, 1);
     this.#share();
   }
 
-  /** Everybody keeps as much as is fair; only what is too much moves. */
+  /** Every member keeps as much as is fair; only what is too much moves, when its member has settled what it holds of it. */
   #share(): void {
     const count = this.#members.length;
     if (count === 0) {
-      for (const partition of this.partitions) partition.assign(undefined);
+      for (const partition of this.partitions) partition.assign(undefined, false);
       return;
     }
     const most = Math.ceil(this.partitions.length / count);
     const held = new Map<GroupMember, number>(this.#members.map((member) => [member, 0]));
     const free: GroupPartition[] = [];
     for (const partition of this.partitions) {
-      const owned = partition.member === undefined ? undefined : held.get(partition.member);
-      if (owned === undefined || owned >= most) free.push(partition);
-      else held.set(partition.member!, owned + 1);
+      const { owner } = partition;
+      const owned = owner === undefined ? undefined : held.get(owner);
+      if (owner === undefined || owned === undefined || owned >= most) free.push(partition);
+      else held.set(owner, owned + 1);
     }
     for (const partition of free) {
       const [member] = [...held].sort((a, b) => a[1] - b[1])[0]!;
       held.set(member, held.get(member)! + 1);
-      partition.assign(member);
+      partition.assign(member, false);
     }
-    // Who has none, while others have two, takes one of them.
+    // A member without any, while others have two, takes one of them.
     for (const [member, owned] of [...held]) {
       if (owned > 0) continue;
       const [richest, most2] = [...held].sort((a, b) => b[1] - a[1])[0]!;
       if (most2 < 2) break;
-      const moved = this.partitions.find((partition) => partition.member === richest)!;
+      const moved = this.partitions.find((partition) => partition.owner === richest)!;
       held.set(richest, most2 - 1);
       held.set(member, 1);
-      moved.assign(member);
+      moved.assign(member, false);
     }
   }
 

@@ -1,4 +1,5 @@
 import type net from 'node:net';
+import { messageOf } from '@mizzen/common';
 import { type Cursor, FrameReader } from './frames.ts';
 
 /** A socket that carries frames: everything that is sent in one turn of the event loop goes out with one write. */
@@ -16,9 +17,15 @@ export class FrameSocket {
     let reason = 'the connection was closed';
     socket.setNoDelay(true);
     socket.on('data', (chunk: Buffer) => {
-      const problem = reader.read(chunk, onFrame);
+      let problem: string | undefined;
+      try {
+        problem = reader.read(chunk, onFrame);
+      } catch (error) {
+        // Whatever a frame causes ends its connection alone.
+        problem = `a frame could not be handled: ${messageOf(error)}`;
+      }
       if (problem === undefined) return;
-      reason = `the peer does not speak this protocol: ${problem}`;
+      reason = problem;
       socket.destroy();
     });
     socket.on('error', (error) => {

@@ -77,7 +77,7 @@ export class FrameReader {
         this.#lengthBytes = 0;
         length = this.#length.readUInt32LE(0);
       }
-      if (length < 1 || length > maxFrameBytes) return `a frame of ${length} bytes`;
+      if (length < 1 || length > maxFrameBytes) return `the peer does not speak this protocol: a frame of ${length} bytes`;
       if (chunk.length - at < length) {
         this.#frame = Buffer.allocUnsafe(length);
         this.#frameBytes = 0;
@@ -96,7 +96,7 @@ function give(frame: Buffer, onFrame: (kind: number, content: Cursor) => void): 
     onFrame(frame[0]!, new Cursor(frame.subarray(1)));
     return undefined;
   } catch (error) {
-    if (error instanceof RangeError) return 'a frame that is shorter than it says';
+    if (error instanceof RangeError) return 'the peer does not speak this protocol: a frame that is shorter than it says';
     throw error;
   }
 }

@@ -1,70 +1,217 @@
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { messageOf } from '@mizzen/common';
+import { openLine, readTextFile, sealLine, writeDurably } from '../log/durable-file.ts';
+
+/** What a group has done of a partition: everything below `committed`, and the ranges of offsets in `done` (pairs: from, before). */
+export interface GroupProgress {
+  readonly committed: number;
+  readonly done: readonly number[];
+}
 
 const saveDelayMs = 200;
+export const groupsFile = 'groups.state';
+const previousFile = 'groups.previous';
+const oldFile = 'offsets.json';
+
+interface Entry {
+  readonly group: string;
+  readonly topic: string;
+  readonly partitions: Map<number, GroupProgress | (() => GroupProgress)>;
+  /** As it stands in the file; undefined: it has changed. */
+  line: string | undefined;
+}
 
 /**
- * How far each group has come, on disk: written whole, aside and renamed, at most five times a second. What a crash takes back of it is delivered
- * again.
+ * The progress of each group, on disk: a line with its checksum for each group and topic, written as a whole at most five times a second. The file before
+ * it is kept: what is damaged in one is taken from the other. What a crash takes back is delivered again.
  */
 export class OffsetStore {
-  readonly #path: string;
-  /** group -> `topic/partition` -> offset */
-  readonly #offsets: Map<string, Map<string, number>>;
-  readonly #onProblem: (error: Error) => void;
+  readonly #folder: string;
+  readonly #entries: Map<string, Entry>;
+  readonly #onProblem: (problem: string) => void;
   #timer: NodeJS.Timeout | undefined;
+  #isFailing: boolean;
 
-  constructor(folder: string, onProblem: (error: Error) => void) {
-    this.#path = join(folder, 'offsets.json');
+  /** Never throws: what cannot be read is reported and left out. */
+  constructor(folder: string, onProblem: (problem: string) => void) {
+    this.#folder = folder;
+    this.#entries = new Map();
     this.#onProblem = onProblem;
     this.#timer = undefined;
-    const saved = existsSync(this.#path) ? (JSON.parse(readFileSync(this.#path, 'utf8')) as Record<string, Record<string, number>>) : {};
-    this.#offsets = new Map(Object.entries(saved).map(([group, offsets]) => [group, new Map(Object.entries(offsets))]));
+    this.#isFailing = false;
+    const isWhole = this.#load(groupsFile);
+    if (isWhole !== true) {
+      const isOlderWhole = this.#load(previousFile);
+      if (isWhole === undefined && isOlderWhole === undefined) this.#loadOld();
+    }
   }
 
   /** undefined: the group has never been at this partition. */
-  get(group: string, topic: string, partition: number): number | undefined {
-    return this.#offsets.get(group)?.get(`${topic}/${partition}`);
+  get(group: string, topic: string, partition: number): GroupProgress | undefined {
+    const progress = this.#entries.get(keyOf(group, topic))?.partitions.get(partition);
+    return typeof progress === 'function' ? progress() : progress;
   }
 
-  set(group: string, topic: string, partition: number, offset: number): void {
-    let offsets = this.#offsets.get(group);
-    if (offsets === undefined) {
-      offsets = new Map();
-      this.#offsets.set(group, offsets);
-    }
-    offsets.set(`${topic}/${partition}`, offset);
+  /** From now on `progress` is asked whenever this group's line is written. */
+  track(group: string, topic: string, partition: number, progress: () => GroupProgress): void {
+    this.#entry(group, topic).partitions.set(partition, progress);
+    this.changed(group, topic);
+  }
+
+  /** The group has come further. */
+  changed(group: string, topic: string): void {
+    this.#entry(group, topic).line = undefined;
     this.#timer ??= setTimeout(() => this.save(), saveDelayMs);
   }
 
-  groups(): IterableIterator<string> {
-    return this.#offsets.keys();
+  /** Groups that have been at a topic. */
+  groupsOf(topic: string): string[] {
+    return [...this.#entries.values()].filter((entry) => entry.topic === topic).map(({ group }) => group);
   }
 
   save(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const text = JSON.stringify(Object.fromEntries([...this.#offsets].map(([group, offsets]) => [group, Object.fromEntries(offsets)])));
+    const lines = [...this.#entries.values()].map((entry) => {
+      entry.line ??= lineOf(entry);
+      return entry.line;
+    });
+    const text = `${[sealLine(JSON.stringify({ format: 1, lines: lines.length })), ...lines].join('\n')}\n`;
+    const path = join(this.#folder, groupsFile);
     try {
-      const aside = `${this.#path}.new`;
-      const fd = openSync(aside, 'w', 0o600);
-      try {
-        writeSync(fd, text);
-        fsyncSync(fd);
-      } finally {
-        closeSync(fd);
-      }
-      renameSync(aside, this.#path);
-      const folder = openSync(dirname(this.#path), 'r');
-      fsyncSync(folder);
-      closeSync(folder);
+      // The new file is whole before it takes the place of the one that becomes the previous one.
+      writeDurably(`${path}.next`, text);
+      if (existsSync(path)) renameSync(path, join(this.#folder, previousFile));
+      renameSync(`${path}.next`, path);
+      rmSync(join(this.#folder, oldFile), { force: true });
+      if (this.#isFailing) this.#onProblem('the progress of consumers is saved again');
+      this.#isFailing = false;
     } catch (error) {
-      // A full disk, most likely: it is tried again with the next change, and nothing is lost but work done twice.
-      this.#onProblem(error as Error);
+      // Until it succeeds a restart delivers again what has been done since: nothing is lost.
+      if (!this.#isFailing) this.#onProblem(`the progress of consumers cannot be saved, trying again: ${messageOf(error)}`);
+      this.#isFailing = true;
+      this.#timer ??= setTimeout(() => this.save(), 5 * saveDelayMs);
     }
   }
 
   close(): void {
     if (this.#timer !== undefined) this.save();
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #entry(group: string, topic: string): Entry {
+    let entry = this.#entries.get(keyOf(group, topic));
+    if (entry === undefined) {
+      entry = { group, topic, partitions: new Map(), line: undefined };
+      this.#entries.set(keyOf(group, topic), entry);
+    }
+    return entry;
+  }
+
+  /** Adds what a file has and nothing has been read of yet. undefined: there is no file; false: it is damaged. */
+  #load(name: string): boolean | undefined {
+    const path = join(this.#folder, name);
+    let text: string | undefined;
+    try {
+      text = readTextFile(path);
+    } catch (error) {
+      this.#onProblem(`the progress of consumers cannot be read: ${messageOf(error)} (file=${path})`);
+      // What stands in its place must not stop the next file from being written.
+      try {
+        renameSync(path, `${path}.damaged-${Date.now()}`);
+      } catch {
+        // It is reported when the file is saved.
+      }
+      return false;
+    }
+    if (text === undefined) return undefined;
+    const read = readGroupLines(text);
+    for (const { group, topic, partitions } of read.entries) {
+      const key = keyOf(group, topic);
+      if (this.#entries.has(key)) continue;
+      this.#entries.set(key, { group, topic, partitions: new Map(partitions), line: undefined });
+    }
+    if (!read.isWhole)
+      this.#onProblem(`the progress of consumers is damaged: what is missing is taken from ${previousFile}, else those groups begin again (file=${path})`);
+    return read.isWhole;
+  }
+
+  /** The form of earlier versions: one JSON object without a checksum. */
+  #loadOld(): void {
+    const path = join(this.#folder, oldFile);
+    try {
+      const text = readTextFile(path);
+      if (text === undefined) return;
+      for (const [group, offsets] of Object.entries(JSON.parse(text) as Record<string, Record<string, unknown>>))
+        for (const [place, offset] of Object.entries(offsets)) {
+          const cut = place.lastIndexOf('/');
+          const partition = Number(place.slice(cut + 1));
+          if (cut > 0 && Number.isSafeInteger(partition) && isOffset(offset))
+            this.#entry(group, place.slice(0, cut)).partitions.set(partition, { committed: offset, done: [] });
+        }
+    } catch (error) {
+      this.#onProblem(`the progress of consumers is damaged: all groups begin again (file=${path}): ${messageOf(error)}`);
+      try {
+        renameSync(path, `${path}.damaged-${Date.now()}`);
+      } catch {
+        // It stays, and is replaced by the new form.
+      }
+    }
   }
 }
+
+interface GroupLines {
+  readonly entries: readonly { readonly group: string; readonly topic: string; readonly partitions: readonly (readonly [number, GroupProgress])[] }[];
+  readonly isWhole: boolean;
+}
+
+/** Reads the file's text; lines that are not what was written are left out. */
+export function readGroupLines(text: string): GroupLines {
+  const [first = '', ...lines] = text.split('\n');
+  const entries = lines.flatMap((line) => {
+    const opened = openLine(line);
+    const entry = opened === undefined ? undefined : readLine(opened);
+    return entry === undefined ? [] : [entry];
+  });
+  const head = openLine(first);
+  let count: unknown;
+  try {
+    count = head === undefined ? undefined : (JSON.parse(head) as { readonly lines?: unknown } | null)?.lines;
+  } catch {
+    count = undefined;
+  }
+  return { entries, isWhole: count === entries.length };
+}
+
+function readLine(text: string): GroupLines['entries'][number] | undefined {
+  try {
+    const [group, topic, progress] = JSON.parse(text) as [unknown, unknown, unknown];
+    if (typeof group !== 'string' || typeof topic !== 'string' || !Array.isArray(progress)) return undefined;
+    return {
+      group,
+      topic,
+      partitions: progress.flatMap((numbers: unknown, i) => {
+        if (!Array.isArray(numbers) || !numbers.every(isOffset)) return [];
+        const [committed, ...done] = numbers as number[];
+        return committed === undefined ? [] : [[i, { committed, done }] as const];
+      }),
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+function lineOf({ group, topic, partitions }: Entry): string {
+  const progress: (readonly number[] | null)[] = [];
+  for (let i = 0; i <= Math.max(-1, ...partitions.keys()); i++) {
+    const known = partitions.get(i);
+    const now = typeof known === 'function' ? known() : known;
+    progress.push(now === undefined ? null : [now.committed, ...now.done]);
+  }
+  return sealLine(JSON.stringify([group, topic, progress]));
+}
+
+const isOffset = (value: unknown): value is number => typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
+const keyOf = (group: string, topic: string) => `${group}\0${topic}`;

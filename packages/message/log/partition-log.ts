@@ -1,7 +1,8 @@
-import { closeSync, fdatasync, fsyncSync, mkdirSync, openSync, read, readdirSync, rmSync, writev } from 'node:fs';
+import { fdatasync, mkdirSync, read, readdirSync, rmSync, writev } from 'node:fs';
 import { messageOf } from '@mizzen/common';
-import { offsetOf, recordLengthAt, sealRecord, timestampOf } from './record.ts';
-import { Segment } from './segment.ts';
+import { syncFolder } from './durable-file.ts';
+import { isSound, maxRecordBytes, offsetOf, recordLengthAt, sealRecord, timestampOf } from './record.ts';
+import { type Damage, Segment } from './segment.ts';
 
 export interface LogSettings {
   readonly segmentBytes: number;
@@ -34,33 +35,47 @@ export class PartitionLog {
   #nextOffset: number;
   #waiting: Waiting[];
   #isWriting: boolean;
+  /** The active segment holds bytes behind its end that could not be cut off. */
+  #mustRoll: boolean;
   #tail: Buffer[];
   #tailBytes: number;
+  /** Base offsets of segments whose missing end has been reported. */
+  readonly #reportedGaps: Set<number>;
   #isClosed: boolean;
   #idle: (() => void)[];
   readonly #onAppended: () => void;
+  readonly #onDamage: (damage: Damage) => void;
   readonly #now: () => number;
 
-  /** Opens or makes the partition in `folder`. `onAppended`: there is more to read. */
-  constructor(folder: string, settings: LogSettings, onAppended: () => void, now: () => number = Date.now) {
+  /**
+   * Opens or makes the partition in `folder`. `onAppended`: there is more to read. `onDamage` is called once for each place that does not hold what was
+   * written. Throws the error of the file system when a file cannot be opened.
+   */
+  constructor(folder: string, settings: LogSettings, onAppended: () => void, now: () => number = Date.now, onDamage: (damage: Damage) => void = () => {}) {
     this.folder = folder;
     this.#settings = settings;
     this.#onAppended = onAppended;
+    this.#onDamage = onDamage;
     this.#now = now;
     mkdirSync(folder, { recursive: true, mode: 0o700 });
-    const bases = readdirSync(folder)
-      .filter((name) => /^\d{16}\.log$/.test(name))
-      .map((name) => Number(name.slice(0, 16)))
-      .sort((a, b) => a - b);
-    this.#segments = (bases.length === 0 ? [0] : bases).map((base) => new Segment(folder, base));
-    this.#nextOffset = this.#segments.at(-1)!.recover();
+    const bases = segmentBases(folder);
+    this.#segments = [];
+    try {
+      for (const base of bases.length === 0 ? [0] : bases) this.#segments.push(new Segment(folder, base, onDamage));
+      this.#nextOffset = this.#segments.at(-1)!.recover();
+      if (bases.length === 0) syncFolder(folder);
+    } catch (error) {
+      for (const segment of this.#segments) segment.close();
+      throw error;
+    }
     this.#waiting = [];
     this.#isWriting = false;
+    this.#mustRoll = false;
     this.#tail = [];
     this.#tailBytes = 0;
+    this.#reportedGaps = new Set();
     this.#isClosed = false;
     this.#idle = [];
-    if (bases.length === 0) syncFolder(folder);
   }
 
   get nextOffset(): number {
@@ -134,27 +149,41 @@ export class PartitionLog {
     this.#write();
   }
 
-  /** What may have been written in part is taken back, so that nothing is found later that nobody was told of. */
+  /** What may have been written in part is taken back, so that nothing is found later that was not acknowledged. */
   #failed(batch: readonly Waiting[], segment: Segment | undefined, error: Error): void {
-    if (segment !== undefined) {
-      try {
-        segment.cutBack();
-      } catch {
-        // The next record is written behind it; recovery reads up to what is unsound. A new segment leaves it behind.
-        this.#segments.push(new Segment(this.folder, this.#nextOffset));
-      }
-    }
+    if (segment !== undefined) this.#takeBack(segment);
     for (const { done } of batch) done(new Error(`the message cannot be stored: ${messageOf(error)}`));
     this.#write();
   }
 
+  #takeBack(segment: Segment): void {
+    try {
+      segment.cutBack();
+    } catch {
+      // A new segment leaves it behind: what lies in the old one from the new one's first offset on is not read.
+      this.#mustRoll = true;
+    }
+  }
+
   #activeSegment(): Segment {
     const last = this.#segments.at(-1)!;
-    if (last.sizeBytes < this.#settings.segmentBytes) return last;
-    last.seal();
-    const next = new Segment(this.folder, this.#nextOffset);
-    syncFolder(this.folder);
+    if (last.sizeBytes < this.#settings.segmentBytes && !this.#mustRoll) return last;
+    if (last.sizeBytes === 0) {
+      // It has the name that a new one would get.
+      last.cutBack();
+      this.#mustRoll = false;
+      return last;
+    }
+    const next = new Segment(this.folder, this.#nextOffset, this.#onDamage);
+    try {
+      syncFolder(this.folder);
+      last.seal();
+    } catch (error) {
+      next.close();
+      throw error;
+    }
     this.#segments.push(next);
+    this.#mustRoll = false;
     return next;
   }
 
@@ -175,35 +204,95 @@ export class PartitionLog {
       }
       return done(records);
     }
-    const segment = this.#segments.findLast((candidate) => candidate.baseOffset <= offset)!;
-    this.#readFile(segment, segment.positionBefore(offset), offset, maxBytes, done);
+    this.#readSegment(
+      this.#segments.findLastIndex((candidate) => candidate.baseOffset <= offset),
+      offset,
+      maxBytes,
+      done,
+    );
   }
 
-  #readFile(segment: Segment, position: number, offset: number, maxBytes: number, done: (records: readonly Buffer[]) => void): void {
+  #readSegment(at: number, offset: number, maxBytes: number, done: (records: readonly Buffer[]) => void): void {
+    const segment = this.#segments[at];
+    if (segment === undefined) return done([]);
+    let place: { readonly position: number; readonly offset: number };
+    try {
+      place = segment.placeBefore(offset);
+    } catch (error) {
+      return this.#unreadable(segment, 0, error as Error, done);
+    }
+    this.#readFile(segment, place.position, place.offset, offset, maxBytes, done);
+  }
+
+  /** `expected`: the offset of the record at `position`. */
+  #readFile(segment: Segment, position: number, expected: number, offset: number, maxBytes: number, done: (records: readonly Buffer[]) => void): void {
     const wanted = Math.min(maxBytes + 64 * 1024, segment.sizeBytes - position);
-    if (wanted <= 0) return done([]);
+    if (wanted <= 0) return this.#readBehind(segment, expected, offset, maxBytes, done);
     const bytes = Buffer.allocUnsafe(wanted);
     read(segment.fd, bytes, 0, wanted, position, (error, count) => {
-      if (error !== null || count === 0) return done([]);
+      if (error !== null) return this.#unreadable(segment, position, error, done);
+      // Bytes that a failed write has left behind the end belong to no record.
+      const end = this.#endOf(segment);
       const records: Buffer[] = [];
+      const held = bytes.subarray(0, count);
       let at = 0;
       let taken = 0;
-      const held = bytes.subarray(0, count);
+      let next = expected;
       for (let length = recordLengthAt(held, at); length !== undefined; length = recordLengthAt(held, at)) {
         const record = held.subarray(at, at + length);
+        if (offsetOf(record) !== next || !isSound(record)) break;
+        if (next >= end) return records.length > 0 ? done(records) : this.#readBehind(segment, next, offset, maxBytes, done);
+        if (next >= offset) {
+          if (records.length > 0 && taken + length > maxBytes) return done(records);
+          records.push(record);
+          taken += length;
+        }
+        next++;
         at += length;
-        if (offsetOf(record) < offset) continue;
-        if (records.length > 0 && taken + length > maxBytes) break;
-        records.push(record);
-        taken += length;
       }
       if (records.length > 0) return done(records);
-      // A record that is longer than what was read, or all of it lay before the offset.
-      if (at > 0) return this.#readFile(segment, position + at, offset, maxBytes, done);
+      if (at > 0) return this.#readFile(segment, position + at, next, offset, maxBytes, done);
+      // Longer than what was read, or damaged.
       const needed = held.length >= 4 ? held.readUInt32LE(0) + 4 : 0;
-      if (needed <= held.length || position + needed > segment.sizeBytes) return done([]);
-      this.#readFile(segment, position, offset, needed, done);
+      if (needed > held.length && needed <= maxRecordBytes && position + needed <= segment.sizeBytes && needed > maxBytes)
+        return this.#readFile(segment, position, next, offset, needed, done);
+      this.#readDamaged(segment, position, next, offset, maxBytes, done);
     });
+  }
+
+  #readDamaged(segment: Segment, position: number, expected: number, offset: number, maxBytes: number, done: (records: readonly Buffer[]) => void): void {
+    let mended: ReturnType<Segment['mend']>;
+    try {
+      mended = segment.mend(position, expected);
+    } catch (error) {
+      return this.#unreadable(segment, position, error as Error, done);
+    }
+    if (mended.record !== undefined && expected >= offset) return done([mended.record]);
+    this.#readFile(segment, mended.next, mended.nextOffset, offset, maxBytes, done);
+  }
+
+  /** The offset that the segment after this one begins with. */
+  #endOf(segment: Segment): number {
+    return this.#segments[this.#segments.indexOf(segment) + 1]?.baseOffset ?? this.#nextOffset;
+  }
+
+  /** The segment holds nothing more: reading continues in the next one. */
+  #readBehind(segment: Segment, expected: number, offset: number, maxBytes: number, done: (records: readonly Buffer[]) => void): void {
+    const at = this.#segments.indexOf(segment) + 1;
+    const end = this.#segments[at]?.baseOffset ?? this.#nextOffset;
+    if (expected < end && at > 0 && !this.#reportedGaps.has(segment.baseOffset)) {
+      this.#reportedGaps.add(segment.baseOffset);
+      const reason = 'records are missing at the end of the file';
+      this.#onDamage({ file: segment.path, position: segment.sizeBytes, bytes: 0, from: expected, to: end, reason });
+    }
+    if (at === 0 || at >= this.#segments.length) return done([]);
+    this.#readSegment(at, Math.max(offset, end), maxBytes, done);
+  }
+
+  #unreadable(segment: Segment, position: number, error: Error, done: (records: readonly Buffer[]) => void): void {
+    if (!this.#isClosed)
+      this.#onDamage({ file: segment.path, position, bytes: 0, from: segment.baseOffset, to: segment.baseOffset, reason: `cannot be read: ${error.message}` });
+    done([]);
   }
 
   /** The first offset of a record that was appended at this time or later. */
@@ -248,6 +337,14 @@ export class PartitionLog {
   }
 }
 
+/** The base offsets of the segments in a partition's folder, in order. */
+export function segmentBases(folder: string): number[] {
+  return readdirSync(folder)
+    .filter((name) => /^\d{16}\.log$/.test(name))
+    .map((name) => Number(name.slice(0, 16)))
+    .sort((a, b) => a - b);
+}
+
 /** Records that lie behind one another in memory, as those of one publication do, are one piece. */
 function joinNeighbours(records: readonly Buffer[]): Buffer[] {
   const pieces: Buffer[] = [];
@@ -281,14 +378,4 @@ function writeAll(fd: number, buffers: readonly Buffer[], done: (error: Error | 
     }
     writeAll(fd, rest, done);
   });
-}
-
-/** A file is there after a crash of the machine when its folder has been synced. */
-function syncFolder(folder: string): void {
-  const fd = openSync(folder, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
 }

@@ -1,0 +1,303 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { Logger, silentLogger } from '@mizzen/common';
+import fc from 'fast-check';
+import { defaultLogSettings } from '../log/partition-log.ts';
+import { decodeRecord, encodeRecord } from '../log/record.ts';
+import { Broker } from './broker.ts';
+import { checkHome, repairHome } from './check-home.ts';
+import type { GroupMember } from './consumer-group.ts';
+import { HomeLock } from './home-lock.ts';
+import { folderOfTopic, topicOfFolder, topicPattern } from './topic-folders.ts';
+
+const settings = (folder: string) => ({ folder, log: { ...defaultLogSettings, syncs: false, segmentBytes: 4_000 }, partitions: 2, maxTopics: 1_000 });
+
+function publish(broker: Broker, topic: string, ...bodies: string[]): Promise<string | undefined> {
+  const records = bodies.map((body) => encodeRecord({ key: body, headers: '{}', body: Buffer.from(body), deliverAtMs: 0 }));
+  return new Promise((resolve) => broker.publish(topic, records, bodies, resolve));
+}
+
+/** What a group that is new gets of a topic, until `count` have come or nothing more does. */
+async function receive(broker: Broker, topic: string, count: number, group = `g${Math.random()}`): Promise<string[]> {
+  const bodies: string[] = [];
+  const member: GroupMember = {
+    credit: 10_000,
+    isWritable: true,
+    deliver: (_partition, _attempt, record) => bodies.push(decodeRecord(record).body.toString()),
+  };
+  const membership = broker.join(topic, group, 'earliest', member);
+  for (let turn = 0; turn < 500 && bodies.length < count; turn++) await new Promise((resolve) => setTimeout(resolve, 1));
+  membership.leave();
+  return bodies.sort();
+}
+
+function filesBelow(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
+    entry.isDirectory() ? filesBelow(join(folder, entry.name)) : [join(folder, entry.name)],
+  );
+}
+
+const numbered = (count: number, prefix = 'm') => Array.from({ length: count }, (_, i) => `${prefix}${String(i).padStart(4, '0')} ${'x'.repeat(80)}`);
+
+describe("the broker's directory", () => {
+  let folder: string;
+  const open: Broker[] = [];
+  const start = (logger: Logger = silentLogger) => {
+    const broker = new Broker(settings(folder), logger);
+    open.push(broker);
+    return broker;
+  };
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'mizzen-home-'));
+  });
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((broker) => broker.close()));
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  it('stores topics of every name that is allowed, inside topics/, and opens them again', async () => {
+    const names = [
+      '.',
+      '..',
+      '...',
+      'a/b',
+      '../x',
+      'CON',
+      'nul',
+      'a.',
+      'Orders',
+      'orders',
+      'ORDERS',
+      'topic.json',
+      '0',
+      '-',
+      `${'/'.repeat(200)}`,
+      'x'.repeat(200),
+      '@:_',
+    ];
+    let broker = start();
+    for (const name of names) assert.equal(await publish(broker, name, name), undefined, name);
+    await broker.close();
+    assert.deepEqual(
+      readdirSync(folder).filter((name) => !name.startsWith('lock') && name !== 'topics' && !name.startsWith('groups')),
+      [],
+    );
+    broker = start();
+    for (const name of names) assert.deepEqual(await receive(broker, name, 1), [name]);
+    assert.equal(broker.stats().length, names.length);
+  });
+
+  it('refuses names that no topic can have, and keeps serving', async () => {
+    const broker = start();
+    for (const name of ['', '%zz', 'a\0b', 'a b', 'ü', 'x'.repeat(201), 'a\nb', '~a', '\ud800'])
+      assert.match((await publish(broker, name, 'x'))!, /cannot be the name/);
+    assert.equal(await publish(broker, 'good', 'x'), undefined);
+  });
+
+  it('gives every topic a folder of its own, by a name that any file system takes and that leads back to it', () => {
+    const char = fc.constantFrom(...'abzABZ019_-.:/@');
+    const topics = fc.array(char, { minLength: 1, maxLength: 200 }).map((chars) => chars.join(''));
+    fc.assert(
+      fc.property(topics, topics, (one, other) => {
+        assert.match(one, topicPattern);
+        const folderName = folderOfTopic(one);
+        assert.match(folderName, /^~[a-z0-9_%A-F~-]{1,199}$/);
+        if (!folderName.slice(1).includes('~')) assert.equal(topicOfFolder(folderName), one);
+        if (one !== other) assert.notEqual(folderName.toLowerCase(), folderOfTopic(other).toLowerCase());
+      }),
+    );
+  });
+
+  it('opens what earlier versions have written, with the progress of groups, and topics . and .. that were stored outside', async () => {
+    let broker = start();
+    await publish(broker, 'Old/Topic', 'one', 'two');
+    await publish(broker, '.', 'dot');
+    await publish(broker, '..', 'dots');
+    await receive(broker, 'Old/Topic', 2, 'g');
+    await broker.close();
+    const topics = join(folder, 'topics');
+    rmSync(join(folder, 'groups.state'));
+    rmSync(join(folder, 'groups.previous'), { force: true });
+    renameSync(join(topics, folderOfTopic('Old/Topic')), join(topics, encodeURIComponent('Old/Topic')));
+    writeFileSync(join(topics, encodeURIComponent('Old/Topic'), 'topic.json'), '{"partitions":2}');
+    for (const [name, place] of [
+      ['.', topics],
+      ['..', folder],
+    ] as const) {
+      for (const n of ['0', '1']) renameSync(join(topics, folderOfTopic(name), n), join(place, n));
+      rmSync(join(topics, folderOfTopic(name)), { recursive: true });
+      writeFileSync(join(place, 'topic.json'), '{"partitions":2}');
+    }
+    // A start of the earlier version took the partitions of `.` for topics before it failed.
+    mkdirSync(join(topics, '0', '0'));
+    writeFileSync(join(topics, '0', 'topic.json'), '{"partitions":2}');
+    writeFileSync(join(folder, 'offsets.json'), JSON.stringify({ g: { 'Old/Topic/0': 9, 'Old/Topic/1': 1 } }));
+    broker = start();
+    assert.deepEqual(
+      broker
+        .stats()
+        .map(({ topic }) => topic)
+        .sort(),
+      ['.', '..', 'Old/Topic'],
+    );
+    assert.deepEqual(await receive(broker, '.', 1), ['dot']);
+    assert.deepEqual(await receive(broker, '..', 1), ['dots']);
+    assert.deepEqual(await receive(broker, 'Old/Topic', 2), ['one', 'two']);
+    assert.ok(
+      broker
+        .stats()
+        .find(({ topic }) => topic === 'Old/Topic')!
+        .groups.some(({ group }) => group === 'g'),
+    );
+  });
+
+  it('is used by one broker at a time, and is free when its owner has ended in any way', async () => {
+    const broker = start();
+    assert.throws(() => new Broker(settings(folder), silentLogger), /another broker uses this directory \(process \d+ on .*Stop it first/s);
+    assert.throws(() => checkHome(folder), /another broker uses this directory/);
+    await broker.close();
+    const program = `import { HomeLock } from ${JSON.stringify(join(import.meta.dirname, 'home-lock.ts'))}; new HomeLock(process.argv[1]); process.kill(process.pid, 'SIGKILL');`;
+    const owner = spawnSync(process.execPath, ['--input-type=module', '-e', program, folder], { encoding: 'utf8' });
+    assert.equal(owner.signal, 'SIGKILL', owner.stderr);
+    const lock = new HomeLock(folder);
+    const other = spawnSync(process.execPath, ['--input-type=module', '-e', program, folder], { encoding: 'utf8' });
+    assert.match(other.stderr, /another broker uses this directory/);
+    lock.release();
+  });
+
+  it('starts whatever is done to any of its files, and serves every message of the topics that were not touched', { timeout: 120_000 }, async () => {
+    const broker = start();
+    const bodies = numbered(60);
+    for (const topic of ['a', 'b', 'c'])
+      for (let i = 0; i < bodies.length; i += 5) assert.equal(await publish(broker, topic, ...bodies.slice(i, i + 5)), undefined);
+    await receive(broker, 'a', 60, 'g');
+    await receive(broker, 'b', 10, 'g');
+    await broker.close();
+    const whole = mkdtempSync(join(tmpdir(), 'mizzen-whole-'));
+    cpSync(folder, whole, { recursive: true });
+    const damages: readonly (readonly [string, (path: string) => void])[] = [
+      ['empty', (path) => truncateSync(path, 0)],
+      ['cut', (path) => truncateSync(path, Math.floor(statSync(path).size / 2))],
+      [
+        'one bit',
+        (path) => {
+          const bytes = readFileSync(path);
+          if (bytes.length > 0) bytes[Math.floor(bytes.length / 3)]! ^= 4;
+          writeFileSync(path, bytes);
+        },
+      ],
+      ['garbage', (path) => writeFileSync(path, Buffer.from(Array.from({ length: 500 }, (_, i) => (i * 7919 + 13) % 256)))],
+      ['missing', (path) => rmSync(path)],
+      [
+        'a folder in its place',
+        (path) => {
+          rmSync(path);
+          mkdirSync(path);
+        },
+      ],
+      ['a stray file beside it', (path) => writeFileSync(`${path}.DS_Store`, 'x')],
+      ['a stray folder beside it', (path) => mkdirSync(`${path}%zz`)],
+    ];
+    const isLong = process.env['BROKER_DRILL'] === 'long';
+    const files = filesBelow(whole)
+      .map((file) => relative(whole, file))
+      .filter((file, i) => isLong || !/\d{16}/.test(file) || i % 40 === 0);
+    for (const file of files)
+      for (const [name, damage] of damages) {
+        rmSync(folder, { recursive: true, force: true });
+        cpSync(whole, folder, { recursive: true });
+        damage(join(folder, file));
+        const about = `${name}: ${file}`;
+        const damaged = start();
+        for (const topic of ['a', 'b', 'c']) {
+          const isTouched = file.startsWith(join('topics', folderOfTopic(topic)));
+          if (!isTouched) {
+            assert.deepEqual(await receive(damaged, topic, 60), bodies, about);
+            assert.equal(await publish(damaged, topic, 'new'), undefined, about);
+          }
+        }
+        await damaged.close();
+        // After a repair every topic takes messages again.
+        await repairHome(folder, silentLogger);
+        const repaired = start();
+        for (const topic of ['a', 'b', 'c']) assert.equal(await publish(repaired, topic, 'after'), undefined, about);
+        await repaired.close();
+        assert.ok(
+          checkHome(folder).findings.every(({ severity }) => severity !== 'unusable'),
+          about,
+        );
+      }
+    rmSync(whole, { recursive: true });
+  });
+
+  it('loses one record to one flipped bit, wherever it is, says which, and delivers all others also to new groups', { timeout: 60_000 }, async () => {
+    let broker = new Broker({ ...settings(folder), partitions: 1 }, silentLogger);
+    const bodies = numbered(20);
+    await publish(broker, 't', ...bodies);
+    await broker.close();
+    const path = join(folder, 'topics', folderOfTopic('t'), '0', '0000000000000000.log');
+    const bytes = readFileSync(path);
+    const recordBytes = bytes.length / 20;
+    const step = process.env['BROKER_DRILL'] === 'long' ? 1 : 41;
+    for (let bit = 0; bit < bytes.length * 8 - recordBytes * 8; bit += step) {
+      const changed = Buffer.from(bytes);
+      changed[bit >> 3]! ^= 1 << (bit & 7);
+      writeFileSync(path, changed);
+      // Half of them are met at the start, the others when they are read.
+      if (bit % 2 === 0) rmSync(path.replace('.log', '.index'), { force: true });
+      const lines: string[] = [];
+      broker = new Broker({ ...settings(folder), partitions: 1 }, new Logger('t', 'warn', (line) => lines.push(line)));
+      open.push(broker);
+      const at = Math.floor((bit >> 3) / recordBytes);
+      const received = await receive(broker, 't', 19);
+      const others = bodies.filter((_, i) => i !== at);
+      for (const body of others) assert.ok(received.includes(body), `bit ${bit}`);
+      assert.equal(lines.length > 0, true, `bit ${bit} is reported`);
+      assert.match(lines[0]!, /damage in the log: .* file="?.*\.log"? position=\d+/);
+      await broker.close();
+    }
+  });
+
+  it('reports a segment that is missing in the middle, and delivers what follows it', async () => {
+    let broker = new Broker({ ...settings(folder), partitions: 1 }, silentLogger);
+    const bodies = numbered(200);
+    for (let i = 0; i < bodies.length; i += 5) await publish(broker, 't', ...bodies.slice(i, i + 5));
+    await broker.close();
+    const partition = join(folder, 'topics', folderOfTopic('t'), '0');
+    const segments = readdirSync(partition)
+      .filter((name) => name.endsWith('.log'))
+      .sort();
+    rmSync(join(partition, segments[2]!));
+    const lines: string[] = [];
+    broker = new Broker({ ...settings(folder), partitions: 1 }, new Logger('t', 'warn', (line) => lines.push(line)));
+    open.push(broker);
+    const lost = Number(segments[3]!.slice(0, 16)) - Number(segments[2]!.slice(0, 16));
+    assert.deepEqual(
+      await receive(broker, 't', 200 - lost),
+      bodies.filter((_, i) => i < Number(segments[2]!.slice(0, 16)) || i >= Number(segments[3]!.slice(0, 16))),
+    );
+    assert.match(lines.join(''), new RegExp(`records are missing at the end of the file.* lost=${lost} `));
+  });
+
+  it('says what is damaged, and keeps what it moves aside', async () => {
+    const broker = start();
+    await publish(broker, 't', 'x');
+    await broker.close();
+    const topic = join(folder, 'topics', folderOfTopic('t'));
+    rmSync(join(topic, '1'), { recursive: true });
+    writeFileSync(join(topic, '1'), 'not a folder');
+    writeFileSync(join(folder, 'topics', '.DS_Store'), '');
+    const { findings } = checkHome(folder);
+    assert.ok(findings.some(({ severity, path }) => severity === 'unusable' && path.endsWith('1')));
+    assert.match((await publish(start(), 't', 'y'))!, /cannot be used: .*mizzen broker check.*repair/);
+    await open[open.length - 1]!.close();
+    const done = await repairHome(folder, silentLogger);
+    assert.equal(done.length, 2);
+    assert.ok(existsSync(join(folder, 'damaged')));
+    assert.equal(await publish(start(), 't', 'y'), undefined);
+  });
+});
