@@ -101,7 +101,7 @@ describe('contradictions', () => {
       mesh.apply(
         istio('VirtualService', 'shop', '  hosts: [shop]\n  http:\n  - match: [{ uri: { regex: "/(?=a)b" } }]\n    route: [{ destination: { host: shop } }]\n'),
       ),
-      /test\.yaml:7:\d+: spec\.http\[0\]\.match\[0\]\.uri\.regex: "\/\(\?=a\)b" is no RE2 regular expression/,
+      /test\.yaml:7:\d+: spec\.http\[0\]\.match\[0\]\.uri\.regex: "\/\(\?=a\)b" is not a valid RE2 expression/,
     );
     await works();
   });

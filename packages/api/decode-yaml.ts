@@ -1,5 +1,6 @@
 import { messageOf, type Origin } from '@mizzen/common';
-import { type Document, isMap, isNode, isSeq, LineCounter, type Node, parseAllDocuments } from 'yaml';
+import { parseYamlDocuments, type YamlDocument } from '@mizzen/common/bounded-yaml';
+import { type Document, isMap, isNode, isSeq, LineCounter, type Node } from 'yaml';
 import { decodeObject } from './decode-object.ts';
 import type { Problem, SourcedResource } from './resource.ts';
 import { isPlainObject } from './validate.ts';
@@ -13,60 +14,27 @@ export interface DecodedFile {
   readonly problems: readonly Problem[];
 }
 
-export const yamlLimits = {
-  /** A larger file is refused unread. */
-  maxBytes: 8 * 1024 * 1024,
-  /** Aliases that one document may expand to ("billion laughs"). */
-  maxAliases: 100,
-  /** Deepest nesting of maps and lists. */
-  maxDepth: 100,
-  maxDocuments: 10_000,
-} as const;
-
 export interface DecodeOptions {
   /** Given to namespaced resources that name none. */
   readonly defaultNamespace?: string;
 }
 
 export function decodeYaml(text: string, fileName: string, options: DecodeOptions = {}): DecodedFile {
-  if (Buffer.byteLength(text) > yamlLimits.maxBytes) return refused(`the file is larger than ${yamlLimits.maxBytes / 1024 / 1024} MiB`);
-  const depth = nestingDepth(text);
-  if (depth > yamlLimits.maxDepth) return refused(`brackets are nested ${depth} deep; at most ${yamlLimits.maxDepth} are allowed`);
   const lineCounter = new LineCounter();
-  let documents: Document[];
+  let documents: YamlDocument[];
   try {
-    const parsed = parseAllDocuments(text, { lineCounter, prettyErrors: false, uniqueKeys: true, merge: true });
-    documents = Array.isArray(parsed) ? parsed : [];
+    documents = parseYamlDocuments(text, lineCounter);
   } catch (error) {
-    return refused(error instanceof RangeError ? 'the document is nested too deeply' : messageOf(error));
+    return { resources: [], problems: [{ code: 'invalid-yaml', path: '', message: messageOf(error), line: 1, column: 1 }] };
   }
-  if (documents.length > yamlLimits.maxDocuments) return refused(`the file holds more than ${yamlLimits.maxDocuments} documents`);
-
   const resources: SourcedResource[] = [];
   const problems: Problem[] = [];
   for (const document of documents) decodeDocument(document, lineCounter, fileName, options, resources, problems);
   return { resources, problems };
 }
 
-function refused(message: string): DecodedFile {
-  return { resources: [], problems: [{ code: 'invalid-yaml', path: '', message, line: 1, column: 1 }] };
-}
-
-/** Upper bound of flow nesting ([[[[...); block nesting is bounded by indentation and so by the file's size. Strings are counted too, which only errs high. */
-function nestingDepth(text: string): number {
-  let depth = 0;
-  let deepest = 0;
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    if (code === 0x5b || code === 0x7b) deepest = Math.max(deepest, ++depth);
-    else if ((code === 0x5d || code === 0x7d) && depth > 0) depth--;
-    else if (code === 0x0a && depth > 0 && text.startsWith('---', i + 1)) depth = 0;
-  }
-  return deepest;
-}
-
 function decodeDocument(
-  document: Document,
+  parsed: YamlDocument,
   lineCounter: LineCounter,
   fileName: string,
   options: DecodeOptions,
@@ -78,14 +46,14 @@ function decodeDocument(
     const { line, col } = lineCounter.linePos(offset);
     return { line, column: col };
   };
-  if (document.errors.length > 0) {
-    for (const error of document.errors.slice(0, 5))
-      problems.push({ code: 'invalid-yaml', path: '', message: error.message.split('\n')[0]!, ...at(error.pos[0]) });
+  const { document } = parsed;
+  if (parsed.problems.length > 0) {
+    for (const { message, offset } of parsed.problems) problems.push({ code: 'invalid-yaml', path: '', message, ...at(offset) });
     return;
   }
   let value: unknown;
   try {
-    value = document.toJS({ maxAliasCount: yamlLimits.maxAliases });
+    value = parsed.toJS();
   } catch (error) {
     problems.push({ code: 'invalid-yaml', path: '', message: messageOf(error), ...at(document.contents?.range?.[0]) });
     return;

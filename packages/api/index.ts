@@ -1,6 +1,8 @@
 /** Resource kinds: their schemas, types and decoding with positions. */
+
+export { yamlLimits } from '@mizzen/common/bounded-yaml';
 export { type DecodedObject, decodeObject } from './decode-object.ts';
-export { type DecodedFile, decodeYaml, describeProblem, yamlLimits } from './decode-yaml.ts';
+export { type DecodedFile, decodeYaml, describeProblem } from './decode-yaml.ts';
 export {
   type Column,
   explainUnknownKind,

@@ -2,9 +2,9 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
+import { parseYaml } from '@mizzen/common/bounded-yaml';
 import { homeFiles } from '@mizzen/control';
 import { checkProxyConfig, startProxy } from '@mizzen/proxy';
-import { parse } from 'yaml';
 import { controlAccess, homeOf, knownTrustDomain } from '../home.ts';
 import { exitWithParent, onStopSignal } from '../process-life.ts';
 import { ownToken } from '../service-account-token.ts';
@@ -56,7 +56,7 @@ export async function agent(options: AgentOptions): Promise<void> {
 
 function readEntries(file: string): unknown {
   try {
-    return (parse(readFileSync(file, 'utf8'), { maxAliasCount: 0 }) as { readonly entries?: unknown } | null)?.entries;
+    return (parseYaml(readFileSync(file, 'utf8')) as { readonly entries?: unknown } | null)?.entries;
   } catch (error) {
     throw new MizzenError('unreadable-file', messageOf(error).split('\n')[0]!, file);
   }

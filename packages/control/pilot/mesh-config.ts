@@ -1,6 +1,6 @@
 import { isPlainObject, type LocalityLbSpec, localityProblems, type ZoneAwareLbSpec } from '@mizzen/api';
 import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
-import { parseDocument } from 'yaml';
+import { parseYaml } from '@mizzen/common/bounded-yaml';
 import type { CaCertificate } from '../citadel/trust-bundles.ts';
 import type { StoredResource } from '../galley/config-store.ts';
 import { type ExtensionProviders, readProviders, type Wrong } from './extension-providers.ts';
@@ -60,9 +60,7 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
   if (typeof text !== 'string') throw wrong('data.mesh', 'must be text in YAML');
   let value: unknown;
   try {
-    const document = parseDocument(text);
-    if (document.errors[0]) throw document.errors[0];
-    value = document.toJS({ maxAliasCount: 100 }) ?? {};
+    value = parseYaml(text) ?? {};
   } catch (error) {
     throw wrong('YAML', messageOf(error).split('\n')[0]!);
   }

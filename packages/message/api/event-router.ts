@@ -1,16 +1,13 @@
-import { Environment } from '@marcbachmann/cel-js';
-import { messageOf } from '@mizzen/common';
 import type { Subscription } from '@mizzen/envoy-api';
+import { compileCel } from './bounded-cel.ts';
 import type { CloudEvent } from './cloud-events.ts';
-
-const environment = new Environment({ unlistedVariablesAreDyn: true });
 
 /** Chooses the path for an event: the first rule whose CEL expression over `event` is true, else the default. */
 export class EventRouter {
   readonly #rules: readonly { readonly matches: (event: CloudEvent) => boolean; readonly path: string }[];
   readonly #defaultPath: string;
 
-  /** Throws Error where a rule is no CEL expression. */
+  /** Throws Error where a rule is not a valid CEL expression. */
   constructor({ rules, defaultPath }: Pick<Subscription, 'rules' | 'defaultPath'>) {
     this.#rules = rules.map(({ match, path }) => ({ path, matches: compile(match) }));
     this.#defaultPath = defaultPath;
@@ -28,12 +25,7 @@ export class EventRouter {
 }
 
 function compile(expression: string): (event: CloudEvent) => boolean {
-  let evaluate: (context: Record<string, unknown>) => unknown;
-  try {
-    evaluate = environment.parse(expression) as never;
-  } catch (error) {
-    throw new Error(`${JSON.stringify(expression)} is no CEL expression: ${messageOf(error).split('\n')[0]}`);
-  }
+  const evaluate = compileCel(expression);
   // A field that an event does not have makes a rule that asks for it not match.
   return (event) => {
     try {

@@ -1,21 +1,13 @@
 import { MizzenError } from '@mizzen/common';
+import { compileRegex } from '@mizzen/common/linear-regex';
 import type { HeaderMatcher } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import type { StringMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
-import { RE2JS } from 're2js';
 import type { HeaderList } from '../message/header-list.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import type { HasMetadata } from './metadata-matcher.ts';
 
 /** Compiled forms of Envoy's string and header matchers: functions made once, when the configuration arrives. */
 export type TextTest = (text: string) => boolean;
-
-export function compileRegex(pattern: string): RE2JS {
-  try {
-    return RE2JS.compile(pattern);
-  } catch (error) {
-    throw new MizzenError('invalid-regex', `${JSON.stringify(pattern)} is no RE2 regular expression: ${error instanceof Error ? error.message : ''}`);
-  }
-}
 
 /** Envoy's regexes match the whole text. */
 export function regexTest(pattern: string): TextTest {

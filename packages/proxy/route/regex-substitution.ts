@@ -1,6 +1,6 @@
+import { compileRegex } from '@mizzen/common/linear-regex';
 import type { RegexMatchAndSubstitute } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/regex_pb.js';
 import type { RE2JS } from 're2js';
-import { compileRegex } from './matchers.ts';
 
 /**
  * Replaces all that a regex matches in a text (envoy regex.proto `RegexMatchAndSubstitute`): in the substitution `\1` is what the first group

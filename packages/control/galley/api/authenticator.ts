@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import type { TLSSocket } from 'node:tls';
 import { isPlainObject } from '@mizzen/api';
 import { MizzenError, messageOf } from '@mizzen/common';
-import { parse } from 'yaml';
+import { parseYaml } from '@mizzen/common/bounded-yaml';
 import { parseSpiffeUri, spiffeUri } from '../../citadel/spiffe-identity.ts';
 import { uriNamesOf } from '../../citadel/subject-alt-names.ts';
 import { ApiError } from '../api-error.ts';
@@ -84,7 +84,7 @@ export class Authenticator {
     const text = isPlainObject(stored?.resource['data']) ? stored.resource['data']['bindings'] : undefined;
     if (typeof text !== 'string') return [];
     try {
-      const list: unknown = parse(text, { maxAliasCount: 100 });
+      const list: unknown = parseYaml(text);
       return (Array.isArray(list) ? list : []).filter(isPlainObject).map(({ subject, role, namespaces }) => ({
         subject: String(subject),
         role: readRole(String(role)),

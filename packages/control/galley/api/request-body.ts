@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import { parse } from 'yaml';
+import { parseYaml } from '@mizzen/common/bounded-yaml';
 import { ApiError, badRequest } from '../api-error.ts';
 
 /** Larger bodies are refused: Kubernetes' own limit is 3 MiB. */
@@ -22,7 +22,7 @@ export async function readBody(request: IncomingMessage): Promise<unknown> {
   const type = (request.headers['content-type'] ?? 'application/json').split(';')[0]!.trim().toLowerCase();
   try {
     if (type.endsWith('json')) return JSON.parse(text);
-    if (type.endsWith('yaml')) return parse(text, { maxAliasCount: 100 });
+    if (type.endsWith('yaml')) return parseYaml(text);
   } catch (error) {
     throw badRequest(`the body is no valid ${type}: ${error instanceof Error ? error.message.split('\n')[0] : ''}`);
   }

@@ -1,6 +1,7 @@
 import type { Any } from '@bufbuild/protobuf/wkt';
 import type { ApiPoliciesSpec, ApiSpec, FilterReferenceSpec, JwtProviderSpec, LoginSpec, RateLimitSpec, SecretKeySpec } from '@mizzen/api';
 import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
+import { parseYaml } from '@mizzen/common/bounded-yaml';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import {
   AuthenticationPerRouteSchema,
@@ -17,7 +18,6 @@ import {
   ValidationPerRouteSchema,
 } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { OpenApiDocument, readTranscodedMethods } from '@mizzen/gateway';
-import { parse } from 'yaml';
 import type { Configured } from '../snapshot.ts';
 import type { DocumentReader } from './documents.ts';
 
@@ -185,7 +185,7 @@ function openApiOf(api: Configured<ApiSpec>, documents: DocumentReader): string 
   if (openapi?.inline) return JSON.stringify(openapi.inline);
   const text = documents.read(openapi!, api.namespace, api.originFile).toString('utf8');
   try {
-    return JSON.stringify(text.trimStart().startsWith('{') ? JSON.parse(text) : parse(text, { maxAliasCount: 100 }));
+    return JSON.stringify(text.trimStart().startsWith('{') ? JSON.parse(text) : parseYaml(text));
   } catch (error) {
     throw new MizzenError('invalid-openapi', `spec.openapi: the document is neither JSON nor YAML: ${messageOf(error).split('\n')[0]}`);
   }

@@ -2,6 +2,7 @@ import { createRegistry, type DescMessage, fromJson, type JsonValue, type Messag
 import { StructSchema } from '@bufbuild/protobuf/wkt';
 import { isPlainObject } from '@mizzen/api';
 import { messageOf } from '@mizzen/common';
+import { compileRegex } from '@mizzen/common/linear-regex';
 import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { FilterChainSchema, FilterSchema, ListenerFilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
@@ -9,7 +10,6 @@ import { RouteSchema, VirtualHostSchema } from '@mizzen/envoy-api/gen/envoy/conf
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { HttpFilterSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { knownMessages } from '@mizzen/envoy-api/known-messages';
-import { RE2JS } from 're2js';
 import { gatewayNameLabel } from '../gateway-api/listeners.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
@@ -138,7 +138,7 @@ const istioVersion = '1.32.0';
 function versionFits(pattern: string, view: ProxyView): boolean {
   const version = view.metadata['ISTIO_VERSION'];
   try {
-    return RE2JS.compile(pattern)
+    return compileRegex(pattern)
       .matcher(typeof version === 'string' ? version : istioVersion)
       .find();
   } catch {
