@@ -32,6 +32,9 @@ export interface AppChannel {
   ): void;
 }
 
+/** The path of a gRPC handler that was declared without one; it is sent as ''. */
+export const emptyPath = '\0';
+
 export const success: DeliveryOutcome = { status: 'SUCCESS', reason: '' };
 export const retry = (reason: string): DeliveryOutcome => ({ status: 'RETRY', reason });
 export const drop = (reason: string): DeliveryOutcome => ({ status: 'DROP', reason });

@@ -32,7 +32,7 @@ export function wrap(wrapping: Wrapping): Buffer {
   if (isCloudEventType(contentType)) {
     const event = parseEvent(body);
     return Buffer.from(
-      JSON.stringify({ ...event, ...overrides(metadata), topic, pubsubname: pubsub, ...trace(String(event['traceparent'] ?? traceparent), tracestate) }),
+      JSON.stringify({ ...event, ...overrides(metadata), topic, pubsubname: pubsub, ...trace(textOf(event['traceparent']) || traceparent, tracestate) }),
     );
   }
   const type = mediaTypeOf(contentType);
@@ -152,12 +152,15 @@ export function readEvent(
   return { event, json: Buffer.from(JSON.stringify(event)) };
 }
 
+/** A field of an event as text; '' for what has no text of its own, such as an object. */
+export function textOf(value: unknown): string {
+  return typeof value === 'string' ? value : typeof value === 'number' || typeof value === 'boolean' ? String(value) : '';
+}
+
 /** The event's data as bytes. */
 export function dataOf(event: CloudEvent): Buffer {
   if (typeof event['data_base64'] === 'string') return Buffer.from(event['data_base64'], 'base64');
   const data = event['data'];
   if (data === undefined) return Buffer.alloc(0);
-  return typeof data === 'string' && !jsonType.test(mediaTypeOf(String(event['datacontenttype'] ?? '')))
-    ? Buffer.from(data)
-    : Buffer.from(JSON.stringify(data));
+  return typeof data === 'string' && !jsonType.test(mediaTypeOf(textOf(event['datacontenttype']))) ? Buffer.from(data) : Buffer.from(JSON.stringify(data));
 }

@@ -13,9 +13,10 @@ import type {
 } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/pubsub_pb.js';
 import type { AppChannel, DeliveryOutcome } from './app-channel.ts';
 import { retry } from './app-channel.ts';
+import { textOf } from './cloud-events.ts';
 import type { DaprHttpApi } from './dapr-http.ts';
 import { outcomeOf, topicEvent } from './grpc-app-channel.ts';
-import type { MessageRuntime, Publication, PublishProblem } from './message-runtime.ts';
+import type { MessageRuntime, Publication, PublishProblem, StreamEnd } from './message-runtime.ts';
 
 const codes: Readonly<Record<number, Code>> = { 400: Code.InvalidArgument, 403: Code.PermissionDenied, 404: Code.NotFound };
 
@@ -64,6 +65,7 @@ function daprService(runtime: MessageRuntime, http: DaprHttpApi): Partial<Servic
     );
     const first = problems.find((problem) => problem !== undefined);
     if (first !== undefined && (first.status === 403 || first.status === 404)) throw failed(first);
+    if (first !== undefined && problems.every((problem) => problem?.status === 400)) throw failed(first);
     return { failedEntries: entries.flatMap(({ entryId }, i) => (problems[i] === undefined ? [] : [{ entryId, error: problems[i].message }])) };
   };
   const traceOf = (headers: Headers) => ({ traceparent: headers.get('traceparent') ?? '', tracestate: headers.get('tracestate') ?? '' });
@@ -128,7 +130,7 @@ async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<Subscr
   const open = new Map<string, (outcome: DeliveryOutcome) => void>();
   const channel: AppChannel = {
     deliver(event, timeoutMs, done) {
-      const id = String(event.event['id'] ?? '');
+      const id = textOf(event.event['id']);
       const timer = setTimeout(() => settle(id, retry(`the stream has not said within ${timeoutMs} ms what became of it`)), timeoutMs);
       // An event of the same id that is still open has been given up by its broker.
       open.get(id)?.(retry('it was delivered again'));
@@ -156,7 +158,11 @@ async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<Subscr
     metadata,
     type: 'STREAMING',
   };
-  const subscriber = await runtime.subscribe(subscription, channel);
+  let ended: StreamEnd | undefined;
+  const subscriber = await runtime.subscribeStream(subscription, channel, (reason) => {
+    ended = reason;
+    answers.close();
+  });
   if (typeof subscriber === 'string') throw new ConnectError(subscriber, subscriber.includes('not allowed') ? Code.PermissionDenied : Code.NotFound);
   answers.push({ subscribeTopicEventsResponseType: { case: 'initialResponse', value: {} } });
   const reading = (async () => {
@@ -169,6 +175,8 @@ async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<Subscr
   signal.addEventListener('abort', () => answers.close());
   try {
     yield* answers;
+    // Unavailable is what clients retry.
+    if (ended !== undefined) throw new ConnectError(ended.message, ended.isDenied ? Code.PermissionDenied : Code.Unavailable);
   } finally {
     answers.close();
     await subscriber.close();

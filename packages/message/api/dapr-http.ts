@@ -125,7 +125,8 @@ export class DaprHttpApi implements LocalService {
           const first = problems.find((problem) => problem !== undefined)!;
           // Refused as a whole, it is one answer; failed in part, it is a list.
           if (first.status === 403 || first.status === 404) return this.#problem(exchange, first);
-          this.#answer(exchange, 500, { errorCode: first.code, failedEntries: failed });
+          const isInvalid = problems.every((problem) => problem === undefined || problem.status === 400);
+          this.#answer(exchange, isInvalid ? 400 : 500, { errorCode: first.code, failedEntries: failed });
         },
       );
     });

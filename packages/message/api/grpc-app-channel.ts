@@ -12,8 +12,8 @@ import {
 } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/appcallback_pb.js';
 import type { Cluster } from '@mizzen/proxy/upstream/cluster';
 import { unaryCall } from '@mizzen/proxy/upstream/unary-call';
-import { type AppChannel, type DeliveredEvent, type DeliveryOutcome, drop, retry, success } from './app-channel.ts';
-import { type CloudEvent, dataOf } from './cloud-events.ts';
+import { type AppChannel, type DeliveredEvent, type DeliveryOutcome, drop, emptyPath, retry, success } from './app-channel.ts';
+import { type CloudEvent, dataOf, textOf } from './cloud-events.ts';
 
 const service = 'dapr.proto.runtime.v1.AppCallback';
 const unimplemented = 12;
@@ -32,8 +32,13 @@ export class GrpcAppChannel implements AppChannel {
     if (cluster === undefined) return done(retry('there is no way to the application'));
     unaryCall(cluster, 'app', `${service}/OnTopicEvent`, toBinary(TopicEventRequestSchema, topicEvent(event)), timeoutMs, (result) => {
       if (result.message === undefined)
-        return done(result.status === unimplemented ? drop('the application has no OnTopicEvent') : retry(`gRPC status ${result.status}: ${result.detail}`));
-      done(outcomeOf(fromBinary(TopicEventResponseSchema, result.message).status));
+        // Dapr drops the message where there is no handler. It is kept: a new version of the application may have one.
+        return done(
+          retry(
+            result.status === unimplemented ? `no handler for this path (UNIMPLEMENTED): ${result.detail}` : `gRPC status ${result.status}: ${result.detail}`,
+          ),
+        );
+      done(outcomeOfMessage(result.message));
     });
   }
 
@@ -53,18 +58,18 @@ export class GrpcAppChannel implements AppChannel {
       topic,
       pubsubName: pubsub,
       type: 'com.dapr.event.sent.bulk',
-      path,
+      path: path === emptyPath ? '' : path,
       entries: events.map(({ entryId, event }) => ({
         entryId,
         contentType: 'application/cloudevents+json',
         event: {
           case: 'cloudEvent' as const,
           value: {
-            id: String(event['id'] ?? ''),
-            source: String(event['source'] ?? ''),
-            type: String(event['type'] ?? ''),
-            specVersion: String(event['specversion'] ?? ''),
-            dataContentType: String(event['datacontenttype'] ?? ''),
+            id: textOf(event['id']),
+            source: textOf(event['source']),
+            type: textOf(event['type']),
+            specVersion: textOf(event['specversion']),
+            dataContentType: textOf(event['datacontenttype']),
             data: dataOf(event),
             extensions: extensionsOf(event),
           },
@@ -93,8 +98,8 @@ export class GrpcAppChannel implements AppChannel {
               pubsubname: pubsubName,
               topic,
               rules: (routes?.rules ?? []).filter(({ match }) => match !== ''),
-              // The path is told in the request: without one there still is a handler.
-              defaultPath: routes?.default || routes?.rules.find(({ match }) => match === '')?.path || '/',
+              // Without a route there still is a handler: its path is empty.
+              defaultPath: routes?.default || routes?.rules.find(({ match }) => match === '')?.path || emptyPath,
               deadLetterTopic,
               bulk: bulkSubscribe?.enabled
                 ? { maxMessagesCount: bulkSubscribe.maxMessagesCount || 100, maxAwaitDurationMs: bulkSubscribe.maxAwaitDurationMs || 1_000 }
@@ -111,15 +116,15 @@ export class GrpcAppChannel implements AppChannel {
 
 export function topicEvent({ path, pubsub, topic, event }: DeliveredEvent): TopicEventRequest {
   return create(TopicEventRequestSchema, {
-    id: String(event['id'] ?? ''),
-    source: String(event['source'] ?? ''),
-    type: String(event['type'] ?? ''),
-    specVersion: String(event['specversion'] ?? '1.0'),
-    dataContentType: String(event['datacontenttype'] ?? ''),
+    id: textOf(event['id']),
+    source: textOf(event['source']),
+    type: textOf(event['type']),
+    specVersion: textOf(event['specversion']) || '1.0',
+    dataContentType: textOf(event['datacontenttype']),
     data: dataOf(event),
     topic,
     pubsubName: pubsub,
-    path,
+    path: path === emptyPath ? '' : path,
     extensions: extensionsOf(event),
   });
 }
@@ -130,4 +135,12 @@ function extensionsOf(event: CloudEvent): JsonObject {
 
 export function outcomeOf(status: Status): DeliveryOutcome {
   return status === Status.SUCCESS ? success : status === Status.DROP ? drop('the application asked for it') : retry('the application asked for it');
+}
+
+function outcomeOfMessage(message: Uint8Array): DeliveryOutcome {
+  try {
+    return outcomeOf(fromBinary(TopicEventResponseSchema, message).status);
+  } catch {
+    return retry('the response is not a TopicEventResponse');
+  }
 }

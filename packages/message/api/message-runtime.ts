@@ -5,6 +5,7 @@ import type { Cluster } from '@mizzen/proxy/upstream/cluster';
 import type { BrokerDriver, OutgoingMessage } from '../brokers/driver.ts';
 import { EmbeddedDriver } from '../brokers/embedded.ts';
 import { makeDriver } from '../brokers/make-driver.ts';
+import { maxRecordBytes } from '../log/record.ts';
 import { refusalOf } from '../policy/topic-access.ts';
 import type { AppChannel } from './app-channel.ts';
 import { InvalidEvent, wrap } from './cloud-events.ts';
@@ -47,6 +48,19 @@ export interface PublishProblem {
   readonly message: string;
 }
 
+/** A subscription that lasts as long as a caller's stream. */
+interface Stream {
+  readonly subscription: Subscription;
+  readonly key: string;
+  readonly end: (reason: StreamEnd) => void;
+}
+
+/** `denied`: access has been withdrawn. Otherwise what the stream depends on has changed, and the caller opens it again. */
+export interface StreamEnd {
+  readonly isDenied: boolean;
+  readonly message: string;
+}
+
 interface Opened {
   readonly component: PubSubComponent;
   readonly key: string;
@@ -56,14 +70,25 @@ interface Opened {
 }
 
 const lagEveryMs = 5_000;
+/** A handler that runs when its subscriber closes may end within this time. */
+export const maxDrainMs = 10_000;
 export const publisherHeader = 'x-mizzen-publisher';
 const maxTopicLength = 200;
+/** Of a partition key. */
+export const maxKeyBytes = 4 * 1024;
+/** Of the headers that travel with a message, as JSON. */
+export const maxHeaderBytes = 64 * 1024;
+/** Headers of fewer characters are not measured. */
+const usualHeaderChars = 1_000;
+/** Of a message's body in its envelope. */
+export const maxMessageBytes = maxRecordBytes - maxKeyBytes - maxHeaderBytes - 1024;
 
 /** The message mesh in one sidecar: components, what the application publishes, and what it has subscribed to. */
 export class MessageRuntime {
   readonly #options: RuntimeOptions;
   readonly #components: Map<string, Opened>;
   readonly #subscribers: Map<string, { readonly subscriber: Subscriber; readonly key: string }>;
+  readonly #streams: Set<Stream>;
   readonly #lagTimer: NodeJS.Timeout;
   #config: MessagingConfig;
   #isConfigured: boolean;
@@ -75,6 +100,7 @@ export class MessageRuntime {
     this.#options = options;
     this.#components = new Map();
     this.#subscribers = new Map();
+    this.#streams = new Set();
     this.#config = { ...noMessaging, appId: options.appId };
     this.#isConfigured = false;
     this.#programmatic = [];
@@ -163,6 +189,8 @@ export class MessageRuntime {
     }
     if (topic === '' || topic.length > maxTopicLength)
       return all({ status: 404, code: 'ERR_PUBSUB_TOPIC_EMPTY', message: `a topic has a name of 1 to ${maxTopicLength} characters` }, 'invalid');
+    const nameProblem = opened.ready?.topicProblem?.(topic);
+    if (nameProblem !== undefined) return all({ status: 400, code: 'ERR_PUBSUB_TOPIC_NAME', message: nameProblem }, 'invalid');
     const refusal = refusalOf(
       { operation: 'PUBLISH', pubsub, topic, appId: this.appId, principal: this.#options.identity },
       opened.component,
@@ -178,9 +206,9 @@ export class MessageRuntime {
         messages.push(this.#messageOf(publication));
         positions.push(i);
       } catch (error) {
-        if (!(error instanceof InvalidEvent)) throw error;
+        // Whatever a message causes is its own problem: the others are published.
         this.#options.metrics.published(pubsub, topic, 'invalid', 1);
-        problems[i] = { status: 400, code: 'ERR_PUBSUB_CLOUD_EVENTS_SER', message: error.message };
+        problems[i] = { status: error instanceof InvalidEvent ? 400 : 500, code: 'ERR_PUBSUB_CLOUD_EVENTS_SER', message: messageOf(error) };
       }
     }
     if (messages.length === 0) return done(publications.map((_, i) => problems[i]));
@@ -208,7 +236,12 @@ export class MessageRuntime {
   #messageOf({ pubsub, topic, contentType, body, metadata, traceparent, tracestate, json }: Publication): OutgoingMessage {
     const isRaw = metadata['rawPayload'] === 'true';
     const headers: Record<string, string> = {};
-    for (const [name, value] of Object.entries(metadata)) if (name.startsWith('x-') && !name.startsWith('x-mizzen-')) headers[name] = value;
+    let headerChars = traceparent.length + contentType.length;
+    for (const [name, value] of Object.entries(metadata)) {
+      if (!name.startsWith('x-') || name.startsWith('x-mizzen-')) continue;
+      headers[name] = value;
+      headerChars += name.length + value.length;
+    }
     if (traceparent !== '') headers['traceparent'] = traceparent;
     if (isRaw && contentType !== '') headers['content-type'] = contentType;
     // Last: nobody else says who has published.
@@ -218,8 +251,12 @@ export class MessageRuntime {
         ? body
         : Buffer.from(json)
       : wrap({ contentType, body, source: this.appId, pubsub, topic, traceparent, tracestate, metadata, json });
+    const key = metadata['partitionKey'] ?? metadata['key'] ?? metadata['orderingKey'] ?? '';
+    checkSize('partitionKey', Buffer.byteLength(key), maxKeyBytes);
+    if (headerChars > usualHeaderChars) checkSize('the headers of a message', Buffer.byteLength(JSON.stringify(headers)), maxHeaderBytes);
+    checkSize('a message', content.length, maxMessageBytes);
     return {
-      key: metadata['partitionKey'] ?? metadata['key'] ?? metadata['orderingKey'] ?? '',
+      key,
       headers,
       body: content,
       delayMs: secondsOf(metadata['delayInSeconds'], 'delayInSeconds'),
@@ -243,11 +280,13 @@ export class MessageRuntime {
     for (const subscription of [...this.#programmatic, ...this.#config.subscriptions])
       wanted.set(`${subscription.pubsubname}/${subscription.topic}`, subscription);
     const { channel } = this.#options;
+    this.#endStreams();
     for (const [name, { subscriber, key }] of this.#subscribers) {
       const subscription = wanted.get(name);
       if (subscription !== undefined && this.#subscriberKey(subscription) === key) continue;
       this.#subscribers.delete(name);
-      await subscriber.close();
+      // What it has handed to the application is finished first; access that was withdrawn ends at once.
+      await subscriber.close(subscription !== undefined && this.#subscribeRefusal(subscription) === undefined ? maxDrainMs : 0);
     }
     if (channel === undefined) return;
     for (const [name, subscription] of wanted) {
@@ -260,23 +299,60 @@ export class MessageRuntime {
     }
   }
 
+  /** Streams whose access or Component has changed end with a status that says which. */
+  #endStreams(): void {
+    for (const stream of [...this.#streams]) {
+      const { subscription, key, end } = stream;
+      const refusal = this.#subscribeRefusal(subscription);
+      if (refusal === undefined && this.#subscriberKey(subscription) === key) continue;
+      this.#streams.delete(stream);
+      end(
+        refusal === undefined
+          ? { isDenied: false, message: `the configuration of pubsub ${subscription.pubsubname} has changed: subscribe again` }
+          : { isDenied: true, message: `topic ${subscription.topic} is not allowed for app ${this.appId}: ${refusal}` },
+      );
+    }
+  }
+
+  /** As `subscribe`, for a stream: `onEnded` is called when access is withdrawn, or what the stream depends on has changed. */
+  async subscribeStream(subscription: Subscription, channel: AppChannel, onEnded: (reason: StreamEnd) => void): Promise<{ close(): Promise<void> } | string> {
+    const stream: Stream = { subscription, key: this.#subscriberKey(subscription), end: onEnded };
+    const subscriber = await this.subscribe(subscription, channel);
+    if (typeof subscriber === 'string') return subscriber;
+    this.#streams.add(stream);
+    // The configuration may have changed meanwhile.
+    this.#endStreams();
+    return {
+      close: async () => {
+        this.#streams.delete(stream);
+        await subscriber.close(0);
+      },
+    };
+  }
+
+  /** undefined: this workload may subscribe. A Component that is gone is not a refusal. */
+  #subscribeRefusal({ pubsubname: pubsub, topic }: Subscription): string | undefined {
+    const component = this.#components.get(pubsub)?.component;
+    if (component === undefined) return undefined;
+    return refusalOf({ operation: 'SUBSCRIBE', pubsub, topic, appId: this.appId, principal: this.#options.identity }, component, this.#config.topicPolicies);
+  }
+
   /** Subscribes; what cannot be is said by a text. */
   async subscribe(subscription: Subscription, channel: AppChannel): Promise<Subscriber | string> {
     const { pubsubname: pubsub, topic } = subscription;
     const opened = this.#components.get(pubsub);
     if (opened === undefined) return `there is no pubsub ${JSON.stringify(pubsub)} for this workload`;
-    const refusal = refusalOf(
-      { operation: 'SUBSCRIBE', pubsub, topic, appId: this.appId, principal: this.#options.identity },
-      opened.component,
-      this.#config.topicPolicies,
-    );
+    const refusal = this.#subscribeRefusal(subscription);
     if (refusal !== undefined) {
       this.#options.metrics.published(pubsub, topic, 'subscription_refused', 1);
       return `topic ${topic} is not allowed for app ${this.appId}: ${refusal}`;
     }
+    const loops = subscription.deadLetterTopic === topic;
+    if (loops)
+      this.#options.logger.error('a dead letter topic is the topic itself, which would loop: failed messages stay and are tried again', { pubsub, topic });
     try {
       const subscriber = new Subscriber({
-        subscription,
+        subscription: loops ? { ...subscription, deadLetterTopic: '' } : subscription,
         group: subscription.metadata['consumerID'] ?? this.appId,
         driver: await opened.driver,
         channel,
@@ -287,6 +363,13 @@ export class MessageRuntime {
         },
         resiliency: this.#config.resiliency[pubsub],
         deadLetter: (delivery, reason, done) => {
+          // What the mesh publishes for a workload is published by that workload.
+          const denied = refusalOf(
+            { operation: 'PUBLISH', pubsub, topic: subscription.deadLetterTopic, appId: this.appId, principal: this.#options.identity },
+            opened.component,
+            this.#config.topicPolicies,
+          );
+          if (denied !== undefined) return done(`topic ${subscription.deadLetterTopic} is not allowed for app ${this.appId}: ${denied}`);
           const message: OutgoingMessage = {
             key: delivery.key,
             headers: {
@@ -332,7 +415,7 @@ export class MessageRuntime {
       this.#components.get(pubsubname)?.key,
       this.#config.resiliency[pubsubname],
       this.#canariesOf(subscription),
-      this.#config.topicPolicies,
+      this.#subscribeRefusal(subscription) !== undefined,
     ]);
   }
 
@@ -344,18 +427,24 @@ export class MessageRuntime {
     }
   }
 
-  /** Nothing more is taken; what the application is working on may end within `drainMs`. */
+  /** Nothing more is taken; what the application is working on may end within `maxDrainMs`. */
   async close(): Promise<void> {
     this.#isClosed = true;
     clearInterval(this.#lagTimer);
     await this.#updating;
-    await Promise.all([...this.#subscribers.values()].map(({ subscriber }) => subscriber.close()));
+    for (const { end } of this.#streams) end({ isDenied: false, message: 'the sidecar is shutting down' });
+    this.#streams.clear();
+    await Promise.all([...this.#subscribers.values()].map(({ subscriber }) => subscriber.close(maxDrainMs)));
     await Promise.all([...this.#components.values()].map(({ driver }) => driver.then((made) => made.close()).catch(() => {})));
   }
 }
 
 function keyOf({ name, type, metadata }: PubSubComponent): string {
   return JSON.stringify([name, type, metadata]);
+}
+
+function checkSize(what: string, bytes: number, max: number): void {
+  if (bytes > max) throw new InvalidEvent(`${what} may have ${max} bytes, not ${bytes}`);
 }
 
 function secondsOf(text: string | undefined, name: string): number {

@@ -1,4 +1,4 @@
-import type { Logger } from '@mizzen/common';
+import { type Logger, messageOf } from '@mizzen/common';
 import type { CanaryRoute, ResiliencyPolicy, Subscription } from '@mizzen/envoy-api';
 import type { BrokerDriver, BrokerSubscription, Delivery } from '../brokers/driver.ts';
 import type { AppChannel, DeliveredEvent, DeliveryOutcome } from './app-channel.ts';
@@ -26,6 +26,9 @@ const defaultTimeoutMs = 60_000;
 const defaultMaxInFlight = 100;
 const firstPauseMs = 100;
 const longestPauseMs = 30_000;
+/** A message that comes while this replica closes is given to another one after so long. */
+const drainPauseMs = 200;
+const reportEveryMs = 10_000;
 
 /** A message on its way to the application. */
 interface Job {
@@ -49,6 +52,12 @@ export class Subscriber {
   readonly #bulk: Job[];
   #bulkTimer: NodeJS.Timeout | undefined;
   #opening: Promise<BrokerSubscription> | undefined;
+  /** When a failing message was last named in the log. */
+  #reportedAtMs: number;
+  /** Handlers that run. */
+  #running: number;
+  #isDraining: boolean;
+  #drained: () => void;
   #isClosed: boolean;
 
   /** Throws Error for rules that are no CEL. */
@@ -62,6 +71,10 @@ export class Subscriber {
     this.#bulk = [];
     this.#bulkTimer = undefined;
     this.#opening = undefined;
+    this.#reportedAtMs = Number.NEGATIVE_INFINITY;
+    this.#running = 0;
+    this.#isDraining = false;
+    this.#drained = () => {};
     this.#isClosed = false;
   }
 
@@ -76,12 +89,34 @@ export class Subscriber {
     await this.#opening;
   }
 
-  async close(): Promise<void> {
-    this.#isClosed = true;
+  /** Takes nothing more; handlers that run may end within `drainMs`, and what waits goes back to the broker. */
+  async close(drainMs: number): Promise<void> {
+    this.#isDraining = true;
     for (const timer of this.#timers) clearTimeout(timer);
     clearTimeout(this.#bulkTimer);
-    const opened = await this.#opening?.catch(() => undefined);
+    if (drainMs > 0 && this.#running > 0) {
+      // A broker that is away is not waited for.
+      void this.#opening?.then((opened) => opened.retire?.()).catch(() => {});
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, drainMs);
+        this.#drained = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    this.#isClosed = true;
+    const opened = await Promise.race([
+      this.#opening?.catch(() => undefined),
+      new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), 1_000).unref()),
+    ]);
+    if (opened === undefined) void this.#opening?.then((late) => late.close()).catch(() => {});
     await opened?.close();
+  }
+
+  /** A handler has ended. */
+  #ended(): void {
+    if (--this.#running === 0 && this.#isDraining) this.#drained();
   }
 
   lag(): Promise<number | undefined> {
@@ -89,7 +124,7 @@ export class Subscriber {
   }
 
   #take(delivery: Delivery): void {
-    if (this.#isClosed) return delivery.nack(0);
+    if (this.#isDraining) return delivery.nack(drainPauseMs);
     const job: Job = { delivery, attempts: 0 };
     this.#options.metrics.inFlight(this.subscription, this.group, 1);
     if (this.subscription.bulk !== undefined) return this.#takeBulk(job);
@@ -102,18 +137,37 @@ export class Subscriber {
   }
 
   #try(job: Job): void {
-    if (this.#isClosed) return;
+    if (this.#isDraining) return;
     job.attempts++;
+    try {
+      this.#hand(job);
+    } catch (error) {
+      // One message ends alone.
+      this.#finish(job, { status: 'DROP', reason: `it cannot be handed to the application: ${messageOf(error)}` });
+    }
+  }
+
+  #hand(job: Job): void {
     const { delivery } = job;
     const event = this.#eventOf(delivery);
     const path = this.#router.pathFor(event.event);
     if (path === '') return this.#finish(job, { status: 'DROP', reason: 'no rule of the subscription matches it, and there is no default' });
     const startedAt = performance.now();
     const { channel, target } = this.#channelFor(delivery);
-    channel.deliver({ ...event, path }, this.#options.resiliency?.timeoutMs ?? defaultTimeoutMs, (outcome) => {
+    this.#running++;
+    let isOver = false;
+    const over = (outcome: DeliveryOutcome) => {
+      if (isOver) return;
+      isOver = true;
       this.#options.metrics.delivered(this.subscription, this.group, outcome.status, target, performance.now() - startedAt);
       this.#decide(job, outcome);
-    });
+      this.#ended();
+    };
+    try {
+      channel.deliver({ ...event, path }, this.#options.resiliency?.timeoutMs ?? defaultTimeoutMs, over);
+    } catch (error) {
+      over({ status: 'RETRY', reason: messageOf(error) });
+    }
   }
 
   #eventOf(delivery: Delivery): Omit<DeliveredEvent, 'path'> {
@@ -139,6 +193,9 @@ export class Subscriber {
   #decide(job: Job, outcome: DeliveryOutcome): void {
     if (this.#isClosed) return;
     if (outcome.status !== 'RETRY') return this.#finish(job, outcome);
+    // Another replica, or the next start, takes it from here.
+    if (this.#isDraining) return this.#leave(job);
+    if (job.attempts === 1) this.#reportRetry(job, outcome.reason);
     const { deadLetterTopic } = this.subscription;
     const policy = this.#options.resiliency?.retry;
     // As in Dapr: with a dead letter topic and no policy, the first failure is the last.
@@ -164,7 +221,16 @@ export class Subscriber {
     this.#deadLetter(job, outcome.reason);
   }
 
-  #deadLetter(job: Job, reason: string): void {
+  /** A message that fails is named once in a while, so that one that is retried for ever is seen. */
+  #reportRetry(job: Job, reason: string): void {
+    const now = performance.now();
+    if (now - this.#reportedAtMs < reportEveryMs) return;
+    this.#reportedAtMs = now;
+    const { pubsubname: pubsub, topic } = this.subscription;
+    this.#options.logger.warn(`a message was not accepted by the application: ${reason}`, { pubsub, topic, id: job.delivery.id });
+  }
+
+  #deadLetter(job: Job, reason: string, failures = 0): void {
     this.#options.deadLetter(job.delivery, reason, (problem) => {
       if (this.#isClosed) return;
       if (problem === undefined) {
@@ -174,7 +240,7 @@ export class Subscriber {
       }
       // It is not lost: it stays where it is until it can be put there.
       this.#options.logger.warn(`a dead letter could not be stored: ${problem}`, { topic: this.subscription.deadLetterTopic });
-      this.#later(1_000, () => this.#deadLetter(job, reason));
+      this.#later(Math.min(longestPauseMs, 1_000 * 2 ** Math.min(30, failures)), () => this.#deadLetter(job, reason, failures + 1));
     });
   }
 
@@ -200,7 +266,7 @@ export class Subscriber {
     if (key === '' || this.subscription.bulk !== undefined) return;
     const waiting = this.#byKey.get(key);
     const next = waiting?.shift();
-    if (next !== undefined) this.#try(next);
+    if (next !== undefined && !this.#isDraining) this.#try(next);
     else this.#byKey.delete(key);
   }
 
@@ -217,15 +283,16 @@ export class Subscriber {
   #takeBulk(job: Job): void {
     const { maxMessagesCount, maxAwaitDurationMs } = this.subscription.bulk!;
     this.#bulk.push(job);
-    if (this.#bulk.length >= maxMessagesCount) return this.#sendBulk();
-    this.#bulkTimer ??= setTimeout(() => this.#sendBulk(), maxAwaitDurationMs);
+    if (this.#isDraining) return;
+    if (this.#bulk.length >= Math.max(1, maxMessagesCount)) return this.#sendBulk();
+    this.#bulkTimer ??= setTimeout(() => this.#sendBulk(), Math.max(0, Math.min(60_000, maxAwaitDurationMs)));
   }
 
   #sendBulk(): void {
     clearTimeout(this.#bulkTimer);
     this.#bulkTimer = undefined;
-    const jobs = this.#bulk.splice(0, this.subscription.bulk!.maxMessagesCount);
-    if (jobs.length === 0 || this.#isClosed) return;
+    const jobs = this.#bulk.splice(0, Math.max(1, this.subscription.bulk!.maxMessagesCount));
+    if (jobs.length === 0 || this.#isDraining) return;
     if (this.#bulk.length > 0) this.#bulkTimer = setTimeout(() => this.#sendBulk(), 0);
     const byPath = new Map<string, { readonly job: Job; readonly event: DeliveredEvent & { readonly entryId: string } }[]>();
     for (const [i, job] of jobs.entries()) {

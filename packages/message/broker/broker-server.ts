@@ -20,6 +20,8 @@ export interface BrokerServerOptions {
 }
 
 const maxCredit = 10_000;
+/** A message that is given back comes again after this time at the latest. */
+const maxDelayMs = 7 * 24 * 3600 * 1000;
 const maxSubscriptions = 1_000;
 /** A member that has not taken so much is sent nothing more for now. */
 const maxBacklogBytes = 4 * 1024 * 1024;
@@ -110,8 +112,13 @@ class Connection {
         this.#subscriptions.delete(id);
         return;
       }
-      case frameKind.settle:
-        return this.#subscriptions.get(content.u32())?.membership.settle(content.u16(), content.f64(), content.f64());
+      case frameKind.settle: {
+        const id = content.u32();
+        const [partition, offset, delayMs] = [content.u16(), content.f64(), content.f64()];
+        return this.#subscriptions.get(id)?.membership.settle(partition, offset, Number.isNaN(delayMs) ? 0 : Math.min(delayMs, maxDelayMs));
+      }
+      case frameKind.retire:
+        return this.#subscriptions.get(content.u32())?.membership.retire();
       case frameKind.ask:
         return void this.#ask(content.u32(), content.text());
       default:
@@ -174,19 +181,13 @@ class Connection {
     let problem = '';
     let value: unknown = {};
     try {
-      const question = JSON.parse(text) as {
-        readonly what?: string;
-        readonly topic?: string;
-        readonly group?: string;
-        readonly offset?: number;
-        readonly timestampMs?: number;
-      };
+      const question = JSON.parse(text) as { readonly what?: unknown; readonly [name: string]: unknown };
       if (question.what === 'stats') value = { topics: this.#options.broker.stats() };
       else if (question.what === 'replay')
         await this.#options.broker.replay(
-          question.topic ?? '',
-          question.group ?? '',
-          question.timestampMs === undefined ? { offset: question.offset ?? 0 } : { timestampMs: question.timestampMs },
+          textIn(question, 'topic'),
+          textIn(question, 'group'),
+          question['timestampMs'] === undefined ? { offset: numberIn(question, 'offset') } : { timestampMs: numberIn(question, 'timestampMs') },
         );
       else throw new MizzenError('unknown-question', `what is ${JSON.stringify(question.what)}? There are stats and replay.`);
     } catch (error) {
@@ -215,6 +216,20 @@ class SocketMember implements GroupMember {
   deliver(partition: number, attempt: number, record: Buffer): void {
     this.#frames.send(new FrameBuilder(frameKind.deliver, 4 + 2 + 4, record.length).u32(this.id).u16(partition).u32(attempt).done(), record);
   }
+}
+
+function textIn(question: Readonly<Record<string, unknown>>, name: string): string {
+  const value = question[name];
+  if (typeof value !== 'string' || value === '' || value.length > 200)
+    throw new MizzenError('invalid-question', `${name} must be a text of 1 to 200 characters`);
+  return value;
+}
+
+function numberIn(question: Readonly<Record<string, unknown>>, name: string): number {
+  const value = question[name] ?? 0;
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0)
+    throw new MizzenError('invalid-question', `${name} must be a whole number from 0 on`);
+  return value;
 }
 
 function claimsToBe(headers: string, identity: string): boolean {

@@ -10,6 +10,7 @@ import { maxRecordBytes } from '../log/record.ts';
  *             unsubscribe  u32 subscription
  *             settle       u32 subscription, u16 partition, f64 offset, f64 delay: -1 done; else deliver again after so many milliseconds
  *             ask          u32 request, text JSON
+ *             retire       u32 subscription: it takes nothing more, and settles what it has before it unsubscribes
  *     server  welcome      u8 version
  *             published    u32 request, text problem ('': all are on disk)
  *             subscribed   u32 subscription, text problem
@@ -24,6 +25,7 @@ export const frameKind = {
   unsubscribe: 4,
   settle: 5,
   ask: 6,
+  retire: 7,
   welcome: 129,
   published: 130,
   subscribed: 131,

@@ -12,6 +12,8 @@ export interface BrokerDriver {
   subscribe(subscription: SubscriptionRequest, deliver: (message: Delivery) => void): Promise<BrokerSubscription>;
   /** Messages of a topic that a group has not done; undefined: the broker does not tell. */
   lag(topic: string, group: string): Promise<number | undefined>;
+  /** Why no topic can have this name; undefined: it can. Absent: the broker decides when it is used. */
+  topicProblem?(topic: string): string | undefined;
   /** Why the broker cannot be used now; undefined: it can. */
   problem(): string | undefined;
   close(): Promise<void>;
@@ -54,6 +56,8 @@ export interface Delivery {
 }
 
 export interface BrokerSubscription {
+  /** Nothing more is delivered, and what has been keeps its place until it is settled. Absent: the broker has no word for it. */
+  retire?(): void;
   /** Nothing more is delivered; what has been may still be settled. */
   close(): Promise<void>;
 }

@@ -3,7 +3,8 @@ import tls from 'node:tls';
 import { Backoff, type Logger, messageOf } from '@mizzen/common';
 import { FrameSocket } from '../broker/frame-socket.ts';
 import { type Cursor, FrameBuilder, frameKind, protocolVersion, textBytes } from '../broker/frames.ts';
-import { decodeRecord, recordBytes, writeRecord } from '../log/record.ts';
+import { topicPattern } from '../broker/topic-folders.ts';
+import { decodeRecord, maxRecordBytes, recordBytes, writeRecord } from '../log/record.ts';
 import {
   type BrokerDriver,
   type BrokerSubscription,
@@ -38,6 +39,9 @@ interface Subscribed {
 }
 
 const maxUnanswered = 50_000;
+/** Bodies that travel in one frame; more go in several. */
+const maxBatchBytes = maxRecordBytes / 2;
+const failedPauseMs = 30_000;
 const sweepMs = 250;
 const connectTimeoutMs = 3_000;
 
@@ -77,6 +81,12 @@ export class EmbeddedDriver implements BrokerDriver {
     this.#connect();
   }
 
+  topicProblem(topic: string): string | undefined {
+    return topicPattern.test(topic)
+      ? undefined
+      : `${JSON.stringify(topic.slice(0, 80))} cannot be the name of a topic: 1 to 200 letters, digits and . _ - : / @`;
+  }
+
   problem(): string | undefined {
     return this.#isReady ? undefined : this.#problem;
   }
@@ -90,6 +100,19 @@ export class EmbeddedDriver implements BrokerDriver {
   publishAll(topic: string, messages: readonly OutgoingMessage[], done: (problem: string | undefined) => void): void {
     if (this.#isClosed) return done('the broker is no longer used');
     if (this.#publishing.size >= maxUnanswered) return done('too many messages wait for the broker');
+    const problem = this.topicProblem(topic);
+    if (problem !== undefined) return done(problem);
+    const half = messages.length >> 1;
+    // A frame has a largest size: what is too much for one travels in two.
+    if (half > 0 && messages.reduce((sum, { body }) => sum + body.length, 0) > maxBatchBytes) {
+      let first: { readonly problem: string | undefined } | undefined;
+      const both = (result: string | undefined) => {
+        if (first === undefined) first = { problem: result };
+        else done(first.problem ?? result);
+      };
+      this.publishAll(topic, messages.slice(0, half), both);
+      return this.publishAll(topic, messages.slice(half), both);
+    }
     const now = Date.now();
     const records = messages.map(({ key, headers, body, delayMs, ttlMs }) => ({
       key,
@@ -98,6 +121,10 @@ export class EmbeddedDriver implements BrokerDriver {
       deliverAtMs: delayMs > 0 ? now + delayMs : 0,
     }));
     const sizes = records.map(recordBytes);
+    const tooLong = records.find(
+      ({ key, headers }, i) => Buffer.byteLength(key) > 0xffff || Buffer.byteLength(headers) > maxRecordBytes || sizes[i]! > maxRecordBytes,
+    );
+    if (tooLong !== undefined) return done(`a message with its key and headers may have ${maxRecordBytes} bytes, its key 65535`);
     const bytes = sizes.reduce((sum, size) => sum + size, 0);
     const id = this.#nextId++ >>> 0;
     const fixed = 4 + textBytes(topic) + 4;
@@ -115,6 +142,8 @@ export class EmbeddedDriver implements BrokerDriver {
   }
 
   async subscribe(request: SubscriptionRequest, deliver: (message: Delivery) => void): Promise<BrokerSubscription> {
+    const nameProblem = this.topicProblem(request.topic) ?? (/^.{1,200}$/s.test(request.group) ? undefined : 'a group has a name of 1 to 200 characters');
+    if (nameProblem !== undefined) throw new Error(nameProblem);
     const id = this.#nextId++ >>> 0;
     const problem = await new Promise<string | undefined>((resolve) => {
       const subscribed: Subscribed = { id, request, deliver, settle: resolve };
@@ -126,6 +155,9 @@ export class EmbeddedDriver implements BrokerDriver {
       throw new Error(problem);
     }
     return {
+      retire: () => {
+        if (this.#isReady) this.#frames!.send(new FrameBuilder(frameKind.retire, 4).u32(id).done());
+      },
       close: async () => {
         if (!this.#subscriptions.delete(id)) return;
         if (this.#isReady) this.#frames!.send(new FrameBuilder(frameKind.unsubscribe, 4).u32(id).done());
@@ -248,18 +280,24 @@ export class EmbeddedDriver implements BrokerDriver {
       if (frames !== this.#frames) return;
       frames?.send(new FrameBuilder(frameKind.settle, 4 + 2 + 8 + 8).u32(id).u16(partition).f64(offset).f64(delayMs).done());
     };
-    const headers = JSON.parse(text) as Record<string, string>;
-    if (isExpired(headers, Date.now())) return settle(-1);
-    subscribed.deliver({
-      id: `${partition}-${offset}`,
-      key,
-      headers,
-      body,
-      attempt,
-      publishedAtMs: timestampMs,
-      ack: () => settle(-1),
-      nack: (delayMs) => settle(Math.max(0, delayMs)),
-    });
+    try {
+      const headers = headersOf(text);
+      if (isExpired(headers, Date.now())) return settle(-1);
+      subscribed.deliver({
+        id: `${partition}-${offset}`,
+        key,
+        headers,
+        body,
+        attempt,
+        publishedAtMs: timestampMs,
+        ack: () => settle(-1),
+        nack: (delayMs) => settle(Math.max(0, delayMs)),
+      });
+    } catch (error) {
+      // It ends alone: another attempt comes later, and the connection goes on.
+      this.#options.logger.error(`a message cannot be delivered: ${messageOf(error)}`, { topic: subscribed.request.topic, partition, offset });
+      settle(failedPauseMs);
+    }
   }
 
   #sendSubscribe({ id, request: { topic, group, maxInFlight, from } }: Subscribed): void {
@@ -284,4 +322,11 @@ export class EmbeddedDriver implements BrokerDriver {
       done(this.#problem ?? `the broker has not confirmed within ${publishTimeoutMs} ms`);
     }
   }
+}
+
+/** Headers as they were published: an object of strings. What is not a string is left out. */
+function headersOf(text: string): Record<string, string> {
+  const value = JSON.parse(text) as unknown;
+  if (typeof value !== 'object' || value === null) return {};
+  return Object.fromEntries(Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'));
 }
