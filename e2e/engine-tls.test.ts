@@ -3,11 +3,12 @@ import { once } from 'node:events';
 import { copyFileSync, renameSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
+import net from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import tls from 'node:tls';
 import { TestAuthority } from './support/certificates.ts';
-import { clientTls, cluster, http as httpFilter, type Json, listener, metric, serverTls, TestEngine } from './support/engine.ts';
+import { clientTls, cluster, http as httpFilter, type Json, listener, metric, serverTls, TestEngine, typed } from './support/engine.ts';
 import { call, until } from './support/http.ts';
 
 describe('TLS of the engine', () => {
@@ -63,6 +64,41 @@ describe('TLS of the engine', () => {
     socket.destroy();
     await assert.rejects(connect(old.port, { ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' }));
     await assert.rejects(connect(old.port, { minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' }));
+  });
+
+  it('offers forward secret suites alone unless told otherwise, and never renegotiates', async () => {
+    const { port } = await withTls();
+    for (const ciphers of ['AES128-GCM-SHA256', 'AES256-SHA', 'ECDHE-ECDSA-AES128-SHA', 'ECDHE-ECDSA-AES128-SHA256', 'ECDHE-ECDSA-AES256-SHA384'])
+      await assert.rejects(connect(port, { maxVersion: 'TLSv1.2', ciphers: `${ciphers}:@SECLEVEL=0` }), ciphers);
+    const socket = await connect(port, { maxVersion: 'TLSv1.2' });
+    const refused = await new Promise((resolve) => {
+      socket.on('error', resolve);
+      if (socket.renegotiate({}, (error) => resolve(error)) === false) resolve(new Error('refused at once'));
+    });
+    assert.ok(refused instanceof Error);
+    socket.destroy();
+  });
+
+  it('closes a connection whose ClientHello comes in records of a byte', async () => {
+    const port = await engine.ports.next();
+    const proxy = await engine.start({
+      listeners: [
+        listener(
+          'in',
+          port,
+          httpFilter('app'),
+          { listener_filters: [typed('envoy.filters.listener.tls_inspector', 'extensions.filters.listener.tls_inspector.v3.TlsInspector')] },
+          serverTls(server.cert, server.key),
+        ),
+      ],
+      clusters: [cluster('app', [app])],
+    });
+    const socket = net.connect(port, '127.0.0.1');
+    socket.on('error', () => {});
+    socket.write(Buffer.concat(Array.from({ length: 40 }, () => Buffer.from([0x16, 3, 1, 0, 1, 1]))));
+    await once(socket.resume(), 'close');
+    assert.match(await engine.metrics(proxy.adminPort!), /client_hello_refused/);
+    assert.equal((await ask(port)).status, 200);
   });
 
   it('agrees on an application protocol, and ends a handshake in which none fits', async () => {

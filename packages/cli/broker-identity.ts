@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type tls from 'node:tls';
-import type { Logger } from '@mizzen/common';
+import { type Logger, tlsDefaults } from '@mizzen/common';
 import { checkProxyConfig } from '@mizzen/proxy';
 import { ProxyCounters } from '@mizzen/proxy/telemetry/proxy-counters';
 import { peerIdentityOf } from '@mizzen/proxy/tls/peer-identity';
@@ -25,7 +25,7 @@ export async function brokerIdentity(file: string, logger: Logger): Promise<Brok
   return {
     tls: () => {
       const { cert, key } = secrets.keyPair(workloadSecretName)!;
-      return { cert, key, ca: readFileSync(config.rootCertificateFile), minVersion: 'TLSv1.2' };
+      return { cert, key, ca: readFileSync(config.rootCertificateFile), ...tlsDefaults };
     },
     identityOf: (socket) => {
       const identity = peerIdentityOf(socket);

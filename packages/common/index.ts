@@ -13,4 +13,6 @@ export { describeOrigin, type Origin } from './origin.ts';
 export { parseBool } from './parse-bool.ts';
 export { pemCertificates } from './pem-certificates.ts';
 export { PushQueue } from './push-queue.ts';
+export { parseSpiffeId, type SpiffeId } from './spiffe-id.ts';
+export { defaultCipherSuites, tlsDefaults } from './tls-defaults.ts';
 export { version } from './version.ts';

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { createRegistry } from '@bufbuild/protobuf';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
-import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
 import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
@@ -169,7 +169,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       ),
   });
   const secure = createSecureServer(
-    { cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false, minVersion: 'TLSv1.2' },
+    { cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false, ...tlsDefaults },
     handler,
   );
   const plain = options.xdsPlainPort === undefined ? undefined : createServer(handler);
@@ -233,7 +233,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   });
   const renewServers = async () => {
     const newer = await authority.issueServer(names, serverCertificateSeconds);
-    secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: citadel.roots, minVersion: 'TLSv1.2' });
+    secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: citadel.roots, ...tlsDefaults });
     api.renewCertificate({ ...newer, ca: citadel.roots });
   };
   const renewal = setInterval(() => {

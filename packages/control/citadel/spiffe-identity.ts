@@ -1,3 +1,5 @@
+import { parseSpiffeId } from '@mizzen/common';
+
 /** The identity of a workload: a service account of a namespace in a trust domain, written as a SPIFFE URI. */
 export interface Identity {
   readonly trustDomain: string;
@@ -12,10 +14,12 @@ export function spiffeUri(identity: Identity): string {
   return `spiffe://${identity.trustDomain}/ns/${identity.namespace}/sa/${identity.serviceAccount}`;
 }
 
-const pattern = /^spiffe:\/\/([a-z0-9._-]+)\/ns\/([a-z0-9.-]+)\/sa\/([a-z0-9.-]+)$/;
+const namePattern = /^[a-z0-9.-]+$/;
 
 /** The identity in a SPIFFE URI, or undefined when it is not of the mesh's form. */
 export function parseSpiffeUri(uri: string): Identity | undefined {
-  const match = pattern.exec(uri);
-  return match ? { trustDomain: match[1]!, namespace: match[2]!, serviceAccount: match[3]! } : undefined;
+  const id = parseSpiffeId(uri);
+  const [ns, namespace = '', sa, serviceAccount = ''] = id?.segments ?? [];
+  if (id?.segments.length !== 4 || ns !== 'ns' || sa !== 'sa' || !namePattern.test(namespace) || !namePattern.test(serviceAccount)) return undefined;
+  return { trustDomain: id.trustDomain, namespace, serviceAccount };
 }

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import tls from 'node:tls';
-import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
 import { recordLengthAt, recordOverheadBytes } from '../log/record.ts';
 import type { Broker, Membership } from './broker.ts';
 import type { GroupMember } from './consumer-group.ts';
@@ -48,7 +48,9 @@ export class BrokerServer {
       }
     };
     this.#server =
-      options.tls === undefined ? net.createServer(onSocket) : tls.createServer({ ...options.tls(), requestCert: true, rejectUnauthorized: true }, onSocket);
+      options.tls === undefined
+        ? net.createServer(onSocket)
+        : tls.createServer({ ...tlsDefaults, ...options.tls(), requestCert: true, rejectUnauthorized: true }, onSocket);
     this.#server.on('tlsClientError', (error: Error) => options.logger.debug('a client of the broker was refused', { error: error.message }));
   }
 

@@ -25,6 +25,8 @@ const defaultTimeoutMs = 2_000;
 /** Each server is asked this often. */
 const rounds = 2;
 const maxCached = 10_000;
+/** Questions and answers together. Answers by TCP have up to 64 KiB: a count alone would bound nothing. */
+const maxCachedBytes = 8 * 1024 * 1024;
 /** No answer is kept longer, whatever its servers say; a "no" not longer than RFC 2308 advises. */
 const maxTtlSeconds = 3_600;
 const maxNegativeTtlSeconds = 300;
@@ -47,6 +49,7 @@ export class DnsForwarder {
   readonly #now: () => number;
   /** By question; a Map keeps the order of use. */
   readonly #cache: Map<string, CachedAnswer>;
+  #cachedBytes: number;
   readonly #underWay: Map<string, Promise<Buffer | undefined>>;
   readonly #sockets: Set<dgram.Socket | net.Socket>;
   #isClosed: boolean;
@@ -57,6 +60,7 @@ export class DnsForwarder {
     this.#timeoutMs = options.timeoutMs ?? defaultTimeoutMs;
     this.#now = options.now ?? Date.now;
     this.#cache = new Map();
+    this.#cachedBytes = 0;
     this.#underWay = new Map();
     this.#sockets = new Set();
     this.#isClosed = false;
@@ -123,6 +127,7 @@ export class DnsForwarder {
           refusal = bytes;
           continue;
         }
+        limitTtls(bytes, summary.ttlOffsets);
         this.#keep(key, bytes, summary);
         return bytes;
       }
@@ -134,10 +139,27 @@ export class DnsForwarder {
     const isNegative = summary.code !== responseCodes.ok || bytes.readUInt16BE(6) === 0;
     const ttlSeconds = Math.min(summary.ttlSeconds, isNegative ? maxNegativeTtlSeconds : maxTtlSeconds);
     if (ttlSeconds <= 0 || summary.isTruncated) return;
-    this.#cache.delete(key);
-    if (this.#cache.size >= maxCached) this.#cache.delete(this.#cache.keys().next().value!);
+    this.#drop(key);
+    this.#cachedBytes += sizeOf(key, bytes);
+    for (const oldest of this.#cache.keys()) {
+      if (this.#cache.size < maxCached && this.#cachedBytes <= maxCachedBytes) break;
+      this.#drop(oldest);
+    }
     const now = this.#now();
-    this.#cache.set(key, { bytes, ttlOffsets: summary.ttlOffsets, storedAt: now, expiresAt: now + ttlSeconds * 1000 });
+    // A copy: an answer may be a part of a larger buffer, which would be kept with it.
+    this.#cache.set(key, { bytes: Buffer.from(bytes), ttlOffsets: summary.ttlOffsets, storedAt: now, expiresAt: now + ttlSeconds * 1000 });
+  }
+
+  #drop(key: string): void {
+    const entry = this.#cache.get(key);
+    if (entry === undefined) return;
+    this.#cachedBytes -= sizeOf(key, entry.bytes);
+    this.#cache.delete(key);
+  }
+
+  /** Bytes that the cache holds; never more than `maxCachedBytes`. */
+  get cachedBytes(): number {
+    return this.#cachedBytes;
   }
 
   async #askByUdp(message: Buffer, question: Buffer, server: { readonly address: string; readonly port: number }): Promise<Answer | undefined> {
@@ -213,6 +235,16 @@ export class DnsForwarder {
 interface Answer {
   readonly bytes: Buffer;
   readonly summary: AnswerSummary;
+}
+
+const sizeOf = (key: string, bytes: Buffer) => key.length + bytes.length;
+
+/** A client keeps an answer no longer than we do. RFC 2181 section 8: a TTL with its highest bit set counts as zero. */
+function limitTtls(bytes: Buffer, offsets: readonly number[]): void {
+  for (const at of offsets) {
+    const seconds = bytes.readUInt32BE(at);
+    if (seconds > maxTtlSeconds) bytes.writeUInt32BE(seconds > 0x7fff_ffff ? 0 : maxTtlSeconds, at);
+  }
 }
 
 /** RFC 1035 section 4.2.2: by TCP a message follows its length. */

@@ -11,6 +11,7 @@ import { silentLogger } from '@mizzen/common';
 import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
 import fc from 'fast-check';
 import { ProxyCounters } from '../telemetry/proxy-counters.ts';
+import { DnsForwarder } from './dns-forwarder.ts';
 import { type Query, readAnswer, readQuery, responseCodes, typeA, typeAAAA } from './dns-message.ts';
 import { DnsServer } from './dns-server.ts';
 import { NameTable } from './name-table.ts';
@@ -298,6 +299,31 @@ describe('the DNS proxy', () => {
     const never = await ask(question('never.example'));
     assert.equal(never[3]! & 15, responseCodes.serverFailure);
     reply = (query) => upstreamAnswer(query, {});
+  });
+
+  it('bounds its cache by bytes, and lets no client keep an answer for longer than it does itself', async () => {
+    const count = 3_500; // 56 kB by TCP
+    const forwarder = new DnsForwarder({ servers: () => [`127.0.0.1:${(upstreamTcp.address() as net.AddressInfo).port}`], counters: new ProxyCounters() });
+    for (let i = 0; i < 200; i++) {
+      const message = question(`large-${i}.example`);
+      reply = (query, byTcp) => (byTcp ? upstreamAnswer(query, { ttl: 600, count }) : upstreamAnswer(query, { truncated: true }));
+      assert.ok((await forwarder.ask(message, readQuery(message) as Query))!.length > 50_000);
+      assert.ok(forwarder.cachedBytes <= 8 * 1024 * 1024);
+    }
+    assert.ok(forwarder.cachedBytes > 7 * 1024 * 1024);
+    for (const [ttl, expected] of [
+      [86_400, 3_600],
+      [0x7fff_ffff, 3_600],
+      [0x8000_0000, 0],
+      [0xffff_ffff, 0],
+    ] as const) {
+      reply = (query) => upstreamAnswer(query, { ttl });
+      const message = question(`ttl-${ttl}.example`);
+      const answer = await forwarder.ask(message, readQuery(message) as Query);
+      assert.equal(readAnswer(answer!, message.subarray(12))!.ttlSeconds, expected);
+    }
+    reply = (query) => upstreamAnswer(query, {});
+    forwarder.close();
   });
 
   it('says which port is taken', async () => {

@@ -1,4 +1,5 @@
 import type { Exchange } from '../http/exchange.ts';
+import { utf8Bytes } from '../message/header-bytes.ts';
 import { ResponseHead } from '../message/response-head.ts';
 import type { CorsPolicy } from '../route/route.ts';
 import type { HttpFilter } from './filter.ts';
@@ -52,7 +53,8 @@ export function corsFields(policy: {
   readonly maxAge: string;
   readonly allowsCredentials: boolean;
 }): Pick<CorsPolicy, 'preflightFields' | 'refusalFields' | 'answerFields'> {
-  const some = (fields: readonly (readonly [string, string])[]) => fields.filter(([, value]) => value !== '');
+  const some = (fields: readonly (readonly [string, string])[]) =>
+    fields.filter(([, value]) => value !== '').map(([name, value]) => [name, utf8Bytes(value)] as const);
   const credentials = ['access-control-allow-credentials', policy.allowsCredentials ? 'true' : ''] as const;
   const preflightFields = some([
     ['access-control-allow-methods', policy.allowMethods],

@@ -1,4 +1,5 @@
 import { type CredentialPerRoute, CredentialPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
+import { utf8Bytes } from '../message/header-bytes.ts';
 import type { FilterKind } from './filter.ts';
 import { unpackConfig } from './unpack-config.ts';
 
@@ -15,7 +16,7 @@ export const credentialInjector: FilterKind = {
     onRequest(exchange) {
       const config = exchange.filterConfig(name) as CredentialPerRoute | undefined;
       if (config === undefined) return 'continue';
-      if (config.header !== '') exchange.head.headers.set(config.header, config.value);
+      if (config.header !== '') exchange.head.headers.set(config.header, utf8Bytes(config.value));
       else {
         const { target } = exchange.head;
         const cut = target.indexOf('?');

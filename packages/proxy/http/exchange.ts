@@ -3,7 +3,7 @@
 import { requestSubject, type Subject } from '../authorization/subject.ts';
 import type { Violation } from '../http1/violation.ts';
 import { violations } from '../http1/violation.ts';
-import { type Fields, noFields } from '../message/fields.ts';
+import { connectionSpecificNames, type Fields, noFields } from '../message/fields.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import { ResponseHead } from '../message/response-head.ts';
 import { normalizeTarget, settleTarget } from '../route/normalize-path.ts';
@@ -32,6 +32,9 @@ import { redirectLocation, rewriteTarget, rewrittenHost } from './rewrite-path.t
 const replayLimitBytes = 64 * 1024;
 
 const noBody = Buffer.alloc(0);
+
+/** What a local reply says of its own framing and connection is not for filters and services to add to. */
+const framesMessage = (name: string) => name === 'content-length' || name === 'trailer' || connectionSpecificNames.has(name);
 
 /** RFC 9457; `errors` says what is wrong with single parts of a request. */
 export interface Problem {
@@ -1134,7 +1137,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     // A redirect or direct answer has its route's headers, but not what a filter says in its place.
     (this.#target ?? ofRoute)?.responseHeaders?.apply(head.headers, this);
     if (this.#attempts > 0 && this.virtualHost?.tellsAttempts) head.headers.set('x-envoy-attempt-count', String(this.#attempts));
-    for (const [name, value] of extra) head.headers.add(name, value);
+    for (const [name, value] of extra) if (!framesMessage(name)) head.headers.add(name, value);
     this.#answerWith(head, body);
   }
 

@@ -1,3 +1,4 @@
+import { escapedSubject, verifiedValue } from '../message/header-bytes.ts';
 import { foldedName, isAlias, isAlwaysOwned, isMeshName, isOriginName } from '../message/owned-headers.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
@@ -41,10 +42,10 @@ export function applyForwardingHeaders(head: RequestHead, client: Client, settin
     else if (source === 'application') headers.removeWhere(isRemovedFromApplication);
   }
 
-  if (!settings.preservesRequestId || !headers.has(requestIdHeader)) headers.set(requestIdHeader, requestId());
-  if (settings.usesRemoteAddress || source === 'outside') headers.set(forwardedForHeader, client.info.remoteAddress);
+  if (!settings.preservesRequestId || !headers.has(requestIdHeader)) headers.setVerified(requestIdHeader, requestId());
+  if (settings.usesRemoteAddress || source === 'outside') headers.setVerified(forwardedForHeader, client.info.remoteAddress);
   if (source === 'outside' || !headers.has(forwardedProtoHeader))
-    headers.set(forwardedProtoHeader, settings.isTls && settings.direction === 'gateway' ? 'https' : 'http');
+    headers.setVerified(forwardedProtoHeader, settings.isTls && settings.direction === 'gateway' ? 'https' : 'http');
   applyForwardedCert(head, client, settings);
 
   if (!headers.hasWatchedNames) return unknownPeer;
@@ -73,12 +74,12 @@ function applyForwardedCert(head: RequestHead, client: Client, settings: Connect
     case 'appendForward': {
       if (client.peer === undefined) return headers.remove(forwardedCertHeader);
       const before = headers.getJoined(forwardedCertHeader);
-      headers.set(forwardedCertHeader, before === undefined ? certElement(client, settings) : `${before},${certElement(client, settings)}`);
+      headers.setVerified(forwardedCertHeader, before === undefined ? certElement(client, settings) : `${before},${certElement(client, settings)}`);
       return;
     }
     case 'sanitizeSet':
       if (client.peer === undefined) headers.remove(forwardedCertHeader);
-      else headers.set(forwardedCertHeader, certElement(client, settings));
+      else headers.setVerified(forwardedCertHeader, certElement(client, settings));
       return;
     case 'sanitize':
       headers.remove(forwardedCertHeader);
@@ -88,7 +89,7 @@ function applyForwardedCert(head: RequestHead, client: Client, settings: Connect
 function certElement(client: Client, settings: ConnectionSettings): string {
   if (client.forwardedCert === undefined) {
     const peer = client.peer!;
-    client.forwardedCert = `By=${settings.context.self.principal};Hash=${peer.hash};Subject="${peer.subject.replaceAll('"', '\\"')}";URI=${peer.uri}`;
+    client.forwardedCert = verifiedValue(`By=${settings.context.self.principal};Hash=${peer.hash};Subject="${escapedSubject(peer.subject)}";URI=${peer.uri}`);
   }
   return client.forwardedCert;
 }

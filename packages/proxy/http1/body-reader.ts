@@ -29,8 +29,11 @@ type State =
 const maxExtensionBytes = 4096;
 const maxTrailerBytes = 16 * 1024;
 const trailerGrammar = /^(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*$/;
-/** Fields that a trailer section must not carry (RFC 9110 section 6.5.1): framing, routing, credentials. */
-const forbiddenTrailers =
+/**
+ * Fields that make a request refused when its trailer section carries them: framing, routing, credentials. A client that sends them is an
+ * attacker or broken; from a server they are dropped, like all that trailers must not carry (`isTrailerName`).
+ */
+const refusedTrailers =
   /^(?:transfer-encoding|content-length|host|te|trailer|connection|authorization|cookie|set-cookie|expect|content-encoding|content-type|content-range|cache-control|x-forwarded-.*|x-envoy-.*):/im;
 
 /**
@@ -46,8 +49,10 @@ export class BodyReader {
   #lineBytes: number;
   /** A chunk extension's name is being read, not its value. */
   #inName: boolean;
+  readonly #of: 'request' | 'response';
 
-  constructor() {
+  constructor(of: 'request' | 'response' = 'request') {
+    this.#of = of;
     this.trailers = '';
     this.#state = 'done';
     this.#remaining = 0;
@@ -169,7 +174,8 @@ export class BodyReader {
         return this.#addTrailerByte(byte);
       case 'endLf':
         if (byte !== 0x0a) return violations.badChunk;
-        if (this.trailers !== '' && (!trailerGrammar.test(this.trailers) || forbiddenTrailers.test(this.trailers))) return violations.badTrailer;
+        if (this.trailers !== '' && (!trailerGrammar.test(this.trailers) || (this.#of === 'request' && refusedTrailers.test(this.trailers))))
+          return violations.badTrailer;
         this.#state = 'done';
         return undefined;
       default:

@@ -1,4 +1,5 @@
 import type { Fields } from '../message/fields.ts';
+import { verifiedTarget } from '../message/header-bytes.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import type { ResponseHead } from '../message/response-head.ts';
 import { Http2Connection } from './connection.ts';
@@ -73,9 +74,9 @@ export class Http2ClientConnection extends Http2Connection {
     encoder.add(':method', isUpgrade ? 'CONNECT' : head.method);
     if (head.method !== 'CONNECT') {
       encoder.add(':scheme', scheme);
-      encoder.add(':path', head.target);
+      encoder.add(':path', verifiedTarget(head.target));
     }
-    encoder.add(':authority', head.authority);
+    encoder.add(':authority', verifiedTarget(head.authority));
     if (isUpgrade) encoder.add(':protocol', head.upgrade);
     const { names } = head.headers;
     for (let i = 0; i < names.length; i++) {
@@ -137,6 +138,9 @@ export class Http2ClientConnection extends Http2Connection {
   onGoAway(lastStreamId: number, code: number, debugData: Buffer): Http2Violation | undefined {
     const early = this.notBeforeSettings();
     if (early !== undefined) return early;
+    // Each is a pass over all streams.
+    const flood = this.control('goaway');
+    if (flood !== undefined) return flood;
     this.#isGoingAway = true;
     const reason = `GOAWAY ${code}${debugData.length > 0 ? `, ${debugData.toString('latin1', 0, 100).replace(/[^\x20-\x7e]/g, '?')}` : ''}`;
     for (const stream of this.streams) {

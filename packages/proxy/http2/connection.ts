@@ -1,5 +1,5 @@
 import { coarseNow } from '@mizzen/common';
-import { type Fields, noFields } from '../message/fields.ts';
+import { type Fields, noFields, verifiedTrailers } from '../message/fields.ts';
 import { type Flushable, flushAtTurnEnd } from '../net/turn-end.ts';
 import { DefenceCounters } from './defence-counters.ts';
 import { type ErrorCode, errorCodes, type Http2Violation } from './error-codes.ts';
@@ -274,7 +274,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   onRstStream(streamId: number, code: number): Http2Violation | undefined {
     if (streamId > this.lastStreamId || (streamId & 1) === 0) return this.violation(errorCodes.PROTOCOL_ERROR, 'reset_of_idle_stream');
     const stream = this.streams.get(streamId);
-    if (stream === undefined) return this.#control('reset');
+    if (stream === undefined) return this.control('reset');
     this.forget(stream);
     const found = this.onPeerReset(stream);
     stream.handler?.onStreamReset({ code, by: 'peer', reason: 'reset_by_peer' });
@@ -284,7 +284,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
 
   onSettings(entries: Buffer): Http2Violation | undefined {
     this.#hasSettings = true;
-    const flood = this.#control('settings');
+    const flood = this.control('settings');
     if (flood !== undefined) return flood;
     const found = this.applySettings(entries);
     if (found !== undefined) return found;
@@ -306,7 +306,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
       this.onPingAck();
       return undefined;
     }
-    const flood = this.#control('ping');
+    const flood = this.control('ping');
     if (flood !== undefined) return flood;
     this.frames.ping(payload, true);
     return this.#queuedTooMuch();
@@ -359,9 +359,22 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   }
 
   protected applySettings(entries: Buffer): Http2Violation | undefined {
+    if (entries.length > 6 * this.settings.defences.maxSettingsEntries) return this.enough('too_many_settings');
+    const windowBefore = this.peerStreamWindow;
     for (let at = 0; at < entries.length; at += 6) {
       const found = this.#onSetting(entries.readUInt16BE(at), entries.readUInt32BE(at + 2));
       if (found !== undefined) return found;
+    }
+    return this.#changeWindows(this.peerStreamWindow - windowBefore);
+  }
+
+  /** Once for a frame, whatever it says how often: only the last value holds when the frame has been read (section 6.5.3). */
+  #changeWindows(change: number): Http2Violation | undefined {
+    if (change === 0) return undefined;
+    for (const stream of this.streams) {
+      stream.sendWindow += change;
+      if (stream.sendWindow > maxWindowBytes) return this.violation(errorCodes.FLOW_CONTROL_ERROR, 'setting_initial_window_size');
+      this.#mayGoOn(stream);
     }
     return undefined;
   }
@@ -497,13 +510,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
         return undefined;
       case settingIds.initialWindowSize: {
         if (value > maxWindowBytes) return this.violation(errorCodes.FLOW_CONTROL_ERROR, 'setting_initial_window_size');
-        const change = value - this.peerStreamWindow;
         this.peerStreamWindow = value;
-        for (const stream of this.streams) {
-          stream.sendWindow += change;
-          if (stream.sendWindow > maxWindowBytes) return this.violation(errorCodes.FLOW_CONTROL_ERROR, 'setting_initial_window_size');
-          this.#mayGoOn(stream);
-        }
         return undefined;
       }
       case settingIds.maxFrameSize:
@@ -514,7 +521,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     }
   }
 
-  #control(kind: 'settings' | 'ping' | 'reset'): Http2Violation | undefined {
+  protected control(kind: 'settings' | 'ping' | 'reset' | 'goaway'): Http2Violation | undefined {
     const flood = this.counters.control(kind, this.lastReadAt);
     return flood === undefined ? undefined : this.enough(flood);
   }
@@ -578,7 +585,8 @@ export abstract class Http2Connection implements FrameSink, Flushable {
   }
 
   #finish(stream: Http2Stream, trailers: Fields): void {
-    if (trailers.length > 0) this.frames.fields(stream.id, trailers, true);
+    const verified = verifiedTrailers(trailers);
+    if (verified.length > 0) this.frames.fields(stream.id, verified, true);
     else this.frames.endData(stream.id);
     this.closeLocal(stream);
   }

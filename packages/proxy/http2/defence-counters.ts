@@ -51,7 +51,7 @@ export class DefenceCounters {
   }
 
   /** A frame that wants an answer (SETTINGS, PING), or that is about what is over (RST_STREAM). */
-  control(kind: 'settings' | 'ping' | 'reset', now: number): string | undefined {
+  control(kind: 'settings' | 'ping' | 'reset' | 'goaway', now: number): string | undefined {
     if (--this.#tokens >= 0) return undefined;
     const { controlFrameBurst, controlFramesPerSecond } = this.#limits;
     const earned = Math.floor(((now - this.#tokensAt) / 1000) * controlFramesPerSecond);

@@ -1,5 +1,5 @@
+import { isTrailerName } from '../message/fields.ts';
 import type { HeadLimits } from '../message/head-limits.ts';
-import { foldedName, isAlwaysOwned } from '../message/owned-headers.ts';
 import { RequestHead } from '../message/request-head.ts';
 import { ResponseHead } from '../message/response-head.ts';
 import type { FieldSink } from './hpack/decoder.ts';
@@ -78,7 +78,7 @@ export class RequestFields implements FieldSink {
     if (kind >= fieldKinds.method && kind <= fieldKinds.unknownPseudo) return this.#pseudo(kind, value);
     if (!this.#hasFields) {
       this.#hasFields = true;
-      if (this.#authority !== undefined) head.headers.add('host', this.#authority);
+      if (this.#authority !== undefined) head.headers.addVerified('host', this.#authority);
     }
     switch (kind) {
       case fieldKinds.regular:
@@ -89,22 +89,22 @@ export class RequestFields implements FieldSink {
           return;
         }
         head.headers.hasAliases = true;
-        return head.headers.add(name, value);
+        return head.headers.addVerified(name, value);
       case fieldKinds.watched:
         head.headers.hasWatchedNames = true;
-        return head.headers.add(name, value);
+        return head.headers.addVerified(name, value);
       case fieldKinds.te:
         if (value !== 'trailers') return this.#refuse('te');
-        return head.headers.add(name, value);
+        return head.headers.addVerified(name, value);
       case fieldKinds.contentLength:
         if (!lengthPattern.test(value) || head.contentLength >= 0) return this.#refuse('content_length');
         head.contentLength = Number(value);
-        return head.headers.add(name, value);
+        return head.headers.addVerified(name, value);
       case fieldKinds.host:
         // Section 8.3.1: two names for one target are two opinions.
         if (this.#host !== undefined || (this.#authority !== undefined && this.#authority !== value)) return this.#refuse('host_differs');
         this.#host = value;
-        if (this.#authority === undefined) head.headers.add(name, value);
+        if (this.#authority === undefined) head.headers.addVerified(name, value);
         return;
       case fieldKinds.cookie:
         // Section 8.2.3: HTTP/1.1 knows one field of this name.
@@ -112,7 +112,7 @@ export class RequestFields implements FieldSink {
         return;
       case fieldKinds.expect:
         if (value.toLowerCase() === '100-continue') head.expectsContinue = true;
-        return head.headers.add(name, value);
+        return head.headers.addVerified(name, value);
       case fieldKinds.connectionSpecific:
         return this.#refuse('connection_specific_field');
       default:
@@ -143,8 +143,8 @@ export class RequestFields implements FieldSink {
       if (authority !== '' && !authorityPattern.test(authority)) return 'authority';
       this.#goodAuthority = authority;
     }
-    if (!this.#hasFields && this.#authority !== undefined) head.headers.add('host', authority);
-    if (this.#cookie !== '') head.headers.add('cookie', this.#cookie);
+    if (!this.#hasFields && this.#authority !== undefined) head.headers.addVerified('host', authority);
+    if (this.#cookie !== '') head.headers.addVerified('cookie', this.#cookie);
     head.authority = authority;
     head.target = path ?? '';
     if (isConnect) {
@@ -240,16 +240,16 @@ export class ResponseFields implements FieldSink {
       case fieldKinds.contentLength:
         if (!lengthPattern.test(value) || head.contentLength >= 0) return this.#refuse('content_length');
         head.contentLength = Number(value);
-        return head.headers.add(name, value);
+        return head.headers.addVerified(name, value);
       case fieldKinds.connectionSpecific:
         return this.#refuse('connection_specific_field');
       case fieldKinds.invalidName:
         return this.#refuse('invalid_name');
       case fieldKinds.watched:
         head.headers.hasWatchedNames = true;
-        return head.headers.add(name, value);
+        return head.headers.addVerified(name, value);
       default:
-        return head.headers.add(name, value);
+        return head.headers.addVerified(name, value);
     }
   }
 
@@ -266,16 +266,7 @@ export class ResponseFields implements FieldSink {
   }
 }
 
-/** Fields that trailers must not carry (RFC 9110 section 6.5.1): framing, routing, credentials. They are dropped. */
-const forbiddenTrailers =
-  /^(?:content-length|host|te|trailer|authorization|cookie|set-cookie|expect|content-encoding|content-type|content-range|cache-control|x-forwarded-.*|x-envoy-.*)$/;
-
-/** Applications that merge trailers into headers would take another spelling of a forbidden or owned field for that field. */
-function isHarmlessAlias({ name, kind }: HeaderField): boolean {
-  const folded = foldedName(name);
-  return kind === fieldKinds.alias && !isAlwaysOwned(folded) && !forbiddenTrailers.test(folded);
-}
-
+/** Trailers; what they must not carry is dropped. */
 export class TrailerFields implements FieldSink {
   readonly #limits: HeadLimits;
   #fields: (readonly [string, string])[];
@@ -307,8 +298,7 @@ export class TrailerFields implements FieldSink {
       (kind === fieldKinds.te && value !== 'trailers')
     )
       this.#problem = 'invalid_trailers';
-    else if (kind === fieldKinds.regular ? name === 'grpc-status' || name === 'grpc-message' || !forbiddenTrailers.test(name) : isHarmlessAlias(field))
-      this.#fields.push([name, value]);
+    else if ((kind === fieldKinds.regular || kind === fieldKinds.alias) && isTrailerName(name)) this.#fields.push([name, value]);
   }
 
   finish(): readonly (readonly [string, string])[] | string {

@@ -201,6 +201,33 @@ describe('the server side of HTTP/2, with nghttp2 as its client', () => {
     assert.equal((await get({ ':path': '/still' })).response['x-path'], '/still');
   });
 
+  it('ends a connection that sends a SETTINGS frame of too many entries, and takes one of the most', async () => {
+    const settingsFrame = (entries: number) => {
+      const frame = Buffer.alloc(9 + 6 * entries);
+      frame.writeUIntBE(6 * entries, 0, 3);
+      frame[3] = 4;
+      for (let i = 0; i < entries; i++) {
+        frame.writeUInt16BE(4, 9 + 6 * i);
+        frame.writeUInt32BE(65_535 + (i % 2), 11 + 6 * i);
+      }
+      return frame;
+    };
+    for (const [entries, expected] of [
+      [32, undefined],
+      [33, 'http2.too_many_settings'],
+      [2_730, 'http2.too_many_settings'],
+    ] as const) {
+      const before = test.violations.length;
+      const socket = net.connect(port, '127.0.0.1');
+      socket.write(Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), settingsFrame(entries)]));
+      // The acknowledgement of our SETTINGS, or GOAWAY with ENHANCE_YOUR_CALM.
+      await once(socket, 'data');
+      if (expected !== undefined) await once(socket.resume(), 'close');
+      assert.equal(test.violations[before]?.reason, expected);
+      socket.destroy();
+    }
+  });
+
   it('ends a connection that does not begin as one', async () => {
     const socket = net.connect(port, '127.0.0.1');
     socket.write('GET / HTTP/1.1\r\nhost: a\r\n\r\n');

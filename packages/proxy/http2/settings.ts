@@ -30,6 +30,8 @@ export interface Http2Defences {
   readonly maxWindowUpdatesPerDataFrame: number;
   /** CONTINUATION frames of one header block: small ones cost more than their bytes (none of Envoy's). */
   readonly maxContinuations: number;
+  /** Entries of one SETTINGS frame, as nghttp2's `max_settings`: six settings exist, and each entry costs a pass over all streams at worst. */
+  readonly maxSettingsEntries: number;
   /** SETTINGS and PING that may come at once, and how many more each second (none of Envoy's). */
   readonly controlFrameBurst: number;
   readonly controlFramesPerSecond: number;
@@ -45,6 +47,7 @@ export const defaultDefences: Http2Defences = {
   maxPriorityFramesPerStream: 100,
   maxWindowUpdatesPerDataFrame: 10,
   maxContinuations: 64,
+  maxSettingsEntries: 32,
   controlFrameBurst: 1_000,
   controlFramesPerSecond: 500,
   prematureResetStreams: 500,

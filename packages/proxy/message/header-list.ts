@@ -1,3 +1,4 @@
+import { isHeaderName, verifiedValue } from './header-bytes.ts';
 import { type HeaderCase, writeName } from './header-case.ts';
 import { foldedName, isWatchedName } from './owned-headers.ts';
 
@@ -5,6 +6,9 @@ import { foldedName, isWatchedName } from './owned-headers.ts';
  * The header fields of one message, in their order. Fields received by HTTP/1.1 stay where they are, in the text of the head: a field is
  * five numbers and its lower-case name, and only becomes a string when somebody reads or changes it. Fields that nobody touched are
  * forwarded with their case, whole runs of them as one piece of the text. Fields received by HTTP/2 are names and values.
+ *
+ * It holds legal byte strings only (./header-bytes.ts): what the codecs received has been verified by them, all else is verified as it enters,
+ * so that whatever writes the list cannot write a line that is not a field of it.
  */
 export class HeaderList {
   readonly names: string[];
@@ -74,7 +78,13 @@ export class HeaderList {
     return values;
   }
 
+  /** Adds a field. One whose name is not a token is left out. */
   add(name: string, value: string): void {
+    if (isHeaderName(name)) this.addVerified(name, verifiedValue(value));
+  }
+
+  /** Adds a field that the codec which received it has verified. */
+  addVerified(name: string, value: string): void {
     const spans = this.#spans;
     if (spans === undefined) (this.#values ??= []).push(value);
     else {
@@ -89,6 +99,18 @@ export class HeaderList {
     if (this.hasAliases || name.includes('_')) this.removeAliases(name);
     const at = this.names.indexOf(name);
     if (at < 0) return this.add(name, value);
+    this.#setAt(at, name, verifiedValue(value));
+  }
+
+  /** `set` for a value that is known to be legal: made of digits, or verified once for many requests. */
+  setVerified(name: string, value: string): void {
+    if (this.hasAliases) this.removeAliases(name);
+    const at = this.names.indexOf(name);
+    if (at < 0) this.addVerified(name, value);
+    else this.#setAt(at, name, value);
+  }
+
+  #setAt(at: number, name: string, value: string): void {
     (this.#values ??= [])[at] = value;
     if (this.#spans !== undefined) this.#spans[at * 4 + 2] = -1;
     for (let other = this.names.indexOf(name, at + 1); other >= 0; other = this.names.indexOf(name, other)) this.#removeAt(other);

@@ -32,3 +32,8 @@ export class ResponseHead {
     return this.keepAlive ?? !this.isHttp10;
   }
 }
+
+/** A status that a filter or an authorization service may answer with: final, and one that clients know what to make of (RFC 9110 section 15). */
+export function isFinalStatus(status: number): boolean {
+  return Number.isInteger(status) && status >= 200 && status <= 599;
+}

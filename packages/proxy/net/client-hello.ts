@@ -7,29 +7,76 @@ export interface ClientHello {
   readonly alpn: readonly string[];
 }
 
+/** Bytes of the ClientHello with its record headers (16 KiB, as Envoy's `max_client_hello_size`). */
 export const maxClientHelloBytes = 16 * 1024;
+/** TLS records that a ClientHello may be split into. Clients send one or two; a client of one-byte records is refused. */
+export const maxClientHelloRecords = 16;
 
-/** `plain`: these bytes are no TLS; `incomplete`: more are needed. Malformed TLS is a ClientHello that says nothing: OpenSSL refuses it. */
-export function readClientHello(bytes: Buffer): ClientHello | 'plain' | 'incomplete' {
-  if (bytes.length === 0) return 'incomplete';
-  if (bytes[0] !== 0x16) return 'plain';
-  if (bytes.length >= 2 && bytes[1] !== 0x03) return 'plain';
-  const nothing: ClientHello = { serverName: '', alpn: [] };
-  // The handshake message may be spread over several records.
-  let message = Buffer.alloc(0);
-  for (let at = 0; ; ) {
-    if (bytes.length < at + 5) return bytes.length >= maxClientHelloBytes ? nothing : 'incomplete';
-    if (bytes[at] !== 0x16) return nothing;
-    const length = bytes.readUInt16BE(at + 3);
-    if (bytes.length < at + 5 + length) return bytes.length >= maxClientHelloBytes ? nothing : 'incomplete';
-    message = Buffer.concat([message, bytes.subarray(at + 5, at + 5 + length)]);
-    at += 5 + length;
-    if (message.length >= 4 && message.length >= 4 + message.readUIntBE(1, 3)) break;
-    if (at >= bytes.length) return bytes.length >= maxClientHelloBytes ? nothing : 'incomplete';
+const nothing: ClientHello = { serverName: '', alpn: [] };
+
+/**
+ * Reads a ClientHello as its bytes arrive. Each call continues where the last one stopped, so that the work grows with the bytes, however
+ * they are cut into records and reads.
+ */
+export class ClientHelloReader {
+  /** Where the next record begins. */
+  #at: number;
+  #records: number;
+  /** The content of the records so far: the handshake message. */
+  readonly #parts: Buffer[];
+  #length: number;
+
+  constructor() {
+    this.#at = 0;
+    this.#records = 0;
+    this.#parts = [];
+    this.#length = 0;
   }
-  if (message[0] !== 0x01) return nothing;
+
+  /**
+   * `bytes`: everything that was received, of which each call sees more. `plain`: this is not TLS; `incomplete`: more is needed;
+   * `refused`: too many records or bytes. Otherwise malformed TLS is a ClientHello that says nothing: OpenSSL refuses it.
+   */
+  read(bytes: Buffer): ClientHello | 'plain' | 'incomplete' | 'refused' {
+    if (bytes.length === 0) return 'incomplete';
+    if (bytes[0] !== 0x16) return 'plain';
+    if (bytes.length >= 2 && bytes[1] !== 0x03) return 'plain';
+    for (;;) {
+      const at = this.#at;
+      const tooLong = bytes.length >= maxClientHelloBytes;
+      if (bytes.length < at + 5) return tooLong ? 'refused' : 'incomplete';
+      if (bytes[at] !== 0x16) return nothing;
+      const end = at + 5 + bytes.readUInt16BE(at + 3);
+      if (bytes.length < end) return tooLong ? 'refused' : 'incomplete';
+      this.#parts.push(bytes.subarray(at + 5, end));
+      this.#length += end - at - 5;
+      this.#at = end;
+      this.#records++;
+      if (this.#length >= 4) {
+        const message = this.#message();
+        const length = message.readUIntBE(1, 3);
+        if (message[0] !== 0x01) return nothing;
+        if (message.length >= 4 + length) return readWhole(message.subarray(4, 4 + length));
+      }
+      if (this.#records >= maxClientHelloRecords) return 'refused';
+    }
+  }
+
+  /** The content so far in one piece. It is joined at most once for each record, of which there are few. */
+  #message(): Buffer {
+    if (this.#parts.length > 1) this.#parts.splice(0, this.#parts.length, Buffer.concat(this.#parts));
+    return this.#parts[0]!;
+  }
+}
+
+/** The same for bytes that are there at once. */
+export function readClientHello(bytes: Buffer): ReturnType<ClientHelloReader['read']> {
+  return new ClientHelloReader().read(bytes);
+}
+
+function readWhole(message: Buffer): ClientHello {
   try {
-    return readMessage(message.subarray(4, 4 + message.readUIntBE(1, 3)));
+    return readMessage(message);
   } catch (error) {
     if (error instanceof RangeError) return nothing; // a length that points outside the message
     throw error;

@@ -1,3 +1,5 @@
+import { verifiedTarget } from '../message/header-bytes.ts';
+
 /** A head that is longer is no answer to a CONNECT. */
 const maxHeadBytes = 8 * 1024;
 
@@ -14,7 +16,8 @@ export class ConnectHandshake {
 
   /** `target`: `HOST:PORT`. */
   constructor(target: string) {
-    this.request = `CONNECT ${target} HTTP/1.1\r\nhost: ${target}\r\n\r\n`;
+    const authority = verifiedTarget(target);
+    this.request = `CONNECT ${authority} HTTP/1.1\r\nhost: ${authority}\r\n\r\n`;
     this.#received = Buffer.alloc(0);
   }
 

@@ -1,5 +1,5 @@
 import type net from 'node:net';
-import { maxClientHelloBytes, readClientHello } from './client-hello.ts';
+import { ClientHelloReader } from './client-hello.ts';
 import type { ConnectionInfo } from './connection-info.ts';
 import { sniffHttp } from './http-prelude.ts';
 import { readProxyHeader } from './proxy-protocol.ts';
@@ -32,13 +32,15 @@ export interface ProxyProtocolSettings {
   readonly versions: readonly (1 | 2)[];
 }
 
-export type InspectionFailure = 'proxy_protocol' | 'timeout' | 'closed';
+export type InspectionFailure = 'proxy_protocol' | 'client_hello' | 'timeout' | 'closed';
 
 /** Who waits for the outcome; called once, with the bytes that were read and belong to the connection. */
 export interface InspectionResult {
   onInspected(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void;
   onFailure(socket: net.Socket, failure: InspectionFailure): void;
 }
+
+const noBytes = Buffer.alloc(0);
 
 /** Whether a connection's bytes have to be read before its filter chain can be chosen. */
 export function needsInspection(filters: ListenerFilters, info: ConnectionInfo): boolean {
@@ -60,6 +62,9 @@ export class Inspection {
   readonly #timer: NodeJS.Timeout | undefined;
   #info: ConnectionInfo;
   #seen: Buffer | undefined;
+  /** What `#seen` is the beginning of: it grows by doubling, so that bytes that come one by one are not copied each time. */
+  #store: Buffer;
+  readonly #hello: ClientHelloReader;
   #isHeaderRead: boolean;
   #isTlsKnown: boolean;
   #isHttpKnown: boolean;
@@ -74,6 +79,8 @@ export class Inspection {
     this.#result = result;
     this.#info = info;
     this.#seen = undefined;
+    this.#store = noBytes;
+    this.#hello = new ClientHelloReader();
     this.#isHeaderRead = filters.proxyProtocol === undefined;
     this.#isTlsKnown = !inspects(filters.tls, info);
     this.#isHttpKnown = !inspects(filters.http, info);
@@ -98,16 +105,17 @@ export class Inspection {
   }
 
   #read(chunk: Buffer): void {
-    this.#seen = this.#seen === undefined ? chunk : Buffer.concat([this.#seen, chunk]);
+    this.#seen = this.#seen === undefined ? chunk : this.#joined(this.#seen, chunk);
     if (!this.#isHeaderRead && !this.#readProxyHeader()) return;
     const seen = this.#seen;
     if (seen === undefined) return; // the header took all that has come
     if (!this.#isTlsKnown) {
-      const hello = readClientHello(seen);
-      if (hello === 'incomplete' && seen.length < maxClientHelloBytes) return;
+      const hello = this.#hello.read(seen);
+      if (hello === 'incomplete') return;
+      if (hello === 'refused') return this.#fail('client_hello');
       this.#isTlsKnown = true;
       if (hello !== 'plain') {
-        const { serverName, alpn } = typeof hello === 'object' ? hello : { serverName: '', alpn: [] };
+        const { serverName, alpn } = hello;
         this.#info = { ...this.#info, isTls: true, serverName, applicationProtocols: alpn };
         this.#isHttpKnown = true; // what is inside TLS is known after the handshake only
       }
@@ -119,6 +127,17 @@ export class Inspection {
       if (protocol !== 'none') this.#info = { ...this.#info, applicationProtocols: [protocol] };
     }
     this.#finish();
+  }
+
+  #joined(seen: Buffer, chunk: Buffer): Buffer {
+    const length = seen.length + chunk.length;
+    const isAtStart = seen.buffer === this.#store.buffer && seen.byteOffset === this.#store.byteOffset;
+    if (!isAtStart || this.#store.length < length) {
+      this.#store = Buffer.allocUnsafeSlow(Math.max(512, 2 * length));
+      seen.copy(this.#store);
+    }
+    chunk.copy(this.#store, seen.length);
+    return this.#store.subarray(0, length);
   }
 
   /** Returns whether the other filters may go on. */

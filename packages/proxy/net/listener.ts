@@ -207,6 +207,13 @@ export class Listener implements InspectionResult {
     this.#inspecting.delete(socket);
     const { counters, logger } = this.#surroundings;
     if (failure === 'timeout') counters.values.listener_filter_timeouts_total++;
+    if (failure === 'client_hello') {
+      counters.countViolation('tls.client_hello_refused');
+      logger.warn('refused a connection: its ClientHello is larger than 16 KiB or split into more than 16 records', {
+        listener: this.#config.name,
+        from: socket.remoteAddress,
+      });
+    }
     if (failure === 'proxy_protocol') {
       counters.values.proxy_protocol_refused_total++;
       logger.warn('refused a connection without a valid PROXY protocol header', { listener: this.#config.name, from: socket.remoteAddress });

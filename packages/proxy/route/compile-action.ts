@@ -14,6 +14,7 @@ import {
   WeightedCluster_ClusterWeightSchema,
   WeightedClusterSchema,
 } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
+import { utf8Bytes } from '../message/header-bytes.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { compileFilterConfigs } from './compile-filter-configs.ts';
 import { compileHedge, compileRetry } from './compile-policies.ts';
@@ -66,9 +67,9 @@ function compileRedirect(value: RedirectActionMessage, path: PathCondition): Red
         : value.schemeRewriteSpecifier.case === 'httpsRedirect' && value.schemeRewriteSpecifier.value
           ? 'https'
           : '',
-    host: value.hostRedirect,
+    host: utf8Bytes(value.hostRedirect),
     port: value.portRedirect,
-    path: rewrite.case === 'pathRedirect' ? rewrite.value : undefined,
+    path: rewrite.case === 'pathRedirect' ? utf8Bytes(rewrite.value) : undefined,
     rewrite:
       rewrite.case === 'prefixRewrite'
         ? prefixRewrite(rewrite.value, path)
@@ -88,7 +89,7 @@ const redirectStatus: Readonly<Record<number, number>> = {
 };
 
 function prefixRewrite(text: string, path: PathCondition): PathRewrite {
-  return { kind: 'prefix', length: path.kind === 'regex' || path.kind === 'connect' ? -1 : path.text.length, text };
+  return { kind: 'prefix', length: path.kind === 'regex' || path.kind === 'connect' ? -1 : path.text.length, text: utf8Bytes(text) };
 }
 
 /** Envoy's default for a route that sets none (route_components.proto `RouteAction.timeout`). */
@@ -150,7 +151,7 @@ function compileHostRewrite(spec: RouteActionMessage['hostRewriteSpecifier'], pl
     case undefined:
       return undefined;
     case 'hostRewriteLiteral':
-      return { kind: 'literal', text: spec.value };
+      return { kind: 'literal', text: utf8Bytes(spec.value) };
     case 'hostRewriteHeader':
       return { kind: 'header', name: spec.value.toLowerCase() };
     case 'hostRewritePathRegex':
@@ -202,6 +203,6 @@ function compileTarget(cluster: WeightedCluster_ClusterWeight, inherited: Inheri
     requestHeaders: HeaderOperations.compile([ownRequest, ...inherited.requestHeaders], place),
     responseHeaders: HeaderOperations.compile([ownResponse, ...inherited.responseHeaders], place),
     filterConfigs: compileFilterConfigs(cluster.typedPerFilterConfig, new Set(), place),
-    hostRewrite: cluster.hostRewriteSpecifier.case === 'hostRewriteLiteral' ? cluster.hostRewriteSpecifier.value : undefined,
+    hostRewrite: cluster.hostRewriteSpecifier.case === 'hostRewriteLiteral' ? utf8Bytes(cluster.hostRewriteSpecifier.value) : undefined,
   };
 }

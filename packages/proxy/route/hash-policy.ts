@@ -2,6 +2,7 @@ import { MizzenError } from '@mizzen/common';
 import { durationToMs } from '@mizzen/envoy-api';
 import { type RouteAction_HashPolicy, RouteAction_HashPolicy_HeaderSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import { cookieValue } from '../message/cookie.ts';
+import { utf8Bytes } from '../message/header-bytes.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { combineHashes, hash64 } from '../upstream/balancing/hash.ts';
@@ -68,7 +69,7 @@ function compilePolicy({ policySpecifier: spec, terminal }: RouteAction_HashPoli
             value = hash64(`${addressText(client.remoteAddress, client.remotePort)}${addressText(client.localAddress, client.localPort)}`)
               .toString(16)
               .padStart(16, '0');
-            setCookie(`${name}="${value}"; ${rest}`);
+            setCookie(utf8Bytes(`${name}="${value}"; ${rest}`));
           }
           return hash64(value);
         },

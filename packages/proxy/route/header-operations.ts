@@ -1,5 +1,6 @@
 import { MizzenError } from '@mizzen/common';
 import { HeaderValueOption_HeaderAppendAction as Action, type HeaderValueOption } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import { utf8Bytes } from '../message/header-bytes.ts';
 import type { HeaderList } from '../message/header-list.ts';
 import { compileFormat, type LoggedStream } from '../telemetry/access-log.ts';
 
@@ -93,7 +94,9 @@ const actions: Readonly<Record<Action, Addition['action']>> = {
 function addition(option: HeaderValueOption, place: string): Addition {
   const { key = '', value = '', rawValue } = option.header ?? {};
   const name = checkedName(key, place);
-  const text = rawValue !== undefined && rawValue.length > 0 ? Buffer.from(rawValue).toString('latin1') : value;
+  const text = rawValue !== undefined && rawValue.length > 0 ? Buffer.from(rawValue).toString('latin1') : utf8Bytes(value);
+  if (name === 'transfer-encoding' || name === 'content-length')
+    throw new MizzenError('invalid-header', `${place}: ${name} frames the message and cannot be set`);
   if (/[\x00-\x08\x0a-\x1f\x7f]/.test(text)) throw new MizzenError('invalid-header', `${place}: the value of ${name} holds control characters`);
   // The older `append`, where it is given, says the same.
   const action = option.append === false ? 'set' : option.append === true ? 'add' : actions[option.appendAction];

@@ -1,6 +1,7 @@
 import { compileRegex } from '@mizzen/common/linear-regex';
 import type { RegexMatchAndSubstitute } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/regex_pb.js';
 import type { RE2JS } from 're2js';
+import { utf8Bytes } from '../message/header-bytes.ts';
 
 /**
  * Replaces all that a regex matches in a text (envoy regex.proto `RegexMatchAndSubstitute`): in the substitution `\1` is what the first group
@@ -18,7 +19,7 @@ export class RegexSubstitution {
 
   static compile({ pattern, substitution }: RegexMatchAndSubstitute): RegexSubstitution {
     const regex = compileRegex(pattern?.regex ?? '');
-    return new RegexSubstitution(regex, partsOf(substitution, regex.groupCount()));
+    return new RegexSubstitution(regex, partsOf(utf8Bytes(substitution), regex.groupCount()));
   }
 
   apply(text: string): string {

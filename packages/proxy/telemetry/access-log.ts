@@ -1,6 +1,7 @@
 import { close, open, write } from 'node:fs';
 import { hostname } from 'node:os';
 import { MizzenError } from '@mizzen/common';
+import { unicodeText, utf8Bytes } from '../message/header-bytes.ts';
 import type { ProxyCounters } from './proxy-counters.ts';
 
 /** What an access log line can say of a finished request or TCP connection; what the latter has not is '' or 0. */
@@ -39,8 +40,14 @@ export const defaultAccessLogFormat =
   '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%"\n';
 
 /** A header of a peer in a line of a log: no line breaks, no quotes that end the field early. */
-const safe = (text: string) =>
-  /["\\\x00-\x1f\x7f]/.test(text) ? text.replace(/["\\\x00-\x1f\x7f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`) : text;
+const safe = (text: string) => (/["\\\x00-\x1f\x7f-\xff]/.test(text) ? escaped(text) : text);
+
+/** The C1 controls too, which terminals obey: in UTF-8 as C2 80 to C2 9F, and as single bytes where the text is not UTF-8. */
+function escaped(text: string): string {
+  const isUtf8 = unicodeText(text) !== text;
+  const pattern = isUtf8 ? /["\\\x00-\x1f\x7f]|(?<=\xc2)[\x80-\x9f]|\xc2(?=[\x80-\x9f])/g : /["\\\x00-\x1f\x7f-\xff]/g;
+  return text.replace(pattern, (byte) => `\\x${byte.charCodeAt(0).toString(16).padStart(2, '0')}`);
+}
 
 /** Compiles a format string into the function that makes the line. Unknown operators are refused. */
 export function compileAccessLogFormat(format: string): (request: LoggedStream) => string {
@@ -48,8 +55,10 @@ export function compileAccessLogFormat(format: string): (request: LoggedStream) 
 }
 
 /** The same for other texts that are made of what is known of a request: `empty` stands for what it has not (Envoy, "Command operators"). */
-export function compileFormat(format: string, empty: string, place: string): (request: LoggedStream) => string {
+export function compileFormat(given: string, empty: string, place: string): (request: LoggedStream) => string {
   const segments: Segment[] = [];
+  // What is made of a request are byte strings, and so is the text around them.
+  const format = utf8Bytes(given);
   let literal = '';
   for (let at = 0; at < format.length; ) {
     if (format[at] !== '%') {
@@ -114,9 +123,9 @@ function operator(name: string, argument: string, place: string): (request: Logg
       return (request) => request.upstreamHost;
     case 'UPSTREAM_CLUSTER':
     case 'UPSTREAM_CLUSTER_RAW':
-      return (request) => request.upstreamCluster;
+      return (request) => utf8Bytes(request.upstreamCluster);
     case 'ROUTE_NAME':
-      return (request) => request.routeName;
+      return (request) => utf8Bytes(request.routeName);
     case 'DOWNSTREAM_PEER_URI_SAN':
       return (request) => request.peerUri;
     case 'DOWNSTREAM_REMOTE_ADDRESS':
@@ -136,7 +145,7 @@ function operator(name: string, argument: string, place: string): (request: Logg
     case 'REQUESTED_SERVER_NAME':
       return (request) => safe(request.serverName);
     case 'HOSTNAME':
-      return () => hostname();
+      return () => utf8Bytes(hostname());
     case 'REQ': {
       const [first, second] = argument.toLowerCase().split('?');
       const readers = [first, second].filter((header) => header !== undefined).map(requestHeaderReader);

@@ -1,6 +1,7 @@
 import { fromBinary, fromJson, toBinary, toJson } from '@bufbuild/protobuf';
 import { StructSchema } from '@bufbuild/protobuf/wkt';
-import { trailerLines } from '../message/trailer-lines.ts';
+import { utf8Bytes, verifiedValue } from '../message/header-bytes.ts';
+import { fieldLines } from '../message/trailer-lines.ts';
 import type { Introduction } from '../upstream/upstream-stream.ts';
 
 /** Who a peer is, beyond its identity: the labels that Istio's metrics carry. */
@@ -35,9 +36,9 @@ export const peerMetadataIdHeader = 'x-envoy-peer-metadata-id';
 export function introductionOf(peer: PeerMetadata, id: string): Introduction {
   const fields = [
     [peerMetadataHeader, encodePeerMetadata(peer)],
-    [peerMetadataIdHeader, id],
+    [peerMetadataIdHeader, verifiedValue(utf8Bytes(id))],
   ] as const;
-  return { fields, text: trailerLines(fields) };
+  return { fields, text: fieldLines(fields) };
 }
 
 export function encodePeerMetadata(peer: PeerMetadata): string {

@@ -43,6 +43,18 @@ describe('telemetry', () => {
     assert.throws(() => compileAccessLogFormat('%REQ(A'), /has no end/);
   });
 
+  it('lets no control character of a peer reach a terminal, and keeps text in UTF-8', () => {
+    const line = (agent: string) => compileAccessLogFormat('%REQ(USER-AGENT)%')({ ...logged, requestHeader: () => agent });
+    const bytes = (text: string) => Buffer.from(text).toString('latin1');
+    assert.equal(line(bytes('a\u009b31mb')), 'a\\xc2\\x9b31mb');
+    assert.equal(line('a\x9b31m'), 'a\\x9b31m');
+    assert.equal(line(bytes('日本 ě')), bytes('日本 ě'));
+    for (let code = 0; code < 0x110; code++) {
+      const written = Buffer.from(line(bytes(String.fromCodePoint(code))), 'latin1').toString();
+      assert.doesNotMatch(written, /[\x00-\x1f\x7f-\x9f]/, String(code));
+    }
+  });
+
   it('counts values in cumulative buckets', () => {
     const histogram = new Histogram(durationBoundsMs);
     for (const value of [0.4, 0.5, 0.6, 1e9]) histogram.record(value);

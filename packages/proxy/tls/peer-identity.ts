@@ -1,5 +1,6 @@
 import type { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
+import { parseSpiffeId } from '@mizzen/common';
 
 /** Who the peer of a TLS connection has proved to be. Made once per connection. */
 export interface PeerIdentity {
@@ -38,7 +39,7 @@ export function peerIdentityOf(socket: TLSSocket): PeerIdentity | IdentityProble
   if (names.uris.length !== 1)
     return { problem: names.uris.length === 0 ? 'its certificate names no SPIFFE identity' : 'its certificate names several identities' };
   const uri = names.uris[0]!;
-  if (!/^spiffe:\/\/[a-z0-9._-]+\/[A-Za-z0-9._/-]+$/.test(uri)) return { problem: 'its certificate names no SPIFFE identity' };
+  if ((parseSpiffeId(uri)?.segments.length ?? 0) === 0) return { problem: 'its certificate names no SPIFFE identity' };
   const now = Date.now();
   if (Date.parse(certificate.validTo) + clockSkewMs < now) return { problem: `its certificate expired on ${certificate.validTo}` };
   if (Date.parse(certificate.validFrom) - clockSkewMs > now) return { problem: `its certificate is not valid before ${certificate.validFrom}` };

@@ -1,7 +1,7 @@
 import { constants, createHash, X509Certificate } from 'node:crypto';
 import type net from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
-import { MizzenError } from '@mizzen/common';
+import { MizzenError, tlsDefaults } from '@mizzen/common';
 import { CertificateValidationContext_TrustChainVerification as TrustChainVerification } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { DownstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ConnectionInfo } from '../net/connection-info.ts';
@@ -52,7 +52,7 @@ export class ServerTls {
       ticketKeys: ticketKeysOf(config, place) ?? handlers.sessionTicketKeys,
       ...(config.sessionTimeout ? { sessionTimeout: Number(config.sessionTimeout.seconds) } : {}),
       ...(config.sessionTicketKeysType.case === 'disableStatelessSessionResumption' && config.sessionTicketKeysType.value
-        ? { secureOptions: constants.SSL_OP_NO_TICKET }
+        ? { secureOptions: constants.SSL_OP_NO_TICKET | tlsDefaults.secureOptions }
         : {}),
     };
     this.#server = undefined;
@@ -105,8 +105,8 @@ export class ServerTls {
     if (pairs.length === 0) return;
     const roots = this.#sources.roots();
     const options: tls.TlsOptions = {
-      ...this.#options,
       ...contextOptions(pairs, roots, this.#config.commonTlsContext?.tlsParams),
+      ...this.#options,
       // A session is only resumed by a listener that would have asked the same of its client.
       sessionIdContext: sessionContext(this.#config, roots),
     };

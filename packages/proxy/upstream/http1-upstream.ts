@@ -8,6 +8,7 @@ import { readResponseHead } from '../http1/read-response-head.ts';
 import type { Violation } from '../http1/violation.ts';
 import { type Fields, noFields } from '../message/fields.ts';
 import type { HeadLimits } from '../message/head-limits.ts';
+import { verifiedTarget } from '../message/header-bytes.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import { ResponseHead } from '../message/response-head.ts';
 import { fieldsOfLines, trailerLines } from '../message/trailer-lines.ts';
@@ -68,7 +69,7 @@ export class Http1Upstream implements BodySink, UpstreamStream {
     this.#announcesTunnel = false;
     this.#limits = { maxHeadBytes: settings.maxResponseHeadBytes, maxHeaderCount: settings.maxHeaderCount, maxTargetBytes: 0, underscores: 'allow' };
     this.#heads = new HeadReader(this.#limits);
-    this.#body = new BodyReader();
+    this.#body = new BodyReader('response');
     this.#buffers = new ReadBuffers();
     this.#output = new OutputBatch(this);
     this.#sendsChunks = false;
@@ -112,7 +113,7 @@ export class Http1Upstream implements BodySink, UpstreamStream {
     this.#sendsChunks = head.isChunked;
     const output = this.#output;
     output.isWritable = true;
-    output.text(head.line !== '' ? head.line : `${head.method} ${head.method === 'CONNECT' ? head.authority : head.target} HTTP/1.1\r\n`);
+    output.text(head.line !== '' ? head.line : `${head.method} ${verifiedTarget(head.method === 'CONNECT' ? head.authority : head.target)} HTTP/1.1\r\n`);
     output.text(head.headers.serialize(this.#cluster.settings.headerCase));
     if (receiver.isTunnelRequest === 'upgrade') output.text(upgradeLines(head));
     if (introduction !== undefined) output.text(introduction.text);

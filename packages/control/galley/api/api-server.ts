@@ -4,7 +4,7 @@ import { createServer as createHttpServer, type Server as HttpServer, type Incom
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
-import { type Logger, MizzenError, messageOf, type Origin, parseBool, version as programVersion } from '@mizzen/common';
+import { type Logger, MizzenError, messageOf, type Origin, parseBool, version as programVersion, tlsDefaults } from '@mizzen/common';
 import { ApiError, badRequest, notFound } from '../api-error.ts';
 import { jsonPatch } from '../patch/json-patch.ts';
 import { mergePatch } from '../patch/merge-patch.ts';
@@ -98,7 +98,7 @@ export class ApiServer {
   constructor(options: ApiServerOptions) {
     this.#options = options;
     this.#openApiCache = new Map();
-    this.#server = createServer({ ...options.certificate, minVersion: 'TLSv1.2', requestCert: true, rejectUnauthorized: false }, (request, response) => {
+    this.#server = createServer({ ...options.certificate, ...tlsDefaults, requestCert: true, rejectUnauthorized: false }, (request, response) => {
       this.#answer(request, response, (one) => options.authenticator.callerOf(one)).catch((error: unknown) => this.#fail(request, response, error));
     });
     this.#localServer = createHttpServer((request, response) => {
@@ -127,7 +127,7 @@ export class ApiServer {
 
   /** Uses a newer certificate from the next handshake on. */
   renewCertificate(certificate: ServerCertificate): void {
-    this.#server.setSecureContext({ ...certificate, minVersion: 'TLSv1.2' });
+    this.#server.setSecureContext({ ...certificate, ...tlsDefaults });
   }
 
   async close(): Promise<void> {

@@ -1,14 +1,15 @@
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { Init } from '@mizzen/envoy-api';
-import type { HeaderValueOption } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import type { HeaderValue, HeaderValueOption } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { HeaderValueOption_HeaderAppendAction as AppendAction } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import type { HttpService } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/ext_authz/v3/ext_authz_pb.js';
 import type { AttributeContextSchema } from '@mizzen/envoy-api/gen/envoy/service/auth/v3/attribute_context_pb.js';
 import { CheckRequestSchema, CheckResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/auth/v3/external_auth_pb.js';
 import type { Exchange } from '../../http/exchange.ts';
 import type { Fields } from '../../message/fields.ts';
-import type { ResponseHead } from '../../message/response-head.ts';
+import { unicodeText, utf8Bytes } from '../../message/header-bytes.ts';
+import { isFinalStatus, type ResponseHead } from '../../message/response-head.ts';
 import type { ConnectionInfo } from '../../net/connection-info.ts';
 import type { PeerIdentity } from '../../tls/peer-identity.ts';
 import type { Cluster } from '../../upstream/cluster.ts';
@@ -108,7 +109,7 @@ function attributesOf(exchange: Exchange, isTold: HeaderChoice, body: ToldBody |
   for (let i = 0; i < head.headers.names.length; i++) told.push([head.headers.names[i]!, head.headers.valueAt(i)]);
   for (const [name, value] of told) {
     if (name === 'host' || !isTold(name)) continue;
-    headers[name] = Object.hasOwn(headers, name) ? `${headers[name]},${value}` : value;
+    headers[name] = Object.hasOwn(headers, name) ? `${headers[name]},${unicodeText(value)}` : unicodeText(value);
   }
   if (body !== undefined) headers[partialBodyHeader] = String(body.isPartial);
   return {
@@ -119,8 +120,8 @@ function attributesOf(exchange: Exchange, isTold: HeaderChoice, body: ToldBody |
         id: head.headers.get('x-request-id') ?? '',
         method: head.method,
         headers,
-        path: head.target,
-        host: head.authority,
+        path: unicodeText(head.target),
+        host: unicodeText(head.authority),
         scheme: head.headers.get('x-forwarded-proto') ?? 'http',
         size: BigInt(head.hasBody ? head.contentLength : 0),
         protocol: exchange.protocol,
@@ -145,10 +146,11 @@ function decisionOf(message: Buffer): Decision {
   if ((status?.code ?? 0) !== 0 || httpResponse.case === 'deniedResponse') {
     const denied = httpResponse.case === 'deniedResponse' ? httpResponse.value : undefined;
     if ((status?.code ?? 0) === 0 && denied === undefined) return { kind: 'error', detail: 'neither allowed nor denied' };
+    const told = denied?.status?.code || 403;
     return {
       kind: 'denied',
-      status: denied?.status?.code || 403,
-      fields: (denied?.headers ?? []).flatMap(({ header }) => (header === undefined ? [] : [[header.key.toLowerCase(), header.value] as const])),
+      status: isFinalStatus(told) ? told : 403,
+      fields: (denied?.headers ?? []).flatMap(({ header }) => (header === undefined ? [] : [[header.key.toLowerCase(), headerBytesOf(header)] as const])),
       body: Buffer.from(denied?.body ?? ''),
     };
   }
@@ -170,7 +172,11 @@ function changeOf({ header, append, appendAction }: HeaderValueOption): FieldCha
     [AppendAction.OVERWRITE_IF_EXISTS_OR_ADD]: 'set',
   } as const;
   const action = append === undefined ? actions[appendAction] : append ? 'append' : 'set';
-  return { name: header?.key.toLowerCase() ?? '', value: header?.value || Buffer.from(header?.rawValue ?? []).toString('latin1'), action };
+  return { name: header?.key.toLowerCase() ?? '', value: header === undefined ? '' : headerBytesOf(header), action };
+}
+
+function headerBytesOf({ value, rawValue }: HeaderValue): string {
+  return value === '' ? Buffer.from(rawValue).toString('latin1') : utf8Bytes(value);
 }
 
 /** What of the answer goes where. */
@@ -218,11 +224,11 @@ export function checkByHttp(
     const name = head.headers.names[i]!;
     if (!ownHeaders.has(name) && (alwaysTold.has(name) || isTold(name))) fields.push([name, head.headers.valueAt(i)]);
   }
-  for (const header of service.authorizationRequest?.headersToAdd ?? []) fields.push([header.key.toLowerCase(), header.value]);
+  for (const header of service.authorizationRequest?.headersToAdd ?? []) fields.push([header.key.toLowerCase(), utf8Bytes(header.value)]);
   if (body !== undefined) fields.push([partialBodyHeader, String(body.isPartial)]);
   const request = {
     method: head.method === 'CONNECT' ? 'GET' : head.method,
-    path: `${service.pathPrefix}${head.method === 'CONNECT' ? '/' : head.target}`,
+    path: `${utf8Bytes(service.pathPrefix)}${head.method === 'CONNECT' ? '/' : head.target}`,
     authority: head.authority,
     fields,
     body: body?.bytes ?? Buffer.alloc(0),
@@ -234,6 +240,7 @@ export function checkByHttp(
     const { status } = answer.head;
     if (status >= 500) return done({ kind: 'error', detail: `HTTP status ${status}` });
     const all = fieldsOf(answer.head);
+    if (!isFinalStatus(status)) return done({ kind: 'error', detail: `HTTP status ${status}` });
     if (status !== 200)
       return done({
         kind: 'denied',

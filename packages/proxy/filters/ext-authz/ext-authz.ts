@@ -10,6 +10,7 @@ import {
 import type { ListStringMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import type { ProxyContext } from '../../http/connection-settings.ts';
 import type { Exchange } from '../../http/exchange.ts';
+import { isHeaderName, isHeaderValue } from '../../message/header-bytes.ts';
 import type { HeaderList } from '../../message/header-list.ts';
 import type { ResponseHead } from '../../message/response-head.ts';
 import { compileStringMatcher } from '../../route/matchers.ts';
@@ -103,7 +104,7 @@ class ExtAuthzFilter implements HttpFilter {
           decision.body,
           decision.fields.find(([field]) => field === 'content-type')?.[1] ?? (decision.body.length > 0 ? 'text/plain' : ''),
           'ext_authz_denied',
-          decision.fields.filter(([field]) => field !== 'content-type' && isFieldName(field)),
+          decision.fields.filter(([field]) => field !== 'content-type' && isHeaderName(field) && !framing.has(field)),
         );
         return false;
       case 'allowed':
@@ -117,12 +118,10 @@ class ExtAuthzFilter implements HttpFilter {
   }
 }
 
-const isFieldName = (text: string) => /^[!#$%&'*+\-.^_`|~0-9a-z]+$/.test(text);
-
-/** Framing and pseudo-headers are nobody's to change, and no value may begin a line of its own. */
+/** The service cannot change framing and pseudo-headers, nor set a value that is not one. */
 function apply(headers: HeaderList, changes: readonly FieldChange[]): void {
   for (const { name: field, value, action } of changes) {
-    if (!isFieldName(field) || framing.has(field) || /[\r\n\0]/.test(value)) continue;
+    if (!isHeaderName(field) || framing.has(field) || !isHeaderValue(value)) continue;
     if (action === 'add') headers.add(field, value);
     else if (action === 'append') {
       // Only to what the request has.
@@ -132,7 +131,7 @@ function apply(headers: HeaderList, changes: readonly FieldChange[]): void {
   }
 }
 
-const framing = new Set(['host', 'content-length', 'transfer-encoding', 'connection', 'upgrade', 'te', 'trailer']);
+const framing = new Set(['host', 'content-length', 'transfer-encoding', 'connection', 'upgrade', 'te', 'trailer', 'keep-alive', 'proxy-connection']);
 
 function compileAsk(config: ExtAuthz, place: string, context: ProxyContext): Ask {
   const { services } = config;

@@ -3,6 +3,7 @@ import { JwtAuthenticationSchema, type JwtRequirement } from '@mizzen/envoy-api/
 import { removeQueryParameter } from '@mizzen/gateway';
 import type { Exchange } from '../../http/exchange.ts';
 import type { TokenProblem } from '../../jwt/token-verifier.ts';
+import { isHeaderValue, utf8Bytes } from '../../message/header-bytes.ts';
 import { compileMatch } from '../../route/compile-match.ts';
 import { matchesPath } from '../../route/route.ts';
 import { refuseUnsupported } from '../../xds/supported-fields.ts';
@@ -164,9 +165,9 @@ function take(exchange: Exchange, { provider, found, good }: Accepted): boolean 
   return provider.clearsRoute;
 }
 
-/** A claim as the value of a header; what is more than one value as JSON in base64url, as Envoy has it. */
+/** A claim as the value of a header, in UTF-8; what is more than one value as JSON in base64url, as Envoy has it. A claim with control characters is left out. */
 function headerText(value: unknown): string | undefined {
-  if (typeof value === 'string') return /^[\x20-\x7e]*$/.test(value) ? value : undefined;
+  if (typeof value === 'string') return isHeaderValue(utf8Bytes(value)) ? utf8Bytes(value) : undefined;
   if (typeof value === 'number' || typeof value === 'boolean') return String(value);
   return typeof value === 'object' && value !== null ? Buffer.from(JSON.stringify(value)).toString('base64url') : undefined;
 }

@@ -3,7 +3,9 @@ import { MizzenError } from '@mizzen/common';
 import { ScriptPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { ProxyContext } from '../../http/connection-settings.ts';
 import type { Exchange } from '../../http/exchange.ts';
+import { unicodeText, utf8Bytes } from '../../message/header-bytes.ts';
 import type { HeaderList } from '../../message/header-list.ts';
+import { isFinalStatus } from '../../message/response-head.ts';
 import { normalizeTarget } from '../../route/normalize-path.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
@@ -73,12 +75,13 @@ class ScriptFilter implements HttpFilter {
       if (result.kind === 'answer') {
         this.#context.counters.countRejection('script', String(result.status));
         const type = result.headers.find(([field]) => field === 'content-type')?.[1] ?? 'text/plain';
+        if (!isFinalStatus(result.status)) return this.#failed(exchange, current, { kind: 'error', message: `${result.status} cannot be a status` });
         return exchange.replyContent(
           result.status,
           Buffer.from(result.body),
-          type,
+          utf8Bytes(type),
           'script_answer',
-          result.headers.filter(([field]) => field !== 'content-type' && !fixedFields.has(field)),
+          result.headers.filter(([field]) => field !== 'content-type' && !fixedFields.has(field)).map(([field, value]) => [field, utf8Bytes(value)] as const),
         );
       }
       if (result.path !== undefined) {
@@ -108,14 +111,7 @@ class ScriptFilter implements HttpFilter {
       host.call({ phase: 'response', config: current.config, request: requestOf(exchange), response }, current.timeoutMs, (result) => {
         if (exchange.isOver) return;
         if (result.kind !== 'continue') return this.#failed(exchange, current, result);
-        if (
-          result.status !== undefined &&
-          Number.isInteger(result.status) &&
-          result.status >= 200 &&
-          result.status <= 599 &&
-          result.status !== 204 &&
-          result.status !== 304
-        ) {
+        if (result.status !== undefined && isFinalStatus(result.status) && result.status !== 204 && result.status !== 304) {
           head.status = result.status;
           head.line = '';
         }
@@ -145,7 +141,7 @@ class ScriptFilter implements HttpFilter {
 }
 
 function listOf(headers: HeaderList): (readonly [string, string])[] {
-  return headers.names.map((field, i) => [field, headers.valueAt(i)] as const);
+  return headers.names.map((field, i) => [field, unicodeText(headers.valueAt(i))] as const);
 }
 
 function requestOf(exchange: Exchange): SentRequest {
@@ -167,9 +163,9 @@ function replaceFields(headers: HeaderList, fields: readonly (readonly [string, 
   for (const field of new Set(headers.names)) {
     if (fixedFields.has(field)) continue;
     const values = wanted.get(field);
-    const had = headers.names.flatMap((candidate, i) => (candidate === field ? [headers.valueAt(i)] : []));
+    const had = headers.names.flatMap((candidate, i) => (candidate === field ? [unicodeText(headers.valueAt(i))] : []));
     if (values !== undefined && values.length === had.length && values.every((value, i) => value === had[i])) wanted.delete(field);
     else headers.remove(field);
   }
-  for (const [field, values] of wanted) for (const value of values) headers.add(field, value);
+  for (const [field, values] of wanted) for (const value of values) headers.add(field, utf8Bytes(value));
 }

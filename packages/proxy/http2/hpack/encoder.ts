@@ -1,3 +1,5 @@
+import { connectionSpecificNames } from '../../message/fields.ts';
+import { isHeaderName } from '../../message/header-bytes.ts';
 import { DynamicTable } from './dynamic-table.ts';
 import { HeaderField } from './header-field.ts';
 import { encodeHuffman, huffmanLength } from './huffman.ts';
@@ -19,6 +21,9 @@ const mayRepeat: ReadonlySet<string> = new Set([
 /** RFC 7541 section 7.1.3: secrets that could be guessed a try at a time are kept out of every table on the way. */
 const secrets: ReadonlySet<string> = new Set(['authorization', 'proxy-authorization', 'set-cookie', 'cookie']);
 
+/** What no header block may hold (RFC 9113 sections 8.2.1 and 8.2.2), however it came to be in a message: the peer would fail the stream, or the connection. */
+const isForbidden = (name: string) => connectionSpecificNames.has(name) || !(isHeaderName(name) || /^:[a-z]+$/.test(name));
+
 /** Names remembered for their entries in the table; those beyond are written out each time. */
 const maxNames = 512;
 /** Values remembered of one name; old ones are forgotten first when they are no longer in the table. */
@@ -30,7 +35,7 @@ class NameState {
   /** Values with an entry in the static table. */
   readonly statics: ReadonlyMap<string, number> | undefined;
   /** `twice`: a value enters the table when it is seen again. */
-  readonly treatment: 'index' | 'twice' | 'plain' | 'secret';
+  readonly treatment: 'index' | 'twice' | 'plain' | 'secret' | 'never';
   /** Value to the count of insertions when its entry was added. */
   readonly entries: Map<string, number>;
   lastValue: string;
@@ -43,7 +48,7 @@ class NameState {
   constructor(name: string) {
     this.staticIndex = staticIndexOfName.get(name) ?? 0;
     this.statics = staticIndicesOf.get(name);
-    this.treatment = secrets.has(name) ? 'secret' : neverRepeats.has(name) ? 'plain' : mayRepeat.has(name) ? 'twice' : 'index';
+    this.treatment = isForbidden(name) ? 'never' : secrets.has(name) ? 'secret' : neverRepeats.has(name) ? 'plain' : mayRepeat.has(name) ? 'twice' : 'index';
     this.seen = [];
     this.entries = new Map();
     this.lastValue = '';
@@ -60,7 +65,7 @@ function wasSeen({ seen }: NameState, value: string): boolean {
 
 /**
  * Encodes header blocks (RFC 7541): what repeats on a connection is sent as a number from the second time on. Names are in lower case and
- * text is latin1. Fields are added one by one between `begin` and `end`.
+ * values are byte strings. A field that HTTP/2 forbids is left out. Fields are added one by one between `begin` and `end`.
  */
 export class HpackEncoder {
   readonly #table: DynamicTable;
@@ -114,6 +119,7 @@ export class HpackEncoder {
       if (state.treatment === 'twice' && !wasSeen(state, value)) return this.#literal(0x00, 4, state.staticIndex, name, value, false);
       return this.#addToTable(state, name, value);
     }
+    if (state.treatment === 'never') return;
     const known = state.statics?.get(value);
     if (known !== undefined) return this.#integer(0x80, 7, known);
     this.#literal(state.treatment === 'secret' ? 0x10 : 0x00, 4, state.staticIndex || this.#index(state.newest), name, value, false);

@@ -6,6 +6,7 @@ import {
   HttpConnectionManager_TracingSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import type { ProxyContext } from '../../http/connection-settings.ts';
+import { utf8Bytes } from '../../message/header-bytes.ts';
 import { refuseUnsupported } from '../../xds/supported-fields.ts';
 import { SpanExporter, type SpanExporterOptions } from './span-exporter.ts';
 import { Tracer, type TracerOptions } from './tracer.ts';
@@ -41,7 +42,7 @@ export function compileTracer(
       authority: host,
       path: pathname,
       fields: (config.httpService?.requestHeadersToAdd ?? []).flatMap(({ header }) =>
-        header === undefined ? [] : [[header.key.toLowerCase(), header.value] as const],
+        header === undefined ? [] : [[header.key.toLowerCase(), utf8Bytes(header.value)] as const],
       ),
       serviceName: config.serviceName,
       timeoutMs: durationToMs(uri.timeout) || 5_000,

@@ -45,12 +45,12 @@ export function readTraceContext(headers: HeaderList): TraceContext | undefined 
 
 /** Tells the next one whose span it is called from: always as traceparent, and as B3 to those who were called with it. */
 export function writeTraceContext(headers: HeaderList, traceId: string, spanId: string, isSampled: boolean, form: TraceContext['form']): void {
-  headers.set('traceparent', `00-${traceId}-${spanId}-${isSampled ? '01' : '00'}`);
-  if (form === 'b3') headers.set('b3', `${traceId}-${spanId}-${isSampled ? '1' : '0'}`);
+  headers.setVerified('traceparent', `00-${traceId}-${spanId}-${isSampled ? '01' : '00'}`);
+  if (form === 'b3') headers.setVerified('b3', `${traceId}-${spanId}-${isSampled ? '1' : '0'}`);
   else if (form === 'b3multi') {
-    headers.set('x-b3-traceid', traceId);
-    headers.set('x-b3-spanid', spanId);
-    headers.set('x-b3-sampled', isSampled ? '1' : '0');
+    headers.setVerified('x-b3-traceid', traceId);
+    headers.setVerified('x-b3-spanid', spanId);
+    headers.setVerified('x-b3-sampled', isSampled ? '1' : '0');
     headers.remove('x-b3-parentspanid');
   }
 }
