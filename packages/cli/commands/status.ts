@@ -16,8 +16,13 @@ export async function status(options: StatusOptions): Promise<void> {
     const { proxies } = (await api.call('GET', '/mizzen/v1/proxies')).body as { proxies: ProxyStatus[] };
     const { findings } = (await api.call('GET', '/mizzen/v1/findings')).body as { findings: Finding[] };
     const format = outputFormat(options.output);
-    if (format !== 'table') return printData({ proxies, findings }, format);
-    if (proxies.length === 0) return print('no proxy is connected');
+    const degraded = degradations(proxies, findings);
+    if (degraded.length > 0) process.exitCode = 1;
+    if (format !== 'table') return printData({ proxies, findings, degraded }, format);
+    if (proxies.length === 0) {
+      print('no proxy is connected');
+      return printFindings(findings, degraded);
+    }
     const cell = (proxy: ProxyStatus, type: string) => {
       const state = proxy.types[type];
       if (!state) return '-';
@@ -47,13 +52,28 @@ export async function status(options: StatusOptions): Promise<void> {
     for (const proxy of proxies)
       for (const [type, state] of Object.entries(proxy.types))
         if (state.error) print(paint(`\n${proxy.name} refused its ${type} update: ${state.error}`, 'red'));
-    if (findings.length > 0)
-      print(
-        `\n${findings.map((finding) => `${finding.level.padEnd(7)} ${finding.place ? `${finding.place}: ` : ''}${finding.message} [${finding.code}]`).join('\n')}`,
-      );
+    printFindings(findings, degraded);
   } finally {
     api.close();
   }
+}
+
+/** What keeps configuration from taking effect: refused by a proxy, not generated, or left out. Any of it makes the exit code 1. */
+export function degradations(proxies: readonly ProxyStatus[], findings: readonly Finding[]): string[] {
+  return [
+    ...proxies.flatMap((proxy) =>
+      Object.entries(proxy.types).flatMap(([type, { error }]) => (error ? [`${proxy.namespace}/${proxy.name} refused its ${type} update`] : [])),
+    ),
+    ...findings.filter(({ level }) => level === 'error').map(({ object, code }) => `${object} is not in effect as written [${code}]`),
+  ];
+}
+
+function printFindings(findings: readonly Finding[], degraded: readonly string[]): void {
+  if (findings.length > 0)
+    print(
+      `\n${findings.map((finding) => `${finding.level.padEnd(7)} ${finding.place ? `${finding.place}: ` : ''}${finding.message} [${finding.code}]`).join('\n')}`,
+    );
+  if (degraded.length > 0) print(paint(`\ndegraded:\n${degraded.map((one) => `  ${one}`).join('\n')}`, 'red'));
 }
 
 function paintState(state: ProxyStatus['state']): string {

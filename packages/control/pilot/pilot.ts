@@ -11,6 +11,7 @@ import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import { envoyFilterFindings } from './analysis/envoy-filters.ts';
 import type { Finding } from './analysis/finding.ts';
 import { StatusWriter } from './gateway-api/status-writer.ts';
+import { Quarantine } from './quarantine.ts';
 import { Registration } from './registry/registration.ts';
 import { WorkloadBindings } from './registry/workload-bindings.ts';
 import type { MeshSnapshot } from './snapshot.ts';
@@ -40,12 +41,17 @@ export interface PilotOptions {
 
 const syncPollMs = 10;
 const mostSyncMs = 10_000;
+/** Objects that are excluded one after the other in one build. More are found by the next one. */
+const maxIsolationRounds = 100;
 
 export class Pilot {
   readonly trustDomain: string;
   readonly #options: PilotOptions;
   readonly #keySets: JwksResolver;
   readonly #builder: SnapshotBuilder;
+  readonly #quarantine: Quarantine;
+  /** Why the newest configuration is not in effect; undefined: it is. */
+  #buildFailure: string | undefined;
   readonly #registration: Registration;
   readonly #connections: Set<ProxyConnection>;
   #bindings: WorkloadBindings;
@@ -63,7 +69,8 @@ export class Pilot {
     this.trustDomain = options.trustDomain;
     this.#options = options;
     this.#keySets = new JwksResolver(options.logger, () => void this.refresh());
-    this.#builder = new SnapshotBuilder(options.registry.store, options.trustDomain, options.logger, options.filesRoot, options.brokerAddress, this.#keySets);
+    this.#quarantine = new Quarantine(options.registry.store, options.logger);
+    this.#builder = new SnapshotBuilder(options.trustDomain, options.logger, options.filesRoot, options.brokerAddress, this.#keySets);
     this.#registration = new Registration({
       registry: options.registry,
       logger: options.logger,
@@ -71,6 +78,7 @@ export class Pilot {
     });
     this.#challenges = [];
     this.#connections = new Set();
+    this.#buildFailure = undefined;
     this.#bindings = new WorkloadBindings();
     this.#stopBindings = undefined;
     this.#snapshot = undefined;
@@ -86,7 +94,7 @@ export class Pilot {
     const { bindings, stop } = await WorkloadBindings.follow(this.#options.registry.store);
     this.#bindings = bindings;
     this.#stopBindings = stop;
-    this.#snapshot = await this.#builder.build();
+    this.#snapshot = await this.#build();
     this.#writeStatuses();
     this.#stopWatching = this.#options.registry.store.watch(this.#snapshot.revision, (change) => this.#changed(change));
     await this.#registration.start();
@@ -104,8 +112,34 @@ export class Pilot {
   }
 
   get findings(): readonly Finding[] {
-    if (this.#snapshot === undefined) return this.#builder.findings;
-    return [...this.#builder.findings, ...envoyFilterFindings(this.#snapshot, [...this.#connections])];
+    const own = [...this.#builder.findings, ...this.#quarantine.findings(), ...this.#failureFindings()];
+    if (this.#snapshot === undefined) return own;
+    try {
+      return [...own, ...envoyFilterFindings(this.#snapshot, [...this.#connections])];
+    } catch (error) {
+      this.#options.logger.error('cannot analyze EnvoyFilters', { error: messageOf(error) });
+      return own;
+    }
+  }
+
+  /** Objects without effect, or in an older version, since generation fails with them; `failures` counts how often that was found. */
+  get isolation(): Pick<Quarantine, 'excluded' | 'failures'> {
+    return this.#quarantine;
+  }
+
+  #failureFindings(): Finding[] {
+    const finding = (object: string, message: string): Finding => ({ code: 'MZ0018', level: 'error', object, path: '', place: '', message });
+    return [
+      ...(this.#buildFailure === undefined
+        ? []
+        : [finding('Mesh', `the newest configuration is not in effect, since no snapshot can be built from it: ${this.#buildFailure}.`)]),
+      ...[...this.#connections].flatMap(({ view, failures }) =>
+        [...failures].map(([type, reason]) => {
+          const name = `${view.namespace}/${view.name}`;
+          return finding(`Proxy ${name}`, `Proxy ${name}: cannot generate its ${type} resources, so it keeps those before: ${reason}.`);
+        }),
+      ),
+    ];
   }
 
   /** Which workloads the service accounts are bound to. */
@@ -152,6 +186,7 @@ export class Pilot {
 
   requested(connection: ProxyConnection, type: DiscoveryType, request: DiscoveryRequest): void {
     const nack = connection.handle(type, request, this.#snapshot!, this.#options.trust.current());
+    if (connection.failures.size > 0) this.#schedule();
     if (nack)
       this.#options.logger.warn('a proxy refused its configuration and stays with the version before', {
         proxy: `${connection.view.namespace}/${connection.view.name}`,
@@ -215,6 +250,11 @@ export class Pilot {
 
   #changed(change: Change): void {
     if (!affectsProxies(change)) return;
+    this.#quarantine.changed(change);
+    this.#schedule();
+  }
+
+  #schedule(): void {
     const now = Date.now();
     this.#firstChangeAt ??= now;
     const wait = Math.max(0, Math.min(this.#options.debounceMs ?? 25, this.#firstChangeAt + (this.#options.debounceMaxMs ?? 500) - now));
@@ -222,22 +262,54 @@ export class Pilot {
     this.#timer = setTimeout(() => void this.refresh(), wait);
   }
 
-  async #buildAndPush(): Promise<void> {
-    try {
-      this.#snapshot = { ...(await this.#builder.build()), challenges: this.#challenges };
-    } catch (error) {
-      this.#options.logger.error('the snapshot could not be built; proxies keep the one before', { error: messageOf(error) });
-      return;
+  /** Builds a snapshot from all objects that one can be built with. Throws when it cannot be built from none. */
+  async #build(): Promise<MeshSnapshot> {
+    for (let round = 0; ; round++) {
+      try {
+        return await this.#builder.build(this.#quarantine.reader());
+      } catch (error) {
+        if (round >= maxIsolationRounds || !(await this.#quarantine.isolate(async (reader) => void (await this.#builder.probe(reader))))) throw error;
+      }
     }
+  }
+
+  async #buildAndPush(): Promise<void> {
+    for (let round = 0; ; round++) {
+      let snapshot: MeshSnapshot;
+      try {
+        snapshot = { ...(await this.#build()), challenges: this.#challenges };
+        this.#snapshot = snapshot;
+        this.#buildFailure = undefined;
+      } catch (error) {
+        this.#buildFailure = messageOf(error);
+        this.#options.logger.error('the snapshot could not be built; proxies keep the one before', { error: this.#buildFailure });
+        return;
+      }
+      this.#push(snapshot);
+      const failed = [...this.#connections].find(({ failures }) => failures.size > 0);
+      if (failed === undefined) return this.#quarantine.succeeded();
+      if (round >= maxIsolationRounds || !(await this.#isolate(failed))) return;
+    }
+  }
+
+  /** Finds and excludes the object that a proxy's resources cannot be generated with. False: no object is the cause. */
+  async #isolate(connection: ProxyConnection): Promise<boolean> {
+    const trustBundle = this.#options.trust.current();
+    for (const type of connection.failures.keys())
+      if (await this.#quarantine.isolate(async (reader) => connection.attempt(type, await this.#builder.probe(reader), trustBundle))) return true;
+    return false;
+  }
+
+  #push(snapshot: MeshSnapshot): void {
     this.#writeStatuses();
-    this.#options.trust.configure(this.#snapshot.meshConfig.caCertificates);
+    this.#options.trust.configure(snapshot.meshConfig.caCertificates);
     const trustBundle = this.#options.trust.current();
     for (const connection of this.#connections) {
       if (!this.#prove(connection)) continue;
       try {
-        this.#pushes += connection.push(this.#snapshot, trustBundle);
+        this.#pushes += connection.push(snapshot, trustBundle);
       } catch (error) {
-        this.#options.logger.error('the configuration of one proxy could not be generated; it keeps the one before', {
+        this.#options.logger.error('the configuration of one proxy could not be sent; it keeps the one before', {
           proxy: `${connection.view.namespace}/${connection.view.name}`,
           error: messageOf(error),
         });

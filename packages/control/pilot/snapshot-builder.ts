@@ -1,7 +1,6 @@
 import type { VirtualServiceSpec } from '@mizzen/api';
-import { describeOrigin, type Logger, messageOf } from '@mizzen/common';
+import { describeOrigin, type Logger, messageOf, silentLogger } from '@mizzen/common';
 import type { JwksResolver } from '../citadel/jwks-resolver.ts';
-import type { ConfigStore } from '../galley/config-store.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
 import { gatewayListenerFindings } from './analysis/gateway-listeners.ts';
 import { keySetFindings } from './analysis/key-sets.ts';
@@ -13,15 +12,17 @@ import { type ResolvedApi, resolveApi } from './apis/resolved-api.ts';
 import { withDelegates } from './delegates.ts';
 import { type Translation, translateGatewayApi } from './gateway-api/translate.ts';
 import { defaultMeshConfig, type MeshConfig, meshConfigName, readMeshConfig } from './mesh-config.ts';
+import type { ConfigReader } from './quarantine.ts';
 import { keySourceOf } from './security/request-authentication.ts';
 import { type Configured, type MeshSnapshot, rootNamespace, takeSnapshot } from './snapshot.ts';
+
+type KeySets = Pick<JwksResolver, 'keysOf' | 'problemOf' | 'want'>;
 
 /**
  * Turns the store into snapshots, and keeps what would break traffic out of them: a VirtualService that points to nothing does not
  * replace the version of it that worked. The snapshot then still holds the last good one, and the findings say why.
  */
 export class SnapshotBuilder {
-  readonly #store: ConfigStore;
   readonly #trustDomain: string;
   readonly #logger: Logger;
   /** The newest admitted version of each VirtualService, by namespace/name. */
@@ -29,22 +30,14 @@ export class SnapshotBuilder {
   readonly #lastGoodApis: Map<string, ResolvedApi>;
   readonly #filesRoot: string | undefined;
   readonly #brokerAddress: string | undefined;
-  readonly #keySets: JwksResolver;
+  readonly #keySets: KeySets;
   #meshConfig: MeshConfig;
   #reported: Set<string>;
   #findings: readonly Finding[];
   #translation: Translation | undefined;
 
   /** `filesRoot`: the folder in which resources may name files; undefined: none. */
-  constructor(
-    store: ConfigStore,
-    trustDomain: string,
-    logger: Logger,
-    filesRoot: string | undefined,
-    brokerAddress: string | undefined,
-    keySets: JwksResolver,
-  ) {
-    this.#store = store;
+  constructor(trustDomain: string, logger: Logger, filesRoot: string | undefined, brokerAddress: string | undefined, keySets: KeySets) {
     this.#trustDomain = trustDomain;
     this.#logger = logger;
     this.#lastGood = new Map();
@@ -68,9 +61,20 @@ export class SnapshotBuilder {
     return this.#translation;
   }
 
-  async build(): Promise<MeshSnapshot> {
-    const configProblem = await this.#readMeshConfig();
-    const taken = await takeSnapshot(this.#store, this.#trustDomain, this.#meshConfig, this.#filesRoot, this.#brokerAddress, this.#keySets);
+  /** Builds from another view of the configuration, without effect on what this builder knows and reports. */
+  async probe(store: ConfigReader): Promise<MeshSnapshot> {
+    const { keysOf, problemOf } = this.#keySets;
+    const keySets = { keysOf: keysOf.bind(this.#keySets), problemOf: problemOf.bind(this.#keySets), want: () => {} };
+    const copy = new SnapshotBuilder(this.#trustDomain, silentLogger, this.#filesRoot, this.#brokerAddress, keySets);
+    copy.#meshConfig = this.#meshConfig;
+    for (const [key, version] of this.#lastGood) copy.#lastGood.set(key, version);
+    for (const [key, version] of this.#lastGoodApis) copy.#lastGoodApis.set(key, version);
+    return copy.build(store);
+  }
+
+  async build(store: ConfigReader): Promise<MeshSnapshot> {
+    const configProblem = await this.#readMeshConfig(store);
+    const taken = await takeSnapshot(store, this.#trustDomain, this.#meshConfig, this.#filesRoot, this.#brokerAddress, this.#keySets);
     this.#keySets.want(taken.requestAuthentications.flatMap(({ spec }) => (spec.jwtRules ?? []).flatMap((rule) => keySourceOf(rule) ?? [])));
     const consumers = consumerTable(taken.consumerConfigs, taken.credentialConfigs, taken.secrets);
     const findings: Finding[] = [
@@ -148,8 +152,8 @@ export class SnapshotBuilder {
   }
 
   /** What cannot be read does not replace what could. */
-  async #readMeshConfig(): Promise<Finding[]> {
-    const stored = await this.#store.get({ group: '', kind: 'ConfigMap', namespace: rootNamespace, name: meshConfigName });
+  async #readMeshConfig(store: ConfigReader): Promise<Finding[]> {
+    const stored = await store.get({ group: '', kind: 'ConfigMap', namespace: rootNamespace, name: meshConfigName });
     try {
       this.#meshConfig = readMeshConfig(stored);
       return [];

@@ -17,7 +17,7 @@ import type {
 import type { Origin } from '@mizzen/common';
 import type { HttpChallenge } from '../certificates/acme-client.ts';
 import type { JwksResolver } from '../citadel/jwks-resolver.ts';
-import type { ConfigStore, StoredResource } from '../galley/config-store.ts';
+import type { StoredResource } from '../galley/config-store.ts';
 import { originFileAnnotation } from '../galley/directory-source.ts';
 import type { ConsumerTable } from './apis/consumer-table.ts';
 import { DocumentReader } from './apis/documents.ts';
@@ -25,6 +25,7 @@ import type { ResolvedApi } from './apis/resolved-api.ts';
 import type { EnvoyFilterSpec } from './envoy-filters/types.ts';
 import { type GatewayApiResources, readGatewayApi } from './gateway-api/resources.ts';
 import type { MeshConfig } from './mesh-config.ts';
+import type { ConfigReader } from './quarantine.ts';
 import { type AutoAddress, autoAddresses } from './registry/auto-addresses.ts';
 import { buildServices } from './registry/build-services.ts';
 import type { Service } from './registry/service.ts';
@@ -104,7 +105,7 @@ export interface MessagingResources {
 export const rootNamespace = 'istio-system';
 
 export async function takeSnapshot(
-  store: ConfigStore,
+  store: ConfigReader,
   trustDomain: string,
   meshConfig: MeshConfig,
   filesRoot: string | undefined,

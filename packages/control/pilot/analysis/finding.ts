@@ -26,7 +26,9 @@ export interface Finding {
     | 'MZ0013'
     | 'MZ0014'
     | 'MZ0015'
-    | 'MZ0016';
+    | 'MZ0016'
+    | 'MZ0017'
+    | 'MZ0018';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

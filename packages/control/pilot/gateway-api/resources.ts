@@ -1,4 +1,5 @@
-import type { ConfigStore, StoredResource } from '../../galley/config-store.ts';
+import type { StoredResource } from '../../galley/config-store.ts';
+import type { ConfigReader } from '../quarantine.ts';
 import type { Configured } from '../snapshot.ts';
 import {
   type BackendTlsPolicySpec,
@@ -26,7 +27,7 @@ export interface GatewayApiResources {
 export const routeKinds = ['HTTPRoute', 'GRPCRoute', 'TLSRoute', 'TCPRoute', 'UDPRoute'] as const;
 
 export async function readGatewayApi(
-  store: ConfigStore,
+  store: ConfigReader,
   configured: <Spec>(stored: StoredResource) => Configured<Spec>,
   byAge: (a: Configured<unknown>, b: Configured<unknown>) => number,
 ): Promise<GatewayApiResources> {

@@ -139,7 +139,7 @@ export class WorkloadBindings {
   }
 }
 
-export async function readBindingObjects(store: ConfigStore): Promise<StoredResource[]> {
+export async function readBindingObjects(store: Pick<ConfigStore, 'list'>): Promise<StoredResource[]> {
   const lists = await Promise.all(bindingKinds.map(([group, kind]) => store.list(group, kind)));
   return lists.flatMap(({ items }) => items);
 }

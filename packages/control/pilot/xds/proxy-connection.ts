@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import { PushQueue } from '@mizzen/common';
+import { messageOf, PushQueue } from '@mizzen/common';
 import { type DiscoveryType, discoveryTypes, typeUrls } from '@mizzen/envoy-api';
 import { type DiscoveryRequest, type DiscoveryResponse, DiscoveryResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { Identity } from '../../citadel/spiffe-identity.ts';
@@ -36,6 +36,7 @@ export class ProxyConnection {
   readonly connectedAt: Date;
   readonly responses: PushQueue<DiscoveryResponse>;
   readonly #subscriptions: Map<DiscoveryType, Subscription>;
+  readonly #failures: Map<DiscoveryType, string>;
   /** Patches of EnvoyFilters that have found their place, as `NAMESPACE/NAME@REVISION#INDEX`. */
   readonly patched: Set<string>;
   /** The patches that the proxy did not take, and why: it is given none until they change. */
@@ -51,6 +52,7 @@ export class ProxyConnection {
     this.connectedAt = now;
     this.responses = new PushQueue();
     this.#subscriptions = new Map();
+    this.#failures = new Map();
     this.patched = new Set();
     this.#refusedPatches = undefined;
   }
@@ -78,6 +80,7 @@ export class ProxyConnection {
     // Clusters, listeners and the name table are asked for as a whole; for the other types no names means that nothing is wanted any more.
     if (request.resourceNames.length === 0 && type !== 'cluster' && type !== 'listener' && type !== 'name-table' && type !== 'messaging') {
       this.#subscriptions.delete(type);
+      this.#failures.delete(type);
       return request.errorDetail ? { nack: request.errorDetail.message } : undefined;
     }
     if (!subscription) {
@@ -109,6 +112,16 @@ export class ProxyConnection {
     }
     if (namesChanged) this.#send(type, subscription, snapshot, trustBundle, true);
     return nack;
+  }
+
+  /** Types that could not be generated, with the reason: the proxy keeps what it was sent before of these, and receives all others. */
+  get failures(): ReadonlyMap<DiscoveryType, string> {
+    return this.#failures;
+  }
+
+  /** Generates a type from another snapshot without sending it. Throws what generation throws. */
+  attempt(type: DiscoveryType, snapshot: MeshSnapshot, trustBundle: TrustBundle): void {
+    resourcesFor(type, this.#subscriptions.get(type)?.names ?? new Set(), this.view, snapshot, trustBundle, this.#patches(snapshot), () => {});
   }
 
   /** Sends every subscribed type whose content has changed, in the order that makes before it breaks. Returns how many were sent. */
@@ -175,6 +188,7 @@ export class ProxyConnection {
       connectedAt: this.connectedAt.toISOString(),
       state: states.includes('nacked') ? 'nacked' : states.includes('stale') || states.length === 0 ? 'stale' : 'synced',
       types,
+      generationErrors: Object.fromEntries(this.#failures),
     };
   }
 
@@ -184,9 +198,16 @@ export class ProxyConnection {
   }
 
   #send(type: DiscoveryType, subscription: Subscription, snapshot: MeshSnapshot, trustBundle: TrustBundle, always: boolean): boolean {
-    const resources = resourcesFor(type, subscription.names, this.view, snapshot, trustBundle, this.#patches(snapshot), (patch) =>
-      this.patched.add(patchKey(patch)),
-    );
+    let resources: Any[];
+    try {
+      resources = resourcesFor(type, subscription.names, this.view, snapshot, trustBundle, this.#patches(snapshot), (patch) =>
+        this.patched.add(patchKey(patch)),
+      );
+      this.#failures.delete(type);
+    } catch (error) {
+      this.#failures.set(type, messageOf(error));
+      return false;
+    }
     const version = contentVersion(resources);
     if (!always && version === subscription.version) return false;
     subscription.version = version;
@@ -251,6 +272,8 @@ export interface ProxyStatus {
   readonly connectedAt: string;
   readonly state: 'synced' | 'stale' | 'nacked';
   readonly types: Readonly<Record<string, TypeStatus>>;
+  /** Types that could not be generated, with the reason. */
+  readonly generationErrors: Readonly<Record<string, string>>;
 }
 
 /** The version is the content: the same configuration has the same version on every replica and after every restart. */
