@@ -23,14 +23,14 @@ const inventory = new Set(['Namespace', 'Service', 'ServiceEntry', 'WorkloadEntr
  * the object that ends the shortest failing sequence is excluded. It stays in its last good version, or is left out; all others take effect.
  */
 export class Quarantine {
-  readonly #store: ConfigStore;
+  readonly #store: ConfigReader;
   readonly #logger: Logger;
   readonly #excluded: Map<string, Excluded>;
   /** Versions that were in effect at the last success, of objects that have changed since. */
   readonly #lastGood: Map<string, StoredResource>;
   #failures: number;
 
-  constructor(store: ConfigStore, logger: Logger) {
+  constructor(store: ConfigReader, logger: Logger) {
     this.#store = store;
     this.#logger = logger;
     this.#excluded = new Map();
