@@ -265,11 +265,37 @@ describe('an API gateway', () => {
         const answer = await bearer(text);
         assert.equal(answer.status, 200);
         const { headers } = echo(answer.body);
-        assert.equal(headers['x-mizzen-consumer'], 'carol');
+        assert.equal(headers['x-mizzen-consumer'], 'https://issuer.test#carol');
         assert.equal(headers['x-plan'], 'pro');
         assert.equal(headers['authorization'], undefined);
       }
       assert.equal((await ask('jwt.test', `/?token=${text}`)).status, 200);
+    });
+
+    it('identifies by issuer and subject, and maps to Consumers and groups only where that is declared', async () => {
+      const jwt = (extra = '') => `jwt: [{ issuer: https://issuer.test, jwks: '${JSON.stringify({ keys: [jwk] })}'${extra} }]`;
+      await mesh.apply(
+        [
+          api('token-names', 'names.test', `    authentication: { ${jwt()}, allow: { consumers: [alice] } }`),
+          api('token-groups', 'groups.test', `    authentication: { ${jwt()}, allow: { groups: [gold] } }`),
+          api('token-claim', 'claim.test', `    authentication: { ${jwt(', groupsClaim: groups')}, allow: { groups: [gold] } }`),
+          api('token-subject', 'subject.test', `    authentication: { ${jwt()}, allow: { consumers: ["https://issuer.test#carol"] } }`),
+          `---\napiVersion: mizzen.dev/v1alpha1\nkind: Credential\nmetadata: { name: alice-token }\nspec: { consumer: alice, jwt: { issuer: https://issuer.test, subject: a-1 } }\n`,
+          `---\napiVersion: mizzen.dev/v1alpha1\nkind: Credential\nmetadata: { name: other-issuer }\nspec: { consumer: alice, jwt: { issuer: https://other.test, subject: carol } }\n`,
+        ].join(''),
+      );
+      const as = (host: string, claims: object) => ask(host, '/', { headers: { authorization: `Bearer ${token({ ...good(), ...claims })}` } });
+      for (const sub of ['default/alice', 'alice', 'carol', 'https://other.test#carol'])
+        for (const host of ['names.test', 'groups.test']) assert.equal((await as(host, { sub })).status, 403, `${sub} at ${host}`);
+      for (const host of ['names.test', 'groups.test']) {
+        const answer = await as(host, { sub: 'a-1', groups: ['admins'] });
+        assert.equal(answer.status, 200);
+        const { headers } = echo(answer.body);
+        assert.deepEqual([headers['x-mizzen-consumer'], headers['x-mizzen-consumer-groups']], ['default/alice', 'gold']);
+      }
+      assert.equal((await as('claim.test', {})).status, 200);
+      assert.equal((await as('claim.test', { groups: ['silver'] })).status, 403);
+      assert.deepEqual([(await as('subject.test', {})).status, (await as('subject.test', { sub: 'dave' })).status], [200, 403]);
     });
 
     it('refuses every other, with the reason', async () => {

@@ -190,7 +190,7 @@ ${api('lost', 'http://127.0.0.1:9', '')}`,
     assert.equal(page.status, 200, page.body);
     assert.equal(page.url, 'http://shop.example/cart?item=1&x=%2F');
     const { headers } = seenBy(page);
-    assert.deepEqual([headers['x-mizzen-consumer'], headers['x-user-email'], headers['x-user-name']], ['alice', 'alice@example.org', 'A. L.']);
+    assert.deepEqual([headers['x-mizzen-consumer'], headers['x-user-email'], headers['x-user-name']], [`${issuer}#alice`, 'alice@example.org', 'A. L.']);
     assert.match(String(headers['authorization']), /^Bearer \S+/);
     assert.equal(headers['cookie'], undefined, 'the session is not for the service');
     const begun = new URL(page.stops[1]!);
@@ -200,7 +200,7 @@ ${api('lost', 'http://127.0.0.1:9', '')}`,
     // Other cookies stay, and nobody tells the service who they are by themselves.
     browser.cookies.get('shop.example')!.set('theme', 'dark');
     const again = seenBy(await browser.get('http://shop.example/', { 'x-user-email': 'root@example.org', 'x-mizzen-consumer': 'root' })).headers;
-    assert.deepEqual([again['cookie'], again['x-user-email'], again['x-mizzen-consumer']], ['theme=dark', 'alice@example.org', 'alice']);
+    assert.deepEqual([again['cookie'], again['x-user-email'], again['x-mizzen-consumer']], ['theme=dark', 'alice@example.org', `${issuer}#alice`]);
   });
 
   it('says 401 to who is no browser, and lets nobody in with a cookie of his own making', async () => {

@@ -99,7 +99,7 @@ function isJwks(text: string): boolean {
 
 export function credentialProblems(spec: CredentialSpec): Problem[] {
   const problems: Problem[] = [];
-  if (!spec.apiKey && !spec.basic && !spec.hmac) problems.push(invalid('spec', 'it is of no kind: apiKey, basic or hmac'));
+  if (!spec.apiKey && !spec.basic && !spec.hmac && !spec.jwt) problems.push(invalid('spec', 'it is of no kind: apiKey, basic, hmac or jwt'));
   if (spec.apiKey && !/^[0-9a-f]{64}$/i.test(spec.apiKey.sha256))
     problems.push(
       invalid(

@@ -91,6 +91,8 @@ export interface JwtProviderSpec {
   readonly clockSkewSeconds?: number;
   readonly claimToHeader?: Readonly<Record<string, string>>;
   readonly consumerClaim?: string;
+  /** The claim whose values count as groups; without it the groups of a token count for nothing. */
+  readonly groupsClaim?: string;
 }
 
 export interface RateLimitSpec {
@@ -117,11 +119,13 @@ export interface ConsumerSpec {
   readonly groups?: readonly string[];
 }
 
-/** mizzen.dev/v1alpha1 Credential. One of apiKey, basic and hmac. */
+/** mizzen.dev/v1alpha1 Credential. One of apiKey, basic, hmac and jwt. */
 export interface CredentialSpec {
   readonly consumer: string;
   readonly apiKey?: { readonly sha256: string };
   readonly basic?: { readonly username: string; readonly passwordHash: string };
   readonly hmac?: { readonly keyId: string; readonly secret: SecretKeySpec };
+  /** Tokens of this issuer about this subject are the consumer's. */
+  readonly jwt?: { readonly issuer: string; readonly subject: string };
   readonly expires?: string;
 }

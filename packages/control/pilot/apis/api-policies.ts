@@ -160,6 +160,7 @@ function jwtProvider(provider: JwtProviderSpec): Init<typeof JwtProviderSchema> 
     clockSkewSeconds: provider.clockSkewSeconds ?? 0,
     claimToHeader: { ...provider.claimToHeader },
     consumerClaim: provider.consumerClaim ?? '',
+    groupsClaim: provider.groupsClaim ?? '',
   };
 }
 

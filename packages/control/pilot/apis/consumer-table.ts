@@ -34,6 +34,7 @@ export function consumerTable(
     const common = { name: `${namespace}/${name}`, expiresAtMs: spec.expires === undefined ? 0n : BigInt(Date.parse(spec.expires)) };
     if (spec.apiKey) list.push({ ...common, kind: { case: 'apiKey', value: { sha256: Buffer.from(spec.apiKey.sha256, 'hex') } } });
     else if (spec.basic) list.push({ ...common, kind: { case: 'basic', value: { username: spec.basic.username, passwordHash: spec.basic.passwordHash } } });
+    else if (spec.jwt) list.push({ ...common, kind: { case: 'jwt', value: { ...spec.jwt } } });
     else if (spec.hmac) {
       const secret = secrets.get(`${namespace}/${spec.hmac.secret.name}`)?.[spec.hmac.secret.key];
       if (secret === undefined) report('spec.hmac.secret', `the Secret "${spec.hmac.secret.name}" does not exist, or has no key "${spec.hmac.secret.key}".`);

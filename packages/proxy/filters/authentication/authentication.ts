@@ -186,11 +186,16 @@ class AuthenticationFilter implements HttpFilter {
     return this.#take(exchange, route, holder.consumer, undefined);
   }
 
-  #take(exchange: Exchange, route: RouteAuthentication, consumer: Consumer, verifier: JwtVerifier | undefined): 'continue' | 'stop' {
+  /** `proved`: the holder of a credential, or what a token says; a token whose subject is mapped to a Consumer is that Consumer's. */
+  #take(exchange: Exchange, route: RouteAuthentication, proved: Consumer, verifier: JwtVerifier | undefined): 'continue' | 'stop' {
+    const isKnown = ({ name: known }: Consumer) =>
+      route.config.namespace === '' || known.startsWith(`${route.config.namespace}/`) || route.allowed?.has(known) === true;
+    const holder = verifier === undefined || proved.name === '' ? undefined : this.#table.bySubject(proved.name, isKnown);
+    if (holder !== undefined && Date.now() >= holder.expiresAtMs) return this.#refuse(exchange, route, 'expired', 'the credential has expired');
+    const consumer = holder === undefined ? proved : { ...holder.consumer, claims: proved.claims };
     const { config, allowed, allowedGroups, headers: keyHeaders } = route;
     // A listener may answer for APIs of several namespaces: each has its own consumers. Tokens say themselves whose they are.
-    const isStranger =
-      verifier === undefined && config.namespace !== '' && !consumer.name.startsWith(`${config.namespace}/`) && allowed?.has(consumer.name) !== true;
+    const isStranger = verifier === undefined && !isKnown(consumer);
     if (isStranger || (allowed !== undefined && !allowed.has(consumer.name) && !consumer.groups.some((group) => allowedGroups.has(group)))) {
       this.#counters.countRejection('authentication', 'not_allowed');
       exchange.replyProblem(403, { title: 'Forbidden', detail: 'this consumer may not call this API' }, 'consumer_not_allowed');

@@ -3,6 +3,13 @@ import { MizzenError } from '@mizzen/common';
 import type { Authentication } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { Consumer } from '../../http/exchange.ts';
 
+/**
+ * The subject of an issuer's tokens, as the name of a consumer: neither another issuer's subject nor a Consumer (`namespace/name`) can have it.
+ */
+export function subjectName(issuer: string, subject: string): string {
+  return `${issuer.replaceAll('#', '%23')}#${subject}`;
+}
+
 /** A consumer as a credential proves it. */
 export interface Holder {
   readonly consumer: Consumer;
@@ -33,6 +40,8 @@ export class CredentialTable {
   readonly #keys: Map<string, Holder>;
   readonly #logins: Map<string, Login>;
   readonly #hmacKeys: Map<string, { readonly holder: Holder; readonly secret: Buffer }>;
+  /** Several namespaces may each map one subject. */
+  readonly #subjects: Map<string, Holder[]>;
   readonly #remembered: Map<string, number>;
   readonly #rememberKey: Buffer;
   #pendingPasswords: number;
@@ -41,6 +50,7 @@ export class CredentialTable {
     this.#keys = new Map();
     this.#logins = new Map();
     this.#hmacKeys = new Map();
+    this.#subjects = new Map();
     this.#remembered = new Map();
     this.#rememberKey = randomBytes(32);
     this.#pendingPasswords = 0;
@@ -56,6 +66,7 @@ export class CredentialTable {
         if (kind.case === 'apiKey') this.#keys.set(Buffer.from(kind.value.sha256).toString('base64'), holder);
         else if (kind.case === 'basic') this.#logins.set(kind.value.username, readLogin(kind.value.passwordHash, holder, place));
         else if (kind.case === 'hmac') this.#hmacKeys.set(kind.value.keyId, { holder, secret: Buffer.from(kind.value.secret) });
+        else if (kind.case === 'jwt') this.#addSubject(subjectName(kind.value.issuer, kind.value.subject), holder);
         else throw new MizzenError('invalid-filter', `${place}: credential ${credential.name} is of no kind that is known`);
       }
     }
@@ -64,6 +75,15 @@ export class CredentialTable {
   /** Whoever holds this key. The look-up is by its hash: how long it takes says nothing about keys. */
   byApiKey(key: string): Holder | undefined {
     return this.#keys.get(createHash('sha256').update(key).digest('base64'));
+  }
+
+  /** The Consumer that a subject, by its `subjectName`, is mapped to, among those that `isMeant` accepts. */
+  bySubject(name: string, isMeant: (consumer: Consumer) => boolean): Holder | undefined {
+    return this.#subjects.get(name)?.find(({ consumer }) => isMeant(consumer));
+  }
+
+  #addSubject(name: string, holder: Holder): void {
+    this.#subjects.set(name, [...(this.#subjects.get(name) ?? []), holder]);
   }
 
   byHmacKeyId(keyId: string): { readonly holder: Holder; readonly secret: Buffer } | undefined {

@@ -4,6 +4,7 @@ import type { Consumer } from '../../http/exchange.ts';
 import { KeySet } from '../../jwt/key-set.ts';
 import { RemoteKeys } from '../../jwt/remote-keys.ts';
 import { type GoodToken, type TokenProblem, TokenVerifier } from '../../jwt/token-verifier.ts';
+import { subjectName } from './credential-table.ts';
 
 export type JwtResult = { readonly consumer: Consumer } | { readonly problem: TokenProblem };
 
@@ -54,10 +55,15 @@ export class JwtVerifier {
     if (consumer === undefined) {
       const { claims } = good.token;
       const name = claims[this.provider.consumerClaim || 'sub'];
-      const { groups } = claims;
+      const { groupsClaim } = this.provider;
+      const groups = groupsClaim === '' ? undefined : claims[groupsClaim];
       consumer = {
-        name: typeof name === 'string' && /^[\x21-\x7e]{1,200}$/.test(name) ? name : '',
-        groups: Array.isArray(groups) ? groups.filter((group): group is string => typeof group === 'string') : [],
+        name: typeof name === 'string' && /^[\x21-\x7e]{1,200}$/.test(name) ? subjectName(this.provider.issuer, name) : '',
+        groups: Array.isArray(groups)
+          ? groups.filter((group): group is string => typeof group === 'string')
+          : typeof groups === 'string'
+            ? groups.split(' ').filter(Boolean)
+            : [],
         claims,
       };
       this.#consumers.set(good, consumer);

@@ -8,6 +8,7 @@ import { cookieNames, cookieValue, removeCookies } from '../../message/cookie.ts
 import type { RequestHead } from '../../message/request-head.ts';
 import type { ResponseHead } from '../../message/response-head.ts';
 import { consumerHeader, groupsHeader } from '../authentication/authentication.ts';
+import { subjectName } from '../authentication/credential-table.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { OpenIdProvider, RefusedByProvider, type Tokens } from './openid-provider.ts';
@@ -267,7 +268,7 @@ class Login {
     removeCookies(headers, (cookie) => cookie.includes(`mizzen-session-${this.mark}`) || cookie.includes(`mizzen-login-${this.mark}`));
     const groups = Array.isArray(claims['groups']) ? claims['groups'].filter((group): group is string => typeof group === 'string') : [];
     const subject = String(claims['sub']);
-    const consumer: Consumer = { name: /^[\x21-\x7e]{1,200}$/.test(subject) ? subject : '', groups, claims };
+    const consumer: Consumer = { name: /^[\x21-\x7e]{1,200}$/.test(subject) ? subjectName(this.config.issuer, subject) : '', groups, claims };
     if (consumer.name !== '') headers.set(consumerHeader, consumer.name);
     if (groups.length > 0) headers.set(groupsHeader, groups.filter((group) => /^[\x21-\x2b\x2d-\x7e]+$/.test(group)).join(','));
     for (const [claim, header] of this.#claimHeaders) {
