@@ -363,6 +363,11 @@ describe('an API gateway', () => {
       for (let i = 0; i < 4; i++) statuses.push((await ask('global.test')).status);
       assert.deepEqual(statuses, [200, 200, 429, 429]);
       assert.equal((await ask('global.test')).headers['ratelimit-limit'], '2');
+      const burst = await Promise.all(Array.from({ length: 100 }, () => ask('global.test')));
+      assert.deepEqual([...new Set(burst.map(({ status }) => status))], [429], 'what was denied is denied until its window ends');
+      await mesh.apply(api('burst', 'burst.test', '    rateLimits: [{ name: all, requests: 2, per: 24h, scope: global }]'));
+      const first = await Promise.all(Array.from({ length: 100 }, () => ask('burst.test')));
+      assert.ok(first.filter(({ status }) => status === 200).length <= 4, 'a late decision does not open the limit');
     });
   });
 
@@ -519,6 +524,10 @@ ${api('own', 'own.test', '    authentication: { apiKey: {} }')}${api('named', 'n
     assert.equal(answer.status, 200);
     assert.equal(answer.headers['access-control-allow-origin'], 'https://page.test');
     assert.equal((await ask('cors.test', '/', { headers: { origin: 'https://page.test' } })).status, 401);
+    for (const origin of ['https://page.test', 'https://other.test', undefined]) {
+      const { headers } = await ask('cors.test', '/', { headers: { 'x-api-key': 'alice-secret', ...(origin === undefined ? {} : { origin }) } });
+      assert.match(String(headers.vary), /Origin/, `for ${origin}`);
+    }
   });
 
   describe('with a cache', () => {
@@ -546,6 +555,19 @@ ${api('own', 'own.test', '    authentication: { apiKey: {} }')}${api('named', 'n
             'service: pages',
           ),
       );
+    });
+
+    it('keeps by defaultTtl only what was asked for without cookie and credential, and no origin that a client names', async () => {
+      await mesh.apply(
+        api('ttl', 'ttl.test', '    authentication: { apiKey: {}, optional: true }\n    cache: { defaultTtl: 60s }').replace('service: echo', 'service: pages'),
+      );
+      const status = async (path: string, headers: Record<string, string> = {}) => String((await ask('ttl.test', path, { headers })).headers['cache-status']);
+      assert.match(await status('/plain'), /stored/);
+      assert.match(await status('/plain'), /hit/);
+      for (const headers of [{ cookie: 'session=alice' }, { authorization: 'Bearer x' }, { 'x-api-key': 'alice-secret' }] as Record<string, string>[]) {
+        assert.doesNotMatch(await status(`/own-${Object.keys(headers)[0]}`, headers), /stored/);
+        assert.match(await status(`/own-${Object.keys(headers)[0]}`), /uri-miss/);
+      }
     });
 
     it('answers what is fresh itself, by what it varies on, with its age', async () => {

@@ -26,7 +26,7 @@ spec: { selector: { app: gateway${i} }, servers: [{ port: { number: ${port}, nam
 `,
             )
             .join('') +
-          ['open', 'closed']
+          ['open', 'spare', 'closed']
             .map(
               (name) => `
 apiVersion: mizzen.dev/v1alpha1
@@ -56,7 +56,8 @@ spec:
       );
       assert.deepEqual([await ask(0, 'open.test'), await ask(1, 'open.test'), await ask(0, 'open.test')], [200, 429, 429]);
       await redis.kill();
-      assert.equal(await ask(0, 'open.test'), 200);
+      assert.equal(await ask(0, 'open.test'), 429, 'what was denied stays denied');
+      assert.deepEqual([await ask(0, 'spare.test'), await ask(0, 'spare.test'), await ask(0, 'spare.test'), await ask(0, 'spare.test')], [200, 200, 200, 429]);
       assert.equal(await ask(0, 'closed.test'), 503);
       await redis.start();
       await until(

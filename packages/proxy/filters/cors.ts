@@ -27,6 +27,10 @@ export const corsFilter: HttpFilter = {
   onResponse(exchange, { headers }) {
     const policy = policyOf(exchange);
     if (policy === undefined) return;
+    // A cache between must not give one origin's answer to another, nor an answer without these fields (WHATWG Fetch, "CORS protocol and HTTP caches").
+    const vary = headers.getJoined('vary');
+    if (vary === undefined) headers.set('vary', 'Origin');
+    else if (!/(?:^|,)\s*(?:\*|origin)\s*(?:,|$)/i.test(vary)) headers.set('vary', `${vary}, Origin`);
     const origin = exchange.requestHeader('origin');
     if (origin === undefined || !policy.allowsOrigin(origin)) return;
     headers.set('access-control-allow-origin', origin);

@@ -35,6 +35,6 @@ export const credentialInjector: FilterKind = {
   }),
   compileRoute: (any, place) => {
     const config = unpackConfig(CredentialPerRouteSchema, any, place);
-    return { ...config, header: config.header.toLowerCase() };
+    return { ...config, header: config.header.toLowerCase(), secretParameters: config.queryParameter === '' ? [] : [config.queryParameter] };
   },
 };

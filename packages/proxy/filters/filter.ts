@@ -3,11 +3,17 @@ import type { ProxyContext } from '../http/connection-settings.ts';
 import type { Exchange } from '../http/exchange.ts';
 import type { ResponseHead } from '../message/response-head.ts';
 
+/** What a filter, or a route's word to it, says of queries. */
+export interface SecretsInQuery {
+  /** Names of query parameters that it reads credentials from or puts them into: logs do not show their values. */
+  readonly secretParameters?: readonly string[];
+}
+
 /**
  * An HTTP filter: one object with the phases it takes part in. `continue` hands the request on; `stop` means that the filter has
  * answered it, or will call `exchange.resumeFilters()` later.
  */
-export interface HttpFilter {
+export interface HttpFilter extends SecretsInQuery {
   readonly name: string;
   onRequest?(exchange: Exchange): 'continue' | 'stop';
   /** May change the head of an answer before it goes to the client: the server's, or the proxy's own. */

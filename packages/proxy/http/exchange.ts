@@ -1,6 +1,7 @@
 // Longer than other files: a request's life is one state machine, whose fields are nobody else's. What needs none of them is in files of its
 // own (mirrors, hedging, rewriting, retry conditions, replies, records).
 import { requestSubject, type Subject } from '../authorization/subject.ts';
+import type { SecretsInQuery } from '../filters/filter.ts';
 import type { Violation } from '../http1/violation.ts';
 import { violations } from '../http1/violation.ts';
 import { connectionSpecificNames, type Fields, noFields } from '../message/fields.ts';
@@ -220,6 +221,11 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
   get path(): string {
     return this.head.target;
+  }
+  /** Only for lines whose path has a query. */
+  get secretParameters(): readonly string[] {
+    const ofRoute = [...(this.route?.filterConfigs?.values() ?? []), ...(this.#target?.filterConfigs?.values() ?? [])] as readonly SecretsInQuery[];
+    return [...this.settings.filters, ...ofRoute].flatMap(({ secretParameters }: SecretsInQuery) => secretParameters ?? []);
   }
   get protocol(): string {
     return this.head.isHttp2 ? 'HTTP/2' : this.head.isHttp10 ? 'HTTP/1.0' : 'HTTP/1.1';

@@ -132,6 +132,7 @@ export class TcpSession implements LoggedStream {
   readonly method = '';
   readonly path = '';
   readonly originalPath = '';
+  readonly secretParameters = [];
   readonly protocol = '';
   readonly authority = '';
   readonly responseCode = 0;

@@ -3,12 +3,15 @@ import { hostname } from 'node:os';
 import { MizzenError } from '@mizzen/common';
 import { unicodeText, utf8Bytes } from '../message/header-bytes.ts';
 import type { ProxyCounters } from './proxy-counters.ts';
+import { redactQuery } from './redact-query.ts';
 
 /** What an access log line can say of a finished request or TCP connection; what the latter has not is '' or 0. */
 export interface LoggedStream {
   readonly method: string;
   readonly path: string;
   readonly originalPath: string;
+  /** Names of query parameters that hold credentials here, beside the well-known ones. */
+  readonly secretParameters: readonly string[];
   readonly protocol: string;
   readonly authority: string;
   readonly responseCode: number;
@@ -165,11 +168,11 @@ function requestHeaderReader(name: string): (request: LoggedStream) => string | 
     case ':method':
       return (request) => request.method;
     case ':path':
-      return (request) => request.path;
+      return (request) => redactQuery(request.path, request.secretParameters);
     case ':authority':
       return (request) => request.authority;
     case 'x-envoy-original-path':
-      return (request) => (request.originalPath === request.path ? undefined : request.originalPath);
+      return (request) => (request.originalPath === request.path ? undefined : redactQuery(request.originalPath, request.secretParameters));
     default:
       return (request) => request.requestHeader(name);
   }

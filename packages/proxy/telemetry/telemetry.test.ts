@@ -9,6 +9,7 @@ const logged: LoggedStream = {
   method: 'GET',
   path: '/new',
   originalPath: '/old',
+  secretParameters: [],
   protocol: 'HTTP/1.1',
   authority: 'a:80',
   responseCode: 200,

@@ -3,7 +3,7 @@ import { queryValues, removeQueryParameter } from '@mizzen/gateway';
 import type { Consumer, Exchange } from '../../http/exchange.ts';
 import type { Fields } from '../../message/fields.ts';
 import type { ProxyCounters } from '../../telemetry/proxy-counters.ts';
-import type { FilterKind, HttpFilter } from '../filter.ts';
+import type { FilterKind, HttpFilter, SecretsInQuery } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { CredentialTable, type Holder } from './credential-table.ts';
 import { JwtVerifier } from './jwt-verifier.ts';
@@ -16,7 +16,7 @@ export const groupsHeader = 'x-mizzen-consumer-groups';
 const defaultSkewSeconds = 300;
 const defaultMaxBodyBytes = 1024 * 1024;
 
-interface RouteAuthentication {
+interface RouteAuthentication extends SecretsInQuery {
   readonly config: AuthenticationPerRoute;
   readonly headers: readonly string[];
   readonly verifiers: readonly JwtVerifier[];
@@ -60,6 +60,7 @@ export const authentication: FilterKind = {
       allowed: config.allowedConsumers.length + config.allowedGroups.length === 0 ? undefined : new Set(config.allowedConsumers),
       allowedGroups: new Set(config.allowedGroups),
       challenges,
+      secretParameters: [...(config.apiKey?.queryParameters ?? []), ...config.jwt.flatMap((provider) => provider.queryParameters)],
       replays: new ReplayWindow((config.hmac?.clockSkewSeconds || defaultSkewSeconds) * 2_000),
     };
   },

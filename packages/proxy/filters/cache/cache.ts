@@ -8,6 +8,7 @@ import { freshnessMs, isStorable, readCacheControl } from './cache-control.ts';
 import { ResponseStore, type StoredResponse, varyKey } from './response-store.ts';
 
 const name = 'mizzen.filters.http.cache';
+const jwtFilter = 'envoy.filters.http.jwt_authn';
 const defaultMaxBodyBytes = 1024 * 1024;
 const defaultMaxBytes = 64 * 1024 * 1024;
 
@@ -57,7 +58,8 @@ class CacheFilter implements HttpFilter {
     if (asked.has('no-store') || head.headers.has('range') || head.hasBody) return this.#miss(exchange, 'bypass');
     const now = Date.now();
     const stored = this.#store.find(uri, head.headers);
-    const isSecret = exchange.consumer !== undefined || head.headers.has('authorization');
+    // A filter before this one may have taken the credential out of the request.
+    const isSecret = exchange.consumer !== undefined || head.headers.has('authorization') || exchange.metadata(jwtFilter) !== undefined;
     const isFresh = stored !== undefined && stored.expiresAtMs > now && !asked.has('no-cache') && isYoungEnough(asked.get('max-age'), ageOf(stored, now));
     if (stored !== undefined && isFresh && (!isSecret || stored.isForAll)) {
       this.#context.counters.count('cache_requests_total{result="hit"}');
@@ -162,7 +164,9 @@ class Recorder implements ResponseObserver {
     if (head.headers.has('content-range') || head.contentLength > this.#policy.maxBodyBytes) return;
     const now = Date.now();
     const age = Number(head.headers.get('age') ?? 0) * 1000 || 0;
-    const fresh = freshnessMs(head, said, head.status === 200 ? this.#policy.defaultTtlMs : 0, now) - age;
+    // What the server says nothing about may be meant for the one who asked with a cookie or credential.
+    const isPersonal = this.#isSecret || this.#exchange.head.headers.has('cookie');
+    const fresh = freshnessMs(head, said, head.status === 200 && !isPersonal ? this.#policy.defaultTtlMs : 0, now) - age;
     if (!(fresh > 0)) return;
     const fields = head.headers.names.flatMap((field, i) => (notStored.has(field) ? [] : [[field, head.headers.valueAt(i)] as const]));
     const varied = (vary ?? '')

@@ -70,6 +70,7 @@ export const jwtAuthn: FilterKind = {
 
     return {
       name,
+      secretParameters: [...providers.values()].flatMap((provider) => provider.tokenParameters),
       onRequest(exchange) {
         const { headers } = exchange.head;
         // Only from here may it come.

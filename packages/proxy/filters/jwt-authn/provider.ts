@@ -80,6 +80,11 @@ export class Provider {
     return this.#headers.map(({ name }) => name);
   }
 
+  /** Query parameters that tokens are read from. */
+  get tokenParameters(): readonly string[] {
+    return this.#parameters;
+  }
+
   /** Headers that only this filter may set. */
   get ownHeaders(): readonly string[] {
     return [...(this.payloadHeader === '' ? [] : [this.payloadHeader]), ...this.claimHeaders.map(({ header }) => header)];

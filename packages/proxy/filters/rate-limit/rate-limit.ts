@@ -15,6 +15,8 @@ const name = 'mizzen.filters.http.rate_limit';
 /** Keys of one limit that are told apart at a time. */
 const maxKeys = 100_000;
 const maxKeyLength = 256;
+/** Denials of the service that are remembered at a time; the oldest goes first. */
+const maxDenials = 100_000;
 const defaultTimeoutMs = 100;
 
 interface Limit {
@@ -97,6 +99,7 @@ class RateLimitFilter implements HttpFilter {
   readonly #timeoutMs: number;
   /** Outlives updates: a new configuration gives nobody new tokens. */
   readonly #buckets: Map<string, TokenBuckets>;
+  readonly #denials: Denials;
 
   constructor(context: ProxyContext, cluster: string, domain: string, timeoutMs: number) {
     this.#context = context;
@@ -108,6 +111,9 @@ class RateLimitFilter implements HttpFilter {
     const kept = context.filterStates.get(name) as Map<string, TokenBuckets> | undefined;
     this.#buckets = kept ?? new Map<string, TokenBuckets>();
     context.filterStates.set(name, this.#buckets);
+    const denials = context.filterStates.get(`${name}.denials`) as Denials | undefined;
+    this.#denials = denials ?? new Denials(maxDenials);
+    context.filterStates.set(`${name}.denials`, this.#denials);
   }
 
   onRequest(exchange: Exchange): 'continue' | 'stop' {
@@ -133,11 +139,12 @@ class RateLimitFilter implements HttpFilter {
     if (standing !== undefined) for (const [field, value] of fieldsOf(standing)) headers.set(field, value);
   }
 
-  #bucketsOf(limit: Limit): TokenBuckets {
-    let buckets = this.#buckets.get(limit.identity);
+  #bucketsOf(limit: Limit, scope: 'local' | 'global' = 'local'): TokenBuckets {
+    const identity = scope === 'local' ? limit.identity : `global ${limit.identity}`;
+    let buckets = this.#buckets.get(identity);
     if (buckets === undefined) {
       buckets = new TokenBuckets(limit.requests, limit.perMs, limit.burst, maxKeys);
-      this.#buckets.set(limit.identity, buckets);
+      this.#buckets.set(identity, buckets);
     }
     return buckets;
   }
@@ -148,6 +155,13 @@ class RateLimitFilter implements HttpFilter {
       return key === undefined ? [] : [{ limit, key }];
     });
     if (asked.length === 0) return 'continue';
+    const now = performance.now();
+    for (const { limit, key } of asked) {
+      const denial = this.#denials.find(denialKey(limit, key), now);
+      if (denial !== undefined) return this.#refuse(exchange, limit, denial.standing, Math.max(1, Math.ceil((denial.untilMs - now) / 1000)));
+    }
+    // Counted here too: what the caller can delay by asking often must not decide in its favour.
+    const overOwnCount = asked.find(({ limit, key }) => !this.#bucketsOf(limit, 'global').take(key, now).isAllowed);
     const cluster = this.#context.findCluster(this.#cluster);
     const request = create(RateLimitRequestSchema, {
       domain: this.#domain,
@@ -161,8 +175,16 @@ class RateLimitFilter implements HttpFilter {
     });
     const noAnswer = (detail: string) => {
       const closed = asked.find(({ limit }) => limit.failsClosed);
-      this.#context.counters.count(`rate_limit_service_failures_total{outcome="${closed === undefined ? 'allowed' : 'refused'}"}`);
-      if (closed === undefined) return exchange.resumeFilters();
+      const isAllowed = closed === undefined && overOwnCount === undefined;
+      this.#context.counters.count(`rate_limit_service_failures_total{outcome="${isAllowed ? 'allowed' : 'refused'}"}`);
+      if (isAllowed) return exchange.resumeFilters();
+      if (closed === undefined)
+        return void this.#refuse(
+          exchange,
+          overOwnCount!.limit,
+          undefined,
+          Math.max(1, Math.ceil(overOwnCount!.limit.perMs / overOwnCount!.limit.requests / 1000)),
+        );
       exchange.replyProblem(
         503,
         { title: 'Service Unavailable', detail: `the limit "${closed.limit.name}" cannot be checked: ${detail}` },
@@ -195,7 +217,11 @@ class RateLimitFilter implements HttpFilter {
             resetSeconds: Number(status.durationUntilReset?.seconds ?? 0n) + ((status.durationUntilReset?.nanos ?? 0) > 0 ? 1 : 0),
           };
           closest = closer(closest, own);
-          if (status.code === RateLimitResponse_Code.OVER_LIMIT) over ??= { limit, standing: own };
+          if (status.code !== RateLimitResponse_Code.OVER_LIMIT) continue;
+          over ??= { limit, standing: own };
+          const reset = status.durationUntilReset;
+          const resetMs = reset === undefined ? 1_000 : Number(reset.seconds) * 1_000 + reset.nanos / 1_000_000;
+          this.#denials.add(denialKey(limit, asked[i]!.key), { untilMs: performance.now() + Math.min(resetMs, limit.perMs), standing: own });
         }
         if (answer.overallCode === RateLimitResponse_Code.OVER_LIMIT)
           return void this.#refuse(exchange, over?.limit ?? asked[0]!.limit, over?.standing, Math.max(1, over?.standing.resetSeconds ?? 1));
@@ -216,6 +242,37 @@ class RateLimitFilter implements HttpFilter {
     return 'stop';
   }
 }
+
+interface Denial {
+  /** In the milliseconds of performance.now(): when the service's window ends. */
+  readonly untilMs: number;
+  readonly standing: Standing;
+}
+
+/** What the service has denied, until its window ends: asking again cannot change it, and many who ask at once cannot make the answer late. */
+export class Denials {
+  readonly #byKey: Map<string, Denial>;
+  readonly #max: number;
+
+  constructor(max: number) {
+    this.#byKey = new Map();
+    this.#max = max;
+  }
+
+  find(key: string, nowMs: number): Denial | undefined {
+    const denial = this.#byKey.get(key);
+    if (denial === undefined || nowMs < denial.untilMs) return denial;
+    this.#byKey.delete(key);
+    return undefined;
+  }
+
+  add(key: string, denial: Denial): void {
+    if (this.#byKey.size >= this.#max && !this.#byKey.has(key)) this.#byKey.delete(this.#byKey.keys().next().value!);
+    this.#byKey.set(key, denial);
+  }
+}
+
+const denialKey = (limit: Limit, key: string): string => `${limit.identity} ${key}`;
 
 function closer(a: Standing | undefined, b: Standing): Standing {
   return a === undefined || b.remaining / b.limit < a.remaining / a.limit ? b : a;
