@@ -20,6 +20,10 @@ export interface DirectorySourceOptions {
   readonly onProblems?: (problems: readonly string[]) => void;
   /** How long a file must be quiet before it is read, in milliseconds. Editors write in several steps. */
   readonly settleMs?: number;
+  /** How long an object must be missing from all files before it is deleted, in milliseconds. Default: 1000. */
+  readonly removeAfterMs?: number;
+  /** When a write that the store could not take is tried again, in milliseconds. Default: 5000. */
+  readonly retryMs?: number;
   /** Called after each pass: files that resources name may have changed without them. */
   readonly onPass?: () => void;
 }
@@ -29,12 +33,19 @@ const manager = 'mizzen-directory';
 export const originFileAnnotation = 'mizzen.dev/origin-file';
 const namesFiles = new Set(['Workload', 'Api']);
 const maxFiles = 5_000;
+const defaultRemoveAfterMs = 1_000;
+const defaultRetryMs = 5_000;
 
 export class DirectorySource {
   readonly #options: DirectorySourceOptions;
   /** What each file held when it was last good: path -> key text -> what was applied, as JSON. */
   readonly #applied: Map<string, Map<string, { key: ResourceKey; text: string }>>;
   readonly #reported: Map<string, string>;
+  /** Objects that no file holds any more, by key text, with since when. */
+  #missing: Map<string, number>;
+  /** A write of the last pass failed for a reason that may pass. */
+  #hasFailed: boolean;
+  #retryTimer: NodeJS.Timeout | undefined;
   readonly #watchers: Map<string, FSWatcher>;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void>;
@@ -44,6 +55,9 @@ export class DirectorySource {
     this.#options = options;
     this.#applied = new Map();
     this.#reported = new Map();
+    this.#missing = new Map();
+    this.#hasFailed = false;
+    this.#retryTimer = undefined;
     this.#watchers = new Map();
     this.#timer = undefined;
     this.#running = Promise.resolve();
@@ -67,6 +81,7 @@ export class DirectorySource {
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#retryTimer);
     for (const watcher of this.#watchers.values()) watcher.close();
     await this.#running;
   }
@@ -113,16 +128,33 @@ export class DirectorySource {
     const all = [...decoded].flatMap(([file, resources]) => resources.map((sourced) => ({ file, sourced })));
     all.sort((a, b) => Number(b.sourced.resource.kind === 'Namespace') - Number(a.sourced.resource.kind === 'Namespace'));
     const now = new Map<string, Map<string, { key: ResourceKey; text: string }>>();
+    const missing = new Map<string, number>();
+    this.#hasFailed = false;
     for (const { file, sourced } of all) await this.#apply(file, sourced, now, problems);
     for (const [file, before] of this.#applied) {
       const isBroken = files.includes(file) && !decoded.has(file);
       if (isBroken) now.set(file, before);
-      else for (const [text, { key }] of before) if (![...now.values()].some((kept) => kept.has(text))) await this.#remove(key);
+      else
+        for (const [text, applied] of before) {
+          if ([...now.values()].some((kept) => kept.has(text))) continue;
+          // Editors and git truncate or remove a file before they write it: what is missing must stay missing.
+          const since = this.#missing.get(text) ?? performance.now();
+          const waitedMs = performance.now() - since;
+          if (waitedMs < (this.#options.removeAfterMs ?? defaultRemoveAfterMs)) {
+            missing.set(text, since);
+            now.set(file, (now.get(file) ?? new Map()).set(text, applied));
+          } else if (!(await this.#remove(applied.key, problems))) now.set(file, (now.get(file) ?? new Map()).set(text, applied));
+        }
     }
+    this.#missing = missing;
     this.#applied.clear();
     for (const [file, kept] of now) this.#applied.set(file, kept);
     this.#report(problems);
     this.#options.onPass?.();
+    clearTimeout(this.#retryTimer);
+    const againMs =
+      missing.size > 0 ? (this.#options.removeAfterMs ?? defaultRemoveAfterMs) : this.#hasFailed ? (this.#options.retryMs ?? defaultRetryMs) : undefined;
+    if (againMs !== undefined && !this.#isClosed) this.#retryTimer = setTimeout(() => void this.sync(), againMs + 1);
   }
 
   async #apply(
@@ -147,12 +179,22 @@ export class DirectorySource {
       this.#options.logger.debug('applied', { resource: nameOf(resource), origin: `${origin.name}:${origin.line}` });
     } catch (error) {
       if (before) now.set(file, (now.get(file) ?? new Map()).set(keyText(key), before));
+      // A change that the store could not take (no space left) is tried again; one that is refused waits for its file to change.
+      if (!(error instanceof ApiError)) this.#hasFailed = true;
       problems.push(`${origin.name}:${origin.line}: ${error instanceof ApiError ? error.message : messageOf(error)}`);
     }
   }
 
-  async #remove(key: ResourceKey): Promise<void> {
-    if (await this.#options.registry.store.remove(key)) this.#options.logger.info('deleted, since its file no longer holds it', { resource: keyText(key) });
+  /** False: the store could not be written, so it has to be tried again. */
+  async #remove(key: ResourceKey, problems: string[]): Promise<boolean> {
+    try {
+      if (await this.#options.registry.store.remove(key)) this.#options.logger.info('deleted, since its file no longer holds it', { resource: keyText(key) });
+      return true;
+    } catch (error) {
+      this.#hasFailed = true;
+      problems.push(`${keyText(key)} cannot be deleted: ${messageOf(error)}`);
+      return false;
+    }
   }
 
   #reportDuplicates(decoded: Map<string, readonly SourcedResource[]>, problems: string[]): void {

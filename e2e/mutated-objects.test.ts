@@ -1,0 +1,162 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { create } from '@bufbuild/protobuf';
+import { decodeObject, decodeYaml, groupOf, nameOf, type Resource } from '@mizzen/api';
+import { messageOf, silentLogger } from '@mizzen/common';
+import { NodeSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import { keyText, type StoredResource } from '../packages/control/galley/config-store.ts';
+import { notEnforced } from '../packages/control/pilot/analysis/not-implemented.ts';
+import { patchesFor } from '../packages/control/pilot/envoy-filters/patches.ts';
+import { resourcesFor } from '../packages/control/pilot/generate/resources.ts';
+import { viewOf } from '../packages/control/pilot/proxy-view.ts';
+import { type ConfigReader, Quarantine } from '../packages/control/pilot/quarantine.ts';
+import { SnapshotBuilder } from '../packages/control/pilot/snapshot-builder.ts';
+
+/**
+ * Mutates every field of valid objects of every kind that becomes xDS. An object that is accepted must not stop any other object: the snapshot
+ * builds, and the resources of a sidecar and of a gateway are generated, at most without the mutated object itself.
+ */
+const seed = Number(process.env['MUTATION_SEED'] ?? 20_261_130);
+const maxCases = Number(process.env['MUTATION_CASES'] ?? 20_000);
+/** Mutated objects beside each other and the valid rest of the mesh, in one build. */
+const casesPerBuild = 60;
+
+const random = (() => {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
+  };
+})();
+const pick = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)] as T;
+
+const values: readonly unknown[] = [
+  ...[null, {}, [], '', ' ', -1, 0, 1, 1.5, 65_536, 4_294_967_296, 1e300, true, false, [null], [{}], { a: null }, [[]], 'x'.repeat(5_000)],
+  ...['*', '.', '/', '%', '%00', '\u0000', '\u010d\u010a', '(', '[a', '-1s', '1d', '0s', '99999999999999s', '../x', '{**}', 'a.b', '10.0.0.1/99', '::1', '~'],
+];
+
+type Json = Record<string, unknown> | unknown[];
+const isContainer = (value: unknown): value is Json => typeof value === 'object' && value !== null;
+
+/** Every place in an object, as the container and its key. */
+function placesOf(value: unknown, found: [Json, string, string][] = [], path = ''): [Json, string, string][] {
+  if (isContainer(value))
+    for (const [key, member] of Object.entries(value)) {
+      found.push([value, key, `${path}.${key}`]);
+      placesOf(member, found, `${path}.${key}`);
+    }
+  return found;
+}
+
+function mutate(original: Resource): { readonly value: Record<string, unknown>; readonly what: string } {
+  const value = structuredClone(original) as unknown as Record<string, unknown>;
+  const { apiVersion: _, kind: __, metadata: ___, ...rest } = value;
+  const [container, key, path] = pick(placesOf(rest));
+  const before = (container as Record<string, unknown>)[key];
+  const how = random();
+  let mutated: unknown;
+  if (how < 0.08 && Array.isArray(before)) mutated = [...before, ...before];
+  else if (how < 0.12 && Array.isArray(container)) mutated = pick([null, {}, before]);
+  else mutated = pick(values);
+  if (key in rest && container === rest) value[key] = mutated;
+  else (container as Record<string, unknown>)[key] = mutated;
+  return { value, what: `${nameOf(original)} ${path} = ${JSON.stringify(mutated)?.slice(0, 100)}` };
+}
+
+const storedOf = (resource: Resource, revision: number): StoredResource => ({
+  key: { group: groupOf(resource.apiVersion), kind: resource.kind, namespace: resource.metadata.namespace ?? '', name: resource.metadata.name },
+  resource: { ...resource, metadata: { ...resource.metadata, creationTimestamp: '2026-01-01T00:00:00Z', generation: 1 } },
+  origin: { source: 'api', name: 'test' },
+  revision,
+});
+
+function readerOf(objects: readonly StoredResource[]): ConfigReader {
+  const byKind = Map.groupBy(objects, ({ key }) => `${key.group}/${key.kind}`);
+  return {
+    revision: () => objects.length,
+    get: async (key) => objects.find((stored) => keyText(stored.key) === keyText(key)),
+    list: async (group, kind) => ({ items: byKind.get(`${group}/${kind}`) ?? [], revision: objects.length }),
+  };
+}
+
+const nodeOf = (type: 'sidecar' | 'router', app: string, metadata: Record<string, unknown>) =>
+  viewOf(
+    create(NodeSchema, {
+      id: `${type}~127.0.0.1~${app}.default~default.svc.cluster.local`,
+      metadata: { NAME: app, NAMESPACE: 'default', LABELS: { app, 'gateway.networking.k8s.io/gateway-name': 'public', a: 'b' }, ...metadata } as never,
+    }),
+  );
+const inbound = [{ name: 'http', port: 8080, protocol: 'HTTP', listen: '127.0.0.1:18080', app: '127.0.0.1:28080' }];
+const views = [
+  { ...nodeOf('sidecar', 'client', { MIZZEN_OUTBOUND: '127.0.0.1:15001', MIZZEN_INBOUND: inbound }), isProven: true },
+  { ...nodeOf('sidecar', 'client', { INTERCEPTION_MODE: 'REDIRECT', MIZZEN_INBOUND: inbound }), isProven: true },
+  { ...nodeOf('router', 'edge', {}), isProven: true },
+];
+const trust = { own: '', others: new Map(), crl: undefined };
+
+const keySets = { want: () => {}, keysOf: () => undefined, problemOf: () => undefined };
+
+describe('Mutated objects', () => {
+  it('stop nothing but themselves', async (context) => {
+    const { resources, problems } = decodeYaml(readFileSync(new URL('support/valid-objects.yaml', import.meta.url), 'utf8'), 'valid-objects.yaml');
+    assert.deepEqual(problems, []);
+    const valid = resources.map(({ resource }, i) => storedOf(resource, i + 1));
+    const builder = new SnapshotBuilder('cluster.local', silentLogger, undefined, undefined, keySets as never);
+    const attempt = async (reader: ConfigReader): Promise<void> => {
+      const snapshot = await builder.probe(reader);
+      for (const view of views) {
+        const patches = patchesFor(view, snapshot.envoyFilters);
+        const generate = (type: Parameters<typeof resourcesFor>[0], names: string[]) =>
+          resourcesFor(type, new Set(names), view, snapshot, trust as never, patches, () => {});
+        for (const type of ['cluster', 'listener', 'name-table', 'messaging'] as const) generate(type, []);
+        generate('endpoint', ['outbound|80||shop.default.svc.cluster.local', 'outbound|80|v1|shop.default.svc.cluster.local']);
+        generate('route', ['http_proxy', '80', 'http.8080', 'http.8081']);
+        generate('secret', ['ROOTCA', 'kubernetes://default/cert']);
+      }
+    };
+    await attempt(readerOf(valid));
+
+    const isolated = new Map<string, string>();
+    let [cases, accepted] = [0, 0];
+    while (cases < maxCases) {
+      const objects = [...valid];
+      const descriptions = new Map<string, string>();
+      for (let i = 0; i < casesPerBuild; i++, cases++) {
+        const at = Math.floor(random() * valid.length);
+        const { value, what } = mutate(valid[at]!.resource);
+        const where = `seed ${seed}, case ${cases}: ${what}`;
+        let decoded: ReturnType<typeof decodeObject>;
+        try {
+          decoded = decodeObject(value);
+          if ('problems' in decoded || notEnforced(decoded.resource) !== undefined) continue;
+        } catch (error) {
+          assert.fail(`decoding throws ${messageOf(error)}: ${where}`);
+        }
+        accepted++;
+        objects[at] = storedOf(decoded.resource, valid.length + cases + 1);
+        descriptions.set(keyText(objects[at].key), where);
+      }
+      const quarantine = new Quarantine(readerOf(objects), silentLogger);
+      for (let isBuilt = false; !isBuilt; ) {
+        try {
+          await attempt(quarantine.reader());
+          isBuilt = true;
+        } catch (error) {
+          const all = [...descriptions.values()].join('\n');
+          assert.ok(await quarantine.isolate(attempt), `no object is found to blame for ${messageOf(error)}:\n${all}`);
+        }
+      }
+      for (const { stored, reason } of quarantine.excluded) {
+        const where = descriptions.get(keyText(stored.key));
+        assert.ok(where !== undefined, `a valid object is left out: ${keyText(stored.key)}: ${reason}; seed ${seed}\n${[...descriptions.values()].join('\n')}`);
+        isolated.set(where.replace(/.*case \d+: /, ''), reason);
+      }
+    }
+    context.diagnostic(`${cases} mutations, ${accepted} accepted, ${isolated.size} left out by generation`);
+    if (process.env['MUTATION_REPORT']) for (const [what, reason] of isolated) context.diagnostic(`${what}: ${reason}`);
+    assert.ok(accepted > cases / 20);
+  });
+});
