@@ -449,7 +449,7 @@ describe('an API gateway', () => {
     it('keeps the version of an API that worked when its document is broken, and says so', async () => {
       await mesh.apply(api('openapi', 'openapi.test', '    validation: {}', `openapi: { inline: { openapi: "2.0", paths: {} } }`));
       const [finding] = mesh.plane.pilot.findings.filter(({ object }) => object === 'Api default/openapi');
-      assert.match(finding!.message, /OpenAPI 3\.0 and 3\.1 are taken.*The version before it stays in effect/);
+      assert.match(finding!.message, /OpenAPI 3\.0 and 3\.1 are supported.*The version before it stays in effect/);
       assert.equal((await ask('openapi.test', '/v1/orders?limit=10')).status, 200);
       assert.equal((await ask('openapi.test', '/v1/nothing')).status, 404);
     });

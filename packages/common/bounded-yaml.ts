@@ -30,9 +30,9 @@ export interface YamlDocument {
 }
 
 /** Parses all documents of a text. Throws MizzenError `yaml-limit` for a text that is over a limit as a whole. */
-export function parseYamlDocuments(text: string, lineCounter?: LineCounter): YamlDocument[] {
+export function parseYamlDocuments(text: string, lineCounter?: LineCounter, maxBytes: number = yamlLimits.maxBytes): YamlDocument[] {
   const refuse = (message: string) => new MizzenError('yaml-limit', message);
-  if (Buffer.byteLength(text) > yamlLimits.maxBytes) throw refuse(`the file is larger than ${yamlLimits.maxBytes / 1024 / 1024} MiB: split it`);
+  if (Buffer.byteLength(text) > maxBytes) throw refuse(`the text is larger than ${maxBytes / 1024 / 1024} MiB: split it`);
   const depth = bracketDepth(text);
   if (depth > yamlLimits.maxDepth) throw refuse(`brackets are nested ${depth} deep; at most ${yamlLimits.maxDepth} are allowed`);
   const { stackTraceLimit } = Error;
@@ -57,8 +57,8 @@ export function parseYamlDocuments(text: string, lineCounter?: LineCounter): Yam
 }
 
 /** The value of a text that holds one document; undefined for none. Throws MizzenError `invalid-yaml` or `yaml-limit`. */
-export function parseYaml(text: string): unknown {
-  const [first, second] = parseYamlDocuments(text);
+export function parseYaml(text: string, maxBytes: number = yamlLimits.maxBytes): unknown {
+  const [first, second] = parseYamlDocuments(text, undefined, maxBytes);
   if (first === undefined) return undefined;
   if (second !== undefined) throw new MizzenError('invalid-yaml', 'the text holds several documents; one is expected');
   const [problem] = first.problems;

@@ -49,14 +49,14 @@ describe('an OpenAPI document', () => {
 
   it('that cannot be used is refused with the place', () => {
     for (const [paths, more, reason] of [
-      [{}, { openapi: '2.0' }, /3\.0 and 3\.1 are taken/],
+      [{}, { openapi: '2.0' }, /3\.0 and 3\.1 are supported/],
       [{ '/a': { get: { parameters: [{ $ref: '#/components/parameters/None' }] } } }, {}, /paths\["\/a"\].*points to nothing/],
       [{ '/a': { get: { parameters: [{ $ref: 'https://elsewhere.test/x' }] } } }, {}, /cannot be followed/],
       [{ '/a': { post: { requestBody: { content: { 'application/json': { schema: { $ref: '#/components/schemas/None' } } } } } } }, {}, /paths\["\/a"\]/],
       [{ '/a': { post: { requestBody: { content: { 'application/json': { schema: { type: 'string', pattern: '(?=x)' } } } } } } }, {}, /paths\["\/a"\]/],
     ] as const)
-      assert.throws(() => compile(paths, more), reason);
-    assert.throws(() => OpenApiDocument.compile('{', '', 'test'), /no JSON/);
+      assert.throws(() => compile(paths, more).verify(), reason);
+    assert.throws(() => OpenApiDocument.compile('{', '', 'test'), /not JSON/);
   });
 
   it('checks a recursive schema without recursing for ever, and a pattern in linear time', () => {
@@ -76,5 +76,144 @@ describe('an OpenAPI document', () => {
     const startedAt = performance.now();
     assert.equal(check(Buffer.from(JSON.stringify({ name: `${'a'.repeat(50_000)}!` }))).errors[0]!.pointer, '#/name');
     assert.ok(performance.now() - startedAt < 2_000);
+  });
+});
+
+describe('the cost of validating a message', () => {
+  const schemas = {
+    Recursive: {
+      oneOf: [
+        { type: 'object', required: ['a'], properties: { a: { $ref: '#/components/schemas/Recursive' }, kind: { const: 'x' } } },
+        { type: 'object', required: ['a'], properties: { a: { $ref: '#/components/schemas/Recursive' }, kind: { const: 'y' } } },
+        { type: 'string' },
+      ],
+    },
+    Doubled: { allOf: [{ $ref: '#/components/schemas/DoubledOnce' }, { $ref: '#/components/schemas/DoubledOnce' }] },
+    DoubledOnce: { type: 'object', properties: { a: { $ref: '#/components/schemas/Doubled' } } },
+    Conditional: Object.fromEntries(['if', 'then', 'else'].map((keyword) => [keyword, { $ref: '#/components/schemas/Branch' }])),
+    Branch: { type: 'object', properties: { a: { $ref: '#/components/schemas/Conditional' }, b: false } },
+    Negated: {
+      not: { type: 'object', properties: { a: { anyOf: [{ $ref: '#/components/schemas/Negated' }, { not: { $ref: '#/components/schemas/Negated' } }] } } },
+    },
+    Endless: { $ref: '#/components/schemas/Endless' },
+    Unique: { type: 'array', uniqueItems: true },
+    Pattern: { type: 'array', items: { type: 'string', pattern: '^(a+)+(b?){50}$' } },
+    Keys: { type: 'object', patternProperties: { '^(a|b)*c': { type: 'string' }, '(x+x+)+y': { type: 'number' } } },
+    Format: { type: 'array', items: { type: 'string', format: 'email' } },
+    Choice: { type: 'array', items: { enum: Array.from({ length: 50 }, (_, i) => ({ i })) } },
+  };
+  const paths = Object.fromEntries(
+    Object.keys(schemas).map((name) => [
+      `/${name}`,
+      { post: { requestBody: { content: { 'application/json': { schema: { $ref: `#/components/schemas/${name}` } } } } } },
+    ]),
+  );
+  const document = OpenApiDocument.compile(JSON.stringify({ openapi: '3.1.0', paths, components: { schemas } }), '', 'test');
+  const check = (name: string, value: unknown) => {
+    const found = document.find('POST', `/${name}`);
+    assert.ok(found.kind === 'operation');
+    const validate = found.operation.contentCheckFor('application/json');
+    assert.ok(typeof validate === 'function');
+    return validate(Buffer.from(JSON.stringify(value)));
+  };
+  const nested = (depth: number, end: unknown = 'end'): unknown => (depth === 0 ? end : { a: nested(depth - 1, end) });
+
+  it('is bounded for every schema and every depth, as is the response', () => {
+    document.verify();
+    for (const name of Object.keys(schemas))
+      for (const value of [
+        nested(10),
+        nested(20),
+        nested(40),
+        nested(60),
+        [nested(20)],
+        Array.from({ length: 3_000 }, (_, i) => ({ i })),
+        'a'.repeat(10_000),
+      ]) {
+        const before = process.cpuUsage().user;
+        const { errors } = check(name, value);
+        assert.ok(process.cpuUsage().user - before < 2_000_000, `${name} took too long`);
+        assert.ok(errors.length <= 20);
+        assert.ok(JSON.stringify(errors).length < 32 * 1024, `${name} has an error of ${JSON.stringify(errors).length} bytes`);
+      }
+    assert.match(check('Doubled', nested(40, {})).errors[0]?.detail ?? '', /takes more work than its size allows/);
+    assert.match(check('Endless', 1).errors[0]?.detail ?? '', /more work|cannot be verified/);
+  });
+
+  it('grows by less than twice the factor by which the message grows', () => {
+    const messages: Record<string, (size: number) => unknown> = {
+      Unique: (size) => Array.from({ length: size }, (_, i) => ({ id: i, name: `n${i}` })),
+      Pattern: (size) => Array.from({ length: size / 20 }, (_, i) => `${'a'.repeat(100)}${i}`),
+      Keys: (size) => Object.fromEntries(Array.from({ length: size / 20 }, (_, i) => [`${'x'.repeat(50)}${i}`, i])),
+      Format: (size) => Array.from({ length: size / 20 }, () => `${'a'.repeat(500)}@${'a.'.repeat(100)}`),
+      Choice: (size) => Array.from({ length: size / 20 }, (_, i) => ({ i: i % 50 })),
+    };
+    for (const [name, message] of Object.entries(messages)) {
+      const cost = (size: number) => {
+        const value = message(size);
+        let least = Number.POSITIVE_INFINITY;
+        for (let i = 0; i < 4; i++) {
+          const before = process.cpuUsage().user;
+          check(name, value);
+          least = Math.min(least, process.cpuUsage().user - before);
+        }
+        return least;
+      };
+      cost(2_000);
+      const [small, large] = [cost(4_000), cost(32_000)];
+      assert.ok(large < small * 20 + 20_000, `${name}: ${small} us, then ${large} us for 8 times the size`);
+    }
+  });
+
+  it('finds equal items, in whatever order their members stand', () => {
+    assert.deepEqual(check('Unique', [{ a: 1, b: [2] }, { a: 1, b: [3] }, 1, '1', null]).errors, []);
+    assert.equal(
+      check('Unique', [
+        { a: 1, b: [2] },
+        { b: [2], a: 1 },
+      ]).errors[0]?.detail,
+      'must not have items twice',
+    );
+  });
+
+  it('does not grow with the number of paths in the document', () => {
+    const large = (count: number) =>
+      OpenApiDocument.compile(
+        JSON.stringify({ openapi: '3.1.0', paths: Object.fromEntries(Array.from({ length: count }, (_, i) => [`/a${i}/{id}/b`, { get: {} }])) }),
+        '',
+        'test',
+      );
+    const cost = (openapi: OpenApiDocument, last: number) => {
+      let least = Number.POSITIVE_INFINITY;
+      for (let round = 0; round < 5; round++) {
+        const startedAt = performance.now();
+        for (let i = 0; i < 2_000; i++) openapi.find('GET', `/a${last}/7/b`);
+        least = Math.min(least, performance.now() - startedAt);
+      }
+      return least;
+    };
+    const [few, many] = [cost(large(100), 99), cost(large(10_000), 9_999)];
+    assert.ok(many < few * 4 + 5, `${few} ms of 100 paths, ${many} ms of 10,000`);
+  });
+
+  it('takes templates within segments, and prefers the most concrete path', () => {
+    const openapi = OpenApiDocument.compile(
+      JSON.stringify({
+        openapi: '3.1.0',
+        paths: { '/f/{name}.json': { get: {} }, '/f/{a}-{b}': { get: {} }, '/f/x.json': { get: {} }, '/{any}/{thing}': { get: {} } },
+      }),
+      '',
+      'test',
+    );
+    const parameters = (path: string) => {
+      const found = openapi.find('GET', path);
+      return found.kind === 'operation' ? { ...found.pathParameters } : undefined;
+    };
+    assert.deepEqual(parameters('/f/x.json'), {});
+    assert.deepEqual(parameters('/f/y.json'), { name: 'y' });
+    assert.deepEqual(parameters('/f/a%2Fb-c-d'), { a: 'a/b', b: 'c-d' });
+    assert.deepEqual(parameters('/g/-'), { any: 'g', thing: '-' });
+    assert.equal(parameters('/f/'), undefined);
+    assert.equal(parameters('/f/%zz'), undefined);
   });
 });

@@ -1,6 +1,9 @@
+import { createHash } from 'node:crypto';
 import { MizzenError, messageOf } from '@mizzen/common';
+import { PathTrie } from './path-trie.ts';
 import { queryValues } from './query-string.ts';
 import { newSchemaCompiler, type SchemaCompiler } from './schema-compiler.ts';
+import { measure, workLimits } from './work-budget.ts';
 
 export interface ContentCheck {
   readonly errors: readonly { readonly pointer?: string; readonly parameter?: string; readonly detail: string }[];
@@ -15,40 +18,72 @@ export interface HeaderFields {
 
 type Json = Readonly<Record<string, unknown>>;
 const methods = ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace'];
-const maxDepth = 64;
 
-/** An OpenAPI document as requests meet it: templates of paths, and for each operation what it takes. */
+/** Documents in use, by the digest of their text and base path. */
+const documents = new Map<string, WeakRef<OpenApiDocument>>();
+
+/**
+ * An OpenAPI document as requests meet it: templates of paths, and for each operation what it takes. Schemas are compiled when the first request
+ * needs them, since a large document has thousands; a text that is in use already is not read again.
+ */
 export class OpenApiDocument {
-  readonly #paths: readonly PathItem[];
+  readonly #paths: PathTrie<PathItem>;
   readonly #basePath: string;
+  readonly #schemas: readonly { readonly place: string; readonly verify: () => void }[];
 
-  private constructor(paths: readonly PathItem[], basePath: string) {
+  private constructor(paths: PathTrie<PathItem>, basePath: string, schemas: readonly { readonly place: string; readonly verify: () => void }[]) {
     this.#paths = paths;
     this.#basePath = basePath;
+    this.#schemas = schemas;
   }
 
-  /** Throws MizzenError with the place in the document that cannot be used. */
+  /** Throws MizzenError with the place in the document that cannot be used. Schemas are not verified: see `verify`. */
   static compile(text: string, basePath: string, place: string): OpenApiDocument {
+    const digest = `${createHash('sha256').update(text).digest('base64')} ${basePath}`;
+    const known = documents.get(digest)?.deref();
+    if (known !== undefined) return known;
+    const document = OpenApiDocument.#read(text, basePath, place);
+    for (const [key, reference] of documents) if (reference.deref() === undefined) documents.delete(key);
+    documents.set(digest, new WeakRef(document));
+    return document;
+  }
+
+  static #read(text: string, basePath: string, place: string): OpenApiDocument {
     let document: Json;
     try {
       document = JSON.parse(text) as Json;
     } catch (error) {
-      throw new MizzenError('invalid-openapi', `${place}: the OpenAPI document is no JSON: ${messageOf(error)}`);
+      throw new MizzenError('invalid-openapi', `${place}: the OpenAPI document is not JSON: ${messageOf(error)}`);
     }
     const version = document['openapi'];
     if (typeof version !== 'string' || !/^3\.[01]\.\d+/.test(version))
-      throw new MizzenError('invalid-openapi', `${place}: openapi is ${JSON.stringify(version)}; documents of OpenAPI 3.0 and 3.1 are taken`);
+      throw new MizzenError('invalid-openapi', `${place}: openapi is ${JSON.stringify(version)}; OpenAPI 3.0 and 3.1 are supported`);
     const compiler = newSchemaCompiler(document);
-    const paths = Object.entries((document['paths'] ?? {}) as Record<string, Json>).map(([template, item]) => {
+    const paths = new PathTrie<PathItem>();
+    const schemas: { place: string; verify: () => void }[] = [];
+    for (const [template, item] of Object.entries((document['paths'] ?? {}) as Record<string, Json>)) {
+      // Specification extensions may stand beside paths.
+      if (template.startsWith('x-')) continue;
+      const at = `${place}: paths["${template}"]`;
       try {
-        return new PathItem(template, item, compiler);
+        const compiled = new PathItem(item, compiler, (schema) => schemas.push({ place: at, verify: () => compiler.verify(schema) }));
+        compiled.parameterNames = paths.add(template, compiled);
       } catch (error) {
-        throw new MizzenError('invalid-openapi', `${place}: paths["${template}"]: ${messageOf(error)}`);
+        throw new MizzenError('invalid-openapi', `${at}: ${messageOf(error)}`);
       }
-    });
-    // OpenAPI 3.1, "Path Templating Matching": concrete paths before templated ones.
-    paths.sort((a, b) => a.parameterNames.length - b.parameterNames.length);
-    return new OpenApiDocument(paths, basePath.replace(/\/$/, ''));
+    }
+    return new OpenApiDocument(paths, basePath.replace(/\/$/, ''), schemas);
+  }
+
+  /** Verifies every schema. Throws MizzenError with the place of one that cannot be compiled. */
+  verify(): void {
+    for (const { place, verify } of this.#schemas) {
+      try {
+        verify();
+      } catch (error) {
+        throw new MizzenError('invalid-openapi', `${place}: ${messageOf(error)}`);
+      }
+    }
   }
 
   find(
@@ -63,8 +98,8 @@ export class OpenApiDocument {
     if (!path.startsWith(this.#basePath)) return { kind: 'unknown-path' };
     const rest = path.slice(this.#basePath.length) || '/';
     let allowed: readonly string[] | undefined;
-    for (const item of this.#paths) {
-      const pathParameters = item.match(rest);
+    for (const { item, values } of this.#paths.find(rest)) {
+      const pathParameters = item.decode(values);
       if (pathParameters === undefined) continue;
       const operation = item.operations.get(method) ?? (method === 'HEAD' ? item.operations.get('GET') : undefined);
       if (operation !== undefined) return { kind: 'operation', operation, pathParameters };
@@ -75,38 +110,27 @@ export class OpenApiDocument {
 }
 
 class PathItem {
-  readonly parameterNames: readonly string[];
+  parameterNames: readonly string[];
   readonly operations: ReadonlyMap<string, Operation>;
-  readonly #pattern: RegExp;
 
-  constructor(template: string, given: Json, compiler: SchemaCompiler) {
+  constructor(given: Json, compiler: SchemaCompiler, found: (schema: unknown) => void) {
     const item = compiler.resolve(given);
-    const names: string[] = [];
-    if (!template.startsWith('/')) throw new Error('a path begins with /');
-    const source = template.split(/(\{[^}]+\})/).map((part) => {
-      if (!part.startsWith('{')) return part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
-      names.push(part.slice(1, -1));
-      return '([^/]+)';
-    });
-    this.#pattern = new RegExp(`^${source.join('')}$`);
-    this.parameterNames = names;
-    const pointer = `#/paths/${escapePointer(template)}`;
+    this.parameterNames = [];
     const shared = ((item['parameters'] ?? []) as Json[]).map((parameter) => compiler.resolve(parameter));
     this.operations = new Map(
       methods.flatMap((method) => {
         const operation = item[method];
-        return operation === undefined ? [] : [[method.toUpperCase(), new Operation(operation as Json, shared, `${pointer}/${method}`, compiler)] as const];
+        return operation === undefined ? [] : [[method.toUpperCase(), new Operation(operation as Json, shared, compiler, found)] as const];
       }),
     );
   }
 
-  match(path: string): Record<string, string> | undefined {
-    const match = this.#pattern.exec(path);
-    if (match === null) return undefined;
+  /** undefined: a value of the path cannot be decoded. */
+  decode(given: readonly string[]): Record<string, string> | undefined {
     const values: Record<string, string> = {};
     for (const [i, name] of this.parameterNames.entries()) {
       try {
-        values[name] = decodeURIComponent(match[i + 1]!);
+        values[name] = decodeURIComponent(given[i] ?? '');
       } catch {
         return undefined;
       }
@@ -131,12 +155,12 @@ export class Operation {
   readonly #parameters: readonly Parameter[];
   readonly #contents: ReadonlyMap<string, ((body: Buffer) => ContentCheck) | undefined>;
 
-  constructor(operation: Json, shared: readonly Json[], pointer: string, compiler: SchemaCompiler) {
+  constructor(operation: Json, shared: readonly Json[], compiler: SchemaCompiler, found: (schema: unknown) => void) {
     const own = ((operation['parameters'] ?? []) as Json[]).map((parameter) => compiler.resolve(parameter));
     const key = (parameter: Json) => `${String(parameter['in'])} ${String(parameter['name'])}`;
     const taken = new Set(own.map(key));
     this.#parameters = [...own, ...shared.filter((parameter) => !taken.has(key(parameter)))].flatMap((parameter) => {
-      const compiled = compileParameter(parameter, compiler);
+      const compiled = compileParameter(parameter, compiler, found);
       return compiled === undefined ? [] : [compiled];
     });
     const given = operation['requestBody'] as Json | undefined;
@@ -148,10 +172,9 @@ export class Operation {
       Object.entries(contents).map(([type, content]) => {
         const isJson = /^(?:[\w.+-]+|\*)\/(?:json|[\w.+-]+\+json|\*)$/.test(type.toLowerCase());
         const schema = content['schema'];
-        return [
-          type.toLowerCase(),
-          isJson && schema !== undefined ? jsonCheck(compiler.compile(schema as Json, `${pointer}/requestBody`)) : undefined,
-        ] as const;
+        if (!isJson || schema === undefined) return [type.toLowerCase(), undefined] as const;
+        found(schema);
+        return [type.toLowerCase(), jsonCheck(compiler.compile(schema))] as const;
       }),
     );
   }
@@ -193,7 +216,7 @@ export class Operation {
   }
 }
 
-function compileParameter(parameter: Json, compiler: SchemaCompiler): Parameter | undefined {
+function compileParameter(parameter: Json, compiler: SchemaCompiler, found: (schema: unknown) => void): Parameter | undefined {
   const name = String(parameter['name']);
   const location = parameter['in'];
   if (location !== 'path' && location !== 'query' && location !== 'header' && location !== 'cookie') return undefined;
@@ -206,29 +229,23 @@ function compileParameter(parameter: Json, compiler: SchemaCompiler): Parameter 
   const isList = resolved?.['type'] === 'array';
   // Objects and rarer styles are only looked for, not into.
   const isPlain = schema !== undefined && (style === 'form' || style === 'simple') && resolved?.['type'] !== 'object';
+  if (isPlain) found(schema);
   const check = isPlain ? compiler.compileParameter(schema) : undefined;
   return { name, location, isRequired, isList: isList || !isPlain, explodes: parameter['explode'] !== false, check: (holder) => check?.(holder) };
 }
 
-function jsonCheck(check: (value: unknown) => ContentCheck['errors']): (body: Buffer) => ContentCheck {
+function jsonCheck(check: (value: unknown, values: number) => ContentCheck['errors']): (body: Buffer) => ContentCheck {
   return (body) => {
     let value: unknown;
     try {
       value = JSON.parse(body.toString('utf8'));
     } catch (error) {
-      return { errors: [{ pointer: '#', detail: messageOf(error) }], detail: 'the body is no JSON' };
+      return { errors: [{ pointer: '#', detail: messageOf(error) }], detail: 'the body is not JSON' };
     }
-    if (isDeeperThan(value, maxDepth))
-      return { errors: [{ pointer: '#', detail: `it is nested deeper than ${maxDepth}` }], detail: 'the body is nested too deep' };
-    return { errors: check(value), detail: 'the body is not what this API takes' };
+    const { values, isTooDeep } = measure(value);
+    if (isTooDeep) return { errors: [{ pointer: '#', detail: `it is nested deeper than ${workLimits.maxDepth}` }], detail: 'the body is nested too deep' };
+    return { errors: check(value, values), detail: 'the body does not fit this API' };
   };
-}
-
-function isDeeperThan(value: unknown, depth: number): boolean {
-  if (typeof value !== 'object' || value === null) return false;
-  if (depth === 0) return true;
-  for (const member of Object.values(value)) if (isDeeperThan(member, depth - 1)) return true;
-  return false;
 }
 
 function cookieValues(text: string | undefined, name: string): string[] {
@@ -237,8 +254,4 @@ function cookieValues(text: string | undefined, name: string): string[] {
     .map((part) => part.trim())
     .filter((part) => part.startsWith(`${name}=`))
     .map((part) => part.slice(name.length + 1));
-}
-
-function escapePointer(text: string): string {
-  return text.replaceAll('~', '~0').replaceAll('/', '~1');
 }

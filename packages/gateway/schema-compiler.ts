@@ -1,87 +1,202 @@
 import { createRequire } from 'node:module';
 import { messageOf } from '@mizzen/common';
 import type { ErrorObject, ValidateFunction } from 'ajv';
-import { RE2JS } from 're2js';
+import { boundedSchema, uniqueItemsKeyword, workKeyword } from './bounded-schema.ts';
+import { compileRegex } from './schema-pattern.ts';
+import { charge, WorkBudgetExceeded, withinBudget, workLimits } from './work-budget.ts';
 
 type Json = Readonly<Record<string, unknown>>;
 
 export interface SchemaCompiler {
   /** The object itself, or what its `$ref` points to within the document. */
   resolve(object: Json): Json;
-  compile(schema: Json, pointer: string): (value: unknown) => { readonly pointer: string; readonly detail: string }[];
-  /** For text: it is taken for the type that the schema wants. Returns what is wrong. */
-  compileParameter(schema: Json): (holder: { value: unknown }) => string | undefined;
+  /** Verifies a schema and all that it refers to, without compiling them. Throws Error. */
+  verify(schema: unknown): void;
+  /** Compiled by its first use. `values`: how many values the message has. */
+  compile(schema: unknown): (value: unknown, values: number) => readonly { readonly pointer: string; readonly detail: string }[];
+  /** For text, which is converted to the type that the schema wants. Returns what is wrong. */
+  compileParameter(schema: unknown): (holder: { value: unknown }) => string | undefined;
 }
 
-const base = 'openapi.json';
 const require = createRequire(import.meta.url);
 
-/** JSON Schema by Ajv (dialect 2020-12). Patterns are RE2's, so that none of them takes exponential time. Loaded when first used. */
+/** JSON Schema by Ajv (dialect 2020-12), within a work budget for each message. Ajv is loaded when first used. */
 export function newSchemaCompiler(document: Json): SchemaCompiler {
-  const { Ajv2020 } = require('ajv/dist/2020.js') as typeof import('ajv/dist/2020.js');
-  const formats = require('ajv-formats') as { default: (ajv: unknown) => void };
-  const engine = Object.assign(
-    (pattern: string) => {
-      const compiled = RE2JS.compile(pattern);
-      return { test: (text: string) => compiled.matcher(text).find() };
-    },
-    { code: 'linear-time' },
-  );
-  const options = { strict: false, validateSchema: false, allErrors: false, code: { regExp: engine as never } } as const;
-  const bodies = new Ajv2020(options);
-  const parameters = new Ajv2020({ ...options, coerceTypes: 'array' });
-  for (const ajv of [bodies, parameters]) {
-    formats.default(ajv);
-    ajv.addSchema({ ...document, $id: base }, base);
-  }
-  /** References are within the document. */
-  const based = (schema: Json): Json => JSON.parse(JSON.stringify(schema).replaceAll('"$ref":"#', `"$ref":"${base}#`)) as Json;
-  const compiled = (validate: ValidateFunction, value: unknown): readonly ErrorObject[] => {
-    try {
-      return validate(value) ? [] : (validate.errors ?? []);
-    } catch (error) {
-      return [{ instancePath: '', message: `it cannot be checked: ${messageOf(error)}` } as ErrorObject];
-    }
-  };
+  const bodies = new LazyAjv(document, false);
+  const parameters = new LazyAjv(document, true);
   return {
     resolve(object) {
       let current = object;
       for (let hops = 0; typeof current['$ref'] === 'string'; hops++) {
-        if (hops > 20 || !current['$ref'].startsWith('#/'))
-          throw new Error(`the reference ${JSON.stringify(current['$ref'])} cannot be followed: references within the document can`);
-        let at: unknown = document;
-        for (const part of current['$ref'].slice(2).split('/'))
-          at = (at as Json | undefined)?.[decodeURIComponent(part).replaceAll('~1', '/').replaceAll('~0', '~')];
-        if (typeof at !== 'object' || at === null) throw new Error(`the reference ${current['$ref']} points to nothing`);
-        current = at as Json;
+        if (hops > 20) throw new Error(`the reference ${JSON.stringify(current['$ref'])} leads to references without end`);
+        const target = referenced(document, current['$ref']);
+        if (typeof target !== 'object' || target === null) throw new Error(`the reference ${current['$ref']} points to nothing`);
+        current = target as Json;
       }
       return current;
     },
+    verify: (schema) => bodies.verify(schema),
     compile(schema) {
-      const validate = bodies.compile(based(schema));
-      return (value) => compiled(validate, value).map((error) => ({ pointer: `#${pointerOf(error)}`, detail: detailOf(error) }));
+      let validate: ValidateFunction | undefined;
+      return (value, values) =>
+        errorsOf(() => (validate ??= bodies.compile(schema)), value, values).map((error) => ({ pointer: `#${pointerOf(error)}`, detail: detailOf(error) }));
     },
     compileParameter(schema) {
-      const validate = parameters.compile({ type: 'object', properties: { value: based(schema) } });
+      let validate: ValidateFunction | undefined;
       return (holder) => {
-        const [error] = compiled(validate, holder);
+        const [error] = errorsOf(() => (validate ??= parameters.compile({ type: 'object', properties: { value: schema } })), holder, 1);
         return error && detailOf(error);
       };
     },
   };
 }
 
+/** Ajv with those schemas of a document that have been used so far. */
+class LazyAjv {
+  readonly #document: Json;
+  readonly #coerces: boolean;
+  #ajv: import('ajv/dist/2020.js').Ajv2020 | undefined;
+  /** Identifiers of the schemas that references name, by reference. */
+  readonly #identifiers: Map<string, string>;
+
+  constructor(document: Json, coerces: boolean) {
+    this.#document = document;
+    this.#coerces = coerces;
+    this.#ajv = undefined;
+    this.#identifiers = new Map();
+  }
+
+  verify(schema: unknown): void {
+    for (const bounded of this.#bound(schema)) {
+      if (this.#loaded().validateSchema(bounded) !== true) {
+        const [error] = this.#loaded().errors ?? [];
+        throw new Error(`the schema is not valid: ${error?.instancePath ?? ''} ${error?.message ?? ''}`.replace('  ', ' '));
+      }
+    }
+  }
+
+  compile(schema: unknown): ValidateFunction {
+    const [own = true] = this.#bound(schema);
+    return this.#loaded().compile(own as object);
+  }
+
+  /** The schema, then each that is referred to for the first time and now known by its identifier; bounded. */
+  #bound(schema: unknown): (Json | boolean)[] {
+    const found: [string, unknown][] = [['', schema]];
+    const referTo = (reference: string): string => {
+      let identifier = this.#identifiers.get(reference);
+      if (identifier === undefined) {
+        const target = referenced(this.#document, reference);
+        if (target === undefined || target === null) throw new Error(`the reference ${reference} points to nothing`);
+        identifier = `mizzen:schema-${this.#identifiers.size}`;
+        this.#identifiers.set(reference, identifier);
+        found.push([identifier, target]);
+      }
+      return identifier;
+    };
+    const all: (Json | boolean)[] = [];
+    for (let i = 0; i < found.length; i++) {
+      const [identifier, one] = found[i] ?? ['', true];
+      const bounded = boundedSchema(one, referTo);
+      if (i > 0) this.#loaded().addSchema(bounded as object, identifier);
+      all.push(bounded);
+    }
+    return all;
+  }
+
+  #loaded(): import('ajv/dist/2020.js').Ajv2020 {
+    if (this.#ajv !== undefined) return this.#ajv;
+    const { Ajv2020 } = require('ajv/dist/2020.js') as typeof import('ajv/dist/2020.js');
+    const formats = require('ajv-formats') as { default: (ajv: unknown, options: { mode: 'fast' }) => void };
+    const ajv = new Ajv2020({
+      strict: false,
+      validateSchema: false,
+      allErrors: false,
+      logger: false,
+      ...(this.#coerces ? { coerceTypes: 'array' as const } : {}),
+      code: { regExp: Object.assign(compileRegex, { code: 'linear-time' }) as never },
+    });
+    // The full forms of some formats are backtracking expressions that take super-linear time.
+    formats.default(ajv, { mode: 'fast' });
+    // Charged before anything that the schema contains is evaluated.
+    ajv.addKeyword({
+      keyword: workKeyword,
+      before: '$ref',
+      validate: () => {
+        charge(1);
+        return true;
+      },
+      errors: false,
+    });
+    ajv.addKeyword({
+      keyword: uniqueItemsKeyword,
+      type: 'array',
+      validate: (_schema: unknown, items: readonly unknown[]) => areUnique(items),
+      errors: false,
+      error: { message: 'must not have items twice' },
+    });
+    this.#ajv = ajv;
+    return ajv;
+  }
+}
+
+/** Whether no item equals another, in time linear in their size (JSON Schema, section 6.4.3). */
+function areUnique(items: readonly unknown[]): boolean {
+  const seen = new Set<string>();
+  for (const item of items) {
+    const text = canonical(item);
+    charge(1 + (text.length >> 6));
+    if (seen.has(text)) return false;
+    seen.add(text);
+  }
+  return true;
+}
+
+function canonical(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? 'undefined';
+  const members = Object.entries(value).map(([name, member]) => `${JSON.stringify(name)}:${canonical(member)}`);
+  return `{${members.sort().join(',')}}`;
+}
+
+function referenced(document: Json, reference: string): unknown {
+  if (!reference.startsWith('#/')) throw new Error(`the reference ${JSON.stringify(reference)} cannot be followed: references within the document (#/...) can`);
+  let at: unknown = document;
+  for (const part of reference.slice(2).split('/')) {
+    const name = decodeURIComponent(part).replaceAll('~1', '/').replaceAll('~0', '~');
+    at = typeof at === 'object' && at !== null && Object.hasOwn(at, name) ? (at as Json)[name] : undefined;
+  }
+  return at;
+}
+
+function errorsOf(validate: () => ValidateFunction, value: unknown, values: number): readonly ErrorObject[] {
+  try {
+    const compiled = validate();
+    return withinBudget(values, () => (compiled(value) ? [] : (compiled.errors ?? []).slice(0, workLimits.maxErrors)));
+  } catch (error) {
+    // Fails closed: what cannot be verified is refused.
+    const message = error instanceof WorkBudgetExceeded ? error.message : `it cannot be verified: ${messageOf(error)}`;
+    return [{ instancePath: '', message } as ErrorObject];
+  }
+}
+
 /** Where the bad field is: for one that is missing or not known, the place where it is, or would be. */
 function pointerOf({ instancePath, keyword, params }: ErrorObject): string {
   const { missingProperty, additionalProperty, unevaluatedProperty } = (params ?? {}) as Record<string, string | undefined>;
   const name = keyword === 'required' ? missingProperty : (additionalProperty ?? unevaluatedProperty);
-  return name === undefined ? instancePath : `${instancePath}/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`;
+  const pointer = name === undefined ? instancePath : `${instancePath}/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`;
+  return limited(pointer);
 }
 
 function detailOf({ message, keyword, params }: ErrorObject): string {
   if (keyword === 'enum')
-    return `must be one of ${((params as { allowedValues?: unknown[] }).allowedValues ?? []).map((value) => JSON.stringify(value)).join(', ')}`;
+    return limited(`must be one of ${((params as { allowedValues?: unknown[] }).allowedValues ?? []).map((value) => JSON.stringify(value)).join(', ')}`);
   if (keyword === 'required') return 'is missing';
   if (keyword === 'additionalProperties' || keyword === 'unevaluatedProperties') return 'is not known here';
-  return message ?? 'is not valid';
+  if (keyword === uniqueItemsKeyword) return 'must not have items twice';
+  return limited(message ?? 'is not valid');
+}
+
+function limited(text: string): string {
+  return text.length <= workLimits.maxErrorLength ? text : `${text.slice(0, workLimits.maxErrorLength)}...`;
 }

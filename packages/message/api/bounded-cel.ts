@@ -37,7 +37,7 @@ const environment = new Environment({ unlistedVariablesAreDyn: true }).registerF
   (text: string, pattern: string) => {
     const compiled = patternOf(pattern);
     if (text.length * programSizeOf(compiled) > celLimits.maxMatchSteps) throw new Error('the text is too long for this regular expression');
-    return compiled.matcher(text).find();
+    return compiled.test(text);
   },
 );
 

@@ -1,7 +1,6 @@
 import type { Any } from '@bufbuild/protobuf/wkt';
 import type { ApiPoliciesSpec, ApiSpec, FilterReferenceSpec, JwtProviderSpec, LoginSpec, RateLimitSpec, SecretKeySpec } from '@mizzen/api';
-import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
-import { parseYaml } from '@mizzen/common/bounded-yaml';
+import { MizzenError, parseDurationMs } from '@mizzen/common';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import {
   AuthenticationPerRouteSchema,
@@ -15,11 +14,11 @@ import {
   RateLimitPerRouteSchema,
   ScriptPerRouteSchema,
   TranscodingPerRouteSchema,
-  ValidationPerRouteSchema,
 } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
-import { OpenApiDocument, readTranscodedMethods } from '@mizzen/gateway';
+import { readTranscodedMethods } from '@mizzen/gateway';
 import type { Configured } from '../snapshot.ts';
 import type { DocumentReader } from './documents.ts';
+import { validationConfig } from './validation-config.ts';
 
 /** The filters of API policies, in the order in which a request meets them. */
 export const policyFilters = {
@@ -70,15 +69,12 @@ export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources):
   if (policies.rateLimits?.length)
     configs[policyFilters.rateLimit] = packAny(RateLimitPerRouteSchema, { limits: policies.rateLimits.map((limit, i) => rateLimit(limit, i, api)) });
   if (policies.validation) {
-    const openapi = openApiOf(api, sources.documents);
-    const basePath = policies.validation.basePath ?? basePathOf(openapi);
-    OpenApiDocument.compile(openapi, basePath, 'spec.openapi');
-    configs[policyFilters.validation] = packAny(ValidationPerRouteSchema, {
-      openapi,
-      basePath,
-      maxBodyBytes: policies.validation.maxBodyBytes ?? 0,
-      allowsUnknown: policies.validation.allowUnknown ?? false,
-    });
+    const { basePath, maxBodyBytes, allowUnknown } = policies.validation;
+    configs[policyFilters.validation] = validationConfig(
+      openApiSource(api, sources.documents),
+      { basePath, maxBodyBytes: maxBodyBytes ?? 0, allowsUnknown: allowUnknown ?? false },
+      'spec.openapi',
+    );
   }
   if (policies.filters?.length) configs[policyFilters.script] = scriptConfig(policies.filters, (file) => sources.documents.fileOf(file, originFile));
   if (policies.cache) {
@@ -180,25 +176,9 @@ function rateLimit(limit: RateLimitSpec, index: number, api: Configured<ApiSpec>
   };
 }
 
-/** The OpenAPI document as JSON, whatever it was written in. */
-function openApiOf(api: Configured<ApiSpec>, documents: DocumentReader): string {
+/** The OpenAPI document as it was written: JSON or YAML. */
+function openApiSource(api: Configured<ApiSpec>, documents: DocumentReader): string {
   const { openapi } = api.spec;
   if (openapi?.inline) return JSON.stringify(openapi.inline);
-  const text = documents.read(openapi!, api.namespace, api.originFile).toString('utf8');
-  try {
-    return JSON.stringify(text.trimStart().startsWith('{') ? JSON.parse(text) : parseYaml(text));
-  } catch (error) {
-    throw new MizzenError('invalid-openapi', `spec.openapi: the document is neither JSON nor YAML: ${messageOf(error).split('\n')[0]}`);
-  }
-}
-
-/** OpenAPI, Server Object: the path of the first one stands before all paths. */
-function basePathOf(openapi: string): string {
-  const { servers } = JSON.parse(openapi) as { readonly servers?: readonly { readonly url?: string }[] };
-  const url = servers?.[0]?.url ?? '';
-  try {
-    return new URL(url, 'http://api.invalid').pathname.replace(/\/$/, '');
-  } catch {
-    return '';
-  }
+  return documents.read(openapi ?? {}, api.namespace, api.originFile).toString('utf8');
 }

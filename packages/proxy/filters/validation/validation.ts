@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { ValidationPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { type ContentCheck, OpenApiDocument } from '@mizzen/gateway';
 import type { FilterKind } from '../filter.ts';
@@ -5,6 +6,9 @@ import { unpackConfig } from '../unpack-config.ts';
 
 const name = 'mizzen.filters.http.validation';
 const defaultMaxBodyBytes = 1024 * 1024;
+
+/** Configurations in use, by the digest of their message: route tables are compiled at each change of any route. */
+const configurations = new Map<string, WeakRef<Validation>>();
 
 interface Validation {
   readonly document: OpenApiDocument;
@@ -58,7 +62,13 @@ export const validation: FilterKind = {
     },
   }),
   compileRoute(any, place): Validation {
+    const digest = createHash('sha256').update(any.value).digest('base64');
+    const known = configurations.get(digest)?.deref();
+    if (known !== undefined) return known;
     const { openapi, basePath, maxBodyBytes, allowsUnknown } = unpackConfig(ValidationPerRouteSchema, any, place);
-    return { document: OpenApiDocument.compile(openapi, basePath, place), maxBodyBytes: maxBodyBytes || defaultMaxBodyBytes, allowsUnknown };
+    const validation = { document: OpenApiDocument.compile(openapi, basePath, place), maxBodyBytes: maxBodyBytes || defaultMaxBodyBytes, allowsUnknown };
+    for (const [key, reference] of configurations) if (reference.deref() === undefined) configurations.delete(key);
+    configurations.set(digest, new WeakRef(validation));
+    return validation;
   },
 };
