@@ -295,10 +295,23 @@ data:
         const posted = await call({ port: anna.outboundPort, path: '/asked', method: 'POST', headers: { host: 'shop:9080' }, body });
         assert.equal((JSON.parse(posted.body) as { body: string }).body, body, 'the service has all of it');
       }
+      await apply(policy('  action: CUSTOM\n  provider: { name: opa }\n  rules: [{ to: [{ operation: { paths: ["/asked*"] } }] }]\n'));
+      const forged = await call({ port: anna.outboundPort, path: '/asked?secret=1&page=2', headers: { host: 'shop:9080', 'x-decide': 'forge' } });
+      const seen = JSON.parse(forged.body) as { url: string; headers: Record<string, string> };
+      assert.equal(seen.url, '/asked?page=2&user=anna%0D%0A');
+      // The application reads header bytes as latin1, and so does the client its answer.
+      const utf8 = (bytes: string) => Buffer.from(bytes, 'latin1').toString();
+      const text = (name: string) => utf8(utf8(seen.headers[name] ?? ''));
+      assert.deepEqual([text('x-city'), text('x-user')], ['München 日本', 'xčĊčĊGET /admin HTTP/1.1čĊ']);
+      assert.deepEqual([seen.headers['x-forged'], seen.headers['x-evil']], [undefined, undefined]);
+      const denial = await call({ port: anna.outboundPort, path: '/asked', headers: { host: 'shop:9080', 'x-decide': 'forge-denial' } });
+      assert.deepEqual([denial.status, denial.body, denial.headers['transfer-encoding'], denial.headers['content-length']], [403, 'not you', undefined, '7']);
+      await call({ port: anna.outboundPort, path: '/asked', method: 'POST', headers: { host: 'shop:9080' }, body: 'twenty bytes of text' });
       const told = servers.grpcRequests.at(-1)!.attributes!.request!.http!;
       assert.deepEqual([told.body, told.headers['x-envoy-auth-partial-body']], ['twenty byt', 'true']);
       assert.equal(servers.grpcRequests.at(-1)!.attributes!.source!.principal, 'spiffe://cluster.local/ns/default/sa/anna');
       assert.equal(servers.httpRequests.at(-1)!.body, 'twenty bytes of text');
+      await apply(policy('  action: CUSTOM\n  provider: { name: web }\n  rules: [{ to: [{ operation: { paths: ["/asked*"] } }] }]\n'));
       const large = await call({ port: anna.outboundPort, path: '/asked', method: 'POST', headers: { host: 'shop:9080' }, body: 'x'.repeat(200) });
       assert.equal(large.status, 413);
     } finally {

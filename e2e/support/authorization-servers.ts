@@ -49,6 +49,40 @@ export async function authorizationServers(): Promise<AuthorizationServers> {
         if (wanted === 'broken') return answer(Object.assign(new Error('broken'), { code: 13 }));
         if (wanted === 'late') return void setTimeout(() => answer(null, create(CheckResponseSchema, {})), 2_000);
         if (wanted === 'deny-403') return answer(null, create(CheckResponseSchema, { status: { code: 7 } }));
+        if (wanted === 'forge-denial')
+          return answer(
+            null,
+            create(CheckResponseSchema, {
+              status: { code: 16 },
+              httpResponse: {
+                case: 'deniedResponse',
+                value: {
+                  status: { code: 101 as never },
+                  headers: [header('content-length', '1'), header('transfer-encoding', 'chunked'), header('x-city', 'München 日本')],
+                  body: 'not you',
+                },
+              },
+            }),
+          );
+        if (wanted === 'forge')
+          return answer(
+            null,
+            create(CheckResponseSchema, {
+              status: { code: 0 },
+              httpResponse: {
+                case: 'okResponse',
+                value: {
+                  headers: [
+                    header('x-user', 'x\u010d\u010a\u010d\u010aGET /admin HTTP/1.1\u010d\u010a'),
+                    header('x-city', 'München 日本'),
+                    header('x-forged', 'a\r\nx-evil: b'),
+                  ],
+                  queryParametersToSet: [{ key: 'user', value: 'anna\r\n' }],
+                  queryParametersToRemove: ['secret'],
+                },
+              },
+            }),
+          );
         if (wanted.startsWith('deny'))
           return answer(
             null,

@@ -32,6 +32,8 @@ export type Decision =
       readonly request: readonly FieldChange[];
       readonly removes: readonly string[];
       readonly response: readonly FieldChange[];
+      readonly querySets: readonly (readonly [key: string, value: string])[];
+      readonly queryRemoves: readonly string[];
       readonly metadata: Readonly<Record<string, unknown>> | undefined;
     };
 
@@ -160,6 +162,8 @@ function decisionOf(message: Buffer): Decision {
     request: (ok?.headers ?? []).map(changeOf),
     removes: (ok?.headersToRemove ?? []).map((name) => name.toLowerCase()),
     response: (ok?.responseHeadersToAdd ?? []).map((option) => ({ ...changeOf(option), action: option.append === false ? 'set' : 'add' })),
+    querySets: (ok?.queryParametersToSet ?? []).map(({ key, value }) => [key, value] as const),
+    queryRemoves: ok?.queryParametersToRemove ?? [],
     metadata: dynamicMetadata ?? ok?.dynamicMetadata,
   };
 }
@@ -255,6 +259,8 @@ export function checkByHttp(
       request: [...changes(toService, 'set'), ...changes(toServiceAppended, 'append')],
       removes: [],
       response: changes(toClientAllowed, 'add'),
+      querySets: [],
+      queryRemoves: [],
       metadata: undefined,
     });
   });

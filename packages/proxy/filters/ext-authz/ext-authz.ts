@@ -15,6 +15,7 @@ import type { HeaderList } from '../../message/header-list.ts';
 import type { ResponseHead } from '../../message/response-head.ts';
 import { compileStringMatcher } from '../../route/matchers.ts';
 import { compileMetadataMatcher } from '../../route/metadata-matcher.ts';
+import { changedQuery } from '../../route/query.ts';
 import { refuseUnsupported } from '../../xds/supported-fields.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
@@ -110,9 +111,12 @@ class ExtAuthzFilter implements HttpFilter {
       case 'allowed':
         for (const field of decision.removes) if (!field.startsWith(':') && field !== 'host') headers.remove(field);
         apply(headers, decision.request);
+        if (decision.querySets.length + decision.queryRemoves.length > 0)
+          exchange.retarget(changedQuery(exchange.head.target, decision.querySets, decision.queryRemoves));
         if (decision.response.length > 0) exchange.setNote(name, decision.response);
         if (decision.metadata !== undefined) exchange.addMetadata(name, decision.metadata);
-        if (clearRouteCache && decision.request.length + decision.removes.length > 0) exchange.clearRoute();
+        if (clearRouteCache && decision.request.length + decision.removes.length + decision.querySets.length + decision.queryRemoves.length > 0)
+          exchange.clearRoute();
         return true;
     }
   }
