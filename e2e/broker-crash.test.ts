@@ -166,6 +166,65 @@ describe('the embedded broker', () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
+  it('lets a workload use, see and replay its own groups alone, also after a restart, and closes connections with their certificate', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'mizzen-owner-'));
+    const settings = { folder, log: { ...defaultLogSettings, syncs: false }, partitions: 1, maxTopics: 10 };
+    for (const round of [1, 2]) {
+      const broker = new Broker(settings, silentLogger);
+      let identity: string | undefined;
+      const server = new BrokerServer({
+        broker,
+        host: '127.0.0.1',
+        port: 0,
+        logger: silentLogger,
+        identityOf: () => identity,
+        expiryOf: () => (identity === 'spiffe://td/ns/a/sa/old' ? Date.now() + 50 : undefined),
+        isOperator: (name) => name === 'spiffe://td/ns/a/sa/operator',
+      });
+      await server.listen();
+      const connect = async (name: string | undefined) => {
+        identity = name;
+        const driver = new EmbeddedDriver({ host: '127.0.0.1', port: server.port, logger: silentLogger });
+        if (name !== undefined)
+          await until(
+            'connected',
+            async () => driver.problem(),
+            (problem) => problem === undefined,
+          );
+        return driver;
+      };
+      const request = { topic: 't', group: 'g', maxInFlight: 10, from: 'earliest' as const };
+      const owner = await connect('spiffe://td/ns/a/sa/owner');
+      if (round === 1) await (await owner.subscribe(request, (delivery) => delivery.ack())).close();
+      const other = await connect('spiffe://td/ns/a/sa/other');
+      await assert.rejects(
+        other.subscribe(request, () => {}),
+        /belongs to another workload/,
+      );
+      await assert.rejects(other.ask({ what: 'replay', topic: 't', group: 'g', offset: 0 }), /belongs to another workload/);
+      for (const offset of ['0', -1, null, {}, 1e300])
+        await assert.rejects(owner.ask({ what: 'replay', topic: 't', group: 'g', offset: offset ?? [] }), /must be a whole number/);
+      assert.deepEqual(await other.ask({ what: 'stats' }), { topics: [] });
+      await owner.ask({ what: 'replay', topic: 't', group: 'g', offset: 0 });
+      const operator = await connect('spiffe://td/ns/a/sa/operator');
+      assert.equal(((await operator.ask({ what: 'stats' })) as { topics: unknown[] }).topics.length, 1);
+      await operator.ask({ what: 'replay', topic: 't', group: 'g', offset: 0 });
+      const old = await connect('spiffe://td/ns/a/sa/old');
+      await until(
+        'closed',
+        async () => old.problem(),
+        (problem) => problem !== undefined,
+      );
+      const unknown = await connect(undefined);
+      await new Promise((resolve) => setTimeout(resolve, 30));
+      assert.notEqual(unknown.problem(), undefined);
+      for (const driver of [owner, other, operator, old, unknown]) await driver.close();
+      await server.close();
+      await broker.close();
+    }
+    rmSync(folder, { recursive: true, force: true });
+  });
+
   it('replays to a group what it has had, from an offset or from a time, and drops what is older than it is told to keep', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'mizzen-replay-'));
     let now = 1_000_000;

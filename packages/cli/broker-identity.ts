@@ -8,10 +8,16 @@ import { workloadSecretName } from '@mizzen/proxy/tls/secret-names';
 import { SecretStore } from '@mizzen/proxy/tls/secret-store';
 import { IdentityAgent } from '@mizzen/proxy/xds/identity-agent';
 
+const clockSkewMs = 60_000;
+
 /** The broker's own identity in the mesh, kept fresh, and how it knows those of others. */
 export interface BrokerIdentity {
   tls(): tls.TlsOptions;
+  /** undefined: the certificate proves no identity of the mesh. */
   identityOf(socket: tls.TLSSocket): string | undefined;
+  expiryOf(socket: tls.TLSSocket): number | undefined;
+  /** The broker's own identity, which the mesh's operator uses on its machine. */
+  isOperator(identity: string): boolean;
   onRenewed(renewed: () => void): void;
   close(): void;
 }
@@ -29,8 +35,13 @@ export async function brokerIdentity(file: string, logger: Logger): Promise<Brok
     },
     identityOf: (socket) => {
       const identity = peerIdentityOf(socket);
-      return 'uri' in identity ? identity.uri : 'nobody';
+      return 'uri' in identity ? identity.uri : undefined;
     },
+    expiryOf: (socket) => {
+      const validTo = Date.parse(socket.getPeerX509Certificate()?.validTo ?? '');
+      return Number.isNaN(validTo) ? undefined : validTo + clockSkewMs;
+    },
+    isOperator: (identity) => identity === `spiffe://${config.trustDomain}/ns/${config.namespace}/sa/${config.serviceAccount}`,
     onRenewed: (renewed) => void secrets.onChange(renewed),
     close: () => {
       agent.close();

@@ -29,6 +29,7 @@ const brokerIdentity = '/ns/mizzen-system/sa/mizzen-broker';
 export async function startMessaging({ config, engine, logger }: MessagingSurroundings): Promise<MessagingService> {
   const messaging = config.messaging!;
   const { app } = messaging;
+  const apiToken = process.env['DAPR_API_TOKEN'];
   let runtime!: MessageRuntime;
   let http!: DaprHttpApi;
   // The API is served by an engine of its own: what it does has no part in the workload's traffic, and its metrics are its own.
@@ -69,8 +70,8 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
     metrics: new MessageMetrics(engine.counters),
     logger,
   });
-  http = new DaprHttpApi(runtime, app === undefined ? undefined : { port: app.port, protocol: app.protocol, channelAddress: '127.0.0.1' }, logger);
-  const grpc = new DaprGrpcServer(runtime, http, messaging.grpcPort);
+  http = new DaprHttpApi(runtime, app === undefined ? undefined : { port: app.port, protocol: app.protocol, channelAddress: '127.0.0.1' }, logger, apiToken);
+  const grpc = new DaprGrpcServer(runtime, http, messaging.grpcPort, apiToken);
   let asking: NodeJS.Timeout | undefined;
   let isClosed = false;
 

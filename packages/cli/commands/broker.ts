@@ -61,7 +61,7 @@ export async function broker(options: BrokerOptions): Promise<void> {
     host: options.host,
     port: wholeNumber(options.port, '--port', 0, 65_535),
     logger,
-    ...(identity === undefined ? {} : { tls: identity.tls, identityOf: identity.identityOf }),
+    ...(identity === undefined ? {} : { tls: identity.tls, identityOf: identity.identityOf, expiryOf: identity.expiryOf, isOperator: identity.isOperator }),
   });
   identity?.onRenewed(() => server.renewTls());
   await server.listen();

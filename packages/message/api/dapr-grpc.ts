@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
-import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
+import { Code, ConnectError, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
 import { PushQueue } from '@mizzen/common';
 import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
 import type { Init, Subscription } from '@mizzen/envoy-api';
@@ -11,6 +11,7 @@ import type {
   SubscribeTopicEventsRequestAlpha1,
   SubscribeTopicEventsResponseAlpha1Schema,
 } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/pubsub_pb.js';
+import { apiTokenHeader, hasApiToken } from './api-token.ts';
 import type { AppChannel, DeliveryOutcome } from './app-channel.ts';
 import { retry } from './app-channel.ts';
 import { textOf } from './cloud-events.ts';
@@ -26,9 +27,11 @@ export class DaprGrpcServer {
   readonly #sessions: ReadonlySet<ServerHttp2Session>;
   readonly #port: number;
 
-  constructor(runtime: MessageRuntime, http: DaprHttpApi, port: number) {
+  constructor(runtime: MessageRuntime, http: DaprHttpApi, port: number, apiToken?: string) {
     this.#port = port;
-    this.#server = createServer(grpcHandler({ routes: (router) => router.service(Dapr, daprService(runtime, http)) }));
+    this.#server = createServer(
+      grpcHandler({ routes: (router) => router.service(Dapr, daprService(runtime, http)), interceptors: [requireApiToken(apiToken)] }),
+    );
     this.#sessions = sessionsOf(this.#server);
   }
 
@@ -45,6 +48,15 @@ export class DaprGrpcServer {
     await closed;
   }
 }
+
+const requireApiToken =
+  (apiToken: string | undefined): Interceptor =>
+  (next) =>
+  async (request) => {
+    if (!hasApiToken(apiToken, request.header.get(apiTokenHeader)))
+      throw new ConnectError(`the metadata ${apiTokenHeader} is missing or wrong`, Code.Unauthenticated);
+    return next(request);
+  };
 
 function daprService(runtime: MessageRuntime, http: DaprHttpApi): Partial<ServiceImpl<typeof Dapr>> {
   const publishAll = (publications: readonly Publication[]) =>

@@ -1,6 +1,7 @@
 import { type Logger, messageOf, version } from '@mizzen/common';
 import type { LocalService } from '@mizzen/proxy/filters/local-service';
 import type { Exchange } from '@mizzen/proxy/http/exchange';
+import { apiTokenHeader, hasApiToken } from './api-token.ts';
 import { isCloudEventType } from './cloud-events.ts';
 import type { MessageRuntime, Publication, PublishProblem } from './message-runtime.ts';
 
@@ -13,13 +14,15 @@ export class DaprHttpApi implements LocalService {
   readonly #runtime: MessageRuntime;
   readonly #appConnection: object | undefined;
   readonly #logger: Logger;
+  readonly #apiToken: string | undefined;
   /** Set by the application with PUT /metadata. */
   readonly #attributes: Map<string, string>;
 
-  constructor(runtime: MessageRuntime, appConnection: object | undefined, logger: Logger) {
+  constructor(runtime: MessageRuntime, appConnection: object | undefined, logger: Logger, apiToken?: string) {
     this.#runtime = runtime;
     this.#appConnection = appConnection;
     this.#logger = logger;
+    this.#apiToken = apiToken;
     this.#attributes = new Map();
   }
 
@@ -35,6 +38,9 @@ export class DaprHttpApi implements LocalService {
     const cut = target.indexOf('?');
     const path = cut < 0 ? target : target.slice(0, cut);
     const query = cut < 0 ? '' : target.slice(cut + 1);
+    // Probes carry no token, as in Dapr.
+    if (!path.startsWith('/v1.0/healthz') && !hasApiToken(this.#apiToken, headers.get(apiTokenHeader)))
+      return this.#problem(exchange, { status: 401, code: 'ERR_API_TOKEN', message: `the header ${apiTokenHeader} is missing or wrong` });
     const publish = /^\/v1\.0\/publish\/([^/]+)\/(.+)$/.exec(path);
     if (publish !== null && !publish[1]!.startsWith('bulk')) return this.#publish(exchange, method, decode(publish[1]!), decode(publish[2]!), query);
     const bulk = /^\/v1\.0(?:-alpha1)?\/publish\/bulk\/([^/]+)\/(.+)$/.exec(path);

@@ -15,8 +15,12 @@ export interface BrokerServerOptions {
   readonly logger: Logger;
   /** Mutual TLS; undefined: plain TCP, for loopback. */
   readonly tls?: () => tls.TlsOptions;
-  /** Who the peer is, by its certificate; what a message claims about its publisher must agree. */
+  /** The identity that the peer's certificate proves; undefined: none, and the peer is refused. Absent: identities are not used. */
   readonly identityOf?: (socket: tls.TLSSocket) => string | undefined;
+  /** When the peer's certificate ends, and with it the connection; milliseconds since 1970. */
+  readonly expiryOf?: (socket: tls.TLSSocket) => number | undefined;
+  /** Whether an identity may see and replay the groups of all workloads. */
+  readonly isOperator?: (identity: string) => boolean;
 }
 
 const maxCredit = 10_000;
@@ -40,7 +44,15 @@ export class BrokerServer {
       this.#sockets.add(socket);
       socket.on('close', () => this.#sockets.delete(socket));
       try {
-        new Connection(socket, options, options.identityOf?.(socket as tls.TLSSocket));
+        const identity = options.identityOf?.(socket as tls.TLSSocket);
+        if (options.identityOf !== undefined && identity === undefined) {
+          options.logger.warn('a client of the broker was refused: its certificate proves no identity of the mesh', { peer: socket.remoteAddress });
+          socket.on('error', () => {});
+          return void socket.destroy();
+        }
+        const expiresAtMs = options.expiryOf?.(socket as tls.TLSSocket);
+        if (expiresAtMs !== undefined) closeAtExpiry(socket, expiresAtMs, options.logger, identity);
+        new Connection(socket, options, identity);
       } catch (error) {
         options.logger.error(`a connection to the broker cannot be served: ${messageOf(error)}`);
         socket.on('error', () => {});
@@ -79,12 +91,15 @@ export class BrokerServer {
 class Connection {
   readonly #options: BrokerServerOptions;
   readonly #identity: string | undefined;
+  /** Whose groups it may use; undefined: all. */
+  readonly #owner: string | undefined;
   readonly #frames: FrameSocket;
   readonly #subscriptions: Map<number, { readonly member: SocketMember; readonly membership: Membership }>;
 
   constructor(socket: net.Socket, options: BrokerServerOptions, identity: string | undefined) {
     this.#options = options;
     this.#identity = identity;
+    this.#owner = identity !== undefined && options.isOperator?.(identity) === true ? undefined : identity;
     this.#subscriptions = new Map();
     this.#frames = new FrameSocket(
       socket,
@@ -170,9 +185,11 @@ class Connection {
     if (group === '' || group.length > 200) return answer('a group has a name of 1 to 200 characters');
     const member = new SocketMember(id, credit, this.#frames);
     try {
-      // Before anything is delivered.
+      const membership = this.#options.broker.join(topic, group, from, member, this.#owner);
+      this.#subscriptions.set(id, { member, membership });
+      member.isAnswered = true;
       answer('');
-      this.#subscriptions.set(id, { member, membership: this.#options.broker.join(topic, group, from, member) });
+      member.flush();
     } catch (error) {
       this.#subscriptions.delete(id);
       answer(shortText(messageOf(error)));
@@ -184,12 +201,13 @@ class Connection {
     let value: unknown = {};
     try {
       const question = JSON.parse(text) as { readonly what?: unknown; readonly [name: string]: unknown };
-      if (question.what === 'stats') value = { topics: this.#options.broker.stats() };
+      if (question.what === 'stats') value = { topics: this.#options.broker.stats(this.#owner) };
       else if (question.what === 'replay')
         await this.#options.broker.replay(
           textIn(question, 'topic'),
           textIn(question, 'group'),
           question['timestampMs'] === undefined ? { offset: numberIn(question, 'offset') } : { timestampMs: numberIn(question, 'timestampMs') },
+          this.#owner,
         );
       else throw new MizzenError('unknown-question', `what is ${JSON.stringify(question.what)}? There are stats and replay.`);
     } catch (error) {
@@ -203,11 +221,16 @@ class Connection {
 class SocketMember implements GroupMember {
   readonly id: number;
   credit: number;
+  /** Deliveries wait for the answer to the subscription. */
+  isAnswered: boolean;
+  readonly #waiting: Buffer[];
   readonly #frames: FrameSocket;
 
   constructor(id: number, credit: number, frames: FrameSocket) {
     this.id = id;
     this.credit = credit;
+    this.isAnswered = false;
+    this.#waiting = [];
     this.#frames = frames;
   }
 
@@ -216,8 +239,32 @@ class SocketMember implements GroupMember {
   }
 
   deliver(partition: number, attempt: number, record: Buffer): void {
-    this.#frames.send(new FrameBuilder(frameKind.deliver, 4 + 2 + 4, record.length).u32(this.id).u16(partition).u32(attempt).done(), record);
+    const head = new FrameBuilder(frameKind.deliver, 4 + 2 + 4, record.length).u32(this.id).u16(partition).u32(attempt).done();
+    if (this.isAnswered) this.#frames.send(head, record);
+    else this.#waiting.push(head, record);
   }
+
+  flush(): void {
+    this.#frames.send(...this.#waiting.splice(0));
+  }
+}
+
+const maxTimerMs = 2_147_483_647;
+
+/** A connection lasts no longer than the certificate that it was opened with. Clients come back with their next one. */
+function closeAtExpiry(socket: net.Socket, expiresAtMs: number, logger: Logger, identity: string | undefined): void {
+  const check = () => {
+    const leftMs = expiresAtMs - Date.now();
+    if (leftMs > 0) {
+      timer = setTimeout(check, Math.min(maxTimerMs, leftMs));
+      return;
+    }
+    logger.info('a connection to the broker is closed: the certificate of its peer has expired', { identity });
+    socket.destroy();
+  };
+  let timer: NodeJS.Timeout | undefined;
+  check();
+  socket.once('close', () => clearTimeout(timer));
 }
 
 function textIn(question: Readonly<Record<string, unknown>>, name: string): string {

@@ -168,9 +168,17 @@ export class Broker {
       });
   }
 
-  /** Throws MizzenError for names that no topic can have. */
-  join(topicName: string, groupName: string, from: 'earliest' | 'latest', member: GroupMember): Membership {
+  /**
+   * Throws MizzenError for names that no topic can have, and for a group of another workload. `owner`: the proven identity of the caller, which a group
+   * belongs to from its first member on; undefined: it is not checked.
+   */
+  join(topicName: string, groupName: string, from: 'earliest' | 'latest', member: GroupMember, owner?: string): Membership {
     const topic = this.#topic(topicName);
+    if (owner !== undefined) {
+      const current = this.#offsets.ownerOf(groupName, topicName);
+      if (current === '') this.#offsets.claim(groupName, topicName, owner);
+      else if (current !== owner) throw notOwned(topicName, groupName);
+    }
     const group = this.#group(topic, groupName, from);
     group.join(member);
     return {
@@ -189,14 +197,24 @@ export class Broker {
   }
 
   /** Lets a group begin again: at an offset of all partitions, or at what was appended from a time on. */
-  async replay(topicName: string, groupName: string, to: { readonly offset: number } | { readonly timestampMs: number }): Promise<void> {
+  async replay(topicName: string, groupName: string, to: { readonly offset: number } | { readonly timestampMs: number }, owner?: string): Promise<void> {
+    if (owner !== undefined && this.#offsets.ownerOf(groupName, topicName) !== owner) throw notOwned(topicName, groupName);
     const topic = this.#topics.get(topicName);
     if (topic === undefined) throw new MizzenError('unknown-topic', `there is no topic ${JSON.stringify(topicName)}`);
     const group = this.#group(topic, groupName, 'earliest');
     for (const [i, partition] of group.partitions.entries()) partition.seek('offset' in to ? to.offset : await topic.partitions[i]!.offsetAt(to.timestampMs));
   }
 
-  stats(): TopicStats[] {
+  /** `owner`: only what belongs to this identity. */
+  stats(owner?: string): TopicStats[] {
+    if (owner === undefined) return this.#allStats();
+    return this.#allStats().flatMap((stats) => {
+      const groups = stats.groups.filter(({ group }) => this.#offsets.ownerOf(group, stats.topic) === owner);
+      return groups.length === 0 ? [] : [{ ...stats, groups }];
+    });
+  }
+
+  #allStats(): TopicStats[] {
     const unusable = [...this.#unusable].map(([topic, { reason }]) => ({ topic, problem: reason, partitions: [], groups: [] }));
     const usable = [...this.#topics.values()].map((topic) => ({
       topic: topic.name,
@@ -338,6 +356,10 @@ export class Broker {
         if (gone > 0) this.#logger.info('old messages were dropped', { topic: topic.name, partition: i, messages: gone });
       }
   }
+}
+
+function notOwned(topic: string, group: string): MizzenError {
+  return new MizzenError('group-not-owned', `group ${JSON.stringify(group)} of topic ${topic} belongs to another workload`);
 }
 
 export interface Membership {

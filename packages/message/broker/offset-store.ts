@@ -18,6 +18,8 @@ interface Entry {
   readonly group: string;
   readonly topic: string;
   readonly partitions: Map<number, GroupProgress | (() => GroupProgress)>;
+  /** The identity of the workload that the group belongs to; '': none has claimed it. */
+  owner: string;
   /** As it stands in the file; undefined: it has changed. */
   line: string | undefined;
 }
@@ -65,6 +67,16 @@ export class OffsetStore {
     this.#timer ??= setTimeout(() => this.save(), saveDelayMs);
   }
 
+  /** The identity that a group belongs to; '': none. */
+  ownerOf(group: string, topic: string): string {
+    return this.#entries.get(keyOf(group, topic))?.owner ?? '';
+  }
+
+  claim(group: string, topic: string, owner: string): void {
+    this.#entry(group, topic).owner = owner;
+    this.changed(group, topic);
+  }
+
   /** Groups that have been at a topic. */
   groupsOf(topic: string): string[] {
     return [...this.#entries.values()].filter((entry) => entry.topic === topic).map(({ group }) => group);
@@ -104,7 +116,7 @@ export class OffsetStore {
   #entry(group: string, topic: string): Entry {
     let entry = this.#entries.get(keyOf(group, topic));
     if (entry === undefined) {
-      entry = { group, topic, partitions: new Map(), line: undefined };
+      entry = { group, topic, partitions: new Map(), owner: '', line: undefined };
       this.#entries.set(keyOf(group, topic), entry);
     }
     return entry;
@@ -128,10 +140,10 @@ export class OffsetStore {
     }
     if (text === undefined) return undefined;
     const read = readGroupLines(text);
-    for (const { group, topic, partitions } of read.entries) {
+    for (const { group, topic, partitions, owner } of read.entries) {
       const key = keyOf(group, topic);
       if (this.#entries.has(key)) continue;
-      this.#entries.set(key, { group, topic, partitions: new Map(partitions), line: undefined });
+      this.#entries.set(key, { group, topic, partitions: new Map(partitions), owner, line: undefined });
     }
     if (!read.isWhole)
       this.#onProblem(`the progress of consumers is damaged: what is missing is taken from ${previousFile}, else those groups begin again (file=${path})`);
@@ -163,7 +175,12 @@ export class OffsetStore {
 }
 
 interface GroupLines {
-  readonly entries: readonly { readonly group: string; readonly topic: string; readonly partitions: readonly (readonly [number, GroupProgress])[] }[];
+  readonly entries: readonly {
+    readonly group: string;
+    readonly topic: string;
+    readonly owner: string;
+    readonly partitions: readonly (readonly [number, GroupProgress])[];
+  }[];
   readonly isWhole: boolean;
 }
 
@@ -187,11 +204,12 @@ export function readGroupLines(text: string): GroupLines {
 
 function readLine(text: string): GroupLines['entries'][number] | undefined {
   try {
-    const [group, topic, progress] = JSON.parse(text) as [unknown, unknown, unknown];
+    const [group, topic, progress, owner] = JSON.parse(text) as [unknown, unknown, unknown, unknown];
     if (typeof group !== 'string' || typeof topic !== 'string' || !Array.isArray(progress)) return undefined;
     return {
       group,
       topic,
+      owner: typeof owner === 'string' ? owner : '',
       partitions: progress.flatMap((numbers: unknown, i) => {
         if (!Array.isArray(numbers) || !numbers.every(isOffset)) return [];
         const [committed, ...done] = numbers as number[];
@@ -203,14 +221,14 @@ function readLine(text: string): GroupLines['entries'][number] | undefined {
   }
 }
 
-function lineOf({ group, topic, partitions }: Entry): string {
+function lineOf({ group, topic, partitions, owner }: Entry): string {
   const progress: (readonly number[] | null)[] = [];
   for (let i = 0; i <= Math.max(-1, ...partitions.keys()); i++) {
     const known = partitions.get(i);
     const now = typeof known === 'function' ? known() : known;
     progress.push(now === undefined ? null : [now.committed, ...now.done]);
   }
-  return sealLine(JSON.stringify([group, topic, progress]));
+  return sealLine(JSON.stringify([group, topic, progress, owner]));
 }
 
 const isOffset = (value: unknown): value is number => typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
