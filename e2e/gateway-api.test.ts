@@ -307,6 +307,17 @@ describe('the Gateway API', () => {
     assert.match(await socket.closed(), /"url":"\/bytes"/);
   });
 
+  it('accepts and closes the connections of a TCPRoute whose back end does not exist, and serves all other listeners', async () => {
+    const route = (name: string) =>
+      object('TCPRoute', 'bytes', `  parentRefs: [{ name: edge, sectionName: tcp }]\n  rules: [{ backendRefs: [{ name: ${name}, port: 9080 }] }]\n`);
+    await mesh.apply(route('missing'));
+    const { state, types } = mesh.plane.pilot.proxies().find(({ type }) => type === 'gateway')!;
+    assert.equal(state, 'synced', JSON.stringify(types));
+    const socket = new RawClient(ports.tcp).write('GET /bytes HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n');
+    assert.equal(await socket.closed(), '');
+    await mesh.apply(route('shop'));
+  });
+
   it('carries the datagrams of a UDPRoute, each client’s to one back end, chosen by weight', async () => {
     const echo = async (name: string) => {
       const server = dgram.createSocket('udp4');

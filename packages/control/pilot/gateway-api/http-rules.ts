@@ -177,7 +177,7 @@ function destinations(refs: readonly BackendRefSpec[], resolve: (ref: BackendRef
 }
 
 /** A host that no service has. */
-const noBackend: DestinationSpec = { host: 'no-backend.invalid', port: { number: 1 } };
+export const noBackend: DestinationSpec = { host: 'no-backend.invalid', port: { number: 1 } };
 
 function headersOf(filters: readonly RouteFilterSpec[]): HttpRouteSpec['headers'] {
   const request = filters.find(({ requestHeaderModifier }) => requestHeaderModifier)?.requestHeaderModifier;

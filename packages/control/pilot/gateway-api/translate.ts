@@ -1,6 +1,6 @@
 import type { GatewaySpec, HttpRouteSpec, RouteDestinationSpec, VirtualServiceSpec } from '@mizzen/api';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
-import { type RankedRoute, routesOfRule, UnsupportedRule } from './http-rules.ts';
+import { noBackend, type RankedRoute, routesOfRule, UnsupportedRule } from './http-rules.ts';
 import { type GatewayState, gatewayStates, internalGateway, type Listener, sharedHostnames } from './listeners.ts';
 import { admits, type Backend, resolveBackend } from './references.ts';
 import type { GatewayApiResources } from './resources.ts';
@@ -244,8 +244,11 @@ function listenerVirtualServices(
 /** Of the first rule: bytes have nothing by which several could be told apart. */
 function bytesOf(route: Route, snapshot: MeshSnapshot, resources: GatewayApiResources): RouteDestinationSpec[] {
   const refs = (route.spec.rules?.[0]?.backendRefs ?? []).filter(({ weight = 1 }) => weight > 0);
-  return refs.flatMap((ref) => {
-    const backend = resolveBackend(ref, route, snapshot, resources);
-    return 'destination' in backend ? [{ destination: backend.destination, ...(refs.length > 1 ? { weight: ref.weight ?? 1 } : {}) }] : [];
-  });
+  const resolved = refs.map((ref) => ({ ref, backend: resolveBackend(ref, route, snapshot, resources) }));
+  const weightOf = ({ weight = 1 }: BackendRefSpec) => (refs.length > 1 ? { weight } : {});
+  if (route.kind === 'UDPRoute')
+    return resolved.flatMap(({ ref, backend }) => ('destination' in backend ? [{ destination: backend.destination, ...weightOf(ref) }] : []));
+  // A connection for a back end that cannot be used is accepted and closed, in its share of the connections.
+  if (resolved.length === 0) return [{ destination: noBackend }];
+  return resolved.map(({ ref, backend }) => ({ destination: 'destination' in backend ? backend.destination : noBackend, ...weightOf(ref) }));
 }
