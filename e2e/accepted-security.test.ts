@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import https from 'node:https';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { connect } from 'node:tls';
 import { findKind } from '@mizzen/api';
 import { write } from './support/api.ts';
 import { TestAuthority } from './support/certificates.ts';
-import { call } from './support/http.ts';
+import { call, until } from './support/http.ts';
 import { service, TestMesh } from './support/mesh.ts';
 
 const gatewayApi = (kind: string, name: string, spec: string) =>
@@ -15,10 +17,11 @@ const policy = (name: string, spec: string, annotations = '{}') =>
 
 describe('security that is accepted', () => {
   let mesh: TestMesh;
+  let shopPort: number;
   before(async () => {
     mesh = await TestMesh.start();
     await mesh.apply(service('shop'));
-    await mesh.workload('shop');
+    shopPort = (await mesh.workload('shop')).inboundPort;
   });
   after(() => mesh.close());
   const conditionsOf = async (name: string) => {
@@ -106,6 +109,71 @@ describe('security that is accepted', () => {
     assert.match(warnings.join(), /write it without spiffe:/);
   });
 
+  it('refuses mesh configuration that would not be enforced, and warns of what has no effect', async () => {
+    const config = (text: string) =>
+      write(
+        mesh,
+        `---\n${JSON.stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'istio', namespace: 'istio-system' }, data: { mesh: text } })}\n`,
+      );
+    assert.match((await config('outboundTraficPolicy: { mode: REGISTRY_ONLY }')).message, /unknown field: did you mean outboundTrafficPolicy/);
+    assert.match((await config('tlsDefaults: { minProtocolVersion: TLSV1_3 }')).message, /tlsDefaults is not enforced/);
+    assert.match((await config('accessLogFormat: "%START_TIME%"')).warnings.join(), /accessLogFormat has no effect/);
+    const shop = mesh.plane.pilot.connections().find(({ view }) => view.name === 'shop')!;
+    const listeners = () => JSON.stringify(shop.sent('listener').map((any) => Buffer.from(any.value).toString('base64')));
+    const before = listeners();
+    assert.ok((await config('meshMTLS: { minProtocolVersion: TLSV1_3 }')).status < 300);
+    await mesh.synced();
+    assert.notEqual(listeners(), before);
+    const tls = (version: 'TLSv1.2' | 'TLSv1.3') =>
+      new Promise<string>((resolve) => {
+        const socket = connect({
+          host: '127.0.0.1',
+          port: shopPort,
+          rejectUnauthorized: false,
+          minVersion: version,
+          maxVersion: version,
+          ALPNProtocols: ['istio'],
+        });
+        socket.once('secureConnect', () => resolve(socket.getProtocol() ?? ''));
+        socket.once('error', ({ message }) => resolve(message));
+        socket.once('close', () => resolve('closed'));
+      });
+    assert.equal(await tls('TLSv1.3'), 'TLSv1.3');
+    assert.notEqual(await tls('TLSv1.2'), 'TLSv1.2');
+    assert.ok((await config('{}')).status < 300);
+  });
+
+  it('refuses an EnvoyFilter that adds protection without effect, and warns of any other without effect', async () => {
+    const filter = (name: string, type: string) =>
+      write(
+        mesh,
+        `---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: { name: none }\nspec: { configPatches: [{ applyTo: HTTP_FILTER, match: { context: SIDECAR_INBOUND }, patch: { operation: INSERT_BEFORE, value: { name: ${name}, typed_config: { "@type": type.googleapis.com/${type} } } } }] }\n`,
+      );
+    for (const [name, type] of [
+      ['envoy.filters.http.ratelimit', 'envoy.extensions.filters.http.ratelimit.v3.RateLimit'],
+      ['envoy.filters.http.oauth2', 'envoy.extensions.filters.http.oauth2.v3.OAuth2'],
+      ['envoy.filters.http.basic_auth', 'envoy.extensions.filters.http.basic_auth.v3.BasicAuth'],
+    ] as const) {
+      const { status, message } = await filter(name, type);
+      assert.equal(status, 422, name);
+      assert.match(message, /adds protection that would not be enforced/);
+    }
+    const lua = await filter('envoy.filters.http.lua', 'envoy.extensions.filters.http.lua.v3.Lua');
+    assert.ok(lua.status < 300);
+    assert.match(lua.warnings.join(), /patch 0 is not in effect/);
+  });
+
+  it('keeps every file of the home to its owner', () => {
+    const files = readdirSync(mesh.home, { recursive: true, withFileTypes: true })
+      .filter((entry) => !/\.(?:token|access\.log)$/.test(entry.name))
+      .map((entry) => join(entry.parentPath, entry.name));
+    assert.ok(files.some((file) => file.endsWith('store.sqlite-wal')));
+    assert.deepEqual(
+      files.filter((file) => (statSync(file).mode & 0o077) !== 0),
+      [],
+    );
+  });
+
   describe('of clients of a Gateway', () => {
     let authority: TestAuthority;
     let port: number;
@@ -171,7 +239,12 @@ describe('security that is accepted', () => {
         assert.match(warnings.join(), /is not supported/, options);
         await mesh.synced();
         assert.equal((await listener())['Accepted'], 'False UnsupportedValue', options);
-        assert.deepEqual([await ask(false), await ask(true)], ['refused', 'refused'], options);
+        await until(
+          `no listener: ${options}`,
+          () => ask(true),
+          (status) => status === 'refused',
+        );
+        assert.equal(await ask(false), 'refused', options);
       }
     });
 
@@ -179,7 +252,12 @@ describe('security that is accepted', () => {
       const roots = (refs: string, mode = '') => gateway('', `{ caCertificateRefs: [${refs}]${mode} }`);
       const good = '{ group: "", kind: ConfigMap, name: roots }';
       await mesh.apply(roots(good));
-      assert.deepEqual([await ask(false), await ask(true)], ['refused', 200]);
+      await until(
+        'the roots',
+        () => ask(true),
+        (status) => status === 200,
+      );
+      assert.equal(await ask(false), 'refused');
       for (const [ref, reason] of [
         ['{ group: "", kind: ConfigMap, name: missing }', 'InvalidCACertificateRef'],
         ['{ group: "", kind: ConfigMap, name: broken }', 'InvalidCACertificateRef'],
@@ -195,16 +273,31 @@ describe('security that is accepted', () => {
           assert.ok(warnings.join().includes(reason), ref);
           const { Accepted, ResolvedRefs, Programmed } = await listener();
           assert.deepEqual([Accepted, ResolvedRefs, Programmed], ['False NoValidCACertificate', `False ${reason}`, 'False Invalid'], ref);
-          assert.deepEqual([await ask(false), await ask(true)], ['refused', 'refused'], ref);
+          await until(
+            `no listener: ${ref}`,
+            () => ask(true),
+            (status) => status === 'refused',
+          );
+          assert.equal(await ask(false), 'refused', ref);
         }
         await mesh.apply(roots(`${ref}, ${good}`));
         assert.deepEqual([(await listener())['Accepted'], (await listener())['ResolvedRefs']], ['True Accepted', `False ${reason}`]);
-        assert.deepEqual([await ask(false), await ask(true)], ['refused', 200], `${ref} beside roots that can be used`);
+        await until(
+          `${ref} beside roots that can be used`,
+          () => ask(true),
+          (status) => status === 200,
+        );
+        assert.equal(await ask(false), 'refused', ref);
       }
       const grant =
         '---\napiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: { name: roots, namespace: other }\nspec: { from: [{ group: gateway.networking.k8s.io, kind: Gateway, namespace: default }], to: [{ group: "", kind: ConfigMap }] }\n';
       await mesh.apply(roots('{ group: "", kind: ConfigMap, name: roots, namespace: other }') + grant);
-      assert.deepEqual([await ask(false), await ask(true)], ['refused', 200]);
+      await until(
+        'the granted roots',
+        () => ask(true),
+        (status) => status === 200,
+      );
+      assert.equal(await ask(false), 'refused');
       await write(mesh, roots(''));
       await mesh.synced();
       assert.deepEqual([await ask(false), await ask(true)], ['refused', 'refused'], 'no references at all');

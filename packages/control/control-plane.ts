@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync } from 'node:fs';
 import { createSecureServer, createServer, type Http2SecureServer, type Http2Server } from 'node:http2';
 import { type AddressInfo, isIPv4 } from 'node:net';
 import { join } from 'node:path';
@@ -30,6 +30,7 @@ import { notEnforced, notImplementedWarnings } from './pilot/analysis/not-implem
 import { unservedTarget } from './pilot/analysis/policy-targets.ts';
 import { controllerName } from './pilot/gateway-api/types.ts';
 import { Pilot } from './pilot/pilot.ts';
+import { routeOwnershipConfig } from './pilot/route-ownership.ts';
 import { rootNamespace } from './pilot/snapshot.ts';
 import { discoveryService } from './pilot/xds/discovery-service.ts';
 import { MemoryCounters } from './rate-limit/limit-counters.ts';
@@ -114,7 +115,6 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   }
 
   const store = new SqliteStore(files.store);
-  if (existsSync(files.store)) chmodSync(files.store, 0o600);
   const registry = new ResourceRegistry(store, async (resource, stored) => notEnforced(resource) ?? (await unservedTarget(resource, stored)));
   await createNamespaces(registry);
   await createGatewayClasses(registry);
@@ -313,16 +313,15 @@ async function createGatewayClasses(registry: ResourceRegistry): Promise<void> {
 
 async function createNamespaces(registry: ResourceRegistry): Promise<void> {
   const kind = findKind('', 'Namespace')!;
-  for (const name of ['default', rootNamespace, 'mizzen-system']) {
-    if (!(await registry.store.get({ group: '', kind: 'Namespace', namespace: '', name }))) {
-      await registry.create(
-        kind,
-        '',
-        { apiVersion: 'v1', kind: 'Namespace', metadata: { name } },
-        { manager: 'mizzen', origin: { source: 'api', name: 'mizzen' } },
-      );
-    }
-  }
+  const context = { manager: 'mizzen', origin: { source: 'api', name: 'mizzen' } } as const;
+  const isNewMesh = !(await registry.store.get({ group: '', kind: 'Namespace', namespace: '', name: 'default' }));
+  for (const name of ['default', rootNamespace, routeOwnershipConfig.namespace])
+    if (!(await registry.store.get({ group: '', kind: 'Namespace', namespace: '', name })))
+      await registry.create(kind, '', { apiVersion: 'v1', kind: 'Namespace', metadata: { name } }, context);
+  if (!isNewMesh) return;
+  const { namespace, name, key, initial } = routeOwnershipConfig;
+  const value = { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name, namespace }, data: { [key]: initial } };
+  await registry.create(findKind('', 'ConfigMap')!, namespace, value, context);
 }
 
 /** Below /mizzen/v1/: `proxies`, `proxies/NAMESPACE/NAME/TYPE`, `findings`. */

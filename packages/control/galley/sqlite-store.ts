@@ -1,3 +1,4 @@
+import { chmodSync, closeSync, existsSync, openSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import type { Resource } from '@mizzen/api';
 import { MizzenError, messageOf, type Origin } from '@mizzen/common';
@@ -22,6 +23,7 @@ export class SqliteStore implements ConfigStore {
 
   constructor(path: string, options: { readonly historyLimit?: number } = {}) {
     try {
+      if (path !== ':memory:') makePrivate(path);
       this.#database = new DatabaseSync(path);
       this.#database.exec(`
         PRAGMA journal_mode = WAL;
@@ -147,4 +149,10 @@ function keyFromText(text: string): ResourceKey {
   const parts = text.split('/');
   const [name, namespace, kind] = [parts.pop()!, parts.pop()!, parts.pop()!];
   return { group: parts.join('/'), kind, namespace, name };
+}
+
+/** The store holds keys. SQLite gives its journal files the mode of the database, so that this is set before there is one. */
+function makePrivate(path: string): void {
+  closeSync(openSync(path, 'a', 0o600));
+  for (const file of [path, `${path}-wal`, `${path}-shm`]) if (existsSync(file)) chmodSync(file, 0o600);
 }

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { StoredResource } from '../galley/config-store.ts';
 import { defaultMeshConfig, readMeshConfig } from './mesh-config.ts';
+import { meshConfigNotes } from './mesh-config-fields.ts';
 
 const stored = (mesh: unknown) => ({ resource: { data: { mesh } } }) as unknown as StoredResource;
 
@@ -50,5 +51,29 @@ defaultProviders: { tracing: [otel] }
       [7, /must be text in YAML/],
     ] as const)
       assert.throws(() => readMeshConfig(stored(text)), problem);
+  });
+
+  it('reads what is said of TLS inside the mesh, and refuses versions that it cannot demand', () => {
+    assert.equal(readMeshConfig(stored('meshMTLS: { minProtocolVersion: TLSV1_3 }')).minMeshTls, 'TLSV1_3');
+    assert.equal(readMeshConfig(stored('enableAutoMtls: false')).hasAutoMtls, false);
+    assert.throws(() => readMeshConfig(stored('meshMTLS: { minProtocolVersion: TLSV1_1 }')), /meshMTLS\.minProtocolVersion: "TLSV1_1" is not supported/);
+    assert.throws(() => readMeshConfig(stored('enableAutoMtls: maybe')), /enableAutoMtls: "maybe" is not a boolean/);
+  });
+
+  it('names every field that does not exist or has no effect', () => {
+    const notes = (text: string) => meshConfigNotes(text).map(({ level, message }) => `${level} ${message}`);
+    assert.deepEqual(notes('outboundTrafficPolicy: { mode: REGISTRY_ONLY }\nenableAutoMtls: true\nmeshMTLS: { minProtocolVersion: TLSV1_3 }'), []);
+    assert.deepEqual(notes('outboundTraficPolicy: { mode: REGISTRY_ONLY }'), [
+      'error outboundTraficPolicy: unknown field: did you mean outboundTrafficPolicy?',
+    ]);
+    assert.deepEqual(notes('outboundTrafficPolicy: { mod: REGISTRY_ONLY }'), ['error outboundTrafficPolicy.mod: unknown field: did you mean mode?']);
+    assert.deepEqual(notes('accessLogFormat: x\ndefaultHttpRetryPolicy: {}\ndiscoverySelectors: []'), [
+      'warning accessLogFormat has no effect',
+      'warning defaultHttpRetryPolicy has no effect',
+      'warning discoverySelectors has no effect',
+    ]);
+    assert.match(notes('tlsDefaults: {}')[0]!, /^error tlsDefaults is not enforced/);
+    assert.match(notes('meshMTLS: { cipherSuites: [] }')[0]!, /^error meshMTLS\.cipherSuites is not enforced/);
+    assert.match(notes('defaultVirtualServiceExportTo: ["."]')[0]!, /is not enforced/);
   });
 });

@@ -1,9 +1,12 @@
 import { isPlainObject, type LocalityLbSpec, localityProblems, type ZoneAwareLbSpec } from '@mizzen/api';
-import { MizzenError, messageOf, parseDurationMs } from '@mizzen/common';
+
+import { MizzenError, messageOf, parseBool, parseDurationMs } from '@mizzen/common';
 import { parseYaml } from '@mizzen/common/bounded-yaml';
+
 import type { CaCertificate } from '../citadel/trust-bundles.ts';
 import type { StoredResource } from '../galley/config-store.ts';
 import { type ExtensionProviders, readProviders, type Wrong } from './extension-providers.ts';
+import { anyRoutes, type RouteOwnership } from './route-ownership.ts';
 import { problemOfRoots } from './trusted-roots.ts';
 
 /** What a call to a host that the mesh does not know becomes (istio/api mesh config.proto `OutboundTrafficPolicy`). */
@@ -33,6 +36,11 @@ export interface MeshConfig {
   readonly caCertificates: readonly CaCertificate[];
   /** Names of providers (`defaultProviders.tracing`) for proxies that no Telemetry says otherwise for. */
   readonly defaultTracingProviders: readonly string[];
+  /** Sidecars encrypt calls to services whose instances have sidecars, without a DestinationRule (`enableAutoMtls`). */
+  readonly hasAutoMtls: boolean;
+  /** For TLS inside the mesh (`meshMTLS.minProtocolVersion`). */
+  readonly minMeshTls: 'TLSV1_2' | 'TLSV1_3';
+  readonly routeOwnership: RouteOwnership;
 }
 
 export const defaultMeshConfig: MeshConfig = {
@@ -47,12 +55,15 @@ export const defaultMeshConfig: MeshConfig = {
   caCertificates: [],
   pathNormalization: undefined,
   defaultTracingProviders: [],
+  hasAutoMtls: true,
+  minMeshTls: 'TLSV1_2',
+  routeOwnership: anyRoutes,
 };
 
 /** Where Istio keeps it: the key `mesh` of the ConfigMap `istio` in the root namespace. */
 export const meshConfigName = 'istio';
 
-/** Reads the mesh's settings. Throws MizzenError, with the field, for what cannot be used; fields that nothing acts on are passed over. */
+/** Reads the mesh's settings. Throws MizzenError, with the field, for what cannot be used; ./mesh-config-fields.ts names the fields that have no effect. */
 export function readMeshConfig(configMap: StoredResource | undefined): MeshConfig {
   const text = (configMap?.resource['data'] as Record<string, unknown> | undefined)?.['mesh'];
   if (text === undefined) return defaultMeshConfig;
@@ -86,6 +97,9 @@ export function readMeshConfig(configMap: StoredResource | undefined): MeshConfi
     trustDomainAliases: stringList(value['trustDomainAliases']),
     caCertificates: readCaCertificates(value['caCertificates'], wrong),
     extensionProviders: readProviders(value['extensionProviders'], wrong),
+    hasAutoMtls: readFlag(value['enableAutoMtls'], 'enableAutoMtls', wrong) ?? true,
+    minMeshTls: readMinMeshTls(value['meshMTLS'], wrong),
+    routeOwnership: anyRoutes,
     defaultTracingProviders: stringList((value['defaultProviders'] as Record<string, unknown> | undefined)?.['tracing']),
   };
 }
@@ -95,6 +109,20 @@ function readDuration(value: unknown, field: string, wrong: Wrong): number | und
   const ms = typeof value === 'string' ? parseDurationMs(value) : undefined;
   if (!ms) throw wrong(field, `${JSON.stringify(value)} is no duration: write 100ms or 1s`);
   return ms;
+}
+
+function readFlag(value: unknown, field: string, wrong: Wrong): boolean | undefined {
+  if (value === undefined || value === null) return undefined;
+  const flag = typeof value === 'boolean' ? value : typeof value === 'string' ? parseBool(value) : undefined;
+  if (flag === undefined) throw wrong(field, `${JSON.stringify(value)} is not a boolean: write true or false`);
+  return flag;
+}
+
+function readMinMeshTls(value: unknown, wrong: Wrong): MeshConfig['minMeshTls'] {
+  const version = readPlain(value, 'meshMTLS', wrong)?.['minProtocolVersion'] ?? 'TLS_AUTO';
+  if (version === 'TLS_AUTO' || version === 'TLSV1_2') return 'TLSV1_2';
+  if (version === 'TLSV1_3') return 'TLSV1_3';
+  throw wrong('meshMTLS.minProtocolVersion', `${JSON.stringify(version)} is not supported: TLS_AUTO, TLSV1_2 or TLSV1_3`);
 }
 
 function readPlain(value: unknown, field: string, wrong: Wrong): Readonly<Record<string, unknown>> | undefined {

@@ -6,13 +6,17 @@ import { gatewayListenerFindings } from './analysis/gateway-listeners.ts';
 import { keySetFindings } from './analysis/key-sets.ts';
 import { policyTargetFindings } from './analysis/policy-targets.ts';
 import { destinationRuleFindings, sidecarFindings, virtualServiceFindings } from './analysis/references.ts';
+import { routeOwnershipFindings } from './analysis/route-ownership.ts';
 import { securityPolicyFindings } from './analysis/security-policies.ts';
 import { consumerTable } from './apis/consumer-table.ts';
 import { type ResolvedApi, resolveApi } from './apis/resolved-api.ts';
 import { withDelegates } from './delegates.ts';
 import { type Translation, translateGatewayApi } from './gateway-api/translate.ts';
 import { defaultMeshConfig, type MeshConfig, meshConfigName, readMeshConfig } from './mesh-config.ts';
+import { meshConfigNotes } from './mesh-config-fields.ts';
 import type { ConfigReader } from './quarantine.ts';
+import { readRouteOwnership, routeOwnershipConfig } from './route-ownership.ts';
+
 import { keySourceOf } from './security/request-authentication.ts';
 import { type Configured, type MeshSnapshot, rootNamespace, takeSnapshot } from './snapshot.ts';
 
@@ -84,6 +88,7 @@ export class SnapshotBuilder {
       ...keySetFindings(taken),
       ...securityPolicyFindings(taken),
       ...policyTargetFindings(taken),
+      ...routeOwnershipFindings(taken),
       ...consumers.findings,
     ];
     const apis = this.#resolveApis(taken, findings);
@@ -154,14 +159,28 @@ export class SnapshotBuilder {
   /** What cannot be read does not replace what could. */
   async #readMeshConfig(store: ConfigReader): Promise<Finding[]> {
     const stored = await store.get({ group: '', kind: 'ConfigMap', namespace: rootNamespace, name: meshConfigName });
+    const ownership = await store.get({ group: '', kind: 'ConfigMap', namespace: routeOwnershipConfig.namespace, name: routeOwnershipConfig.name });
+    const findings: Finding[] = [];
+    const add = (source: typeof stored, level: Finding['level'], path: string, message: string) =>
+      findings.push({
+        ...{ code: 'MZ0003', level, path, message },
+        object: `ConfigMap ${source?.key.namespace}/${source?.key.name}`,
+        place: source ? describeOrigin(source.origin) : '',
+      });
+    for (const { level, message } of meshConfigNotes((stored?.resource['data'] as Record<string, unknown> | undefined)?.['mesh']))
+      add(stored, level, 'data.mesh', `ConfigMap ${rootNamespace}/${meshConfigName}, data.mesh: ${message}.`);
     try {
-      this.#meshConfig = readMeshConfig(stored);
-      return [];
+      this.#meshConfig = { ...readMeshConfig(stored), routeOwnership: this.#meshConfig.routeOwnership };
     } catch (error) {
-      const place = stored ? describeOrigin(stored.origin) : '';
-      const message = `${messageOf(error)}. The settings before it stay in effect.`;
-      return [{ code: 'MZ0003', level: 'error', object: `ConfigMap ${rootNamespace}/${meshConfigName}`, path: 'data.mesh', place, message }];
+      add(stored, 'error', 'data.mesh', `${messageOf(error)}. The settings before it stay in effect.`);
     }
+    try {
+      this.#meshConfig = { ...this.#meshConfig, routeOwnership: readRouteOwnership(ownership) };
+    } catch (error) {
+      add(ownership, 'error', `data.${routeOwnershipConfig.key}`, `${messageOf(error)}. Services are routed by their owners only.`);
+      this.#meshConfig = { ...this.#meshConfig, routeOwnership: { mode: 'OWNERS', namespaces: [] } };
+    }
+    return findings;
   }
 
   #report(findings: readonly Finding[]): void {

@@ -101,8 +101,7 @@ export interface MessagingResources {
   readonly routes: readonly Configured<MessageRouteSpec>[];
 }
 
-/** The namespace whose policies hold for the whole mesh, as in Istio. */
-export const rootNamespace = 'istio-system';
+export { rootNamespace } from './root-namespace.ts';
 
 export async function takeSnapshot(
   store: ConfigReader,

@@ -28,7 +28,8 @@ export interface Finding {
     | 'MZ0015'
     | 'MZ0016'
     | 'MZ0017'
-    | 'MZ0018';
+    | 'MZ0018'
+    | 'MZ0019';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

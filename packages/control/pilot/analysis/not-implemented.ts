@@ -1,10 +1,20 @@
 import { type AuthorizationPolicySpec, groupOf, isPlainObject, type Resource } from '@mizzen/api';
+import { readFilter } from '../envoy-filters/patches.ts';
+import type { EnvoyFilterSpec } from '../envoy-filters/types.ts';
+import { meshConfigName } from '../mesh-config.ts';
+import { meshConfigNotes } from '../mesh-config-fields.ts';
+import { rootNamespace } from '../root-namespace.ts';
 import { fieldNotes } from './compatibility.ts';
 
 /** Policies that somebody would rely on. What is not enforced is refused, not warned about: a silent gap would be a hole. */
 const securityKinds = new Set(['AuthorizationPolicy', 'RequestAuthentication']);
 
 export function notEnforced(resource: Resource): string | undefined {
+  if (resource.kind === 'EnvoyFilter') return unenforcedFilter(resource);
+  if (resource.kind === 'ConfigMap' && resource.metadata.namespace === rootNamespace && resource.metadata.name === meshConfigName) {
+    const errors = meshConfigNotes((resource['data'] as Readonly<Record<string, unknown>> | undefined)?.['mesh']).filter(({ level }) => level === 'error');
+    return errors.length === 0 ? undefined : `mesh configuration: ${errors.map(({ message }) => message).join('; ')}`;
+  }
   if (groupOf(resource.apiVersion) !== 'security.istio.io' || !securityKinds.has(resource.kind)) return undefined;
   const spec = (resource.spec ?? {}) as AuthorizationPolicySpec;
   if (resource.kind === 'AuthorizationPolicy' && isForTopics(spec)) return topicPolicyProblem(resource);
@@ -14,6 +24,40 @@ export function notEnforced(resource: Resource): string | undefined {
   return (
     target &&
     `${resource.kind}: targets of kind ${target.kind} are for waypoints, of which there are none, so the policy is refused. Use a selector for workloads, or a Gateway as target.`
+  );
+}
+
+/** Filters that decide who may do what, or how often. */
+const securityFilter = /auth(?!ority)|rbac|jwt|rate_?limit|csrf|bandwidth_limit|admission_control|connection_limit/i;
+
+/** What an object has once it is stored. */
+const unstored = {
+  kind: 'EnvoyFilter',
+  createdAt: '',
+  revision: 0,
+  generation: 0,
+  origin: { source: 'api', name: '' },
+  originFile: undefined,
+  annotations: {},
+} as const;
+
+/** A patch that adds protection and has no effect is refused; any other without effect is a finding. */
+function unenforcedFilter({ metadata, spec }: Resource): string | undefined {
+  const filter = { name: metadata.name, namespace: metadata.namespace ?? '', spec: { ...((spec ?? {}) as EnvoyFilterSpec) }, ...unstored };
+  const patches = filter.spec.configPatches ?? [];
+  const problem = readFilter(filter).problems.find(({ index }) => {
+    const { operation, value } = patches[index]?.patch ?? {};
+    return operation !== 'REMOVE' && namesIn(value).some((name) => securityFilter.test(name));
+  });
+  return problem && `patch ${problem.index} adds protection that would not be enforced: ${problem.message}.`;
+}
+
+/** The names and types of the filters in a value, at any depth. */
+function namesIn(value: unknown): string[] {
+  if (Array.isArray(value)) return value.flatMap(namesIn);
+  if (!isPlainObject(value)) return [];
+  return Object.entries(value).flatMap(([key, entry]) =>
+    typeof entry === 'string' ? (['name', '@type', 'type_url', 'typeUrl'].includes(key) ? [entry] : []) : namesIn(entry),
   );
 }
 

@@ -272,6 +272,7 @@ function applyTls(
       // An egress gateway tells by it where a connection is to go.
       tls?.sni || `outbound_.${cluster.name.split('|')[1]}_.${cluster.name.split('|')[2]}_.${service.hostname}`,
     );
+  if (tls === undefined && !snapshot.meshConfig.hasAutoMtls) return;
   switch (tls?.mode) {
     case 'DISABLE':
       return;

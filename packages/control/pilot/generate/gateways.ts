@@ -148,7 +148,7 @@ function chainsOf(server: Server, view: ProxyView, snapshot: MeshSnapshot): Init
 
 function serverTls(server: Server, snapshot: MeshSnapshot): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
   // Clients are the mesh's own: sidecars on their way out of it.
-  if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls(callersTrustDomains(snapshot));
+  if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls(callersTrustDomains(snapshot), snapshot.meshConfig);
   return {
     name: 'envoy.transport_sockets.tls',
     configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, serverTlsContext(server.spec.tls!, server.gateway.namespace)) },

@@ -4,6 +4,7 @@ import { type Init, packAny } from '@mizzen/envoy-api';
 import type { FilterChainMatchSchema, FilterChainSchema, FilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { TlsParameters_TlsProtocol } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import type { MeshConfig } from '../mesh-config.ts';
 import type { InboundPort, ProxyView } from '../proxy-view.ts';
 import { isHttp, type Protocol, protocolOf, type Service } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
@@ -31,6 +32,7 @@ export interface InboundTarget {
   readonly paths: ConnectionManagerOptions['paths'];
   /** Whose identities are taken. */
   readonly trustDomains: readonly string[];
+  readonly meshConfig: MeshConfig;
 }
 
 /** The filter chains of one port: by mutual TLS mode, and by what is spoken where nothing was declared. */
@@ -48,6 +50,7 @@ export function inboundChains({
   tracing,
   paths,
   trustDomains,
+  meshConfig,
 }: InboundTarget): Init<typeof FilterChainSchema>[] {
   const tcp = [...networkFilters, tcpProxy(cluster, cluster)];
   const http = (isTls: boolean) =>
@@ -64,7 +67,7 @@ export function inboundChains({
   const filtersFor = (isTls: boolean) => (isHttp(protocol) ? [http(isTls)] : tcp);
   const chains: Init<typeof FilterChainSchema>[] = [];
   if (mode !== 'DISABLE') {
-    const transportSocket = mutualTls(trustDomains);
+    const transportSocket = mutualTls(trustDomains, meshConfig);
     // A caller's sidecar says in the handshake whether HTTP is inside.
     if (isAuto)
       chains.push({
@@ -117,7 +120,7 @@ export function implementedService(inbound: InboundPort, view: ProxyView, snapsh
 }
 
 /** Takes the mesh's own certificates, and nobody without one. */
-export function mutualTls(trustDomains: readonly string[]): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
+export function mutualTls(trustDomains: readonly string[], { minMeshTls }: MeshConfig): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
   return {
     name: 'envoy.transport_sockets.tls',
     configType: {
@@ -125,7 +128,7 @@ export function mutualTls(trustDomains: readonly string[]): NonNullable<Init<typ
       value: packAny(DownstreamTlsContextSchema, {
         commonTlsContext: {
           ...meshServerTls(trustDomains),
-          tlsParams: { tlsMinimumProtocolVersion: TlsParameters_TlsProtocol.TLSv1_2 },
+          tlsParams: { tlsMinimumProtocolVersion: minMeshTls === 'TLSV1_3' ? TlsParameters_TlsProtocol.TLSv1_3 : TlsParameters_TlsProtocol.TLSv1_2 },
         },
         requireClientCertificate: true,
       }),

@@ -16,13 +16,14 @@ export function inboundExtras(
   view: ProxyView,
   snapshot: MeshSnapshot,
   port?: number,
-): Pick<InboundTarget, 'filters' | 'networkFilters' | 'filterConfigs' | 'tracing' | 'paths' | 'trustDomains'> {
+): Pick<InboundTarget, 'filters' | 'networkFilters' | 'filterConfigs' | 'tracing' | 'paths' | 'trustDomains' | 'meshConfig'> {
   const tracing = tracingFor(view, snapshot);
   const networkFilters = authorizationNetworkFilters(view, snapshot, port);
   const security = securityFilters(view, snapshot, port);
   const paths = pathNormalizationFor(view, snapshot);
   const trustDomains = callersTrustDomains(snapshot);
-  if (view.filters.length === 0) return { filters: security, networkFilters, filterConfigs: {}, tracing, paths, trustDomains };
+  const { meshConfig } = snapshot;
+  if (view.filters.length === 0) return { filters: security, networkFilters, filterConfigs: {}, tracing, paths, trustDomains, meshConfig };
   return {
     networkFilters,
     filters: [...security, { name: policyFilters.script, configType: { case: 'typedConfig', value: packAny(ScriptPerRouteSchema, {}) } }],
@@ -31,5 +32,6 @@ export function inboundExtras(
     tracing,
     paths,
     trustDomains,
+    meshConfig,
   };
 }

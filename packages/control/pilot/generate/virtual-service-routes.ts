@@ -32,6 +32,7 @@ import type { StringMatcherSchema } from '@mizzen/envoy-api/gen/envoy/type/match
 import { FractionalPercent_DenominatorType } from '@mizzen/envoy-api/gen/envoy/type/v3/percent_pb.js';
 import type { ProxyView } from '../proxy-view.ts';
 import { type Service, selects } from '../registry/service.ts';
+import { mayRoute } from '../route-ownership.ts';
 import { anyOf, inList, jwtFilter, jwtPayload, metadata, regex, textValue } from '../security/value-matchers.ts';
 import { type Configured, hostMatches, isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
@@ -54,9 +55,11 @@ export function isBoundTo(gateways: readonly string[], gateway: string, namespac
 
 /** The VirtualService that holds a host for the mesh: an exact host before a wildcard, then the oldest. */
 export function virtualServiceFor(hostname: string, viewer: string, gateway: string, snapshot: MeshSnapshot): Configured<VirtualServiceSpec> | undefined {
+  const owner = gateway === 'mesh' ? snapshot.servicesByHostname.get(hostname)?.namespace : undefined;
   let wildcard: { virtualService: Configured<VirtualServiceSpec>; length: number } | undefined;
   for (const virtualService of snapshot.virtualServices) {
     if (!appliesTo(virtualService, gateway) || !isVisible(virtualService.spec.exportTo, virtualService.namespace, viewer)) continue;
+    if (!mayRoute(snapshot.meshConfig.routeOwnership, virtualService.namespace, owner, viewer)) continue;
     for (const host of virtualService.spec.hosts ?? []) {
       const resolved = resolveHost(host, virtualService.namespace, snapshot);
       if (resolved === hostname) return virtualService;
