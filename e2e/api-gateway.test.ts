@@ -413,6 +413,12 @@ describe('an API gateway', () => {
       assert.equal((await ask('openapi.test', '/v1/orders/abc')).status, 200);
     });
 
+    it('refuses two media types, of which the service might read the body by the other', async () => {
+      const types = ['text/plain', 'application/json'] as never;
+      const answer = await ask('openapi.test', '/v1/orders', { method: 'POST', body: '{}', headers: { 'content-type': types } });
+      assert.ok(answer.status === 400 || answer.status === 415, `${answer.status}`);
+    });
+
     it('points to the field that is wrong', async () => {
       for (const [value, pointer, detail] of [
         [{ items: [{ sku: 'a', quantity: 0 }] }, '#/items/0/quantity', />= 1/],

@@ -234,8 +234,8 @@ ${api('lost', 'http://127.0.0.1:9', '')}`,
       [mine, 'code=x', 400, /not begun in this browser/],
       [mine, `state=${state.slice(0, 8)}&code=x`, 400, /not begun in this browser/],
       [mine, `state=${state}&code=x&iss=http://evil.example`, 400, /another provider/],
-      [mine, `state=${state}&error=access_denied`, 403, /let nobody in: access_denied/],
-      [mine, `state=${state}&code=x`, 403, /the login was refused: the token endpoint answered 400 invalid_grant/],
+      [mine, `state=${state}&error=access_denied&iss=${encodeURIComponent(issuer)}`, 403, /let nobody in: access_denied/],
+      [mine, `state=${state}&code=x&iss=${encodeURIComponent(issuer)}`, 403, /the login was refused: the token endpoint answered 400 invalid_grant/],
     ] as const) {
       const answer = await browser.get(callback(parameters));
       assert.equal(answer.status, status, answer.body);
@@ -284,11 +284,23 @@ ${api('lost', 'http://127.0.0.1:9', '')}`,
     const browser = new Browser(ports);
     await browser.visit('http://public.example/');
     assert.equal((await browser.get('http://public.example/')).status, 200);
+    const copied = new Map(browser.cookies.get('public.example')!);
     const out = await browser.get('http://public.example/oauth2/logout');
     const { origin, pathname, searchParams } = new URL(out.headers.location!);
     assert.deepEqual([origin, pathname, searchParams.get('client_id')], [issuer, '/session/end', 'public']);
     assert.equal(searchParams.get('post_logout_redirect_uri'), 'http://public.example/');
     assert.equal((await browser.get('http://public.example/', {})).status, 401);
+    for (const [cookie, value] of copied) browser.cookies.get('public.example')!.set(cookie, value);
+    assert.equal((await browser.get('http://public.example/', {})).status, 401, 'a copy of the cookie has ended with the session');
+  });
+
+  it('refuses an answer without iss of a provider that always names itself', async () => {
+    const browser = new Browser(ports);
+    const begun = await browser.get('http://public.example/', { accept: 'text/html' });
+    const state = new URL(begun.headers.location!).searchParams.get('state');
+    const answer = await browser.get(`http://public.example/oauth2/callback?code=stolen&state=${state}`);
+    assert.equal(answer.status, 400);
+    assert.match(answer.body, /another provider/);
   });
 
   it('says what does not work: a provider that is not there, claims that fit into no cookie, settings that make no sense', async () => {

@@ -4,6 +4,8 @@
  */
 const suspicious = /\/\.|\\|%(?:2[de]|3\d|[46][1-9a-f]|[57][0-9a]|5f|7e)/i;
 
+const dotSegmentWithParameters = /^\.{1,2}(?:;|%3b)/i;
+
 /** The normal form of `target` (path and query). Returns undefined for a path that leaves the root or holds an encoded NUL. */
 export function normalizeTarget(target: string): string | undefined {
   if (target.includes('%00')) return undefined;
@@ -16,6 +18,8 @@ export function normalizeTarget(target: string): string | undefined {
   const segments: string[] = [];
   const parts = path.slice(1).split('/');
   for (const [i, part] of parts.entries()) {
+    // A servlet container drops `;` and what follows, so this is a dot segment to it and a name to others.
+    if (dotSegmentWithParameters.test(part)) return undefined;
     const isLast = i === parts.length - 1;
     if (part === '.' || part === '..') {
       if (part === '..') {

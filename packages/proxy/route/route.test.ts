@@ -105,6 +105,10 @@ describe('routes', () => {
       ['/.well-known/x', '/.well-known/x'],
     ];
     for (const [target, normal] of cases) assert.equal(normalizeTarget(target), normal, target);
+    for (const dots of ['..', '.', '%2e%2e', '.%2E', '%2e'])
+      for (const parameters of [';', ';a=b', ';/', '%3b', '%3Ba'])
+        for (const target of [`/x/${dots}${parameters}/admin`, `/${dots}${parameters}`, `/x\\${dots}${parameters}/admin?q`])
+          assert.equal(normalizeTarget(target), undefined, target);
   });
 
   it('reads query parameters as they are written', () => {

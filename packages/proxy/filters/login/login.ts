@@ -30,8 +30,19 @@ interface Begun {
   readonly endsAt: number;
 }
 
+/** Sessions that ended here by logout: a copy of their cookie is neither accepted nor refreshed. The oldest is forgotten first. */
+const endedSessions = new Set<string>();
+const maxEndedSessions = 100_000;
+
+function endSession(id: string): void {
+  if (endedSessions.size >= maxEndedSessions) endedSessions.delete(endedSessions.values().next().value ?? '');
+  endedSessions.add(id);
+}
+
 /** Who has logged in: in a cookie, too. Times in the milliseconds of Date.now(). */
 interface Session {
+  /** The same for its whole life, over refreshes. */
+  readonly id: string;
   readonly claims: Readonly<Record<string, unknown>>;
   readonly endsAt: number;
   /** When the provider is asked again. */
@@ -131,7 +142,8 @@ class LoginFilter implements HttpFilter {
     if (state === undefined || begun === undefined || begun.state !== state || Date.now() >= begun.endsAt)
       return this.#deny(exchange, 400, 'unknown_login', 'this login was not begun in this browser, or too long ago: start again at the page that you want');
     // RFC 9207: the answer of another provider.
-    if (issuer !== undefined && issuer !== route.config.issuer) return this.#deny(exchange, 400, 'wrong_issuer', 'this is the answer of another provider');
+    if (issuer !== undefined ? issuer !== route.config.issuer : await route.provider.namesIssuer())
+      return this.#deny(exchange, 400, 'wrong_issuer', 'this is the answer of another provider');
     if (problem !== undefined || code === undefined)
       return this.#deny(exchange, 403, 'refused', `the provider let nobody in: ${(problem ?? 'no code').replace(/[^\x20-\x7e]/g, '').slice(0, 100)}`);
     const redirectUri = `${originOf(exchange)}${route.config.callbackPath}`;
@@ -145,6 +157,8 @@ class LoginFilter implements HttpFilter {
 
   async #end(exchange: Exchange, route: Login): Promise<void> {
     const origin = originOf(exchange);
+    const session = route.sessionOf(exchange);
+    if (session !== undefined) endSession(session.id);
     const gone = setCookies(sessionCookie(exchange, route), '', attributes(exchange), exchange.head.headers) ?? [];
     // Here the session ends, whether or not the provider can be reached.
     const url = await route.provider.endSessionUrl(`${origin}/`).catch(() => undefined);
@@ -203,7 +217,7 @@ class Login {
       throw new MizzenError('invalid-filter', `${place}: issuer (a URL), client_id, callback_path and a cookie_secret of 32 bytes are needed`);
     this.config = config;
     this.provider = new OpenIdProvider({ issuer, id: clientId, secret: clientSecret });
-    this.cookies = new SealedCookies(cookieSecret, JSON.stringify([issuer, clientId]));
+    this.cookies = new SealedCookies(cookieSecret, JSON.stringify([issuer, clientId, config.name]));
     this.mark = createHash('sha256').update(config.name).digest('hex').slice(0, 8);
     this.#claimHeaders = Object.entries(config.claimToHeader).map(([claim, header]) => [claim, header.toLowerCase()]);
     this.ownHeaders = [consumerHeader, groupsHeader, ...this.#claimHeaders.map(([, header]) => header)];
@@ -222,14 +236,15 @@ class Login {
       if (this.#remembered.size >= maxRemembered) this.#remembered.delete(this.#remembered.keys().next().value!);
       this.#remembered.set(text, session);
     }
-    return Date.now() < session.endsAt ? session : undefined;
+    return Date.now() < session.endsAt && !endedSessions.has(session.id) ? session : undefined;
   }
 
-  newSession(tokens: Tokens, claims: Readonly<Record<string, unknown>>, endsAt = Date.now() + this.config.sessionSeconds * 1_000): Session {
+  newSession(tokens: Tokens, claims: Readonly<Record<string, unknown>>, endsAt = Date.now() + this.config.sessionSeconds * 1_000, id = token()): Session {
     const kept = ['sub', 'groups', ...this.#claimHeaders.map(([claim]) => claim)].filter((claim) => claims[claim] !== undefined);
     const { forwardsAccessToken } = this.config;
     const mayRefresh = tokens.refreshToken !== undefined;
     return {
+      id,
       claims: Object.fromEntries(kept.map((claim) => [claim, claims[claim]])),
       // A token that has ended is of no use to the service.
       endsAt: forwardsAccessToken && !mayRefresh ? Math.min(endsAt, tokens.accessTokenEndsAt ?? endsAt) : endsAt,
@@ -246,7 +261,7 @@ class Login {
     if (asking === undefined) {
       asking = this.provider.refresh(key).then((tokens) => {
         if (tokens.claims !== undefined && tokens.claims['sub'] !== session.claims['sub']) throw new RefusedByProvider('it is somebody else');
-        return this.newSession(tokens, { ...session.claims, ...tokens.claims }, session.endsAt);
+        return this.newSession(tokens, { ...session.claims, ...tokens.claims }, session.endsAt, session.id);
       });
       this.#refreshing.set(key, asking);
       const forget = () => void this.#refreshing.delete(key);

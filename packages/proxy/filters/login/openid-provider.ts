@@ -16,6 +16,8 @@ export interface Client {
 
 /** OpenID Connect Discovery 1.0 section 3, as far as it matters here. */
 interface Discovered {
+  /** Every answer carries `iss` (RFC 9207 section 3). */
+  readonly namesIssuer: boolean;
   readonly authorizationEndpoint: string;
   readonly tokenEndpoint: string;
   readonly userinfoEndpoint: string | undefined;
@@ -56,6 +58,11 @@ export class OpenIdProvider {
   async authorizationUrl(parameters: Readonly<Record<string, string>>): Promise<string> {
     const { authorizationEndpoint } = await this.#discover();
     return withQuery(authorizationEndpoint, { client_id: this.#client.id, response_type: 'code', ...parameters });
+  }
+
+  /** Whether an answer without `iss` cannot be this provider's. */
+  async namesIssuer(): Promise<boolean> {
+    return (await this.#discover()).namesIssuer;
   }
 
   /** Where a browser is sent to log out; undefined: the provider has no such place. */
@@ -162,6 +169,7 @@ export class OpenIdProvider {
       throw unavailable('its metadata lacks authorization_endpoint, token_endpoint or jwks_uri');
     const methods = body['token_endpoint_auth_methods_supported'];
     return {
+      namesIssuer: body['authorization_response_iss_parameter_supported'] === true,
       ...{ authorizationEndpoint, tokenEndpoint, userinfoEndpoint: url('userinfo_endpoint'), endSessionEndpoint: url('end_session_endpoint') },
       keys: new RemoteKeys(keys),
       takesSecretInBody: Array.isArray(methods) && !methods.includes('client_secret_basic') && methods.includes('client_secret_post'),

@@ -48,6 +48,8 @@ export const validation: FilterKind = {
       const wrong = operation.checkParameters(pathParameters, head.target, head.headers);
       if (wrong.length > 0) return refuse(400, 'Bad Request', 'a parameter is not what this API takes', 'bad_parameter', wrong);
       if (!head.hasBody) return operation.requiresBody ? refuse(400, 'Bad Request', 'this request needs a body', 'missing_body') : 'continue';
+      // Which of two types the service would read the body by is anyone's guess (RFC 9110 section 8.3: the field is a singleton).
+      if (head.headers.getAll('content-type').length > 1) return refuse(400, 'Bad Request', 'Content-Type may be given once', 'repeated_content_type');
       const check = operation.contentCheckFor(head.headers.get('content-type'));
       if (check === 'not-taken')
         return refuse(415, 'Unsupported Media Type', `this request takes ${operation.mediaTypes.join(', ') || 'no content'}`, 'media_type');
