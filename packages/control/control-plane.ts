@@ -8,7 +8,7 @@ import { createRegistry } from '@bufbuild/protobuf';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
-import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
+import { grpcHandler, grpcServerSettings, sessionsOf } from '@mizzen/common/grpc-server';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
 import { CertificateController } from './certificates/certificate-controller.ts';
@@ -169,10 +169,10 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       ),
   });
   const secure = createSecureServer(
-    { cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false, ...tlsDefaults },
+    { cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false, ...tlsDefaults, ...grpcServerSettings },
     handler,
   );
-  const plain = options.xdsPlainPort === undefined ? undefined : createServer(handler);
+  const plain = options.xdsPlainPort === undefined ? undefined : createServer(grpcServerSettings, handler);
   const sessions = [secure, plain].map((server) => (server === undefined ? new Set<never>() : sessionsOf(server)));
   const authenticator = new Authenticator({
     adminToken,

@@ -30,7 +30,11 @@ export class DaprGrpcServer {
   constructor(runtime: MessageRuntime, http: DaprHttpApi, port: number, apiToken?: string) {
     this.#port = port;
     this.#server = createServer(
-      grpcHandler({ routes: (router) => router.service(Dapr, daprService(runtime, http)), interceptors: [requireApiToken(apiToken)] }),
+      grpcHandler(
+        { routes: (router) => router.service(Dapr, daprService(runtime, http)), interceptors: [requireApiToken(apiToken)] },
+        // A subscription's response begins with its first message.
+        { maxResponseDelayMs: undefined },
+      ),
     );
     this.#sessions = sessionsOf(this.#server);
   }

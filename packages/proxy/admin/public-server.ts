@@ -28,6 +28,9 @@ export class PublicServer {
       );
     });
     this.#server.maxConnections = 100;
+    // Nothing is read here but heads.
+    this.#server.headersTimeout = 5_000;
+    this.#server.requestTimeout = 10_000;
   }
 
   async listen(): Promise<void> {

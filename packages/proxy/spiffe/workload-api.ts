@@ -7,7 +7,7 @@ import { dirname } from 'node:path';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
 import { type Logger, MizzenError, messageOf, PushQueue, pemCertificates } from '@mizzen/common';
-import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
+import { grpcHandler, grpcServerSettings, sessionsOf } from '@mizzen/common/grpc-server';
 import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
 import {
   type JWTBundlesResponseSchema,
@@ -74,6 +74,7 @@ export class WorkloadApi {
     this.#sockets = new Set();
     this.#admitted = undefined;
     this.#http2 = createHttp2Server(
+      grpcServerSettings,
       grpcHandler({
         routes: (router) => void router.service(SpiffeWorkloadAPI, this.#service()),
         contextValues: (request) => createContextValues().set(sessionKey, (request as Http2ServerRequest).stream.session as ServerHttp2Session),

@@ -89,6 +89,10 @@ const onceAnnotation = 'mizzen.dev/once';
 /** Of tokens that carry a role: no service account's token is for it. */
 const apiAudience = 'mizzen-api';
 
+/** A client has so long for the head of a request, and for all of it. */
+const maxHeadersMs = 10_000;
+const maxRequestMs = 60_000;
+
 export class ApiServer {
   readonly #options: ApiServerOptions;
   readonly #server: Server;
@@ -104,7 +108,10 @@ export class ApiServer {
     this.#localServer = createHttpServer((request, response) => {
       this.#answer(request, response, async () => sameUser).catch((error: unknown) => this.#fail(request, response, error));
     });
-    this.#server.requestTimeout = 60_000;
+    for (const server of [this.#server, this.#localServer]) {
+      server.headersTimeout = maxHeadersMs;
+      server.requestTimeout = maxRequestMs;
+    }
     this.#server.maxConnections = 1_000;
   }
 
