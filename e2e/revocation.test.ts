@@ -115,6 +115,31 @@ describe('a certificate that is revoked', () => {
     requests.close();
   });
 
+  it('loses every connection to the servers of the control plane, and keeps those of others', async () => {
+    const [lost, kept] = [await certificateFor('lost'), await certificateFor('kept')];
+    const connect = async (port: number, pair: Pair, protocol: string) => {
+      const socket = tls.connect({ host: '127.0.0.1', port, rejectUnauthorized: false, ALPNProtocols: [protocol], ...pair });
+      await once(socket, 'secureConnect');
+      socket.on('error', () => {});
+      socket.resume();
+      return socket;
+    };
+    const servers = [
+      [mesh.plane.xdsPort, 'h2'],
+      [mesh.plane.apiPort, 'http/1.1'],
+    ] as const;
+    const theirs = await Promise.all(servers.map(([port, protocol]) => connect(port, lost, protocol)));
+    const others = await Promise.all(servers.map(([port, protocol]) => connect(port, kept, protocol)));
+    const closed = Promise.all(theirs.map((socket) => new Promise<void>((resolve) => socket.once('close', () => resolve()))));
+    await revoke({ identity: 'spiffe://cluster.local/ns/default/sa/lost' });
+    await closed;
+    assert.deepEqual(
+      others.map((socket) => socket.destroyed),
+      [false, false],
+    );
+    for (const socket of others) socket.destroy();
+  });
+
   it('is refused by callers, too, who let go of its connections, until the workload has proved by its token who it is', async () => {
     const { tokenFile } = web.config;
     assert.equal((await call({ port: client.outboundPort, headers: { host: 'web:9080' } })).status, 200);

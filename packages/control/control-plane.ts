@@ -9,6 +9,7 @@ import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
 import { grpcHandler, grpcServerSettings, sessionsOf } from '@mizzen/common/grpc-server';
+import { PeerValidity } from '@mizzen/common/peer-validity';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
 import { CertificateController } from './certificates/certificate-controller.ts';
@@ -92,6 +93,9 @@ export function homeFiles(home: string) {
 export const bundlePath = '/.well-known/spiffe-bundle';
 
 const serverCertificateSeconds = 30 * 86_400;
+/** Connections whose certificate has expired in the meantime end. */
+const sweepMs = 30_000;
+const endInvalidMs = 500;
 const serverRenewMs = 7 * 86_400_000;
 
 export async function startControlPlane(options: ControlPlaneOptions): Promise<ControlPlane> {
@@ -160,25 +164,26 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     );
     citadel.routes(router);
   };
+  const validity = new PeerValidity({
+    isRevoked: (serial) => citadel.revocations.isRevoked(serial),
+    isTrustedDomain: (domain) => domain === trustDomain,
+  });
   const handler = grpcHandler({
     routes,
-    contextValues: (request) =>
-      createContextValues().set(
-        transportPeerKey,
-        transportPeerOf(request as never, (serial) => citadel.revocations.isRevoked(serial)),
-      ),
+    contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never, validity)),
   });
   const secure = createSecureServer(
     { cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false, ...tlsDefaults, ...grpcServerSettings },
     handler,
   );
   const plain = options.xdsPlainPort === undefined ? undefined : createServer(grpcServerSettings, handler);
+  secure.on('secureConnection', (socket) => void validity.follow(socket));
   const sessions = [secure, plain].map((server) => (server === undefined ? new Set<never>() : sessionsOf(server)));
   const authenticator = new Authenticator({
     adminToken,
     verifyToken: (token) => tokens.verifyAccess(token),
     store,
-    isRevoked: (serial) => citadel.revocations.isRevoked(serial),
+    validity,
   });
   const api = new ApiServer({
     registry,
@@ -190,6 +195,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     heldRoles: async () => [...(await authenticator.heldRoles()), ...citadel.forwarders()],
     audit: new AuditLog(files.auditLog, logger.child('galley')),
     socketPath: files.apiSocket,
+    onConnection: (socket) => void validity.follow(socket),
     logger: logger.child('galley'),
     createToken: (namespace, serviceAccount, audiences, seconds, isOnce) => tokens.issue(namespace, serviceAccount, audiences, seconds, isOnce),
     reviewToken: async (token, audience) => {
@@ -223,6 +229,8 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
         await citadel.renewCrl();
         await pilot.refresh();
         pilot.endStreamsOf(new Set(revoked.map((each) => each.serial)));
+        // Requests on open connections are refused from now on; the connections end when their streams have said why.
+        setTimeout(() => validity.endInvalid(), endInvalidMs).unref();
         return { revoked };
       }
       if (path.join('/') !== 'ca/rotate') return undefined;
@@ -253,7 +261,9 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   });
   await certificates.start();
   let closing: Promise<void> | undefined;
+  const sweep = setInterval(() => validity.endInvalid(), sweepMs).unref();
   const close = async () => {
+    clearInterval(sweep);
     clearInterval(renewal);
     citadel.close();
     certificates.close();

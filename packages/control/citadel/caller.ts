@@ -3,6 +3,7 @@ import type { Http2ServerRequest } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
 import { Code, ConnectError, createContextKey, type HandlerContext } from '@connectrpc/connect';
 import { MizzenError } from '@mizzen/common';
+import type { PeerValidity } from '@mizzen/common/peer-validity';
 import { type Identity, parseSpiffeUri } from './spiffe-identity.ts';
 import { uriNamesOf } from './subject-alt-names.ts';
 import type { WorkloadTokens } from './workload-tokens.ts';
@@ -27,13 +28,13 @@ export const transportPeerKey = createContextKey<TransportPeer>(
 );
 
 /** Reads the peer of the connection that a request came on. */
-export function transportPeerOf(request: Http2ServerRequest, isRevoked: (serial: string) => boolean): TransportPeer {
+export function transportPeerOf(request: Http2ServerRequest, validity: Pick<PeerValidity, 'problemOf'>): TransportPeer {
   const socket = request.stream.session?.socket as TLSSocket | undefined;
   const address = `${socket?.remoteAddress ?? 'unknown'}:${socket?.remotePort ?? 0}`;
   if (!socket?.encrypted) return { address, identity: undefined, certificate: undefined, isPlainLoopback: true };
   const certificate = socket.authorized ? socket.getPeerX509Certificate() : undefined;
-  if (certificate !== undefined && isRevoked(certificate.serialNumber))
-    return { address, identity: undefined, certificate: undefined, problem: 'the certificate is revoked', isPlainLoopback: false };
+  const problem = certificate && validity.problemOf(certificate);
+  if (problem !== undefined) return { address, identity: undefined, certificate: undefined, problem, isPlainLoopback: false };
   const uris = certificate ? uriNamesOf(certificate.subjectAltName) : [];
   return { address, identity: uris?.length === 1 ? parseSpiffeUri(uris[0]!) : undefined, certificate, isPlainLoopback: false };
 }

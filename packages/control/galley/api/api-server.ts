@@ -3,6 +3,7 @@ import { chmodSync, rmSync } from 'node:fs';
 import { createServer as createHttpServer, type Server as HttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import type { TLSSocket } from 'node:tls';
 import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf, type Origin, parseBool, version as programVersion, tlsDefaults } from '@mizzen/common';
 import { ApiError, badRequest, notFound } from '../api-error.ts';
@@ -36,6 +37,8 @@ export interface ApiServerOptions {
   readonly audit: Pick<AuditLog, 'write'>;
   /** Where the API is served without TLS and token, for whoever may open the file: the same user. */
   readonly socketPath?: string | undefined;
+  /** Called with each TLS connection. */
+  readonly onConnection?: (socket: TLSSocket) => void;
   readonly logger: Logger;
   /** Creates a token for a service account (the TokenRequest subresource). */
   readonly createToken: (
@@ -112,6 +115,7 @@ export class ApiServer {
       server.headersTimeout = maxHeadersMs;
       server.requestTimeout = maxRequestMs;
     }
+    this.#server.on('secureConnection', (socket) => options.onConnection?.(socket));
     this.#server.maxConnections = 1_000;
   }
 

@@ -4,6 +4,7 @@ import type { TLSSocket } from 'node:tls';
 import { isPlainObject } from '@mizzen/api';
 import { MizzenError, messageOf } from '@mizzen/common';
 import { parseYaml } from '@mizzen/common/bounded-yaml';
+import type { PeerValidity } from '@mizzen/common/peer-validity';
 import { parseSpiffeUri, spiffeUri } from '../../citadel/spiffe-identity.ts';
 import { uriNamesOf } from '../../citadel/subject-alt-names.ts';
 import { ApiError } from '../api-error.ts';
@@ -20,8 +21,8 @@ export interface AuthenticatorOptions {
   /** Whose a token of the API is. Throws MizzenError. */
   readonly verifyToken: (token: string) => Promise<{ readonly name: string; readonly role: string; readonly namespaces: readonly string[] | undefined }>;
   readonly store: ConfigStore;
-  /** Of client certificates, by serial number. */
-  readonly isRevoked: (serial: string) => boolean;
+  /** Of client certificates. */
+  readonly validity: Pick<PeerValidity, 'problemOf'>;
 }
 
 const digest = (text: string) => createHash('sha256').update(text).digest();
@@ -60,7 +61,8 @@ export class Authenticator {
 
   async #byCertificate(socket: TLSSocket): Promise<Caller | undefined> {
     const certificate = socket.authorized ? socket.getPeerX509Certificate?.() : undefined;
-    if (certificate !== undefined && this.#options.isRevoked(certificate.serialNumber)) throw unauthorized('the certificate is revoked');
+    const problem = certificate && this.#options.validity.problemOf(certificate);
+    if (problem !== undefined) throw unauthorized(problem);
     const uris = certificate ? uriNamesOf(certificate.subjectAltName) : undefined;
     const identity = uris?.length === 1 ? parseSpiffeUri(uris[0]!) : undefined;
     if (identity === undefined) return undefined;
