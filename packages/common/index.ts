@@ -4,9 +4,20 @@ export { closestName, editDistance } from './closest-name.ts';
 export { coarseNow } from './coarse-clock.ts';
 export { type DerElement, derElement, derElements } from './der.ts';
 export { formatDurationMs, parseDurationMs } from './duration.ts';
+export {
+  clearFaults,
+  ErrorBoundary,
+  errorBoundary,
+  errorPlaces,
+  injectFault,
+  internalErrors,
+  keepServingAfterErrors,
+  logErrorsTo,
+  unattributedErrors,
+} from './error-boundary.ts';
 export { collectYoung, compactHeap } from './garbage.ts';
 export { limitedText } from './limited-text.ts';
-export { type LogFields, Logger, type LogLevel, silentLogger } from './logger.ts';
+export { type LogFields, Logger, type LogLevel, lostLogLines, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';
 export { http } from './node-http.ts';
 export { describeOrigin, type Origin } from './origin.ts';

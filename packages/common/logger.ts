@@ -47,18 +47,36 @@ export class Logger {
   }
 }
 
+/** Bytes that may wait for a reader of standard error. Lines beyond are dropped and counted: a blocked reader must not cost memory. */
+const maxWaitingLogBytes = 1024 * 1024;
 let isStderrGuarded = false;
+let lostLines = 0;
 
-/** A line that standard error does not take (a full disk, a closed pipe) is lost; it ends nothing. */
+/** Log lines that standard error has not taken and that the log has not mentioned yet. */
+export function lostLogLines(): number {
+  return lostLines;
+}
+
+/** A line that standard error does not take (a full disk, a closed pipe, a blocked reader) is lost; it ends nothing. The next one that is taken says so. */
 function writeToStderr(line: string): void {
-  if (!isStderrGuarded) {
-    isStderrGuarded = true;
-    process.stderr.on('error', () => {});
-  }
   try {
-    process.stderr.write(line);
+    const { stderr } = process;
+    if (!isStderrGuarded) {
+      isStderrGuarded = true;
+      stderr.on('error', () => {});
+    }
+    if (stderr.destroyed || stderr.writableLength + line.length > maxWaitingLogBytes) {
+      lostLines++;
+      return;
+    }
+    const lost = lostLines;
+    const text = lost === 0 ? line : `${new Date().toISOString()} warn  log: lines were lost while standard error took none lines=${lost}\n${line}`;
+    lostLines = 0;
+    stderr.write(text, (error) => {
+      if (error) lostLines += lost + 1;
+    });
   } catch {
-    // The next line is tried again.
+    lostLines++;
   }
 }
 

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import type net from 'node:net';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import type { Logger } from '@mizzen/common';
+import { errorBoundary, type Logger } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
 import { type LocalService, localServiceState } from './filters/local-service.ts';
 import { Listener } from './net/listener.ts';
@@ -16,6 +16,8 @@ import { TcpMetricsTable } from './telemetry/tcp-metrics.ts';
 import { SecretStore } from './tls/secret-store.ts';
 import type { Cluster } from './upstream/cluster.ts';
 import { ResourceState } from './xds/resource-state.ts';
+
+const sweeping = errorBoundary('timer.sweep');
 
 export interface EngineOptions {
   readonly self: PeerMetadata;
@@ -97,7 +99,7 @@ export class Engine {
       drainMs: options.drainMs,
     });
     this.#overload.start();
-    this.#sweeper = setInterval(() => this.state.sweep(performance.now()), sweepIntervalMs);
+    this.#sweeper = setInterval(() => sweeping.run(() => this.state.sweep(performance.now())), sweepIntervalMs);
     this.#closing = undefined;
   }
 

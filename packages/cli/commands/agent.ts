@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
-import { Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
+import { keepServingAfterErrors, Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
 import { parseYaml } from '@mizzen/common/bounded-yaml';
 import { homeFiles } from '@mizzen/control';
 import { checkProxyConfig, startProxy } from '@mizzen/proxy';
@@ -50,6 +50,7 @@ export async function agent(options: AgentOptions): Promise<void> {
       process.exit(1);
     },
   );
+  keepServingAfterErrors(logger);
   exitWithParent(() => void running.close().then(() => process.exit(0)));
   onStopSignal(() => running.close());
 }

@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { Logger, type LogLevel, MizzenError, parseDurationMs } from '@mizzen/common';
+import { keepServingAfterErrors, Logger, type LogLevel, MizzenError, parseDurationMs } from '@mizzen/common';
 import { Broker } from '@mizzen/message/broker/broker';
 import { BrokerServer } from '@mizzen/message/broker/broker-server';
 import { checkHome, type HomeFinding, repairHome } from '@mizzen/message/broker/check-home';
@@ -77,6 +77,7 @@ export async function broker(options: BrokerOptions): Promise<void> {
     await store.close();
     identity?.close();
   };
+  keepServingAfterErrors(logger);
   exitWithParent(() => void close().then(() => process.exit(0)));
   onStopSignal(close);
 }

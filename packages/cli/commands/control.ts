@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { Logger, type LogLevel, MizzenError } from '@mizzen/common';
+import { keepServingAfterErrors, Logger, type LogLevel, MizzenError } from '@mizzen/common';
 import { type CertificateIssuer, IstioCaIssuer, startControlPlane } from '@mizzen/control';
 import { homeOf } from '../home.ts';
 import { exitWithParent, onStopSignal } from '../process-life.ts';
@@ -60,6 +60,7 @@ export async function control(options: ControlOptions): Promise<void> {
           onDirectoryProblems: (problems: readonly string[]) => problems.forEach((problem) => process.stderr.write(`error: ${problem}\n`)),
         }),
   });
+  keepServingAfterErrors(logger);
   logger.info('the control plane is up', { api: `https://${options.host}:${plane.apiPort}`, xds: `${options.xdsHost ?? options.host}:${plane.xdsPort}` });
   exitWithParent(() => void plane.close().then(() => process.exit(0)));
   onStopSignal(async () => {

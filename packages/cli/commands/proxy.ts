@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
+import { keepServingAfterErrors, Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
 import {
   checkProxyConfig,
   compileBootstrap,
@@ -23,6 +23,7 @@ export interface ProxyOptions {
 export async function proxy(options: ProxyOptions): Promise<void> {
   const logger = new Logger('proxy', options.logLevel);
   const running = await start(options, logger);
+  keepServingAfterErrors(logger);
   running.ready.catch((error: unknown) => {
     logger.error(messageOf(error));
     process.exit(1);

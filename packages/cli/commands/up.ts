@@ -1,6 +1,6 @@
 import { existsSync, rmSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
-import { Logger, MizzenError, parseDurationMs } from '@mizzen/common';
+import { keepServingAfterErrors, Logger, MizzenError, parseDurationMs } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import { homeOf } from '../home.ts';
 import { formatTable, paint, print } from '../output.ts';
@@ -78,6 +78,7 @@ export async function up(directory: string, options: UpOptions): Promise<void> {
     await runner.stop();
     throw error;
   }
+  keepServingAfterErrors(new Logger('mizzen'));
   if (stopping) return;
   print(`\n${paint('The mesh is up', 'bold')} after ${((Date.now() - startedAt) / 1000).toFixed(1)} s. What runs where:\n`);
   const rows = runner

@@ -1,7 +1,7 @@
 import dgram from 'node:dgram';
 import { once } from 'node:events';
 import net from 'node:net';
-import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { DnsForwarder, framed } from './dns-forwarder.ts';
 import {
@@ -39,6 +39,7 @@ export interface DnsServerOptions {
 /** As Istio's: short enough to follow a change, long enough to be asked rarely. */
 const ttlSeconds = 30;
 const maxTcpConnections = 100;
+const boundary = errorBoundary('dns.query');
 const maxTcpQueriesUnderWay = 64;
 const tcpIdleMs = 10_000;
 const maxTcpAnswerBytes = 65_535;
@@ -113,7 +114,14 @@ export class DnsServer {
     const report = (error: Error) => this.#options.logger.warn('the DNS proxy had an error on its socket', { error: messageOf(error) });
     server?.on('error', report);
     socket?.on('error', report);
-    socket?.on('message', (message, from) => this.#serveUdp(socket, message, from));
+    // An exception drops this query; its client asks again.
+    socket?.on(
+      'message',
+      boundary.guard(
+        (message, from) => this.#serveUdp(socket, message, from),
+        () => void this.#options.counters.values.dns_dropped_total++,
+      ),
+    );
   }
 
   async close(): Promise<void> {
@@ -145,13 +153,13 @@ export class DnsServer {
     connection.setTimeout(tcpIdleMs, () => connection.destroy());
     connection.on('close', () => this.#connections.delete(connection));
     connection.on('error', () => connection.destroy());
-    connection.on('data', (chunk) => {
+    const read = (chunk: Buffer) => {
       received = Buffer.concat([received, chunk]);
       while (received.length >= 2) {
         const length = received.readUInt16BE(0);
         if (length > maxQueryBytes || length === 0 || underWay >= maxTcpQueriesUnderWay) {
           this.#options.counters.values.dns_dropped_total++;
-          return connection.destroy();
+          return void connection.destroy();
         }
         if (received.length < 2 + length) return;
         const message = received.subarray(2, 2 + length);
@@ -165,9 +173,13 @@ export class DnsServer {
           },
           true,
         );
-        if (!isAnswered) return connection.destroy();
+        if (!isAnswered) return void connection.destroy();
       }
-    });
+    };
+    connection.on(
+      'data',
+      boundary.guard(read, () => void connection.destroy()),
+    );
   }
 
   /** Returns false when there will be no answer. */
@@ -203,7 +215,9 @@ export class DnsServer {
       send(writeEmptyAnswer(message, query, responseCodes.noSuchName));
       return true;
     }
-    void this.#forward(message, query, limitBytes, isTcp).then(send);
+    void this.#forward(message, query, limitBytes, isTcp)
+      .then(send)
+      .catch((error: unknown) => boundary.caught(error));
     return true;
   }
 

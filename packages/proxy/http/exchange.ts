@@ -1,5 +1,6 @@
 // Longer than other files: a request's life is one state machine, whose fields are nobody else's. What needs none of them is in files of its
 // own (mirrors, hedging, rewriting, retry conditions, replies, records).
+import { type ErrorBoundary, errorBoundary } from '@mizzen/common';
 import { requestSubject, type Subject } from '../authorization/subject.ts';
 import type { SecretsInQuery } from '../filters/filter.ts';
 import type { Violation } from '../http1/violation.ts';
@@ -36,6 +37,24 @@ const noBody = Buffer.alloc(0);
 
 /** What a local reply says of its own framing and connection is not for filters and services to add to. */
 const framesMessage = (name: string) => name === 'content-length' || name === 'trailer' || connectionSpecificNames.has(name);
+
+/** Every way into an exchange: what throws behind one ends the exchange, and neither its connection's other requests nor the upstream's. */
+const boundaries = {
+  start: errorBoundary('request.start'),
+  resumeFilters: errorBoundary('request.resumeFilters'),
+  onConnection: errorBoundary('request.onConnection'),
+  onEndpointRemoved: errorBoundary('request.onEndpointRemoved'),
+  onRequestData: errorBoundary('request.onRequestData'),
+  onRequestEnd: errorBoundary('request.onRequestEnd'),
+  onInformational: errorBoundary('request.onInformational'),
+  onResponseHead: errorBoundary('request.onResponseHead'),
+  onResponseData: errorBoundary('request.onResponseData'),
+  onResponseEnd: errorBoundary('request.onResponseEnd'),
+  onUpstreamFailure: errorBoundary('request.onUpstreamFailure'),
+  onTunnel: errorBoundary('request.onTunnel'),
+  timer: errorBoundary('request.timer'),
+  record: errorBoundary('request.record'),
+};
 
 /** RFC 9457; `errors` says what is wrong with single parts of a request. */
 export interface Problem {
@@ -138,6 +157,8 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   #isFinished: boolean;
   #headIsHeld: boolean;
   #interimHeads: number;
+  /** An exception is being turned into a response. */
+  #isFailing: boolean;
   #attempts: number;
   #attemptStartedAt: number;
   /** The cluster that a retry under way counts with. */
@@ -201,6 +222,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     this.#isFinished = false;
     this.#headIsHeld = false;
     this.#interimHeads = 0;
+    this.#isFailing = false;
     this.#attempts = 0;
     this.#attemptStartedAt = 0;
     this.#retryingTo = undefined;
@@ -304,6 +326,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   start(): void {
+    try {
+      boundaries.start.enter();
+      this.#start();
+    } catch (error) {
+      this.#failed(error, boundaries.start);
+    }
+  }
+
+  #start(): void {
     const { head, settings } = this;
     if (!this.#requestEnded) this.#replay = [];
     if (settings.context.overload.refusesRequests) return this.#refuseForOverload();
@@ -344,6 +375,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
 
   /** Runs the filters that have not run yet, then forwards. */
   resumeFilters(): void {
+    try {
+      boundaries.resumeFilters.enter();
+      this.#runFilters();
+    } catch (error) {
+      this.#failed(error, boundaries.resumeFilters);
+    }
+  }
+
+  #runFilters(): void {
     const { filters } = this.settings;
     while (this.#filterIndex < filters.length && !this.#isFinished) {
       const filter = filters[this.#filterIndex++]!;
@@ -459,7 +499,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   setTimer(ms: number, callback: () => void): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      if (!this.#isFinished) callback();
+      if (!this.#isFinished) this.runGuarded(callback);
     }, ms);
   }
 
@@ -498,7 +538,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
         this.#stickyCookie = cookie;
       });
     const timeoutMs = this.#timeoutOf(action);
-    if (timeoutMs > 0) this.#timeoutTimer = setTimeout(() => this.#timedOut(), timeoutMs);
+    if (timeoutMs > 0) this.#timeoutTimer = setTimeout(() => this.runGuarded(() => this.#timedOut()), timeoutMs);
     for (const mirror of action.mirrors) {
       const cluster = mirror.share >= 1 || random() < mirror.share ? settings.context.findCluster(this.#clusterName(mirror)) : undefined;
       if (cluster !== undefined) (this.#mirrors ??= []).push(new MirrorRequest(cluster, head, this.downstream.client.info, mirror.marksHost));
@@ -563,6 +603,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
 
   /** A connection that this request stood in the queue for, or did not have to. */
   onConnection(upstream: UpstreamStream): void {
+    try {
+      boundaries.onConnection.enter();
+      this.#beginAttempt(upstream);
+    } catch (error) {
+      this.#failed(error, boundaries.onConnection);
+    }
+  }
+
+  #beginAttempt(upstream: UpstreamStream): void {
     const endpoint = this.endpoint!;
     this.#queuedAt = undefined;
     this.#beginOn(upstream);
@@ -573,11 +622,21 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     if (this.#replay !== undefined) for (const slice of this.#replay) this.#sendBody(slice);
     if (this.#requestEnded) upstream.end(this.#requestTrailers);
     else this.downstream.resumeRequest();
-    if (retry !== undefined && retry.perTryTimeoutMs > 0) this.#perTryTimer = setTimeout(() => this.#perTryTimedOut(retry), retry.perTryTimeoutMs);
+    if (retry !== undefined && retry.perTryTimeoutMs > 0)
+      this.#perTryTimer = setTimeout(() => this.runGuarded(() => this.#perTryTimedOut(retry)), retry.perTryTimeoutMs);
     if (this.#requestEnded || this.#attempts > 1) upstream.flushSoon();
   }
 
   onEndpointRemoved(): void {
+    try {
+      boundaries.onEndpointRemoved.enter();
+      this.#chooseAgain();
+    } catch (error) {
+      this.#failed(error, boundaries.onEndpointRemoved);
+    }
+  }
+
+  #chooseAgain(): void {
     const cluster = this.cluster!;
     cluster.pendingRequests--;
     this.#queuedAt = undefined;
@@ -606,6 +665,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   onRequestData(received: Buffer): void {
+    try {
+      boundaries.onRequestData.enter();
+      this.#takeRequestData(received);
+    } catch (error) {
+      this.#failed(error, boundaries.onRequestData);
+    }
+  }
+
+  #takeRequestData(received: Buffer): void {
     this.bytesReceived += received.length;
     if (this.#isFinished) return;
     const slice = this.#transform === undefined || this.#isTunnel ? received : this.#transformed(() => this.#transform!.requestData(received));
@@ -630,6 +698,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   onRequestEnd(trailers: Fields): void {
+    try {
+      boundaries.onRequestEnd.enter();
+      this.#takeRequestEnd(trailers);
+    } catch (error) {
+      this.#failed(error, boundaries.onRequestEnd);
+    }
+  }
+
+  #takeRequestEnd(trailers: Fields): void {
     if (this.#requestEnded) return;
     if (this.#transform !== undefined && !this.#isFinished) {
       const rest = this.#transformed(() => this.#transform!.requestEnd());
@@ -676,6 +753,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   // ---- the way back ----
 
   onInformational(head: ResponseHead): void {
+    try {
+      boundaries.onInformational.enter();
+      this.#takeInformational(head);
+    } catch (error) {
+      this.#failed(error, boundaries.onInformational);
+    }
+  }
+
+  #takeInformational(head: ResponseHead): void {
     // They are not held back by what the client takes: a server must not be able to send them without end.
     if (++this.#interimHeads > maxInterimHeads) {
       this.#dropUpstream();
@@ -692,6 +778,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   onResponseHead(head: ResponseHead, hasBody: boolean): void {
+    try {
+      boundaries.onResponseHead.enter();
+      this.#judgeResponseHead(head, hasBody);
+    } catch (error) {
+      this.#failed(error, boundaries.onResponseHead);
+    }
+  }
+
+  #judgeResponseHead(head: ResponseHead, hasBody: boolean): void {
     if (this.endpoint!.outlier !== undefined) this.#judge(head.status, head.headers.get('grpc-status'));
     const retry = this.#retryPolicy();
     if (retry !== undefined && isRetriableAnswer(head, retry, this.isGrpc)) {
@@ -753,6 +848,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   onResponseData(received: Buffer): void {
+    try {
+      boundaries.onResponseData.enter();
+      this.#takeResponseData(received);
+    } catch (error) {
+      this.#failed(error, boundaries.onResponseData);
+    }
+  }
+
+  #takeResponseData(received: Buffer): void {
     if (this.#isFinished) return;
     if (this.#held !== undefined) return void this.#held.slices.push(Buffer.from(received));
     this.#observer?.onData(received);
@@ -775,6 +879,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   onResponseEnd(trailers: Fields): void {
+    try {
+      boundaries.onResponseEnd.enter();
+      this.#takeResponseEnd(trailers);
+    } catch (error) {
+      this.#failed(error, boundaries.onResponseEnd);
+    }
+  }
+
+  #takeResponseEnd(trailers: Fields): void {
     if (this.#isTunnel) return this.#tunnelEnded();
     this.#leaveEndpoint();
     this.#upstream = undefined;
@@ -819,6 +932,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   onUpstreamFailure(failure: UpstreamFailure): void {
+    try {
+      boundaries.onUpstreamFailure.enter();
+      this.#takeUpstreamFailure(failure);
+    } catch (error) {
+      this.#failed(error, boundaries.onUpstreamFailure);
+    }
+  }
+
+  #takeUpstreamFailure(failure: UpstreamFailure): void {
     this.#leaveEndpoint();
     this.#upstream = undefined;
     if (this.#isFinished) return;
@@ -921,6 +1043,15 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   onTunnel(head: ResponseHead | undefined): void {
+    try {
+      boundaries.onTunnel.enter();
+      this.#beginTunnel(head);
+    } catch (error) {
+      this.#failed(error, boundaries.onTunnel);
+    }
+  }
+
+  #beginTunnel(head: ResponseHead | undefined): void {
     clearTimeout(this.#timeoutTimer);
     clearTimeout(this.#perTryTimer);
     this.#replay = undefined;
@@ -985,7 +1116,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     this.#isForwarding = false;
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      if (!this.#isFinished) this.#attempt();
+      if (!this.#isFinished) this.runGuarded(() => this.#attempt());
     }, this.settings.context.random() * ceiling);
     return true;
   }
@@ -1149,7 +1280,8 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
 
   #answerWith(head: ResponseHead, body: Buffer): void {
     this.responseCode = head.status;
-    for (const filter of this.settings.responseFilters) filter.onResponse!(this, head);
+    // A filter may be what has thrown.
+    if (!this.#isFailing) for (const filter of this.settings.responseFilters) filter.onResponse!(this, head);
     if (this.settings.setsRequestIdInResponse) head.headers.add('x-request-id', this.head.headers.get('x-request-id') ?? '');
     const hasBody = head.contentLength > 0 && !this.isHeadRequest;
     this.downstream.respond(head, hasBody, -1);
@@ -1164,6 +1296,36 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   // ---- the end ----
+
+  /** Runs a continuation of a filter: what it throws ends this exchange alone. */
+  runGuarded(work: () => void): void {
+    try {
+      boundaries.timer.enter();
+      work();
+    } catch (error) {
+      this.#failed(error, boundaries.timer);
+    }
+  }
+
+  /** Ends this exchange after an exception: with 500, or by breaking off a response that has begun. Never throws. */
+  #failed(error: unknown, boundary: ErrorBoundary): void {
+    boundary.caught(error);
+    try {
+      if (!this.#isFailing && !this.#isFinished && !this.#headSent) {
+        this.#isFailing = true;
+        this.#timer = void clearTimeout(this.#timer);
+        this.downstream.makeLast();
+        return this.reply(500, 'internal error', '', 'internal_error', grpcStatus.INTERNAL);
+      }
+      this.#isFailing = true;
+      if (!this.#isFinished) this.#finish();
+      this.downstream.abort();
+    } catch (again) {
+      boundary.caught(again);
+      boundary.run(() => this.#finish());
+      boundary.run(() => this.downstream.abort());
+    }
+  }
 
   #dropUpstream(): void {
     const upstream = this.#upstream;
@@ -1194,8 +1356,13 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     this.#collector = undefined;
     this.#held = undefined;
     this.durationMs = performance.now() - this.#startedAt;
-    this.span?.end(this);
     this.settings.context.counters.values.downstream_requests_active--;
-    recordRequest(this);
+    try {
+      boundaries.record.enter();
+      this.span?.end(this);
+      recordRequest(this);
+    } catch (error) {
+      boundaries.record.caught(error);
+    }
   }
 }

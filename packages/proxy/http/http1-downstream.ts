@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type net from 'node:net';
-import { coarseNow } from '@mizzen/common';
+import { coarseNow, errorBoundary } from '@mizzen/common';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { HeadReader } from '../http1/head-reader.ts';
 import { OutputBatch } from '../http1/output-batch.ts';
@@ -19,6 +19,8 @@ import { Exchange } from './exchange.ts';
 import type { SpokenHttp } from './http-connection.ts';
 import { Http2Downstream } from './http2-downstream.ts';
 import { statusLine } from './reason-phrases.ts';
+
+const boundary = errorBoundary('http1.downstream');
 
 /** First byte of a TLS record that holds a handshake (RFC 8446 section 5.1). */
 const tlsHandshake = 0x16;
@@ -95,15 +97,33 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
     this.#switchTo = switchTo;
     socket.on('data', this.#onChunk);
     socket.on('drain', () => {
-      this.lastActivity = coarseNow();
-      this.#output.isWritable = true;
-      this.#exchange?.onDownstreamDrain();
+      try {
+        boundary.enter();
+        this.lastActivity = coarseNow();
+        this.#output.isWritable = true;
+        this.#exchange?.onDownstreamDrain();
+      } catch (error) {
+        this.#failed(error);
+      }
     });
-    socket.on('end', () => this.#onEnd());
-    socket.on('close', () => this.#closed());
+    const fail = () => socket.destroy();
+    socket.on(
+      'end',
+      boundary.guard(() => this.#onEnd(), fail),
+    );
+    socket.on(
+      'close',
+      boundary.guard(() => this.#closed(), fail),
+    );
   }
 
   readonly #onChunk = (chunk: Buffer): void => this.onData(chunk);
+
+  /** An exception outside any exchange: nothing on this connection can be trusted. */
+  #failed(error: unknown): void {
+    boundary.caught(error);
+    this.socket.destroy();
+  }
 
   get isIdle(): boolean {
     return this.#exchange === undefined && !this.#heads.hasPartialHead && this.#waiting === undefined;
@@ -223,6 +243,10 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
     this.socket.destroy();
   }
 
+  writeFailed(): void {
+    this.close();
+  }
+
   write(data: string | Buffer): boolean {
     this.lastActivity = coarseNow();
     return typeof data === 'string' ? this.socket.write(data, 'latin1') : this.socket.write(data);
@@ -292,6 +316,15 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
   }
 
   onData(received: Buffer): void {
+    try {
+      boundary.enter();
+      this.#read(received);
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
+  #read(received: Buffer): void {
     countAllocatedRead(received.length);
     const chunk = this.#heldFirst === undefined ? received : Buffer.concat([this.#heldFirst, received]);
     this.#heldFirst = undefined;

@@ -1,5 +1,5 @@
 import type net from 'node:net';
-import { coarseNow } from '@mizzen/common';
+import { coarseNow, errorBoundary } from '@mizzen/common';
 import { errorCodes, type Http2Violation } from '../http2/error-codes.ts';
 import type { ByteWriter } from '../http2/frame-writer.ts';
 import { Http2ServerConnection, type StreamServer } from '../http2/server-connection.ts';
@@ -12,6 +12,8 @@ import type { ConnectionSettings } from './connection-settings.ts';
 import type { Client, Downstream } from './downstream.ts';
 import { Exchange } from './exchange.ts';
 import type { SpokenHttp } from './http-connection.ts';
+
+const boundary = errorBoundary('http2.downstream');
 
 /** One HTTP/2 connection of a client: each of its streams is an exchange. */
 export class Http2Downstream implements SpokenHttp, StreamServer, ByteWriter {
@@ -42,19 +44,30 @@ export class Http2Downstream implements SpokenHttp, StreamServer, ByteWriter {
     this.http2 = new Http2ServerConnection(settings().http2, this, this);
     settings().context.counters.values.downstream_http2_connections_total++;
     socket.on('data', (chunk: Buffer) => this.onData(chunk));
-    socket.on('drain', () => {
+    const fail = () => socket.destroy();
+    const drained = () => {
       this.#lastWriteAt = coarseNow();
       this.http2.onWritable();
-    });
+    };
+    socket.on('drain', boundary.guard(drained, fail));
     // A client that closes its side has gone, whatever it has asked.
     socket.on('end', () => socket.destroy());
-    socket.on('close', () => this.http2.closed('downstream_remote_disconnect'));
+    socket.on(
+      'close',
+      boundary.guard(() => this.http2.closed('downstream_remote_disconnect'), fail),
+    );
   }
 
   onData(chunk: Buffer): void {
     if (this.#isClosing) return;
-    countAllocatedRead(chunk.length);
-    this.http2.read(chunk);
+    try {
+      boundary.enter();
+      countAllocatedRead(chunk.length);
+      this.http2.read(chunk);
+    } catch (error) {
+      boundary.caught(error);
+      this.#socket.destroy();
+    }
   }
 
   /** The request with which a connection of HTTP/1.1 was upgraded. `payload`: six bytes for each setting. */

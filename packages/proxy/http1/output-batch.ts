@@ -6,6 +6,8 @@ export interface Writable {
   write(data: string | Buffer): boolean;
   /** What was written and is still needed, since the kernel has not taken it yet. */
   readonly pendingBytes: number;
+  /** Writing has thrown: the connection closes. */
+  writeFailed(): void;
 }
 
 /** Bodies up to this size travel in one write with what stands before them. */
@@ -56,6 +58,10 @@ export class OutputBatch {
     if (this.#isWaiting || this.#text === '') return;
     this.#isWaiting = true;
     flushAtTurnEnd(this);
+  }
+
+  flushFailed(): void {
+    this.#target.writeFailed();
   }
 
   /** Writes now. */

@@ -129,6 +129,12 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     if (!this.#isClosed) this.flush();
   }
 
+  /** The connection closes, and its streams with it. */
+  flushFailed(): void {
+    this.closed('internal_error');
+    this.#writer.end();
+  }
+
   /** Writes what windows and the socket allow. */
   flush(): void {
     this.#isFlushPlanned = false;

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type net from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { create, toBinary } from '@bufbuild/protobuf';
-import { MizzenError } from '@mizzen/common';
+import { errorBoundary, MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
 import type { CidrRange } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
 import { TrafficDirection } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
@@ -36,6 +36,9 @@ import type { ListenerEnvironment } from './compile-listener.ts';
 import type { ConnectionInfo } from './connection-info.ts';
 import { AddressRanges, type FilterChain, type FilterChainMatch } from './filter-chain.ts';
 import { type TcpProxySettings, TcpSession } from './tcp-session.ts';
+
+const sweeping = errorBoundary('connection.sweep');
+const securing = errorBoundary('tls.server');
 
 /** Handshakes must have ended by then (`transport_socket_connect_timeout`; Envoy has no limit of its own). */
 const defaultHandshakeTimeoutMs = 15_000;
@@ -104,7 +107,18 @@ export function compileFilterChain(
     if (socket.isPaused()) socket.resume();
   };
 
-  const tls = tlsConfig
+  const secured = (socket: TLSSocket, info: ConnectionInfo) => {
+    counters.values.tls_handshakes_total++;
+    if (socket.isSessionReused()) counters.values.tls_sessions_resumed_total++;
+    const problem = tls!.verifyPeer(socket);
+    if (problem !== undefined) return refusePeer(socket, problem);
+    if (!tls!.requiresClient) return serve(socket, info, undefined, undefined);
+    const peer = peerIdentityOf(socket);
+    if (tls!.isMesh && 'problem' in peer) return refusePeer(socket, peer.problem);
+    serve(socket, info, 'problem' in peer ? undefined : peer, undefined);
+  };
+
+  const tls: ServerTls | undefined = tlsConfig
     ? new ServerTls(
         tlsConfig,
         environment.secrets,
@@ -113,14 +127,7 @@ export function compileFilterChain(
           sessionTicketKeys: environment.sessionTicketKeys,
           onReady: environment.onSecretReady,
           onSecure(socket: TLSSocket, info: ConnectionInfo) {
-            counters.values.tls_handshakes_total++;
-            if (socket.isSessionReused()) counters.values.tls_sessions_resumed_total++;
-            const problem = tls!.verifyPeer(socket);
-            if (problem !== undefined) return refusePeer(socket, problem);
-            if (!tls!.requiresClient) return serve(socket, info, undefined, undefined);
-            const peer = peerIdentityOf(socket);
-            if (tls!.isMesh && 'problem' in peer) return refusePeer(socket, peer.problem);
-            serve(socket, info, 'problem' in peer ? undefined : peer, undefined);
+            if (!securing.run(() => secured(socket, info))) socket.destroy();
           },
           onError(error, socket) {
             counters.values.tls_handshake_failures_total++;
@@ -172,8 +179,9 @@ export function compileFilterChain(
     },
     activeConnections: () => connections.size + sessions.size,
     sweep(now) {
-      for (const connection of connections) connection.sweep(now);
-      for (const session of sessions) session.sweep(now);
+      // One that throws closes, and the others are still swept.
+      for (const connection of connections) if (!sweeping.run(() => connection.sweep(now))) connection.close();
+      for (const session of sessions) if (!sweeping.run(() => session.sweep(now))) session.close('', 'internal_error');
     },
     close: () => tls?.close(),
   };

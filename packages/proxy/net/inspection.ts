@@ -1,8 +1,11 @@
 import type net from 'node:net';
+import { errorBoundary } from '@mizzen/common';
 import { ClientHelloReader } from './client-hello.ts';
 import type { ConnectionInfo } from './connection-info.ts';
 import { sniffHttp } from './http-prelude.ts';
 import { readProxyHeader } from './proxy-protocol.ts';
+
+const boundary = errorBoundary('listener.inspection');
 
 /** The listener filters of one listener, in the order in which they run. */
 export interface ListenerFilters {
@@ -69,8 +72,17 @@ export class Inspection {
   #isTlsKnown: boolean;
   #isHttpKnown: boolean;
   #isDone: boolean;
-  readonly #onData = (chunk: Buffer) => this.#read(chunk);
-  readonly #onGone = () => this.#fail('closed');
+  readonly #onData = (chunk: Buffer) => {
+    try {
+      boundary.enter();
+      this.#read(chunk);
+    } catch (error) {
+      boundary.caught(error);
+      this.#fail('closed');
+      this.#socket.destroy();
+    }
+  };
+  readonly #onGone = () => boundary.run(() => this.#fail('closed'));
 
   /** `first` are bytes that somebody has read before. */
   constructor(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined, filters: ListenerFilters, result: InspectionResult) {
@@ -85,7 +97,7 @@ export class Inspection {
     this.#isTlsKnown = !inspects(filters.tls, info);
     this.#isHttpKnown = !inspects(filters.http, info);
     this.#isDone = false;
-    this.#timer = filters.timeoutMs > 0 ? setTimeout(() => this.#timedOut(), filters.timeoutMs) : undefined;
+    this.#timer = filters.timeoutMs > 0 ? setTimeout(() => boundary.run(() => this.#timedOut()) || socket.destroy(), filters.timeoutMs) : undefined;
     socket.on('data', this.#onData);
     socket.on('end', this.#onGone);
     socket.on('close', this.#onGone);

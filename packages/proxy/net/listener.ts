@@ -1,12 +1,14 @@
 import { once } from 'node:events';
 import net from 'node:net';
-import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import type { OverloadState } from '../overload/overload-state.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { type ConnectionInfo, connectionInfoOf } from './connection-info.ts';
 import { type FilterChain, matchFilterChain } from './filter-chain.ts';
 import { Inspection, type InspectionFailure, type InspectionResult, type ListenerFilters, needsInspection } from './inspection.ts';
 import { originalDestinationOf } from './original-destination.ts';
+
+const accepting = errorBoundary('listener.accept');
 
 /** What a listener does with connections. An update replaces it while the socket stays open. */
 export interface ListenerConfig {
@@ -42,6 +44,12 @@ export interface ListenerSurroundings {
   readonly listenerFor: (address: string, port: number) => Listener | undefined;
 }
 
+/** Closes a socket that may have no owner yet: its reset must not become an unhandled 'error' event. */
+function refuseSocket(socket: net.Socket): void {
+  socket.on('error', () => {});
+  socket.destroy();
+}
+
 /** A listening socket. Connections go to a filter chain by their first bytes where the configuration asks for that. */
 export class Listener implements InspectionResult {
   readonly address: string;
@@ -64,7 +72,7 @@ export class Listener implements InspectionResult {
     this.#inspecting = new Map();
     this.#isOpen = false;
     this.#server = net.createServer({ allowHalfOpen: true, noDelay: true, highWaterMark: Math.max(16 * 1024, config.bufferLimitBytes) }, (socket) =>
-      this.#accept(socket),
+      this.#acceptGuarded(socket),
     );
     this.#server.on('error', (error) => surroundings.logger.error('a listener failed', { listener: config.name, error: messageOf(error) }));
   }
@@ -169,6 +177,16 @@ export class Listener implements InspectionResult {
     return defaultChain === undefined ? [...chains] : [...chains, defaultChain];
   }
 
+  #acceptGuarded(socket: net.Socket): void {
+    try {
+      accepting.enter();
+      this.#accept(socket);
+    } catch (error) {
+      accepting.caught(error);
+      refuseSocket(socket);
+    }
+  }
+
   #accept(socket: net.Socket): void {
     const { overload, counters } = this.#surroundings;
     if (!overload.acceptsConnection()) {
@@ -200,7 +218,13 @@ export class Listener implements InspectionResult {
 
   onInspected(socket: net.Socket, info: ConnectionInfo, first: Buffer | undefined): void {
     this.#inspecting.delete(socket);
-    this.#serve(socket, info, first);
+    try {
+      accepting.enter();
+      this.#serve(socket, info, first);
+    } catch (error) {
+      accepting.caught(error);
+      refuseSocket(socket);
+    }
   }
 
   onFailure(socket: net.Socket, failure: InspectionFailure): void {

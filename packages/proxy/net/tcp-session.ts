@@ -1,5 +1,5 @@
 import type net from 'node:net';
-import { coarseNow } from '@mizzen/common';
+import { coarseNow, errorBoundary } from '@mizzen/common';
 import { ConnectionNotes, type ConnectionStep } from '../authorization/connection-authorization.ts';
 import type { ProxyContext } from '../http/connection-settings.ts';
 import type { WeightedTargets } from '../route/weighted-targets.ts';
@@ -13,6 +13,8 @@ import type { Endpoint } from '../upstream/endpoint.ts';
 import { ConnectHandshake } from './connect-handshake.ts';
 import type { ConnectionInfo } from './connection-info.ts';
 import { countAllocatedRead, keepReadBuffer, ReadBuffers } from './read-buffers.ts';
+
+const boundary = errorBoundary('tcp.session');
 
 /** One compiled TCP proxy (envoy tcp_proxy.proto). */
 /** Where bytes go. */
@@ -106,11 +108,21 @@ export class TcpSession implements LoggedStream {
     values.tcp_sessions_total++;
     values.tcp_sessions_active++;
     downstream.pause();
-    downstream.on('error', () => this.close('DC', 'downstream_reset'));
-    downstream.on('close', () => this.#downstreamClosed());
+    const fail = this.#fail;
+    downstream.on(
+      'error',
+      boundary.guard(() => this.close('DC', 'downstream_reset'), fail),
+    );
+    downstream.on(
+      'close',
+      boundary.guard(() => this.#downstreamClosed(), fail),
+    );
     if (settings.authorizations.length === 0) this.#connect();
     else this.#authorize(0, new ConnectionNotes(this));
   }
+
+  /** An exception ends this session alone. */
+  readonly #fail = (): void => this.close('', 'internal_error');
 
   get isClosed(): boolean {
     return this.#isClosed;
@@ -219,20 +231,30 @@ export class TcpSession implements LoggedStream {
     cluster.counters.upstreamCxTotal++;
     const buffers = new ReadBuffers();
     buffers.beginLongBody();
-    const upstream = endpoint.transport.connect(endpoint, 'bytes', this.info, {
+    const read = (bytes: number, buffer: Buffer): boolean => {
+      if (buffers.hasKept && downstream.writableLength === 0) buffers.release();
+      buffers.begin();
+      this.bytesSent += bytes;
+      this.#lastActivity = coarseNow();
+      if (!this.#isJoined) {
+        this.#shakeHands(upstream, Buffer.from(buffer.subarray(0, bytes)));
+        return true;
+      }
+      if (!downstream.write(buffer.subarray(0, bytes))) upstream.pause();
+      if (downstream.writableLength > 0) keepReadBuffer();
+      return true;
+    };
+    const upstream: net.Socket = endpoint.transport.connect(endpoint, 'bytes', this.info, {
       buffer: () => buffers.next(),
       callback: (bytes, buffer) => {
-        if (buffers.hasKept && downstream.writableLength === 0) buffers.release();
-        buffers.begin();
-        this.bytesSent += bytes;
-        this.#lastActivity = coarseNow();
-        if (!this.#isJoined) {
-          this.#shakeHands(upstream, Buffer.from(buffer.subarray(0, bytes)));
+        try {
+          boundary.enter();
+          return read(bytes, buffer as Buffer);
+        } catch (error) {
+          boundary.caught(error);
+          boundary.run(this.#fail);
           return true;
         }
-        if (!downstream.write(buffer.subarray(0, bytes))) upstream.pause();
-        if (downstream.writableLength > 0) keepReadBuffer();
-        return true;
       },
     });
     this.#upstream = upstream;
@@ -247,21 +269,23 @@ export class TcpSession implements LoggedStream {
       upstream.destroy();
       this.#connect();
     };
-    this.#connectTimer = setTimeout(failed, cluster.settings.connectTimeoutMs);
-    upstream.once(endpoint.transport.readyEvent, () => {
+    this.#connectTimer = setTimeout(() => boundary.run(failed) || this.#fail(), cluster.settings.connectTimeoutMs);
+    const ready = () => {
       if (this.settings.tunnelTo === undefined) return this.#join(upstream);
       this.#handshake = new ConnectHandshake(this.settings.tunnelTo);
       upstream.write(this.#handshake.request);
-    });
-    upstream.on('error', failed);
-    upstream.on('close', (hadError: boolean) => {
+    };
+    upstream.once(endpoint.transport.readyEvent, boundary.guard(ready, this.#fail));
+    upstream.on('error', boundary.guard(failed, this.#fail));
+    const closed = (hadError: boolean) => {
       if (this.#upstream !== upstream || this.#isClosed) return;
       if (!this.#isJoined || hadError) return failed();
       // Both directions have ended; what the client has not taken yet still goes out.
       this.#downstream.end();
       if (this.#downstream.writableFinished) this.close();
       else this.#downstream.once('finish', () => this.close());
-    });
+    };
+    upstream.on('close', boundary.guard(closed, this.#fail));
   }
 
   /** Until the tunnel is open, what comes is the proxy's answer; a server may also speak before its client. */
@@ -288,22 +312,28 @@ export class TcpSession implements LoggedStream {
       upstream.write(this.#first);
       this.#first = undefined;
     }
-    downstream.on('data', (chunk: Buffer) => {
+    const fail = this.#fail;
+    const read = (chunk: Buffer) => {
       countAllocatedRead(chunk.length);
       this.bytesReceived += chunk.length;
       this.#lastActivity = coarseNow();
       if (!upstream.write(chunk)) downstream.pause();
-    });
-    upstream.on('drain', () => {
+    };
+    const resumes = (socket: net.Socket) => () => {
       this.#lastActivity = coarseNow();
-      downstream.resume();
-    });
-    downstream.on('drain', () => {
-      this.#lastActivity = coarseNow();
-      upstream.resume();
-    });
-    downstream.on('end', () => upstream.end());
-    upstream.on('end', () => downstream.end());
+      socket.resume();
+    };
+    downstream.on('data', boundary.guard(read, fail));
+    upstream.on('drain', boundary.guard(resumes(downstream), fail));
+    downstream.on('drain', boundary.guard(resumes(upstream), fail));
+    downstream.on(
+      'end',
+      boundary.guard(() => upstream.end(), fail),
+    );
+    upstream.on(
+      'end',
+      boundary.guard(() => downstream.end(), fail),
+    );
     downstream.resume();
   }
 

@@ -1,7 +1,14 @@
+import { errorBoundary } from '@mizzen/common';
+
 /** Something with bytes to write. */
 export interface Flushable {
   flush(): void;
+  /** Its flush has thrown: the connection cannot be trusted any more and closes. */
+  flushFailed(): void;
 }
+
+const boundary = errorBoundary('turn-end');
+const closing = errorBoundary('turn-end.close');
 
 /** In the order in which they were asked to. */
 let waiting: Flushable[] = [];
@@ -13,7 +20,16 @@ let waiting: Flushable[] = [];
 function flushWaiting(): void {
   const flushables = waiting;
   waiting = [];
-  for (let i = 0; i < flushables.length; i++) flushables[i]!.flush();
+  for (let i = 0; i < flushables.length; i++) {
+    const flushable = flushables[i]!;
+    try {
+      boundary.enter();
+      flushable.flush();
+    } catch (error) {
+      boundary.caught(error);
+      closing.run(() => flushable.flushFailed());
+    }
+  }
 }
 
 /** Flushes at the end of this turn of the event loop. Whoever asks twice is flushed twice. */

@@ -1,7 +1,7 @@
 import dgram from 'node:dgram';
 import { once } from 'node:events';
 import { isIPv6 } from 'node:net';
-import { coarseNow, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { coarseNow, errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import type { ProxyContext } from '../http/connection-settings.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { Endpoint } from '../upstream/endpoint.ts';
@@ -21,6 +21,8 @@ export interface UdpListenerConfig {
 
 /** Sessions of one listener; each costs a socket, and a source address costs a sender nothing. The longest idle makes room. */
 const maxSessions = 4096;
+
+const boundary = errorBoundary('udp.datagram');
 
 /** One client's datagrams on their way to one endpoint, from a socket of their own, so that answers find back. */
 interface Session {
@@ -52,7 +54,14 @@ export class UdpListener {
     this.#isClosed = false;
     // Workers share the port, and so do a proxy and the one that replaces it, for a moment.
     this.#socket = dgram.createSocket({ type: isIPv6(config.address) ? 'udp6' : 'udp4', reusePort: true });
-    this.#socket.on('message', (data, from) => this.#forward(data, from));
+    // An exception drops this datagram.
+    this.#socket.on(
+      'message',
+      boundary.guard(
+        (data: Buffer, from: dgram.RemoteInfo) => this.#forward(data, from),
+        () => void this.#config.context.counters.values.udp_datagrams_dropped_total++,
+      ),
+    );
   }
 
   get config(): UdpListenerConfig {
@@ -119,10 +128,14 @@ export class UdpListener {
     const session: Session = { key, endpoint, cluster, socket, lastActivity: coarseNow() };
     // A connected socket takes datagrams of the endpoint only: nobody else can answer in its name.
     socket.connect(endpoint.port, endpoint.address);
-    socket.on('message', (answer) => {
+    const answered = (answer: Buffer) => {
       session.lastActivity = coarseNow();
       if (!this.#isClosed) this.#socket.send(answer, from.port, from.address, (error) => error && values.udp_datagrams_dropped_total++);
-    });
+    };
+    socket.on(
+      'message',
+      boundary.guard(answered, () => this.#end(session)),
+    );
     socket.on('error', () => {
       // The endpoint's host has answered that nobody listens there.
       cluster.counters.upstreamCxConnectFail++;

@@ -1,7 +1,7 @@
 import { getHeapStatistics } from 'node:v8';
 import { toJson } from '@bufbuild/protobuf';
 import { StructSchema } from '@bufbuild/protobuf/wkt';
-import { type Logger, MizzenError } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError } from '@mizzen/common';
 import { durationToMs, unpackAny } from '@mizzen/envoy-api';
 import type { OverloadManager as OverloadManagerMessage } from '@mizzen/envoy-api/gen/envoy/config/overload/v3/overload_pb.js';
 import { DownstreamConnectionsConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/resource_monitors/downstream_connections/v3/downstream_connections_pb.js';
@@ -92,6 +92,19 @@ export function compileOverload(message: OverloadManagerMessage | undefined): Ov
   return { refreshIntervalMs: durationToMs(message.refreshInterval) ?? 1_000, maxMemoryBytes, maxLoopDelayMs, maxConnections, thresholds };
 }
 
+const boundary = errorBoundary('timer.overload');
+let lastResidentBytes = 0;
+
+/** Resident memory; the last known figure while the system has no descriptor to tell it. */
+function residentBytes(): number {
+  try {
+    lastResidentBytes = process.memoryUsage.rss();
+  } catch {
+    // EMFILE: libuv reads /proc/self/stat.
+  }
+  return lastResidentBytes;
+}
+
 /** Looks at what the process has left, and sets what `OverloadState` says. */
 export class OverloadManager {
   readonly #settings: OverloadSettings;
@@ -117,8 +130,9 @@ export class OverloadManager {
       const now = performance.now();
       const lateMs = Math.max(0, now - this.#expectedAt);
       this.#expectedAt = now + this.#settings.refreshIntervalMs;
-      const memory = process.memoryUsage();
-      this.apply(memory.rss, memory.heapUsed, lateMs);
+      boundary.run(() => {
+        this.apply(residentBytes(), getHeapStatistics().used_heap_size, lateMs);
+      });
     }, this.#settings.refreshIntervalMs);
     this.#timer.unref();
   }

@@ -206,6 +206,12 @@ function formatStartTime(ms: number): string {
   return `${cachedPrefix}${rest < 10 ? '00' : rest < 100 ? '0' : ''}${rest}Z`;
 }
 
+function linesIn(bytes: Buffer, from: number): number {
+  let count = 0;
+  for (let at = bytes.indexOf(0x0a, from); at >= 0; at = bytes.indexOf(0x0a, at + 1)) count++;
+  return count;
+}
+
 const blockBytes = 64 * 1024;
 const flushIntervalMs = 1_000;
 /** When the log's reader falls this far behind, lines are dropped (and counted) rather than requests. */
@@ -286,6 +292,8 @@ export class AccessLogFile {
     write(this.#descriptor!, bytes, from, bytes.length - from, null, (error, written) => {
       if (error?.code === 'EAGAIN') return void setTimeout(() => this.#writeAll(bytes, from), 10);
       if (!error && from + written < bytes.length) return this.#writeAll(bytes, from + written);
+      // A full disk, a closed pipe: what the block held is lost, and requests go on.
+      if (error) this.#counters.values.access_log_lines_dropped_total += linesIn(bytes, from);
       this.#isWriting = false;
       this.#writeNext();
     });

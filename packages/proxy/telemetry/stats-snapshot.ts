@@ -1,3 +1,4 @@
+import { internalErrors, lostLogLines, unattributedErrors } from '@mizzen/common';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { Histogram } from './histogram.ts';
 import type { ProxyCounters } from './proxy-counters.ts';
@@ -85,6 +86,13 @@ export interface ListenerStats {
   readonly filterChains: readonly { readonly name: string; readonly transportProtocol: string; readonly serverNames: readonly string[] }[];
 }
 
+/** Exceptions of this process by the place of their boundary, and those that met none. */
+function errorSeries(): Record<string, number> {
+  const series: Record<string, number> = { 'unattributed_errors_total{}': unattributedErrors(), 'log_lines_waiting_lost{}': lostLogLines() };
+  for (const [place, count] of internalErrors()) series[`internal_errors_total{place="${place}"}`] = count;
+  return series;
+}
+
 const copyHistogram = ({ bounds, counts, sum, count }: Histogram): HistogramValues => ({ bounds, counts: [...counts], sum, count });
 
 export function takeSnapshot(from: {
@@ -98,7 +106,7 @@ export function takeSnapshot(from: {
   return {
     counters: { ...from.counters.values },
     violations: Object.fromEntries(from.counters.violations),
-    series: Object.fromEntries(from.counters.series),
+    series: { ...Object.fromEntries(from.counters.series), ...errorSeries() },
     requests: [...from.requests].map((series) => ({
       labels: series.labels,
       requests: series.requests,

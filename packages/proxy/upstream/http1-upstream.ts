@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type net from 'node:net';
-import { coarseNow } from '@mizzen/common';
+import { coarseNow, errorBoundary } from '@mizzen/common';
 import { BodyReader, type BodySink } from '../http1/body-reader.ts';
 import { HeadReader } from '../http1/head-reader.ts';
 import { OutputBatch } from '../http1/output-batch.ts';
@@ -22,6 +22,8 @@ import type { Introduction, ResponseReceiver, UpstreamFailure, UpstreamStream } 
 const heldLimitBytes = 64 * 1024;
 /** Bodies of at least this length are read into a buffer of the connection's own; smaller ones travel as text. */
 const longBodyBytes = 16 * 1024;
+
+const boundary = errorBoundary('http1.upstream');
 
 type State = 'idle' | 'head' | 'body' | 'tunnel' | 'closed';
 
@@ -78,21 +80,41 @@ export class Http1Upstream implements BodySink, UpstreamStream {
     endpoint.connections++;
     this.socket = endpoint.transport.connect(endpoint, content, client, {
       buffer: () => this.#buffers.next(),
-      callback: (bytes, buffer) => this.#onRead(bytes, buffer as Buffer),
+      callback: (bytes, buffer) => {
+        try {
+          boundary.enter();
+          return this.#onRead(bytes, buffer as Buffer);
+        } catch (error) {
+          boundary.caught(error);
+          this.socket.destroy();
+          return true;
+        }
+      },
     });
     const timeoutMs = settings.connectTimeoutMs;
     this.#connectTimer = setTimeout(() => this.#fail('connectTimeout', `no connection within ${timeoutMs} ms`), timeoutMs);
-    this.socket.once(endpoint.transport.readyEvent, () => {
+    const fail = () => this.socket.destroy();
+    const ready = () => {
       this.#isReady = true;
       clearTimeout(this.#connectTimer);
       this.#connectTimer = undefined;
       if (this.#announcesTunnel) this.#receiver?.onTunnel(undefined);
       this.#release();
-    });
-    this.socket.on('drain', () => this.#drained());
-    this.socket.on('end', () => this.#onEnd());
-    this.socket.on('error', (error) => this.#fail(this.#isReady ? 'reset' : 'connect', error.message || ((error as NodeJS.ErrnoException).code ?? 'failed')));
-    this.socket.on('close', () => this.#fail(this.#isReady ? 'reset' : 'connect', 'the connection was closed'));
+    };
+    const failed = (error: Error) => this.#fail(this.#isReady ? 'reset' : 'connect', error.message || ((error as NodeJS.ErrnoException).code ?? 'failed'));
+    // The last event of a socket: were it lost, its request would wait for ever.
+    const closed = () => this.#fail(this.#isReady ? 'reset' : 'connect', 'the connection was closed');
+    this.socket.once(endpoint.transport.readyEvent, boundary.guard(ready, fail));
+    this.socket.on(
+      'drain',
+      boundary.guard(() => this.#drained(), fail),
+    );
+    this.socket.on(
+      'end',
+      boundary.guard(() => this.#onEnd(), fail),
+    );
+    this.socket.on('error', boundary.guard(failed, fail));
+    this.socket.on('close', boundary.guard(closed, closed));
   }
 
   /** Bytes that were written and that the kernel has not taken yet. */
@@ -139,6 +161,10 @@ export class Http1Upstream implements BodySink, UpstreamStream {
       return this.#heldBytes < heldLimitBytes;
     }
     return typeof data === 'string' ? this.socket.write(data, 'latin1') : this.socket.write(data);
+  }
+
+  writeFailed(): void {
+    this.socket.destroy();
   }
 
   data(slice: Buffer): void {

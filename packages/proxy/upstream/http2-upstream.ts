@@ -1,5 +1,5 @@
 import type net from 'node:net';
-import { coarseNow } from '@mizzen/common';
+import { coarseNow, errorBoundary } from '@mizzen/common';
 import { type ConnectionOwner, Http2ClientConnection, type ResponseHandler } from '../http2/client-connection.ts';
 import { errorCodes, type Http2Violation } from '../http2/error-codes.ts';
 import type { ByteWriter } from '../http2/frame-writer.ts';
@@ -15,6 +15,8 @@ import type { Introduction, ResponseReceiver, UpstreamFailure, UpstreamStream } 
 
 /** Requests wait in their streams when so much waits for the server to be verified. */
 const heldLimitBytes = 64 * 1024;
+
+const boundary = errorBoundary('http2.upstream');
 
 /** One HTTP/2 connection to an endpoint, which serves many requests at once. */
 export class Http2Upstream implements ByteWriter, ConnectionOwner {
@@ -54,9 +56,15 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
     this.#socket = endpoint.transport.connect(endpoint, 'http2', client, {
       buffer: () => buffers.next(),
       callback: (bytes, buffer) => {
-        buffers.begin();
-        this.http2.read((buffer as Buffer).subarray(0, bytes));
-        if (this.#waitingForSettings.length > 0 && this.http2.hasSettings) for (const stream of this.#waitingForSettings.splice(0)) stream.onSettled();
+        try {
+          boundary.enter();
+          buffers.begin();
+          this.http2.read((buffer as Buffer).subarray(0, bytes));
+          if (this.#waitingForSettings.length > 0 && this.http2.hasSettings) for (const stream of this.#waitingForSettings.splice(0)) stream.onSettled();
+        } catch (error) {
+          boundary.caught(error);
+          this.#socket.destroy();
+        }
         return true;
       },
     });
@@ -65,11 +73,23 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
       this.#failure = 'connectTimeout';
       this.http2.closed(`no connection within ${connectTimeoutMs} ms`);
     }, connectTimeoutMs);
-    this.#socket.once(endpoint.transport.readyEvent, () => this.#ready());
-    this.#socket.on('drain', () => this.http2.onWritable());
-    this.#socket.on('end', () => this.http2.closed('the peer closed the connection'));
-    this.#socket.on('error', (error) => this.http2.closed(error.message || ((error as NodeJS.ErrnoException).code ?? 'failed')));
-    this.#socket.on('close', () => this.http2.closed('the connection was closed'));
+    const fail = () => this.#socket.destroy();
+    const failed = (error: Error) => this.http2.closed(error.message || ((error as NodeJS.ErrnoException).code ?? 'failed'));
+    const closed = () => this.http2.closed('the connection was closed');
+    this.#socket.once(
+      endpoint.transport.readyEvent,
+      boundary.guard(() => this.#ready(), fail),
+    );
+    this.#socket.on(
+      'drain',
+      boundary.guard(() => this.http2.onWritable(), fail),
+    );
+    this.#socket.on(
+      'end',
+      boundary.guard(() => this.http2.closed('the peer closed the connection'), fail),
+    );
+    this.#socket.on('error', boundary.guard(failed, fail));
+    this.#socket.on('close', boundary.guard(closed, closed));
   }
 
   /** How many more requests it may be given now. */

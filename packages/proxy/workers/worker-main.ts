@@ -1,7 +1,7 @@
 import type net from 'node:net';
 import { create } from '@bufbuild/protobuf';
 import { AnySchema } from '@bufbuild/protobuf/wkt';
-import { compactHeap, Logger, messageOf } from '@mizzen/common';
+import { compactHeap, errorBoundary, keepServingAfterErrors, Logger, messageOf } from '@mizzen/common';
 import { Engine } from '../engine.ts';
 import type { FromWorker, ToWorker } from './messages.ts';
 
@@ -29,9 +29,15 @@ async function close(drainMs: number, acceptMs: number): Promise<void> {
   process.exit(0);
 }
 
-process.on('message', (message: ToWorker, handle: unknown) => {
+const boundary = errorBoundary('worker.message');
+
+// A message that throws is lost, and the worker keeps serving.
+process.on('message', (message: ToWorker, handle: unknown) => void boundary.run(() => receive(message, handle)));
+
+function receive(message: ToWorker, handle: unknown): void {
   if (message.kind === 'start') {
     logger = new Logger(`proxy/worker-${message.index}`, message.logLevel);
+    keepServingAfterErrors(logger);
     engine = new Engine({
       self: message.self,
       selfId: message.selfId,
@@ -83,7 +89,7 @@ process.on('message', (message: ToWorker, handle: unknown) => {
     case 'close':
       return void close(message.drainMs, message.acceptMs);
   }
-});
+}
 
 process.on('disconnect', () => {
   if (isClosing) return;

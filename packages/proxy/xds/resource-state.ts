@@ -1,7 +1,7 @@
 import type net from 'node:net';
 import { fromBinary } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
 import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { type ClusterLoadAssignment, ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
@@ -58,6 +58,7 @@ export interface ResourceStateOptions {
 
 /** Without an answer by then a cluster goes without endpoints (config_source.proto `initial_fetch_timeout`). */
 const initialFetchTimeoutMs = 15_000;
+const sweeping = errorBoundary('timer.sweep.part');
 
 /**
  * The configuration in effect: every resource compiled, the last good version of each kept until a better one has come. An update is
@@ -244,14 +245,14 @@ export class ResourceState {
   }
 
   sweep(now: number): void {
-    for (const listener of this.#open.values()) listener.sweep(now);
+    for (const listener of this.#open.values()) sweeping.run(() => listener.sweep(now));
     for (const [listener, deadline] of this.#draining) {
       listener.sweep(now);
       if (listener.isListening || (listener.activeConnections() > 0 && now < deadline)) continue;
       this.#draining.delete(listener);
       void listener.close();
     }
-    for (const { compiled } of this.#clusters.values()) compiled.cluster.sweep(now);
+    for (const { compiled } of this.#clusters.values()) sweeping.run(() => compiled.cluster.sweep(now));
     if (this.#warming.size > 0) this.#warmUp();
   }
 
