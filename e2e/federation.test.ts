@@ -159,7 +159,7 @@ spec:
     assert.equal(status.federation[0]!.trustDomain, 'there.example');
     assert.equal(await ask(), 200, 'what was kept is in effect');
     const kept = new TrustBundles({
-      ...{ ownRoots: () => here.plane.authority.trustBundle, trustDomain: 'here.example', directory: join(here.home, 'ca', 'bundles') },
+      ...{ ownRoots: () => here.plane.authority.trustBundle, fetchPolicy: undefined, trustDomain: 'here.example', directory: join(here.home, 'ca', 'bundles') },
       ...{ logger: silentLogger, onChange: () => {} },
     });
     kept.configure([{ pem: undefined, spiffeBundleUrl: 'https://127.0.0.1:1/', trustDomains: ['there.example'] }]);

@@ -128,7 +128,7 @@ describe('RequestAuthentication', () => {
     );
     assert.match(
       finding!.message,
-      /the keys of issuer "http:\/\/127\.0\.0\.1:\d+" cannot be fetched: .* answers with 503\. Its tokens are refused until they can\./,
+      /the keys of issuer "http:\/\/127\.0\.0\.1:\d+" cannot be fetched: .* responds with 503\. Its tokens are refused until they can\./,
     );
     isDown = false;
     await until(

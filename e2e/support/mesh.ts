@@ -31,6 +31,7 @@ export class TestMesh {
       xdsPort: 0,
       xdsPlainPort: 0,
       logger: silentLogger,
+      allowedFetchHosts: ['127.0.0.1', 'localhost'],
       registrationGraceMs: 500,
       ...options,
     });

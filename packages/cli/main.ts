@@ -64,6 +64,12 @@ program
     collect,
     [],
   )
+  .option(
+    '--allow-fetch <host>',
+    'let URLs in configuration (jwksUri, spiffeBundleUrl, ACME servers) lead to this host of this machine or link-local address; may be repeated',
+    collect,
+    [],
+  )
   .option('--workload-issuer <url>', 'take service account tokens of this issuer, too (OpenID Connect Discovery); may be repeated', collect, [])
   .option('--kubernetes-api <url>', 'ask this Kubernetes API server about service account tokens, too (TokenReview)')
   .option('--kubernetes-token-file <file>', 'the token to ask it with', '/var/run/secrets/kubernetes.io/serviceaccount/token')

@@ -16,6 +16,7 @@ import { CertificateController } from './certificates/certificate-controller.ts'
 import { transportPeerKey, transportPeerOf } from './citadel/caller.ts';
 import type { CertificateAuthority } from './citadel/certificate-authority.ts';
 import { Citadel, type CitadelOptions } from './citadel/citadel.ts';
+import { FetchPolicy } from './citadel/fetch-policy.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
 import type { TokenIssuer } from './citadel/token-issuer.ts';
@@ -63,6 +64,8 @@ export interface ControlPlaneOptions extends Pick<CitadelOptions, 'issuer' | 'fo
   readonly registrationGraceMs?: number;
   /** The first wait after an ACME server has given no certificate. */
   readonly certificateRetryMs?: number;
+  /** Hosts of this machine, or link-local ones, that URLs in configuration may lead to. */
+  readonly allowedFetchHosts?: readonly string[];
 }
 
 export interface ControlPlane {
@@ -106,8 +109,10 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   mkdirSync(options.home, { recursive: true, mode: 0o700 });
   chmodSync(options.home, 0o700);
   const trustDomain = options.trustDomain ?? defaultTrustDomain;
+  const fetchPolicy = new FetchPolicy(options.allowedFetchHosts);
   const citadel = await Citadel.open({
     ...{ directory: files.certificates, trustDomain, logger: logger.child('citadel'), onTrustChanged: () => void pilot.refresh() },
+    fetchPolicy,
     ...{ issuer: options.issuer, forwarders: options.forwarders, tokenSources: options.tokenSources, bundleRefreshSeconds: options.bundleRefreshSeconds },
   });
   const { authority, tokens, trust } = citadel;
@@ -124,6 +129,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   await createGatewayClasses(registry);
   const pilot: Pilot = new Pilot({
     registry,
+    fetchPolicy,
     trustDomain,
     trust,
     logger: logger.child('pilot'),
@@ -256,7 +262,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     await pilot.refresh();
   });
   const certificates = new CertificateController({
-    ...{ registry, logger: logger.child('certificates'), answer: (challenges) => pilot.answerChallenges(challenges) },
+    ...{ registry, logger: logger.child('certificates'), fetchPolicy, answer: (challenges) => pilot.answerChallenges(challenges) },
     ...(options.certificateRetryMs === undefined ? {} : { retryMs: options.certificateRetryMs }),
   });
   await certificates.start();

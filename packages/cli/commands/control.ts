@@ -25,6 +25,7 @@ export interface ControlOptions {
   readonly caForwarder: readonly string[];
   readonly workloadIssuer: readonly string[];
   readonly kubernetesApi?: string;
+  readonly allowFetch: readonly string[];
   readonly kubernetesTokenFile: string;
   readonly kubernetesCaFile: string;
   readonly logLevel: LogLevel;
@@ -45,6 +46,7 @@ export async function control(options: ControlOptions): Promise<void> {
     logger,
     issuer: await issuerOf(options),
     forwarders: options.caForwarder,
+    allowedFetchHosts: options.allowFetch,
     tokenSources: {
       issuers: options.workloadIssuer,
       kubernetes:

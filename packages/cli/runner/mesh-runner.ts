@@ -174,6 +174,8 @@ export class MeshRunner {
         String(ports.xds),
         '--broker',
         this.#brokerAddress,
+        // Everything that this mesh talks to may run on this machine, and its API is for this machine's user.
+        ...['--allow-fetch', '127.0.0.1', '--allow-fetch', 'localhost', '--allow-fetch', '::1'],
         ...(this.#lab === undefined ? [] : ['--xds-host', this.#lab.network.gatewayAddress]),
       ],
       env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,

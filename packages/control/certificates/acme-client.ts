@@ -2,6 +2,7 @@ import { createHmac, createPublicKey, type KeyObject } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '@mizzen/common';
 import { calculateJwkThumbprint, FlattenedSign, type JWK } from 'jose';
+import type { FetchPolicy } from '../citadel/fetch-policy.ts';
 import { callHttps } from '../citadel/https-call.ts';
 
 export interface AcmeOptions {
@@ -15,6 +16,8 @@ export interface AcmeOptions {
   /** Of an account elsewhere that this one belongs to (RFC 8555 section 7.3.4). */
   readonly binding?: { readonly keyId: string; readonly key: Buffer } | undefined;
   readonly signal: AbortSignal;
+  /** Where the server's URLs may lead. */
+  readonly policy: FetchPolicy | undefined;
 }
 
 /** What has to be found at `http://DOMAIN/.well-known/acme-challenge/TOKEN` (RFC 8555 section 8.3). */
@@ -174,12 +177,13 @@ export class AcmeClient {
   }
 
   async #send(method: string, url: string, body?: string): Promise<Answer> {
-    const { roots, signal } = this.#options;
+    const { roots, signal, policy } = this.#options;
     const content = body === undefined ? {} : { 'content-type': 'application/jose+json', 'content-length': Buffer.byteLength(body) };
     try {
       const { status, headers, text } = await callHttps(url, {
         ...{ method, body, headers: { 'user-agent': 'mizzen', ...content }, maxBytes: maxAnswerBytes },
         ...(roots === undefined ? {} : { ca: roots }),
+        policy,
         signal: AbortSignal.any([signal, AbortSignal.timeout(requestTimeoutMs)]),
       });
       const { 'replay-nonce': nonce, location, 'retry-after': retryAfter } = headers;

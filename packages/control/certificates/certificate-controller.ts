@@ -5,6 +5,7 @@ import { type CertificateIssuerSpec, type CertificateSpec, findKind, type Kind, 
 import { Backoff, type Logger, messageOf, parseDurationMs } from '@mizzen/common';
 import * as x509 from '@peculiar/x509';
 import { exportKey } from '../citadel/ca-generation.ts';
+import type { FetchPolicy } from '../citadel/fetch-policy.ts';
 import type { Change, StoredResource } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import { AcmeClient, type HttpChallenge } from './acme-client.ts';
@@ -16,6 +17,8 @@ export interface CertificateControllerOptions {
   readonly answer: (challenges: readonly HttpChallenge[]) => Promise<void>;
   /** After a failure: the first wait, which doubles up to an hour. */
   readonly retryMs?: number;
+  /** Where the URLs of ACME servers may lead. */
+  readonly fetchPolicy: FetchPolicy | undefined;
 }
 
 interface Entry {
@@ -217,6 +220,7 @@ export class CertificateController {
     const { server, email, caBundle, privateKeySecretRef, externalAccountBinding } = (issuer.resource.spec as CertificateIssuerSpec).acme!;
     const secretNamespace = isCluster ? clusterNamespace : namespace;
     const client = new AcmeClient({
+      policy: this.#options.fetchPolicy,
       ...{ server: server!, email, signal: this.#abort.signal, roots: caBundle === undefined ? undefined : Buffer.from(caBundle, 'base64').toString('utf8') },
       key: await this.#accountKey(secretNamespace, privateKeySecretRef!.name!, privateKeySecretRef!.key ?? 'tls.key'),
       binding: externalAccountBinding && {

@@ -7,6 +7,7 @@ import { authenticate, transportPeerKey } from './caller.ts';
 import { CertificateAuthority } from './certificate-authority.ts';
 import { type CertificateIssuer, CheckedIssuer, type WorkloadSigner } from './certificate-issuer.ts';
 import { certificateService } from './certificate-service.ts';
+import type { FetchPolicy } from './fetch-policy.ts';
 import { Forwarders } from './forwarders.ts';
 import { IssuanceLog } from './issuance-log.ts';
 import { Revocations } from './revocations.ts';
@@ -28,6 +29,8 @@ export interface CitadelOptions {
   readonly issuer?: CertificateIssuer | undefined;
   /** Service accounts that may ask for identities of others, and for which (see Forwarders). */
   readonly forwarders?: readonly string[] | undefined;
+  /** Where URLs in configuration may lead; undefined: anywhere. */
+  readonly fetchPolicy?: FetchPolicy | undefined;
   /** Whose tokens are taken from workloads beside those of this control plane. */
   readonly tokenSources?: TokenSources | undefined;
   /** How often others are to ask for this trust domain's bundle (300), and how often this one asks others at most (10). */
@@ -69,7 +72,15 @@ export class Citadel {
     this.#signer = issuer === undefined ? authority : new CheckedIssuer(issuer);
     this.#forwarders = new Forwarders(options.forwarders ?? []);
     this.trust = new TrustBundles({
-      ...{ ownRoots: () => this.roots, crl: () => this.#crl, trustDomain, directory: join(directory, 'bundles'), logger, onChange: options.onTrustChanged },
+      ...{
+        ownRoots: () => this.roots,
+        crl: () => this.#crl,
+        trustDomain,
+        directory: join(directory, 'bundles'),
+        logger,
+        onChange: options.onTrustChanged,
+        fetchPolicy: options.fetchPolicy,
+      },
       ...(bundleRefreshSeconds === undefined ? {} : { leastRefreshMs: bundleRefreshSeconds * 1000 }),
     });
     this.#crl = undefined;

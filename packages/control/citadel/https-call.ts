@@ -1,8 +1,11 @@
-import type { IncomingHttpHeaders } from 'node:http';
+import { request as httpRequest, type IncomingHttpHeaders } from 'node:http';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
+import type { FetchPolicy } from './fetch-policy.ts';
 
 export interface HttpsCall extends Pick<RequestOptions, 'method' | 'headers' | 'ca' | 'checkServerIdentity' | 'agent'> {
   readonly body?: string | undefined;
+  /** Where the URL may lead; undefined: it is the administrator's own, and may lead anywhere. */
+  readonly policy: FetchPolicy | undefined;
   readonly signal: AbortSignal;
   readonly maxBytes: number;
 }
@@ -13,10 +16,15 @@ export interface HttpsAnswer {
   readonly text: string;
 }
 
-/** Asks somebody outside, by roots of one's own where that is wanted (which `fetch` cannot). Rejects when there is no whole answer, or one that is too long. */
-export function callHttps(url: string, { body, maxBytes, ...options }: HttpsCall): Promise<HttpsAnswer> {
+/**
+ * Sends a request to a server outside of the mesh, with roots of its own where that is wanted (which `fetch` cannot). Redirects are responses like others.
+ * Rejects when there is no whole response, one that is too long, or when the URL leads where it may not.
+ */
+export function callHttps(url: string, { body, maxBytes, policy, ...options }: HttpsCall): Promise<HttpsAnswer> {
   return new Promise((resolve, reject) => {
-    const request = httpsRequest(url, options, (response) => {
+    const send = url.startsWith('http:') ? httpRequest : httpsRequest;
+    const lookup = policy?.lookupFor(url);
+    const request = send(url, { ...options, ...(lookup === undefined ? {} : { lookup }) }, (response) => {
       const chunks: Buffer[] = [];
       let length = 0;
       response.on('error', reject);

@@ -1,6 +1,8 @@
 import { generateKeyPairSync } from 'node:crypto';
 import { isPlainObject } from '@mizzen/api';
-import { Backoff, type Logger, limitedText, messageOf } from '@mizzen/common';
+import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import type { FetchPolicy } from './fetch-policy.ts';
+import { callHttps, type HttpsAnswer } from './https-call.ts';
 
 /** Where the keys of an issuer are published. */
 export interface KeySource {
@@ -35,13 +37,16 @@ export class JwksResolver {
   readonly #onChange: () => void;
   readonly #entries: Map<string, Entry>;
   readonly #refreshMs: number;
+  readonly #policy: FetchPolicy | undefined;
   #isClosed: boolean;
 
-  constructor(logger: Logger, onChange: () => void, refresh = refreshMs) {
+  /** `policy`: where the URLs may lead; undefined: they are the administrator's own. */
+  constructor(logger: Logger, onChange: () => void, policy: FetchPolicy | undefined, refresh = refreshMs) {
     this.#logger = logger;
     this.#onChange = onChange;
     this.#entries = new Map();
     this.#refreshMs = refresh;
+    this.#policy = policy;
     this.#isClosed = false;
   }
 
@@ -80,7 +85,7 @@ export class JwksResolver {
   async #fetch(key: string, entry: Entry): Promise<void> {
     const before = [entry.keys, entry.problem];
     try {
-      entry.keys = await fetchKeys(entry.source);
+      entry.keys = await fetchKeys(entry.source, this.#policy);
       entry.problem = undefined;
       entry.backoff.reset();
     } catch (error) {
@@ -98,35 +103,50 @@ export class JwksResolver {
   }
 }
 
-async function fetchKeys({ issuer, jwksUri, timeoutMs }: KeySource): Promise<string> {
+async function fetchKeys({ issuer, jwksUri, timeoutMs }: KeySource, policy: FetchPolicy | undefined): Promise<string> {
   const signal = AbortSignal.timeout(timeoutMs);
   let uri = jwksUri;
   if (uri === undefined) {
-    const document = await fetchJson(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`, signal);
+    const document = await fetchJson(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`, signal, policy);
     if (document['issuer'] !== issuer) throw new Error(`its OpenID configuration is that of ${JSON.stringify(document['issuer'])}`);
     if (typeof document['jwks_uri'] !== 'string') throw new Error('its OpenID configuration names no jwks_uri');
     uri = document['jwks_uri'];
   }
-  const set = await fetchJson(uri, signal);
+  const set = await fetchJson(uri, signal, policy);
   if (!Array.isArray(set['keys']) || set['keys'].length === 0) throw new Error(`${uri} answers with no key set (RFC 7517)`);
   return JSON.stringify(set);
 }
 
-async function fetchJson(uri: string, signal: AbortSignal): Promise<Record<string, unknown>> {
-  let response: Response;
-  try {
-    response = await fetch(uri, { signal, headers: { accept: 'application/json' } });
-  } catch (error) {
-    const { cause } = error as { readonly cause?: unknown };
-    throw new Error(`${uri}: ${messageOf(cause ?? error)}`);
+const maxRedirects = 3;
+
+/** Follows redirects within the same origin. Errors never quote what the server sent. */
+async function fetchJson(uri: string, signal: AbortSignal, policy: FetchPolicy | undefined): Promise<Record<string, unknown>> {
+  let url = uri;
+  for (let redirects = 0; ; redirects++) {
+    let response: HttpsAnswer;
+    try {
+      response = await callHttps(url, { signal, policy, headers: { accept: 'application/json' }, agent: false, maxBytes });
+    } catch (error) {
+      throw new Error(`${uri}: ${messageOf(error)}`);
+    }
+    const { status, headers, text } = response;
+    if (status >= 300 && status < 400 && headers.location !== undefined) {
+      const target = URL.canParse(headers.location, url) ? new URL(headers.location, url) : undefined;
+      if (redirects >= maxRedirects || target?.origin !== new URL(url).origin)
+        throw new Error(`${uri} redirects to another origin, or too often: name the final URL in jwksUri`);
+      url = target.href;
+      continue;
+    }
+    if (status !== 200) throw new Error(`${uri} responds with ${status}`);
+    let value: unknown;
+    try {
+      value = JSON.parse(text);
+    } catch {
+      throw new Error(`${uri} responds with something other than JSON`);
+    }
+    if (!isPlainObject(value)) throw new Error(`${uri} responds with something other than a JSON object`);
+    return value;
   }
-  if (!response.ok) throw new Error(`${uri} answers with ${response.status}`);
-  const text = await limitedText(response, maxBytes).catch((error: unknown) => {
-    throw new Error(`${uri}: ${messageOf(error)}`);
-  });
-  const value: unknown = JSON.parse(text);
-  if (!isPlainObject(value)) throw new Error(`${uri} answers with no JSON object`);
-  return value;
 }
 
 let nobodys: string | undefined;

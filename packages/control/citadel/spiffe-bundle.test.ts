@@ -63,7 +63,7 @@ describe('bundles of trust domains', () => {
       const { promise, resolve } = Promise.withResolvers<void>();
       const warned = { ...silentLogger, warn: () => resolve() } as unknown as typeof silentLogger;
       const bundles = new TrustBundles({
-        ...{ ownRoots: () => here.trustBundle, trustDomain: 'here.example', directory: join(folder, 'kept', String(closers.length)) },
+        ...{ ownRoots: () => here.trustBundle, trustDomain: 'here.example', fetchPolicy: undefined, directory: join(folder, 'kept', String(closers.length)) },
         ...{ logger: warned, onChange: () => resolve() },
       });
       bundles.configure([{ pem: undefined, spiffeBundleUrl: url, trustDomains: ['there.example'] }, ...given]);

@@ -2,6 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkServerIdentity, type PeerCertificate } from 'node:tls';
 import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import type { FetchPolicy } from './fetch-policy.ts';
 import { callHttps } from './https-call.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 import { certificatesIn, readBundleDocument, type SpiffeBundle } from './spiffe-bundle.ts';
@@ -46,6 +47,8 @@ export interface TrustBundlesOptions {
   /** What is trusted has changed. */
   readonly onChange: () => void;
   readonly leastRefreshMs?: number;
+  /** Where the URLs of bundles may lead. */
+  readonly fetchPolicy: FetchPolicy | undefined;
 }
 
 interface Endpoint {
@@ -145,7 +148,7 @@ export class TrustBundles {
     const { logger, onChange } = this.#options;
     const before = JSON.stringify(endpoint.bundle);
     try {
-      const text = await fetchBundle(url, trustDomain, this.#rootsFor(endpoint));
+      const text = await fetchBundle(url, trustDomain, this.#rootsFor(endpoint), this.#options.fetchPolicy);
       if (this.#isClosed || this.#endpoints.get(keyOf(endpoint)) !== endpoint) return;
       const bundle = readBundleDocument(text);
       refuseLookalikes(bundle.pem, this.#options.ownRoots());
@@ -208,11 +211,12 @@ function refuseLookalikes(theirs: string, ours: string): void {
 }
 
 /** `roots`: of the trust domain itself (profile https_spiffe), else the public web's (https_web; SPIFFE Federation, section 5.2). */
-async function fetchBundle(url: string, trustDomain: string, roots: string | undefined): Promise<string> {
+async function fetchBundle(url: string, trustDomain: string, roots: string | undefined, policy: FetchPolicy | undefined): Promise<string> {
   const { status, text } = await callHttps(url, {
     headers: { accept: 'application/json' },
     signal: AbortSignal.timeout(fetchTimeoutMs),
     agent: false,
+    policy,
     maxBytes,
     ...(roots === undefined ? {} : { ca: roots }),
     checkServerIdentity: (host, certificate) =>

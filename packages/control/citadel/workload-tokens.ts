@@ -48,7 +48,7 @@ export class KnownTokens implements WorkloadTokens {
       if (!/^https:\/\/|^http:\/\/(127\.0\.0\.1|\[::1\]|localhost)[:/]/.test(issuer) || !URL.canParse(issuer))
         throw new MizzenError('bad-option', `the issuer ${JSON.stringify(issuer)} has to be an https URL: its keys are fetched there`);
     this.#issuers = new Map((sources.issuers ?? []).map((issuer) => [issuer, { issuer, jwksUri: undefined, timeoutMs }]));
-    this.#keys = new JwksResolver(logger, () => {});
+    this.#keys = new JwksResolver(logger, () => {}, undefined);
     this.#keys.want([...this.#issuers.values()]);
   }
 
@@ -127,7 +127,7 @@ async function review(token: string, { api, tokenFile, caFile }: KubernetesAcces
 async function post(url: string, body: string, { token, ca }: { readonly token: string; readonly ca: string }): Promise<unknown> {
   const headers = { 'content-type': 'application/json', accept: 'application/json', authorization: `Bearer ${token}` };
   const signal = AbortSignal.timeout(timeoutMs);
-  const { status, text } = await callHttps(url, { method: 'POST', headers, body, ca, agent: false, signal, maxBytes: maxAnswerBytes });
+  const { status, text } = await callHttps(url, { method: 'POST', headers, body, ca, agent: false, signal, policy: undefined, maxBytes: maxAnswerBytes });
   if (status !== 200 && status !== 201) throw new Error(`it answers with ${status}`);
   try {
     return JSON.parse(text);

@@ -4,6 +4,7 @@ import { type Logger, messageOf } from '@mizzen/common';
 import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { HttpChallenge } from '../certificates/acme-client.ts';
+import type { FetchPolicy } from '../citadel/fetch-policy.ts';
 import { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { TrustBundles } from '../citadel/trust-bundles.ts';
 import type { Change } from '../galley/config-store.ts';
@@ -24,6 +25,8 @@ import type { ProxyConnection, ProxyStatus } from './xds/proxy-connection.ts';
  * Changes that come together are pushed together.
  */
 export interface PilotOptions {
+  /** Where URLs in configuration may lead; undefined: anywhere. */
+  readonly fetchPolicy?: FetchPolicy | undefined;
   readonly registry: ResourceRegistry;
   readonly trustDomain: string;
   readonly trust: Pick<TrustBundles, 'configure' | 'current'>;
@@ -68,7 +71,7 @@ export class Pilot {
   constructor(options: PilotOptions) {
     this.trustDomain = options.trustDomain;
     this.#options = options;
-    this.#keySets = new JwksResolver(options.logger, () => void this.refresh());
+    this.#keySets = new JwksResolver(options.logger, () => void this.refresh(), options.fetchPolicy);
     this.#quarantine = new Quarantine(options.registry.store, options.logger);
     this.#builder = new SnapshotBuilder(options.trustDomain, options.logger, options.filesRoot, options.brokerAddress, this.#keySets);
     this.#registration = new Registration({

@@ -37,7 +37,7 @@ export class RemoteKeys {
   async #fetch(): Promise<void> {
     this.#triedAt = performance.now();
     try {
-      const response = await fetch(this.#uri, { signal: AbortSignal.timeout(timeoutMs), headers: { accept: 'application/json' } });
+      const response = await fetch(this.#uri, { redirect: 'error', signal: AbortSignal.timeout(timeoutMs), headers: { accept: 'application/json' } });
       if (!response.ok) return;
       this.#keys = KeySet.read(await limitedText(response, maxBytes));
       this.#fetchedAt = performance.now();

@@ -1,0 +1,67 @@
+import { lookup as systemLookup } from 'node:dns';
+import { BlockList, isIP, type LookupFunction } from 'node:net';
+import { networkInterfaces } from 'node:os';
+
+/**
+ * Where URLs in configuration may lead. An operator of one namespace may write such a URL (`jwksUri`, `spiffeBundleUrl`, an ACME server), and the
+ * control plane fetches it with its own place in the network: this machine's services and a cloud's metadata service are refused unless the mesh's
+ * administrator allows them. Names are resolved here and the address that was verified is the one that is used, so that a name which changes its
+ * address (DNS rebinding) does not pass.
+ */
+export class FetchPolicy {
+  readonly #allowed: ReadonlySet<string>;
+
+  /** `allowed`: host names and addresses as they stand in URLs. */
+  constructor(allowed: readonly string[] = []) {
+    this.#allowed = new Set(allowed.map(bareHost));
+  }
+
+  /** The function by which a connection to the host resolves names. Throws Error, with the remedy, for an address that is refused. */
+  lookupFor(url: string): LookupFunction | undefined {
+    const host = bareHost(new URL(url).hostname);
+    if (this.#allowed.has(host)) return undefined;
+    if (isIP(host) !== 0) refuse(host, host);
+    return (name, options, callback) =>
+      systemLookup(name, { ...options, all: true }, (error, addresses) => {
+        const found = Array.isArray(addresses) ? addresses : [];
+        try {
+          for (const { address } of found) refuse(address, host);
+        } catch (refusal) {
+          return void callback(refusal as Error, [], 0);
+        }
+        const [first] = found;
+        if (error !== null || first === undefined || options.all === true) callback(error, found);
+        else callback(null, first.address, first.family);
+      });
+  }
+}
+
+const bareHost = (host: string) => host.toLowerCase().replace(/^\[|\]$|\.$/g, '');
+
+const reserved = new BlockList();
+for (const [network, prefix] of [
+  ['0.0.0.0', 8],
+  ['127.0.0.0', 8],
+  ['169.254.0.0', 16],
+  ['224.0.0.0', 3],
+] as const)
+  reserved.addSubnet(network, prefix, 'ipv4');
+for (const [network, prefix] of [
+  ['::', 127],
+  ['fe80::', 10],
+  ['ff00::', 8],
+  ['fd00:ec2::', 32],
+] as const)
+  reserved.addSubnet(network, prefix, 'ipv6');
+
+function refuse(address: string, host: string): void {
+  // An IPv4 address in IPv6 form, however it is written (::ffff:7f00:1).
+  const mapped = /^::ffff:/i.test(address) ? new URL(`http://[${address}]`).hostname.slice(8, -1).split(':') : undefined;
+  const [high, low] = (mapped ?? []).map((part) => Number.parseInt(part, 16));
+  const plain = high === undefined || low === undefined ? address : [high >> 8, high & 255, low >> 8, low & 255].join('.');
+  const isOwn = Object.values(networkInterfaces()).some((all) => all?.some((one) => one.address === plain));
+  if (isOwn || reserved.check(plain, isIP(plain) === 6 ? 'ipv6' : 'ipv4'))
+    throw new Error(
+      `${host} is an address of this machine or a link-local one (${plain}): URLs in configuration may not lead there; \`mizzen control --allow-fetch ${host}\` allows it`,
+    );
+}
