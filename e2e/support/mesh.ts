@@ -7,7 +7,7 @@ import { decodeYaml, describeProblem, findKind, groupOf } from '@mizzen/api';
 import { silentLogger } from '@mizzen/common';
 import { type ControlPlane, type ControlPlaneOptions, homeFiles, startControlPlane } from '@mizzen/control';
 import { startMessaging } from '@mizzen/message';
-import { type ProxyConfig, type StartedProxy, startProxy } from '@mizzen/proxy';
+import { type ProxyConfig, type StartedProxy, type StartOptions, startProxy } from '@mizzen/proxy';
 import { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
 
 /** A mesh inside the test's own process: a real control plane and real proxies on real sockets, one event loop. */
@@ -84,7 +84,7 @@ export class TestMesh {
     return (server.address() as AddressInfo).port;
   }
 
-  async proxy(name: string, fields: Partial<ProxyConfig> = {}): Promise<RunningProxy> {
+  async proxy(name: string, fields: Partial<ProxyConfig> = {}, start: StartOptions = {}): Promise<RunningProxy> {
     const serviceAccount = fields.serviceAccount ?? name;
     const namespace = fields.namespace ?? 'default';
     const tokenFile = join(this.home, `${name}.token`);
@@ -109,7 +109,7 @@ export class TestMesh {
       ...(fields.type === 'gateway' ? {} : { outbound }),
       ...fields,
     };
-    const proxy = await startProxy(config, silentLogger, { logLevel: 'error', messaging: startMessaging });
+    const proxy = await startProxy(config, silentLogger, { logLevel: 'error', messaging: startMessaging, ...start });
     this.onClose(() => proxy.close());
     return {
       proxy,

@@ -3,6 +3,7 @@ import type net from 'node:net';
 import { availableParallelism } from 'node:os';
 import type { Any } from '@bufbuild/protobuf/wkt';
 import { compactHeap, type Logger, type LogLevel, messageOf } from '@mizzen/common';
+import type { LivenessOptions } from '@mizzen/common/grpc-client';
 import { type ResourceType, unpackAny } from '@mizzen/envoy-api';
 import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
 import { MessagingSchema } from '@mizzen/envoy-api/gen/mizzen/message/v1/messaging_pb.js';
@@ -52,6 +53,8 @@ export interface StartOptions {
   readonly predecessor?: Predecessor | undefined;
   /** Sockets that were opened elsewhere (in another network namespace): the listeners and the DNS proxy of their addresses use them. */
   readonly sockets?: GivenSockets | undefined;
+  /** How a control plane that hangs is noticed. */
+  readonly controlLiveness?: LivenessOptions | undefined;
   /** Starts the message mesh of a sidecar that is configured to have one. It stands above this package, and is handed in. */
   readonly messaging?: (surroundings: MessagingSurroundings) => Promise<MessagingService>;
 }
@@ -140,6 +143,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
     identity,
     counters: engine.counters,
     logger,
+    liveness: options.controlLiveness,
   });
   const workloadApi =
     config.workloadApiSocket === undefined ? undefined : await openWorkloadApi(config, config.workloadApiSocket, identity, engine.secrets, logger);

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { type Client, createClient } from '@connectrpc/connect';
-import { createGrpcTransport } from '@connectrpc/connect-node';
 import { MizzenError, messageOf } from '@mizzen/common';
+import { GrpcConnection } from '@mizzen/common/grpc-client';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { CertificateIssuer } from './certificate-issuer.ts';
 import { type Identity, spiffeUri } from './spiffe-identity.ts';
@@ -48,11 +48,10 @@ export class IstioCaIssuer implements CertificateIssuer {
     const pair = certFile === undefined || keyFile === undefined ? {} : { cert: read(certFile), key: read(keyFile) };
     const credentials = JSON.stringify(pair);
     if (this.#client?.credentials !== credentials) {
-      const transport = createGrpcTransport({
-        ...{ baseUrl: `https://${address}`, nodeOptions: { ca: this.roots, ...pair } },
-        ...{ defaultTimeoutMs: timeoutMs, idleConnectionTimeoutMs: 30_000 },
+      const connection = new GrpcConnection({
+        ...{ address, tls: { ca: this.roots, ...pair }, serverName: undefined, callTimeoutMs: timeoutMs, idleTimeoutMs: 30_000 },
       });
-      this.#client = { client: createClient(IstioCertificateService, transport), credentials };
+      this.#client = { client: createClient(IstioCertificateService, connection.transport), credentials };
     }
     return this.#client.client;
   }

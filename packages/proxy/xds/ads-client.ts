@@ -1,8 +1,8 @@
 import { create } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
 import { createClient } from '@connectrpc/connect';
-import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
 import { Backoff, type Logger, messageOf, PushQueue } from '@mizzen/common';
+import { GrpcConnection, type LivenessOptions } from '@mizzen/common/grpc-client';
 import { type DiscoveryType, discoveryTypes, type ResourceType, typeUrls } from '@mizzen/envoy-api';
 import type { Node } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
@@ -33,6 +33,8 @@ export interface AdsClientOptions {
   readonly identity: IdentityAgent;
   readonly counters: ProxyCounters;
   readonly logger: Logger;
+  /** How a control plane that hangs is noticed. */
+  readonly liveness?: LivenessOptions | undefined;
 }
 
 interface Subscription {
@@ -43,9 +45,6 @@ interface Subscription {
 
 const healthTypeUrl = 'type.googleapis.com/istio.v1.HealthInformation';
 const typeByUrl = new Map<string, DiscoveryType>(discoveryTypes.map((type) => [typeUrls[type], type]));
-/** Long enough for a slow control plane, short enough to notice one that is gone without a word. */
-const pingIntervalMs = 10_000;
-const pingTimeoutMs = 5_000;
 
 export class AdsClient {
   readonly #options: AdsClientOptions;
@@ -132,9 +131,11 @@ export class AdsClient {
     const { control, identity, counters, logger } = this.#options;
     const { tls, token } = identity.credentials();
     this.#shown = tls.cert;
-    const sessions = new Http2SessionManager(`https://${control}`, { pingIntervalMs, pingTimeoutMs }, { ...tls, servername: 'mizzen-control' });
-    const transport = createGrpcTransport({ baseUrl: `https://${control}`, sessionManager: sessions });
-    const client = createClient(AggregatedDiscoveryService, transport);
+    const connection = new GrpcConnection({
+      ...{ address: control, tls, serverName: 'mizzen-control', callTimeoutMs: undefined, idleTimeoutMs: Number.POSITIVE_INFINITY },
+      liveness: this.#options.liveness,
+    });
+    const client = createClient(AggregatedDiscoveryService, connection.transport);
     const requests = new PushQueue<DiscoveryRequest>();
     this.#requests = requests;
     this.#subscriptions = new Map();
@@ -162,7 +163,7 @@ export class AdsClient {
     } finally {
       requests.close();
       this.#requests = undefined;
-      sessions.abort();
+      connection.close();
     }
   }
 

@@ -1,9 +1,9 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { DescService } from '@bufbuild/protobuf';
-import { type Client, Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
-import { createGrpcTransport } from '@connectrpc/connect-node';
+import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
 import { Backoff, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { GrpcConnection, maxMessageBytes } from '@mizzen/common/grpc-client';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
@@ -39,7 +39,7 @@ export class IdentityAgent {
   #root: string;
   #onRenewed: () => void;
   /** To the control plane, and the credentials that it was made with. */
-  #transport: { readonly transport: Transport; readonly tls: Tls } | undefined;
+  #connection: { readonly connection: GrpcConnection; readonly tls: Tls } | undefined;
 
   constructor(config: ProxyConfig, secrets: SecretStore, counters: ProxyCounters, logger: Logger) {
     this.#config = config;
@@ -55,7 +55,7 @@ export class IdentityAgent {
     this.#isObtaining = false;
     this.#root = '';
     this.#onRenewed = () => {};
-    this.#transport = undefined;
+    this.#connection = undefined;
     secrets.onChange((name) => name === rootSecretName && this.#rootsChanged());
   }
 
@@ -68,6 +68,7 @@ export class IdentityAgent {
     this.#isClosed = true;
     clearTimeout(this.#timer);
     this.#wake?.();
+    this.#connection?.connection.close();
   }
 
   /** Told when there is a newer certificate than the one that connections were made with. */
@@ -165,15 +166,13 @@ export class IdentityAgent {
   /** A client of the control plane, with the credentials that there are now. */
   client<Service extends DescService>(service: Service): { readonly client: Client<Service>; readonly headers: Record<string, string> } {
     const { tls, token } = this.credentials();
-    const known = this.#transport;
-    if (known === undefined || known.tls.ca !== tls.ca || known.tls.cert !== tls.cert) {
-      const transport = createGrpcTransport({
-        ...{ baseUrl: `https://${this.#config.control}`, nodeOptions: { ...tls, servername: 'mizzen-control' } },
-        ...{ defaultTimeoutMs: 10_000, idleConnectionTimeoutMs: 30_000 },
+    if (this.#connection === undefined || this.#connection.tls.ca !== tls.ca || this.#connection.tls.cert !== tls.cert) {
+      const connection = new GrpcConnection({
+        ...{ address: this.#config.control, tls, serverName: 'mizzen-control', callTimeoutMs: 10_000, idleTimeoutMs: 30_000 },
       });
-      this.#transport = { transport, tls };
+      this.#connection = { connection, tls };
     }
-    return { client: createClient(service, this.#transport!.transport), headers: token === undefined ? {} : { authorization: `Bearer ${token}` } };
+    return { client: createClient(service, this.#connection.connection.transport), headers: token === undefined ? {} : { authorization: `Bearer ${token}` } };
   }
 
   async #request(metadata: Record<string, string> = {}): Promise<{ readonly pair: KeyPair; readonly root: string }> {
@@ -224,5 +223,7 @@ export function explain(error: unknown): string {
   if (/ECONNREFUSED/.test(text)) return 'nobody listens there. Is the control plane running?';
   if (/self.signed|unable to verify|UNABLE_TO_VERIFY|SELF_SIGNED|unable to get (?:local )?issuer/i.test(text))
     return 'its certificate is not signed by the root that this proxy was given.';
+  if (/readMaxBytes/.test(text))
+    return `it sends a message of more than maxMessageBytes (${maxMessageBytes} bytes): split the configuration, or scope it by Sidecar objects.`;
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }
