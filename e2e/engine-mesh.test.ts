@@ -178,6 +178,31 @@ describe('the engine in a mesh', () => {
     assert.equal((await call({ port: client.outboundPort, headers: { host: 'wide:9080' } })).status, 200);
   });
 
+  it('replaces workers that are killed one after another, and each replacement listens with the routes of the control plane', async () => {
+    const app = await mesh.application('worn');
+    await mesh.apply(service('worn'));
+    const running = await mesh.proxy('worn', {
+      labels: { app: 'worn' },
+      registers: true,
+      concurrency: 2,
+      inbound: [{ name: 'http', port: 9080, listen: `127.0.0.1:${await mesh.ports.next()}`, app: `127.0.0.1:${app}` }],
+    });
+    await running.proxy.ready;
+    const first = running.proxy.workerPids();
+    const ready = async () => (await call({ port: running.adminPort, path: '/ready' })).status;
+    for (const pid of first) {
+      process.kill(pid, 'SIGKILL');
+      await until(
+        'the replacement serves',
+        async () => ((await ready()) === 200 ? running.proxy.workerPids() : []),
+        (pids) => pids.length === 2 && !pids.includes(pid),
+      );
+    }
+    // Only replacements are left: nothing that the first workers had been sent serves any more.
+    assert.ok(running.proxy.workerPids().every((pid) => !first.includes(pid)));
+    for (let i = 0; i < 10; i++) assert.equal((await call({ port: running.inboundPort, headers: { host: 'worn:9080' }, agent: new http.Agent() })).status, 200);
+  });
+
   it('restarts a sidecar without its callers, or the registry, taking notice', async () => {
     const app = await mesh.application('steady');
     await mesh.apply(service('steady'));

@@ -61,7 +61,9 @@ async function read(text: string): Promise<unknown> {
     return JSON.parse(text);
   } catch (error) {
     if (/^\s*[{[]/.test(text)) throw error;
-    return (await import('yaml')).parse(text, { maxAliasCount: 100 });
+    // A package in CommonJS: in the bundle its exports are those of the default export alone.
+    const module = await import('yaml');
+    return (module.default ?? module).parse(text, { maxAliasCount: 100 });
   }
 }
 

@@ -201,7 +201,8 @@ export class WorkerPool {
     });
     const { keyPairs, roots } = engine.secrets.names();
     for (const name of [...keyPairs, ...roots]) this.#tellSecret(name, worker);
-    for (const type of ['cluster', 'endpoint', 'route', 'listener'] as const) {
+    // What names a resource comes before it: a route table that no listener names yet is dropped, and would never come again.
+    for (const type of ['cluster', 'endpoint', 'listener', 'route'] as const) {
       const resources = engine.state.dump(type);
       if (resources.length > 0 || engine.state.hasReceived(type)) send(worker, resourcesMessage(type, resources));
     }
