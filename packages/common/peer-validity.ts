@@ -48,11 +48,11 @@ export class PeerValidity {
     return this.problemOf(certificate);
   }
 
-  /** Closes the connections of peers that are not valid any more. Returns how many. */
-  endInvalid(): number {
+  /** Closes the connections of peers that are not valid any more; `serials`: of these certificates only. Returns how many. */
+  endInvalid(serials?: ReadonlySet<string>): number {
     let ended = 0;
     for (const [socket, certificate] of this.#open) {
-      if (this.problemOf(certificate) === undefined) continue;
+      if (serials?.has(certificate.serialNumber.toLowerCase()) === false || this.problemOf(certificate) === undefined) continue;
       socket.destroy();
       ended++;
     }

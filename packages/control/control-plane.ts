@@ -234,9 +234,10 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
         const revoked = citadel.revocations.revoke(which);
         await citadel.renewCrl();
         await pilot.refresh();
-        pilot.endStreamsOf(new Set(revoked.map((each) => each.serial)));
+        const serials = new Set(revoked.map((each) => each.serial));
+        pilot.endStreamsOf(serials);
         // Requests on open connections are refused from now on; the connections end when their streams have said why.
-        setTimeout(() => validity.endInvalid(), endInvalidMs).unref();
+        setTimeout(() => validity.endInvalid(serials), endInvalidMs).unref();
         return { revoked };
       }
       if (path.join('/') !== 'ca/rotate') return undefined;
