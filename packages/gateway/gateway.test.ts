@@ -217,3 +217,58 @@ describe('the cost of validating a message', () => {
     assert.equal(parameters('/f/%zz'), undefined);
   });
 });
+
+describe('a request that services may read in another way than the validator', () => {
+  const schema = { type: 'object', properties: { amount: { type: 'integer', maximum: 10 } }, additionalProperties: { type: 'string' } };
+  const document = OpenApiDocument.compile(
+    JSON.stringify({
+      openapi: '3.1.0',
+      paths: {
+        '/a': {
+          post: {
+            parameters: [
+              { name: 'n', in: 'query', schema: { type: 'integer' } },
+              { name: 'list', in: 'query', schema: { type: 'array', items: { type: 'number' } } },
+            ],
+            requestBody: { content: { 'application/json; charset=utf-8': { schema }, '*/*': { schema }, 'image/*': { schema: { type: 'string' } } } },
+          },
+        },
+      },
+    }),
+    '',
+    'test',
+  );
+  const found = document.find('POST', '/a');
+  assert.ok(found.kind === 'operation');
+  const { operation } = found;
+  const body = (type: string | undefined, content: string | Buffer) => {
+    const check = operation.contentCheckFor(type);
+    assert.ok(typeof check === 'function', `${type} is checked`);
+    return check(Buffer.from(content)).errors[0]?.detail;
+  };
+
+  it('is refused when a name occurs twice in an object, however it is escaped', () => {
+    assert.equal(body('application/json', '{"amount": 1, "x": "a:b\\":\\\\"}'), undefined);
+    for (const twice of ['{"amount": 99, "amount": 1}', '{"amount": 99, "\\u0061mount": 1}', '{"x": "y", "__proto__": "1", "__proto__": "2"}'])
+      assert.match(body('application/json', twice) ?? '', /occurs twice/, twice);
+  });
+
+  it('is refused when it is not UTF-8', () => {
+    assert.equal(body('application/json', '{"x": "ü"}'), undefined);
+    assert.match(body('application/json', Buffer.from('{"x": "\xff"}', 'latin1')) ?? '', /not valid/);
+    assert.notEqual(body('application/json', '\ufeff{}'), undefined);
+  });
+
+  it('is held to the schema of a media range, whatever its Content-Type', () => {
+    for (const type of ['application/json', 'text/plain', 'application/octet-stream', undefined])
+      assert.match(body(type, '{"amount": 99}') ?? '', /<= 10/, String(type));
+    assert.equal(operation.contentCheckFor('image/png'), 'not-checked');
+  });
+
+  it('is refused when an integer is not written in decimal digits', () => {
+    const parameter = (query: string) => operation.checkParameters({}, `/a?${query}`, { getJoined: () => undefined })[0]?.detail;
+    for (const good of ['n=5', 'n=-5', 'n=0', 'list=1&list=2.5', 'list=1e3']) assert.equal(parameter(good), undefined, good);
+    for (const bad of ['n=0x10', 'n=1e2', 'n=%205', 'n=+5', 'n=%2B5', 'n=5.5', 'n=05', 'n=0b1', 'n=%0a5', 'n=', 'list=1&list=0x2'])
+      assert.notEqual(parameter(bad), undefined, bad);
+  });
+});

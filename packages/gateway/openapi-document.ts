@@ -169,12 +169,16 @@ export class Operation {
     const contents = (body?.['content'] ?? {}) as Record<string, Json>;
     this.mediaTypes = Object.keys(contents);
     this.#contents = new Map(
-      Object.entries(contents).map(([type, content]) => {
-        const isJson = /^(?:[\w.+-]+|\*)\/(?:json|[\w.+-]+\+json|\*)$/.test(type.toLowerCase());
-        const schema = content['schema'];
-        if (!isJson || schema === undefined) return [type.toLowerCase(), undefined] as const;
+      Object.entries(contents).map(([given, content]) => {
+        // Parameters such as charset do not choose a media type.
+        const type = given.split(';', 1)[0]!.trim().toLowerCase();
+        const isJson = /^(?:[\w.+-]+|\*)\/(?:json|[\w.+-]+\+json|\*)$/.test(type);
+        const schema = content['schema'] as Json | undefined;
+        // A range such as */* with a schema of text or bytes does not describe JSON.
+        const isText = type.endsWith('/*') && schema !== undefined && compiler.resolve(schema)['type'] === 'string';
+        if (!isJson || schema === undefined || isText) return [type, undefined] as const;
         found(schema);
-        return [type.toLowerCase(), jsonCheck(compiler.compile(schema))] as const;
+        return [type, jsonCheck(compiler.compile(schema))] as const;
       }),
     );
   }
@@ -210,11 +214,16 @@ export class Operation {
     for (const candidate of [type, `${type.split('/', 1)[0]}/*`, '*/*'])
       if (this.#contents.has(candidate)) {
         const check = this.#contents.get(candidate);
-        return check === undefined || !/\/(?:.*\+)?json$/.test(type) ? 'not-checked' : check;
+        // Under a range, content of any type is held to the schema: a service may read JSON whatever its Content-Type.
+        return check ?? 'not-checked';
       }
     return 'not-taken';
   }
 }
+
+/** JSON's own form (RFC 8259 section 6); integers have no exponent. */
+const jsonNumber = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
+const jsonInteger = /^-?(?:0|[1-9]\d*)(?:\.0+)?$/;
 
 function compileParameter(parameter: Json, compiler: SchemaCompiler, found: (schema: unknown) => void): Parameter | undefined {
   const name = String(parameter['name']);
@@ -231,21 +240,54 @@ function compileParameter(parameter: Json, compiler: SchemaCompiler, found: (sch
   const isPlain = schema !== undefined && (style === 'form' || style === 'simple') && resolved?.['type'] !== 'object';
   if (isPlain) found(schema);
   const check = isPlain ? compiler.compileParameter(schema) : undefined;
-  return { name, location, isRequired, isList: isList || !isPlain, explodes: parameter['explode'] !== false, check: (holder) => check?.(holder) };
+  const types = [resolved?.['type'], (resolved?.['items'] as Json | undefined)?.['type']].flat();
+  const number = types.includes('number') ? jsonNumber : jsonInteger;
+  return {
+    ...{ name, location, isRequired, isList: isList || !isPlain, explodes: parameter['explode'] !== false },
+    check(holder) {
+      // Conversion changes lists in place.
+      const given = Array.isArray(holder.value) ? [...holder.value] : holder.value;
+      const problem = check?.(holder);
+      if (problem !== undefined) return problem;
+      // Conversion takes `0x10`, ` 5` and `+5`, which services read otherwise.
+      const [before, after] = [given, holder.value].map((value) => (Array.isArray(value) ? value : [value]));
+      const isWrong = after?.some((value, i) => typeof value === 'number' && !number.test(String(before?.[i])));
+      return isWrong === true ? 'must be a number in decimal digits' : undefined;
+    },
+  };
 }
 
 function jsonCheck(check: (value: unknown, values: number) => ContentCheck['errors']): (body: Buffer) => ContentCheck {
   return (body) => {
     let value: unknown;
+    let text: string;
     try {
-      value = JSON.parse(body.toString('utf8'));
+      // RFC 8259 section 8.1: UTF-8. What is replaced here would reach the service as it came.
+      text = strictUtf8.decode(body);
+      value = JSON.parse(text);
     } catch (error) {
-      return { errors: [{ pointer: '#', detail: messageOf(error) }], detail: 'the body is not JSON' };
+      return { errors: [{ pointer: '#', detail: messageOf(error) }], detail: 'the body is not JSON in UTF-8' };
     }
-    const { values, isTooDeep } = measure(value);
+    const { values, members, isTooDeep } = measure(value);
+    // RFC 8259 section 4: of members with one name, the service may read another one than was verified.
+    if (!isTooDeep && members !== memberCountOf(text))
+      return { errors: [{ pointer: '#', detail: 'a name occurs twice in one object' }], detail: 'the body is ambiguous' };
     if (isTooDeep) return { errors: [{ pointer: '#', detail: `it is nested deeper than ${workLimits.maxDepth}` }], detail: 'the body is nested too deep' };
     return { errors: check(value, values), detail: 'the body does not fit this API' };
   };
+}
+
+const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+/** How many members the objects of a valid JSON text have, those with equal names included: one for each colon outside of strings. */
+function memberCountOf(text: string): number {
+  let count = 0;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code === 0x3a) count++;
+    else if (code === 0x22) for (i++; text.charCodeAt(i) !== 0x22; i++) if (text.charCodeAt(i) === 0x5c) i++;
+  }
+  return count;
 }
 
 function cookieValues(text: string | undefined, name: string): string[] {

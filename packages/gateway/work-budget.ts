@@ -36,15 +36,27 @@ export function charge(work: number): void {
   if (remaining < 0) throw new WorkBudgetExceeded('validating the content takes more work than its size allows');
 }
 
-/** How many values a message has, and how deep they are nested; at most one level deeper than allowed is counted. */
-export function measure(value: unknown, depth = 0): { readonly values: number; readonly isTooDeep: boolean } {
-  if (typeof value !== 'object' || value === null) return { values: 1, isTooDeep: false };
-  if (depth >= workLimits.maxDepth) return { values: 1, isTooDeep: true };
+export interface MessageSize {
+  readonly values: number;
+  /** Members of its objects. */
+  readonly members: number;
+  readonly isTooDeep: boolean;
+}
+
+/** How large a message is; counting ends where it is nested too deep. */
+export function measure(value: unknown, depth = 0): MessageSize {
+  if (typeof value !== 'object' || value === null) return leaf;
+  if (depth >= workLimits.maxDepth) return { values: 1, members: 0, isTooDeep: true };
+  const parts: readonly unknown[] = Array.isArray(value) ? value : Object.values(value);
   let values = 1;
-  for (const member of Object.values(value)) {
-    const inner = measure(member, depth + 1);
+  let members = Array.isArray(value) ? 0 : parts.length;
+  for (const part of parts) {
+    const inner = measure(part, depth + 1);
     if (inner.isTooDeep) return inner;
     values += inner.values;
+    members += inner.members;
   }
-  return { values, isTooDeep: false };
+  return { values, members, isTooDeep: false };
 }
+
+const leaf: MessageSize = { values: 1, members: 0, isTooDeep: false };
