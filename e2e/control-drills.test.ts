@@ -1,0 +1,265 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { decodeYaml, findKind, groupOf } from '@mizzen/api';
+import { type ControlPlane, homeFiles } from '@mizzen/control';
+import type { ProxyConfig } from '@mizzen/proxy';
+import { ApiClient, collectionPath } from '../packages/cli/api-client.ts';
+import { controlAccess } from '../packages/cli/home.ts';
+import { PortAllocator } from '../packages/cli/runner/port-allocator.ts';
+import { FaultyWire, wireFaults } from './support/faulty-wire.ts';
+import { call, until } from './support/http.ts';
+import { mizzen } from './support/lab.ts';
+import { service } from './support/mesh.ts';
+
+type ProxyStatus = ReturnType<ControlPlane['pilot']['proxies']>[number];
+
+/** With MIZZEN_DRILL_LONG the limits are the defaults, and the control plane hangs for longer than they allow. */
+const isLong = process.env['MIZZEN_DRILL_LONG'] !== undefined;
+const liveness = isLong ? undefined : { tickMs: 50, pingAfterMs: 400, silentAfterMs: 400 };
+const silenceMs = isLong ? 20_000 : 800;
+const patienceMs = isLong ? 60_000 : 15_000;
+
+/** One sidecar with its wire to the control plane and a client that sends through it without a pause. */
+class Caller {
+  readonly name: string;
+  readonly wire: FaultyWire;
+  readonly process: ChildProcess;
+  readonly port: number;
+  log: string;
+  sent: number;
+  readonly failures: string[];
+  /** What the newest response had in the header that the test configures. */
+  version: string | undefined;
+  #isStopped: boolean;
+  #running: Promise<void> | undefined;
+
+  constructor(name: string, wire: FaultyWire, child: ChildProcess, port: number) {
+    this.name = name;
+    this.wire = wire;
+    this.process = child;
+    this.port = port;
+    this.log = '';
+    this.sent = 0;
+    this.failures = [];
+    this.version = undefined;
+    this.#isStopped = false;
+    this.#running = undefined;
+    for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', (text: string) => (this.log += text));
+  }
+
+  start(): void {
+    this.#running = this.#send();
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    await this.#running;
+  }
+
+  async #send(): Promise<void> {
+    const agent = new http.Agent({ keepAlive: true });
+    while (!this.#isStopped) {
+      this.sent++;
+      try {
+        const { status, headers } = await call({ port: this.port, headers: { host: 'web:9080' }, agent: this.sent % 10 === 0 ? new http.Agent() : agent });
+        if (status !== 200) this.failures.push(`status ${status}`);
+        this.version = headers['x-version']?.toString();
+      } catch (error) {
+        this.failures.push(String(error));
+      }
+      await new Promise((resolve) => setTimeout(resolve, 25)); // leaves the cores to the processes under test
+    }
+    agent.destroy();
+  }
+}
+
+describe('a mesh under load whose control plane fails', () => {
+  const home = mkdtempSync(join(tmpdir(), 'mizzen-drills-'));
+  const ports = new PortAllocator();
+  const children: ChildProcess[] = [];
+  const callers: Caller[] = [];
+  let controlProcess: ChildProcess;
+  let controlPorts: readonly string[];
+  let application: http.Server;
+  let api: ApiClient;
+  let server: Caller;
+  let version = 0;
+
+  const startControl = async () => {
+    rmSync(homeFiles(home).endpoints, { force: true });
+    const [program, ...args] = mizzen(['control', '--home', home, '--log-level', 'warn', ...controlPorts]) as [string, ...string[]];
+    controlProcess = spawn(program, args, { stdio: ['ignore', 'inherit', 'inherit'] });
+    children.push(controlProcess);
+    await until(
+      'the control plane is up',
+      async () => controlAccess(home),
+      () => true,
+      30_000,
+    );
+    api?.close();
+    api = new ApiClient(controlAccess(home));
+  };
+  const apply = async (yaml: string) => {
+    for (const { resource, origin } of decodeYaml(yaml, 'drill.yaml').resources) {
+      const kind = findKind(groupOf(resource.apiVersion), resource.kind)!;
+      await api.call('PATCH', `${collectionPath(kind, resource.metadata.namespace)}/${resource.metadata.name}?fieldManager=test&force=true`, {
+        ...{ body: resource, contentType: 'application/apply-patch+yaml', origin },
+      });
+    }
+  };
+  const startSidecar = async (name: string, more: Partial<ProxyConfig> = {}): Promise<Caller> => {
+    const account = `${collectionPath(findKind('', 'ServiceAccount')!, 'default')}`;
+    await apply(`apiVersion: v1\nkind: ServiceAccount\nmetadata: { name: ${name}, namespace: default }
+---
+apiVersion: mizzen.dev/v1alpha1
+kind: Workload
+metadata: { name: ${name}, namespace: default, labels: { app: ${name} } }
+spec: { serviceAccount: ${name}, command: ['true'] }`);
+    const { body } = await api.call('POST', `${account}/${name}/token`, {
+      body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { audiences: ['istio-ca'], expirationSeconds: 3600 } },
+    });
+    mkdirSync(join(home, 'tokens'), { recursive: true });
+    const tokenFile = join(home, 'tokens', name);
+    writeFileSync(tokenFile, (body as { status: { token: string } }).status.token);
+    const wire = await FaultyWire.to(Number(controlPorts[3]));
+    const port = await ports.next();
+    const config: ProxyConfig = {
+      ...{ type: 'sidecar', name, namespace: 'default', workload: name, serviceAccount: name, labels: { app: name }, trustDomain: 'cluster.local' },
+      ...{ address: '127.0.0.1', control: `127.0.0.1:${wire.port}`, rootCertificateFile: homeFiles(home).rootCertificate, tokenFile },
+      ...{ adminPort: 0, outbound: `127.0.0.1:${port}`, accessLogFile: join(home, `${name}.access.log`) },
+      ...more,
+    };
+    const script = join(import.meta.dirname, 'support/drill-sidecar.ts');
+    const child = fork(script, [JSON.stringify(config), ...(liveness === undefined ? [] : [JSON.stringify(liveness)])], { silent: true });
+    children.push(child);
+    const caller = new Caller(name, wire, child, port);
+    const [message] = (await Promise.race([once(child, 'message'), once(child, 'exit')])) as [unknown];
+    assert.equal(message, 'ready', caller.log);
+    return caller;
+  };
+
+  /** Changes the configuration, and waits until the responses to every caller show it. */
+  const assertChangeArrives = async () => {
+    const wanted = `v${++version}`;
+    await apply(`apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: web, namespace: default }
+spec: { hosts: [web], http: [{ headers: { response: { set: { x-version: ${wanted} } } }, route: [{ destination: { host: web } }] }] }`);
+    await until(
+      `${wanted} at all callers`,
+      async () => callers.map((caller) => `${caller.name}=${caller.version}`),
+      () => callers.every((caller) => caller.version === wanted),
+      patienceMs,
+    );
+    await until(
+      'all proxies synced',
+      async () => ((await api.call('GET', '/mizzen/v1/proxies')).body as { proxies: ProxyStatus[] }).proxies,
+      (proxies) => proxies.length === callers.length + 1 && proxies.every(({ state }) => state === 'synced'),
+      patienceMs,
+    );
+  };
+  const assertNothingFailed = () => {
+    for (const { name, failures, log, process: child } of [...callers, server]) {
+      assert.deepEqual(failures, [], `${name}\n${log}`);
+      assert.deepEqual([child.exitCode, child.signalCode], [null, null], `${name}\n${log}`);
+      assert.doesNotMatch(log, /unhandled|uncaught|internal error/i, name);
+    }
+  };
+  /** Waits until that many more requests have been served through every sidecar. */
+  const served = async (more: number) => {
+    const from = callers.map(({ sent }) => sent);
+    await until(
+      `${more} more requests`,
+      async () => callers.map(({ sent }) => sent),
+      (sent) => sent.every((count, i) => count >= from[i]! + more),
+      patienceMs,
+    );
+  };
+
+  before(async () => {
+    controlPorts = ['--api-port', String(await ports.next()), '--xds-port', String(await ports.next())];
+    application = http.createServer((_request, response) => response.end('ok')).listen(0, '127.0.0.1');
+    application.keepAliveTimeout = 60_000;
+    await once(application, 'listening');
+    await startControl();
+    await apply(service('web'));
+    server = await startSidecar('web', {
+      registers: true,
+      inbound: [{ name: 'http', port: 9080, listen: `127.0.0.1:${await ports.next()}`, app: `127.0.0.1:${(application.address() as AddressInfo).port}` }],
+    });
+    callers.push(...(await Promise.all(Object.keys(wireFaults).map((fault) => startSidecar(`to-${fault.toLowerCase().replace(' ', '-')}`)))));
+    for (const caller of callers) {
+      await until(
+        `${caller.name} reaches the server`,
+        () => call({ port: caller.port, headers: { host: 'web:9080' }, agent: new http.Agent() }),
+        ({ status }) => status === 200,
+      );
+      caller.start();
+    }
+    await assertChangeArrives();
+  });
+  after(async () => {
+    await Promise.all(callers.map((caller) => caller.stop()));
+    api?.close();
+    for (const child of children) {
+      if (child.exitCode !== null || child.signalCode !== null) continue;
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    }
+    for (const { wire } of [...callers, ...(server === undefined ? [] : [server])]) wire.close();
+    application.closeAllConnections();
+    application.close();
+    rmSync(home, { recursive: true, force: true });
+  });
+
+  it('serves every request while connections to it are reset, answered with garbage, half-open, alerted or slow, and takes changes after', async () => {
+    Object.values(wireFaults).forEach((fault, i) => callers[i]!.wire.break(fault));
+    // A change that no caller can receive yet, so that slow bytes have something to be slow with.
+    await apply(service('other'));
+    const broken = async () => callers.map(({ name, wire }) => `${name}=${wire.accepted}`);
+    await until('every sidecar tries again, and meets its fault again', broken, () => callers.every(({ wire }) => wire.accepted >= 2), patienceMs);
+    await served(20);
+    for (const { wire } of callers) wire.mend();
+    await assertChangeArrives();
+    assertNothingFailed();
+  });
+
+  it('serves every request while it hangs for longer than the liveness limits, and takes changes when it goes on', async () => {
+    for (const { wire } of callers) wire.mend();
+    controlProcess.kill('SIGSTOP');
+    await until(
+      'every sidecar gives it up',
+      async () => callers.map(({ wire }) => wire.accepted),
+      (accepted) => accepted.every((count) => count >= 1),
+      silenceMs + patienceMs,
+    );
+    await served(20);
+    controlProcess.kill('SIGCONT');
+    await assertChangeArrives();
+    assertNothingFailed();
+  });
+
+  it('serves every request while it is killed and starts again, and takes changes from the new process', async () => {
+    for (const { wire } of callers) wire.mend();
+    const exited = once(controlProcess, 'exit');
+    controlProcess.kill('SIGKILL');
+    await exited;
+    await until(
+      'every sidecar tries again',
+      async () => callers.map(({ wire }) => wire.accepted),
+      (accepted) => accepted.every((count) => count >= 1),
+      patienceMs,
+    );
+    await startControl();
+    await assertChangeArrives();
+    await served(20);
+    assertNothingFailed();
+  });
+});
