@@ -76,7 +76,7 @@ export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources):
       'spec.openapi',
     );
   }
-  if (policies.filters?.length) configs[policyFilters.script] = scriptConfig(policies.filters, (file) => sources.documents.fileOf(file, originFile));
+  if (policies.filters?.length) configs[policyFilters.script] = scriptConfig(policies.filters, (file) => sources.documents.filterOf(file, originFile));
   if (policies.cache) {
     const { defaultTtl, maxBodyBytes, maxBytes } = policies.cache;
     configs[policyFilters.cache] = packAny(CachePerRouteSchema, {

@@ -1,9 +1,11 @@
 import { readFileSync, realpathSync, statSync } from 'node:fs';
-import { dirname, isAbsolute, relative, resolve } from 'node:path';
+import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import type { DocumentSpec } from '@mizzen/api';
 import { MizzenError, messageOf } from '@mizzen/common';
 
 const maxDocumentBytes = 10 * 1024 * 1024;
+/** Where code lies that APIs may name. */
+const filterFolder = 'filters';
 
 /** What a resource refers to, found: files beside it, and ConfigMaps. */
 export class DocumentReader {
@@ -34,6 +36,22 @@ export class DocumentReader {
     // A link may lead out.
     if (!isInside(root, real)) throw outside();
     return real;
+  }
+
+  /**
+   * The whole path of a filter that a resource names. A filter is code: of the followed folder, only files below a folder named `filters` are
+   * loaded, so that a right to write Apis is not a right to run any module that lies there. Throws MizzenError.
+   */
+  filterOf(file: string, originFile: string | undefined): string {
+    const path = this.fileOf(file, originFile);
+    // By its real path: a link inside `filters` does not make another file a filter.
+    const folders = relative(realpathSync(this.#root!), dirname(path)).split(sep);
+    if (!folders.includes(filterFolder))
+      throw new MizzenError(
+        'file-outside',
+        `the file ${JSON.stringify(file)} is not a filter: it must be below a folder named ${filterFolder} of the folder that the control plane follows`,
+      );
+    return path;
   }
 
   /** The content of a document. Throws MizzenError. */

@@ -1,19 +1,22 @@
 import { type FSWatcher, watch } from 'node:fs';
-import { basename, dirname, extname } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { Worker } from 'node:worker_threads';
-import type { Logger } from '@mizzen/common';
+import { basename, dirname } from 'node:path';
+import { Backoff, type Logger } from '@mizzen/common';
 import type { ProxyCounters } from '../../telemetry/proxy-counters.ts';
-import { type FromThread, heartbeatMs, type ScriptCall, type ScriptResult } from './script-messages.ts';
+import { ScriptChild } from './script-child.ts';
+import { type FromProcess, heartbeatMs, type ScriptCall, type ScriptResult } from './script-messages.ts';
 
-const threadFile = fileURLToPath(new URL(`./script-thread${extname(import.meta.url)}`, import.meta.url));
-/** A filter that holds on to everything ends its thread, not the proxy. */
-const memoryLimitMb = 128;
 const reloadDelayMs = 50;
 const maxPending = 1_000;
-/** How often a call may have been under way when a thread ended that another call had made hang. */
+/** How often a call may have been under way when the process ended. */
 const maxAttempts = 3;
 const loadTimeoutMs = 10_000;
+const restartBaseMs = 50;
+const maxRestartDelayMs = 1_000;
+/** A process that has run this long is restarted without delay. */
+const healthyAfterMs = 10_000;
+/** Without a heartbeat for this long, the code of a filter does not return to its event loop. */
+const maxSilenceMs = 2.5 * heartbeatMs;
+const strayLogEveryMs = 10_000;
 
 interface Pending {
   readonly call: Omit<ScriptCall, 'id'>;
@@ -23,25 +26,39 @@ interface Pending {
   timer: NodeJS.Timeout | undefined;
 }
 
-interface Thread {
-  readonly worker: Worker;
-  readonly running: Int32Array;
+interface Process {
+  readonly child: ScriptChild;
   readonly pending: Map<number, Pending>;
+  readonly startedAt: number;
+  /** The call whose synchronous code runs; 0: none. */
+  running: number;
+  lastBeatAt: number;
   isLoaded: boolean;
   hasRequest: boolean;
   hasResponse: boolean;
+  loadTimer: NodeJS.Timeout | undefined;
 }
 
-/** Runs the filter of one file: in a thread, watched over, and loaded again when the file changes. One that cannot be loaded leaves the one before. */
+/**
+ * Runs the filter of one file in a process of its own, restarts it with back-off, and loads it again when the file changes. A version that
+ * cannot be loaded leaves the previous one in effect. When the process ends, the call that ended it fails: the one whose code ran, or, when
+ * that is unknown (after an await), the one that ends it again. Calls under way at that time are `suspects` and are repeated one at a time.
+ */
 export class ScriptHost {
   readonly file: string;
   readonly #counters: ProxyCounters;
   readonly #logger: Logger;
+  readonly #label: string;
   readonly #waiting: (() => void)[];
-  #thread: Thread | undefined;
+  readonly #backoff: Backoff;
+  #suspects: Pending[];
+  #suspect: Pending | undefined;
+  #process: Process | undefined;
   #problem: string | undefined;
   #watcher: FSWatcher | undefined;
   #reloadTimer: NodeJS.Timeout | undefined;
+  #restartTimer: NodeJS.Timeout | undefined;
+  #strayLoggedAt: number;
   #nextId: number;
   #isClosed: boolean;
 
@@ -49,11 +66,17 @@ export class ScriptHost {
     this.file = file;
     this.#counters = counters;
     this.#logger = logger;
+    this.#label = `{file="${basename(file).replace(/[^\w.-]/g, '_')}"}`;
     this.#waiting = [];
-    this.#thread = undefined;
+    this.#backoff = new Backoff(restartBaseMs, maxRestartDelayMs);
+    this.#suspects = [];
+    this.#suspect = undefined;
+    this.#process = undefined;
     this.#problem = undefined;
     this.#watcher = undefined;
     this.#reloadTimer = undefined;
+    this.#restartTimer = undefined;
+    this.#strayLoggedAt = Number.NEGATIVE_INFINITY;
     this.#nextId = 1;
     this.#isClosed = false;
     this.#load();
@@ -67,25 +90,26 @@ export class ScriptHost {
       });
       this.#watcher.on('error', () => {});
     } catch {
-      // The folder is not there: the load has failed too, and has said so.
+      // The folder does not exist: the load fails too, and logs it.
     }
   }
 
-  /** Whether the filter looks at requests, at answers; true while nobody knows. */
+  /** Whether the filter handles requests, or responses; true while that is unknown. */
   takes(phase: ScriptCall['phase']): boolean {
-    const thread = this.#thread;
-    return thread === undefined || !thread.isLoaded || (phase === 'request' ? thread.hasRequest : thread.hasResponse);
+    const current = this.#process;
+    return current === undefined || !current.isLoaded || (phase === 'request' ? current.hasRequest : current.hasResponse);
   }
 
-  /** Calls the filter. `done` is called later, once, whatever becomes of it. */
+  /** Calls the filter. `done` is called later, once, whatever the outcome. */
   call(call: Omit<ScriptCall, 'id'>, timeoutMs: number, done: (result: ScriptResult) => void): void {
-    const thread = this.#thread;
-    if (thread?.isLoaded) {
-      if (thread.pending.size >= maxPending) return done({ kind: 'error', message: `${maxPending} requests wait for it already` });
-      return this.#send(thread, { call, timeoutMs, done, attempts: 0, timer: undefined });
+    const current = this.#process;
+    if (current?.isLoaded) {
+      if (current.pending.size >= maxPending) return done({ kind: 'error', message: `${maxPending} requests wait for it already` });
+      this.#send(current, { call, timeoutMs, done, attempts: 0, timer: undefined });
+      return;
     }
-    if (thread === undefined) return done({ kind: 'error', message: this.#problem ?? 'it is not loaded' });
-    if (this.#waiting.length >= maxPending) return done({ kind: 'error', message: 'it is still being loaded' });
+    if (this.#problem !== undefined) return done({ kind: 'error', message: this.#problem });
+    if (this.#isClosed || this.#waiting.length >= maxPending) return done({ kind: 'error', message: 'it is not loaded' });
     this.#waiting.push(() => this.call(call, timeoutMs, done));
   }
 
@@ -93,106 +117,151 @@ export class ScriptHost {
     this.#isClosed = true;
     this.#watcher?.close();
     clearTimeout(this.#reloadTimer);
-    if (this.#thread !== undefined) this.#retire(this.#thread);
+    clearTimeout(this.#restartTimer);
+    if (this.#process !== undefined) this.#retire(this.#process);
   }
 
-  #send(thread: Thread, pending: Pending): void {
-    const id = this.#nextId++ & 0x7fffffff;
-    thread.pending.set(id, pending);
-    pending.timer = setTimeout(() => this.#timedOut(thread, id), pending.timeoutMs);
-    thread.worker.postMessage({ ...pending.call, id } satisfies ScriptCall);
+  #send(current: Process, pending: Pending): void {
+    const id = (this.#nextId++ & 0x3fffffff) + 1;
+    current.pending.set(id, pending);
+    pending.timer = setTimeout(() => this.#timedOut(current, id), pending.timeoutMs);
+    current.child.send({ ...pending.call, id });
   }
 
-  #settle(thread: Thread, id: number, result: ScriptResult): void {
-    const pending = thread.pending.get(id);
+  #settle(current: Process, id: number, result: ScriptResult): void {
+    const pending = current.pending.get(id);
     if (pending === undefined) return;
-    thread.pending.delete(id);
+    current.pending.delete(id);
     clearTimeout(pending.timer);
+    if (pending === this.#suspect) {
+      this.#suspect = undefined;
+      this.#sendSuspect();
+    }
     pending.done(result);
   }
 
-  #timedOut(thread: Thread, id: number): void {
-    const pending = thread.pending.get(id);
-    const culprit = Atomics.load(thread.running, 0);
-    this.#counters.count(`script_timeouts_total{file="${basename(this.file)}"}`);
-    // Code that waits for something lets others run. Code that runs does not: its thread is ended, and the others are asked anew.
-    if (culprit !== 0) {
-      this.#settle(thread, culprit, { kind: 'error', message: 'it does not end' });
-      return this.#endHanging(thread);
-    }
-    this.#settle(thread, id, { kind: 'error', message: `it has not answered within ${pending?.timeoutMs} ms` });
-    // It may hang in what came after an await: then its heart does not beat.
-    const beat = Atomics.load(thread.running, 1);
-    setTimeout(() => {
-      if (this.#thread === thread && Atomics.load(thread.running, 1) === beat) this.#endHanging(thread);
-    }, 3 * heartbeatMs).unref();
+  #sendSuspect(): void {
+    if (this.#process?.isLoaded !== true || this.#suspect !== undefined) return;
+    this.#suspect = this.#suspects.shift();
+    if (this.#suspect !== undefined) this.#send(this.#process, this.#suspect);
   }
 
-  #endHanging(thread: Thread): void {
-    this.#logger.warn('a filter does not end: its thread is started again', { file: this.file });
-    this.#restart(thread);
-  }
-
-  #restart(thread: Thread): void {
-    const others = [...thread.pending.values()];
-    thread.pending.clear();
-    for (const { timer } of others) clearTimeout(timer);
-    void thread.worker.terminate();
-    if (this.#thread === thread) this.#thread = undefined;
-    if (this.#isClosed) return;
-    this.#counters.count(`script_restarts_total{file="${basename(this.file)}"}`);
-    this.#load();
-    for (const pending of others) {
-      if (pending.attempts++ >= maxAttempts) pending.done({ kind: 'error', message: 'its thread has ended again and again' });
-      else
-        this.#waiting.push(() =>
-          this.#thread?.isLoaded ? this.#send(this.#thread, pending) : pending.done({ kind: 'error', message: this.#problem ?? 'it is gone' }),
-        );
-    }
+  #timedOut(current: Process, id: number): void {
+    // What the process has sent is read first: this proxy itself may have been late.
+    setImmediate(() => {
+      const pending = current.pending.get(id);
+      if (pending === undefined) return;
+      this.#counters.count(`script_timeouts_total${this.#label}`);
+      // Code that waits lets other calls run. Code that does not return ends with its process.
+      if (current.running !== 0 || performance.now() - current.lastBeatAt > maxSilenceMs) return current.child.kill('it does not end');
+      this.#settle(current, id, { kind: 'error', message: `it has not answered within ${pending.timeoutMs} ms` });
+      const beatAt = current.lastBeatAt;
+      setTimeout(() => {
+        if (current.lastBeatAt === beatAt) current.child.kill('it does not end');
+      }, 3 * heartbeatMs).unref();
+    });
   }
 
   #load(): void {
-    const running = new SharedArrayBuffer(8);
-    const worker = new Worker(threadFile, { workerData: { file: this.file, running }, resourceLimits: { maxOldGenerationSizeMb: memoryLimitMb }, env: {} });
-    // A proxy does not stay for its filters.
-    worker.unref();
-    const thread: Thread = { worker, running: new Int32Array(running), pending: new Map(), isLoaded: false, hasRequest: true, hasResponse: true };
-    const before = this.#thread;
-    if (before === undefined) this.#thread = thread;
-    const timer = setTimeout(() => fail(`it has not loaded within ${loadTimeoutMs} ms`), loadTimeoutMs);
-    timer.unref();
-    const fail = (message: string) => {
-      clearTimeout(timer);
-      void worker.terminate();
-      this.#counters.count(`script_load_failures_total{file="${basename(this.file)}"}`);
-      const keeps = before === undefined ? '' : ' The version before it stays in effect.';
-      this.#logger.error(`the filter ${this.file} cannot be loaded: ${message}.${keeps}`);
-      if (this.#thread !== thread) return;
-      this.#problem = `it cannot be loaded: ${message}`;
-      this.#thread = undefined;
-      this.#release();
+    if (this.#isClosed) return;
+    clearTimeout(this.#restartTimer);
+    const child = new ScriptChild(this.file, { onMessage: (message) => this.#received(started, message), onEnd: (reason) => this.#ended(started, reason) });
+    const started: Process = {
+      child,
+      pending: new Map(),
+      startedAt: performance.now(),
+      running: 0,
+      lastBeatAt: performance.now(),
+      isLoaded: false,
+      hasRequest: true,
+      hasResponse: true,
+      loadTimer: setTimeout(() => child.kill(`it has not loaded within ${loadTimeoutMs} ms`), loadTimeoutMs),
     };
-    worker.on('message', (message: FromThread) => {
-      if (message.kind === 'result') return this.#settle(thread, message.id, message.result);
-      if (message.kind === 'failed') return fail(message.message);
-      clearTimeout(timer);
-      thread.isLoaded = true;
-      thread.hasRequest = message.hasRequest;
-      thread.hasResponse = message.hasResponse;
-      if (this.#thread !== thread) {
-        if (this.#thread !== undefined) this.#retire(this.#thread);
-        this.#thread = thread;
-        this.#logger.info('a filter was loaded again', { file: this.file });
-      }
-      this.#release();
-    });
-    worker.on('error', (error) => {
-      if (!thread.isLoaded) return fail(error.message);
-      this.#logger.warn(`the thread of a filter has ended: ${error.message}`, { file: this.file });
-      const culprit = Atomics.load(thread.running, 0);
-      if (culprit !== 0) this.#settle(thread, culprit, { kind: 'error', message: error.message });
-      if (this.#thread === thread) this.#restart(thread);
-    });
+    started.loadTimer?.unref();
+  }
+
+  #received(from: Process, message: FromProcess): void {
+    from.lastBeatAt = performance.now();
+    if (message.kind === 'running') from.running = message.id;
+    else if (message.kind === 'result') this.#settle(from, message.id, message.result);
+    else if (message.kind === 'failed') from.child.kill(message.message);
+    else if (message.kind === 'stray') this.#stray(message.message);
+    else if (message.kind === 'loaded' && !from.isLoaded) this.#loaded(from, message.hasRequest, message.hasResponse);
+  }
+
+  #stray(message: string): void {
+    this.#counters.count(`script_failures_total${this.#label}`);
+    const now = performance.now();
+    if (now - this.#strayLoggedAt < strayLogEveryMs) return;
+    this.#strayLoggedAt = now;
+    this.#logger.warn(`a filter has thrown outside of a call: ${message}`, { file: this.file });
+  }
+
+  #loaded(started: Process, hasRequest: boolean, hasResponse: boolean): void {
+    clearTimeout(started.loadTimer);
+    started.isLoaded = true;
+    started.hasRequest = hasRequest;
+    started.hasResponse = hasResponse;
+    const before = this.#process;
+    this.#process = started;
+    this.#problem = undefined;
+    if (this.#isClosed) return this.#retire(started);
+    if (before !== undefined) {
+      this.#retire(before);
+      this.#logger.info('a filter was loaded again', { file: this.file });
+    }
+    this.#sendSuspect();
+    this.#release();
+  }
+
+  #ended(ended: Process, reason: string): void {
+    clearTimeout(ended.loadTimer);
+    if (!ended.isLoaded) return this.#failedToLoad(reason);
+    if (this.#process === ended) this.#process = undefined;
+    const others = [...ended.pending];
+    ended.pending.clear();
+    for (const [, pending] of others) clearTimeout(pending.timer);
+    const culprit = this.#culprit(ended, others);
+    this.#suspect = undefined;
+    const isCurrent = this.#process === undefined && !this.#isClosed;
+    for (const [, pending] of others) {
+      if (pending === culprit) continue;
+      if (this.#isClosed || pending.attempts++ >= maxAttempts) pending.done({ kind: 'error', message: 'its process has ended again and again' });
+      else this.#suspects.push(pending);
+    }
+    culprit?.done({ kind: 'error', message: reason });
+    if (!isCurrent) return this.#sendSuspect();
+    this.#counters.count(`script_restarts_total${this.#label}`);
+    this.#logger.warn(`the process of a filter has ended: ${reason}`, { file: this.file });
+    const lived = performance.now() - ended.startedAt;
+    if (lived >= healthyAfterMs) this.#backoff.reset();
+    this.#loadAfter(lived >= healthyAfterMs ? 0 : this.#backoff.nextMs());
+  }
+
+  /** The call that ended a process; undefined: not known yet. */
+  #culprit(ended: Process, under: readonly (readonly [number, Pending])[]): Pending | undefined {
+    const running = under.find(([id]) => id === ended.running)?.[1];
+    if (running !== undefined) return running;
+    if (under.length === 1) return under[0]![1];
+    return under.find(([, pending]) => pending === this.#suspect)?.[1];
+  }
+
+  #failedToLoad(reason: string): void {
+    if (this.#isClosed) return this.#release();
+    this.#counters.count(`script_load_failures_total${this.#label}`);
+    const keeps = this.#process === undefined ? '' : ' The previous version stays in effect.';
+    this.#logger.error(`the filter ${this.file} cannot be loaded: ${reason}.${keeps}`);
+    if (this.#process !== undefined) return;
+    this.#problem = `it cannot be loaded: ${reason}`;
+    for (const pending of this.#suspects.splice(0)) pending.done({ kind: 'error', message: this.#problem });
+    this.#release();
+    this.#loadAfter(this.#backoff.nextMs());
+  }
+
+  #loadAfter(delayMs: number): void {
+    clearTimeout(this.#restartTimer);
+    this.#restartTimer = setTimeout(() => this.#load(), delayMs);
+    this.#restartTimer.unref();
   }
 
   #release(): void {
@@ -200,10 +269,10 @@ export class ScriptHost {
   }
 
   /** Lets calls under way end, within their time. */
-  #retire(thread: Thread): void {
-    const end = () => void thread.worker.terminate();
-    if (thread.pending.size === 0) return end();
-    const last = Math.max(...[...thread.pending.values()].map(({ timeoutMs }) => timeoutMs));
+  #retire(old: Process): void {
+    const end = () => old.child.kill('it was replaced');
+    if (old.pending.size === 0) return end();
+    const last = Math.max(...[...old.pending.values()].map(({ timeoutMs }) => timeoutMs));
     setTimeout(end, last + 50).unref();
   }
 }

@@ -5,7 +5,6 @@ import type { ProxyContext } from '../../http/connection-settings.ts';
 import type { Exchange } from '../../http/exchange.ts';
 import { unicodeText, utf8Bytes } from '../../message/header-bytes.ts';
 import type { HeaderList } from '../../message/header-list.ts';
-import { isFinalStatus } from '../../message/response-head.ts';
 import { normalizeTarget } from '../../route/normalize-path.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
@@ -24,8 +23,8 @@ interface Script {
 }
 
 /**
- * mizzen.filters.http.script: filters that users wrote (@mizzen/filter). Each runs in a thread of its own; one that throws, hangs or ends
- * answers its own request with 500 and is counted, and nothing else notices.
+ * mizzen.filters.http.script: filters that users wrote (@mizzen/filter). Each runs in a process of its own. A call that throws, hangs or
+ * ends that process fails its own request with 500 and is counted; other requests do not notice. Results are validated (./script-messages.ts).
  */
 export const script: FilterKind = {
   name,
@@ -75,7 +74,6 @@ class ScriptFilter implements HttpFilter {
       if (result.kind === 'answer') {
         this.#context.counters.countRejection('script', String(result.status));
         const type = result.headers.find(([field]) => field === 'content-type')?.[1] ?? 'text/plain';
-        if (!isFinalStatus(result.status)) return this.#failed(exchange, current, { kind: 'error', message: `${result.status} cannot be a status` });
         return exchange.replyContent(
           result.status,
           Buffer.from(result.body),
@@ -85,7 +83,7 @@ class ScriptFilter implements HttpFilter {
         );
       }
       if (result.path !== undefined) {
-        const target = result.path.startsWith('/') && !/[\x00-\x20\x7f-\uffff]/.test(result.path) ? normalizeTarget(result.path) : undefined;
+        const target = normalizeTarget(result.path);
         if (target === undefined) return this.#failed(exchange, current, { kind: 'error', message: `${JSON.stringify(result.path)} cannot be a path` });
         exchange.retarget(target);
       }
@@ -111,7 +109,7 @@ class ScriptFilter implements HttpFilter {
       host.call({ phase: 'response', config: current.config, request: requestOf(exchange), response }, current.timeoutMs, (result) => {
         if (exchange.isOver) return;
         if (result.kind !== 'continue') return this.#failed(exchange, current, result);
-        if (result.status !== undefined && isFinalStatus(result.status) && result.status !== 204 && result.status !== 304) {
+        if (result.status !== undefined && result.status !== 204 && result.status !== 304) {
           head.status = result.status;
           head.line = '';
         }

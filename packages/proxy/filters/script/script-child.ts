@@ -1,0 +1,92 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { Socket } from 'node:net';
+import { extname } from 'node:path';
+
+import { fileURLToPath } from 'node:url';
+import { errorBoundary } from '@mizzen/common';
+import { type FromProcess, maxLineBytes, readFromProcess, type ScriptCall } from './script-messages.ts';
+
+const processFile = fileURLToPath(new URL(`./script-process${extname(import.meta.url)}`, import.meta.url));
+/** A filter that keeps everything ends its process, not the proxy. */
+const maxHeapMb = 128;
+const boundary = errorBoundary('script-process');
+
+interface ScriptChildEvents {
+  readonly onMessage: (message: FromProcess) => void;
+  /** Once, when the process has ended and all that it sent has been read. */
+  readonly onEnd: (reason: string) => void;
+}
+
+/** The process of one filter file, seen from the proxy: bounded lines in, lines out, one end. */
+export class ScriptChild {
+  readonly #process: ChildProcess;
+  readonly #calls: Socket;
+  readonly #events: ScriptChildEvents;
+  #pieces: Buffer[];
+  #bytes: number;
+  #reason: string | undefined;
+  #hasEnded: boolean;
+
+  constructor(file: string, events: ScriptChildEvents) {
+    this.#events = events;
+    this.#pieces = [];
+    this.#bytes = 0;
+    this.#reason = undefined;
+    this.#hasEnded = false;
+    this.#process = spawn(process.execPath, [`--max-old-space-size=${maxHeapMb}`, processFile, file], {
+      stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe'],
+      env: {},
+    });
+    const results = this.#process.stdio[3] as Socket;
+    this.#calls = this.#process.stdio[4] as Socket;
+    // A proxy does not stay for its filters.
+    this.#process.unref();
+    results.unref();
+    this.#calls.unref();
+    results.on('data', (piece: Buffer) => {
+      boundary.run(() => this.#read(piece));
+    });
+    results.on('error', () => {});
+    this.#calls.on('error', () => {});
+    this.#process.on('error', (error) => this.#end(`its process cannot be started: ${error.message}`));
+    this.#process.on('close', (code, signal) => this.#end(signal === null ? `its process has ended with code ${code}` : `its process was ended by ${signal}`));
+  }
+
+  send(call: ScriptCall): void {
+    this.#calls.write(`${JSON.stringify(call)}\n`);
+  }
+
+  /** Ends the process; `onEnd` is called later. */
+  kill(reason: string): void {
+    this.#reason ??= reason;
+    this.#process.kill('SIGKILL');
+  }
+
+  #read(piece: Buffer): void {
+    let from = 0;
+    for (let to = piece.indexOf(0x0a); to >= 0; to = piece.indexOf(0x0a, from)) {
+      this.#pieces.push(piece.subarray(from, to));
+      const line = (this.#pieces.length === 1 ? this.#pieces[0]! : Buffer.concat(this.#pieces)).toString('utf8');
+      this.#pieces = [];
+      this.#bytes = 0;
+      from = to + 1;
+      if (this.#reason !== undefined) continue;
+      const message = readFromProcess(line);
+      if (message === undefined) this.kill('it sent a line that is not a message');
+      else this.#events.onMessage(message);
+    }
+    if (from === piece.length) return;
+    this.#bytes += piece.length - from;
+    if (this.#bytes > maxLineBytes) {
+      this.#pieces = [];
+      return this.kill(`it sent more than ${maxLineBytes} bytes at once`);
+    }
+    this.#pieces.push(piece.subarray(from));
+  }
+
+  #end(reason: string): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    boundary.run(() => this.#events.onEnd(this.#reason ?? reason));
+  }
+}
