@@ -9,11 +9,12 @@ const out = join(root, 'dist');
 rmSync(out, { recursive: true, force: true });
 const { errors, warnings } = await build({
   // Workers are started by the name of their file, beside the chunk that starts them (packages/proxy/workers/worker-pool.ts).
-  // So are the threads of filters (packages/proxy/filters/script/script-host.ts).
+  // So are the processes of filters and their readers (packages/proxy/filters/script/script-child.ts).
   entryPoints: {
     main: join(root, 'packages/cli/main.ts'),
     'worker-main': join(root, 'packages/proxy/workers/worker-main.ts'),
-    'script-thread': join(root, 'packages/proxy/filters/script/script-thread.ts'),
+    'script-process': join(root, 'packages/proxy/filters/script/script-process.ts'),
+    'script-reader': join(root, 'packages/proxy/filters/script/script-reader.ts'),
   },
   outdir: out,
   bundle: true,
