@@ -1,18 +1,26 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { createReadStream, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { createReadStream, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
+import { setImmediate } from 'node:timers/promises';
 
 const timeoutMs = 5_000;
 
 /** What the kernel says of a process. */
 export interface ProcessFacts {
   readonly pid: number;
+  /** Effective user and group. */
   readonly uid: number;
   readonly gid: number;
+  /** The real, effective, saved and filesystem ids are equal, of user and of group: no setuid program, no half-dropped privileges. */
+  readonly hasOneUser: boolean;
   readonly path: string;
+  /** Device and inode of the program's file. */
+  readonly program: string;
+  /** The path names the program's file for this agent too: same mount and user namespace, and the same file at the path. */
+  readonly isPathProven: boolean;
   /** In clock ticks since boot: with the pid, no other process has it. */
   readonly startedAt: string;
 }
@@ -21,15 +29,36 @@ export interface ProcessFacts {
 export function factsOf(pid: number): ProcessFacts | undefined {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8');
-    const effective = (field: string) => Number(new RegExp(`^${field}:\\t\\d+\\t(\\d+)\\t`, 'm').exec(status)![1]);
+    // proc(5): real, effective, saved, filesystem.
+    const ids = (field: string) => new RegExp(`^${field}:\\t(\\d+)\\t(\\d+)\\t(\\d+)\\t(\\d+)$`, 'm').exec(status)!.slice(1).map(Number);
+    const uids = ids('Uid');
+    const gids = ids('Gid');
     const path = readlinkSync(`/proc/${pid}/exe`);
+    const program = fileAt(`/proc/${pid}/exe`);
+    if (program === undefined) return undefined;
+    const isPathProven = isInNamespacesOfAgent(pid) && fileAt(path) === program;
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // proc(5): field 22, counted behind the name, which may hold anything.
     const startedAt = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]!;
-    return { pid, uid: effective('Uid'), gid: effective('Gid'), path, startedAt };
+    const hasOneUser = new Set(uids).size === 1 && new Set(gids).size === 1;
+    return { pid, uid: uids[1]!, gid: gids[1]!, hasOneUser, path, program, isPathProven, startedAt };
   } catch {
     return undefined;
   }
+}
+
+/** Device and inode. undefined: there is no file, or this user may not see it. */
+function fileAt(path: string): string | undefined {
+  try {
+    const { dev, ino } = statSync(path, { bigint: true });
+    return `${dev}:${ino}`;
+  } catch {
+    return undefined;
+  }
+}
+
+function isInNamespacesOfAgent(pid: number): boolean {
+  return ['mnt', 'user'].every((type) => readlinkSync(`/proc/${pid}/ns/${type}`) === readlinkSync(`/proc/self/ns/${type}`));
 }
 
 /** SHA-256 of the program that a process runs, hex; also where its file has been replaced since. */
@@ -43,30 +72,125 @@ export async function programHash(pid: number): Promise<string | undefined> {
   return hash.digest('hex');
 }
 
-/** The sockets that a process has open, by inode. */
-export function socketsOf(pid: number): ReadonlySet<number> {
-  const sockets = new Set<number>();
+/** The sockets that a process has open: inodes by descriptor. */
+export function socketsOf(pid: number): ReadonlyMap<string, number> {
+  const sockets = new Map<string, number>();
   try {
     for (const fd of readdirSync(`/proc/${pid}/fd`)) {
       try {
         const match = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`));
-        if (match) sockets.add(Number(match[1]));
+        if (match) sockets.set(fd, Number(match[1]));
       } catch {
         // Closed meanwhile.
       }
     }
   } catch {
-    // Gone meanwhile, or another user's.
+    // Gone meanwhile, or of another user.
   }
   return sockets;
 }
 
-/** The processes that have a socket open, of those that this user may look into. */
-export function holdersOf(inode: number): ProcessFacts[] {
-  const pids = readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number);
-  return pids.filter((pid) => socketsOf(pid).has(inode)).flatMap((pid) => factsOf(pid) ?? []);
+/** A process that has a socket open. */
+export interface SocketHolder {
+  readonly facts: ProcessFacts;
+  /** The process that created the socket had the holder's user and group. */
+  readonly isOfCreator: boolean;
+  /** All its descriptors of the socket are close-on-exec: the program that runs now did not inherit them. */
+  readonly closesOnExec: boolean;
+}
+
+/** A Unix socket with descriptors in its queue that no process has received yet (SCM_RIGHTS). */
+export interface DescriptorsInFlight {
+  readonly pid: number;
+  /** Of the process that has the socket open, and of the socket's creator. */
+  readonly uids: readonly number[];
+}
+
+export interface SocketHolders {
+  readonly holders: readonly SocketHolder[];
+  /** A process that holds the socket could not be read: it is ending, or of another user. */
+  readonly hasUnreadHolder: boolean;
+  /** On the whole machine. A descriptor in flight is always below a socket that a process holds: otherwise the kernel collects it. */
+  readonly inFlight: readonly DescriptorsInFlight[];
+}
+
+interface ProcessTable {
+  /** By inode: pid and descriptor. */
+  readonly sockets: ReadonlyMap<number, readonly (readonly [number, string])[]>;
+  readonly inFlight: readonly DescriptorsInFlight[];
+}
+
+/** Processes that are read before the event loop has its turn. */
+const maxProcessesAtOnce = 32;
+
+async function readTable(): Promise<ProcessTable> {
+  const sockets = new Map<number, [number, string][]>();
+  const inFlight: DescriptorsInFlight[] = [];
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  for (const [i, name] of pids.entries()) {
+    if (i % maxProcessesAtOnce === maxProcessesAtOnce - 1) await setImmediate();
+    const pid = Number(name);
+    for (const [fd, inode] of socketsOf(pid)) {
+      const known = sockets.get(inode);
+      if (known === undefined) sockets.set(inode, [[pid, fd]]);
+      else known.push([pid, fd]);
+      const waiting = descriptorsInFlight(pid, fd);
+      if (waiting !== undefined) inFlight.push(waiting);
+    }
+  }
+  return { sockets, inFlight };
+}
+
+function descriptorsInFlight(pid: number, fd: string): DescriptorsInFlight | undefined {
+  try {
+    // Of a listening socket, the kernel counts what waits in connections that were not accepted.
+    if (!/^scm_fds: [1-9]/m.test(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'))) return undefined;
+    return { pid, uids: [statSync(`/proc/${pid}`).uid, statSync(`/proc/${pid}/fd/${fd}`).uid] };
+  } catch {
+    return undefined;
+  }
+}
+
+let reading: Promise<ProcessTable> | undefined;
+let next: Promise<ProcessTable> | undefined;
+
+/** A table whose reading begins after the call. Calls that wait at the same time share one, so that requests cannot multiply the work. */
+function freshTable(): Promise<ProcessTable> {
+  next ??= (reading ?? Promise.resolve())
+    .catch(() => {})
+    .then(() => {
+      reading = next;
+      next = undefined;
+      return readTable();
+    });
+  return next;
+}
+
+/** The processes that have a socket open, of those that this user may look into, and the descriptors that no process has. */
+export async function holdersOf(inode: number): Promise<SocketHolders> {
+  const { sockets, inFlight } = await freshTable();
+  const byPid = Map.groupBy(sockets.get(inode) ?? [], ([pid]) => pid);
+  const holders = [...byPid].flatMap(([pid, descriptors]) => readHolder(pid, descriptors) ?? []);
+  return { holders, hasUnreadHolder: holders.length < byPid.size, inFlight };
+}
+
+function readHolder(pid: number, descriptors: readonly (readonly [number, string])[]): SocketHolder | undefined {
+  const facts = factsOf(pid);
+  if (facts === undefined) return undefined;
+  try {
+    const owners = descriptors.map(([, fd]) => statSync(`/proc/${pid}/fd/${fd}`));
+    const isOfCreator = owners.every(({ uid, gid }) => uid === facts.uid && gid === facts.gid);
+    const closesOnExec = descriptors.every(([, fd]) => hasCloseOnExec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8')));
+    return { facts, isOfCreator, closesOnExec };
+  } catch {
+    return undefined;
+  }
+}
+
+/** O_CLOEXEC of proc_pid_fdinfo(5), which prints flags in octal. */
+function hasCloseOnExec(fdinfo: string): boolean {
+  const flags = /^flags:\t(\d+)$/m.exec(fdinfo)?.[1];
+  return flags !== undefined && (Number.parseInt(flags, 8) & 0o2000000) !== 0;
 }
 
 const script = 'readlink /proc/self/fd/3 && exec ss -xHn state established';

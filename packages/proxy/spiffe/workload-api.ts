@@ -23,7 +23,7 @@ import { maxSocketPathLength } from '../proxy-config.ts';
 import { rootSecretName } from '../tls/secret-names.ts';
 import { rootsOfDomain, type SecretStore } from '../tls/secret-store.ts';
 import type { IdentityAgent } from '../xds/identity-agent.ts';
-import type { Identities, WorkloadAttestor } from './process-attestor.ts';
+import type { Attestation, WorkloadAttestor } from './process-attestor.ts';
 
 export interface WorkloadApiOptions {
   readonly socketPath: string;
@@ -50,9 +50,9 @@ export class WorkloadApi {
   readonly #server: Server;
   readonly #http2: Http2Server;
   readonly #sockets: Set<Socket>;
-  readonly #identities: WeakMap<ServerHttp2Session, Identities>;
+  readonly #attestations: WeakMap<ServerHttp2Session, Attestation>;
   /** Of the connection that is being given to the HTTP/2 server. */
-  #admitted: Identities | undefined;
+  #admitted: Attestation | undefined;
   readonly #sessions: ReadonlySet<ServerHttp2Session>;
   /** Streams to tell when something changes. */
   readonly #watchers: Set<() => void>;
@@ -70,7 +70,7 @@ export class WorkloadApi {
     this.#timers = new Map();
     this.#stopListening = undefined;
     this.#inode = undefined;
-    this.#identities = new WeakMap();
+    this.#attestations = new WeakMap();
     this.#sockets = new Set();
     this.#admitted = undefined;
     this.#http2 = createHttp2Server(
@@ -81,15 +81,15 @@ export class WorkloadApi {
       }),
     );
     this.#sessions = sessionsOf(this.#http2);
-    this.#http2.on('session', (session) => this.#identities.set(session, this.#admitted!));
+    this.#http2.on('session', (session) => this.#attestations.set(session, this.#admitted!));
     // Who it is is found out before anything is read: whoever looks may take the socket for it.
     this.#server = createServer({ pauseOnConnect: true }, (socket) => {
       this.#sockets.add(socket);
       socket.on('error', () => {});
       socket.on('close', () => this.#sockets.delete(socket));
-      void options.attestor.identify(socket).then((identities) => {
+      void options.attestor.attest(socket).then((attestation) => {
         if (socket.destroyed) return;
-        this.#admitted = identities;
+        this.#admitted = attestation;
         this.#http2.emit('connection', socket);
         socket.resume();
       });
@@ -141,18 +141,18 @@ export class WorkloadApi {
         }),
       fetchX509Bundles: (_request, context) =>
         this.#stream(context, async (): Promise<MessageInitShape<typeof X509BundlesResponseSchema>> => ({ bundles: this.#bundles() })),
-      fetchJWTSVID: async ({ audience, spiffeId: wanted }, context) => {
-        const identities = this.#admit(context);
-        if (audience.length === 0) throw new ConnectError('for whom is the token? An audience is needed', Code.InvalidArgument);
-        if (wanted !== '' && !identities.includes(wanted))
-          throw new ConnectError(`this workload is ${identities.join(', ')}, not ${wanted}`, Code.PermissionDenied);
-        const { client } = identity.client(SvidService);
-        const svids = (wanted === '' ? identities : [wanted]).map(async (spiffeId) => {
-          const { token } = await client.createToken({ audiences: audience, identity: spiffeId });
-          return { spiffeId, svid: token };
-        });
-        return create(JWTSVIDResponseSchema, { svids: await Promise.all(svids) });
-      },
+      fetchJWTSVID: ({ audience, spiffeId: wanted }, context) =>
+        this.#respond(context, async (identities) => {
+          if (audience.length === 0) throw new ConnectError('for whom is the token? An audience is needed', Code.InvalidArgument);
+          if (wanted !== '' && !identities.includes(wanted))
+            throw new ConnectError(`this workload is ${identities.join(', ')}, not ${wanted}`, Code.PermissionDenied);
+          const { client } = identity.client(SvidService);
+          const svids = (wanted === '' ? identities : [wanted]).map(async (spiffeId) => {
+            const { token } = await client.createToken({ audiences: audience, identity: spiffeId });
+            return { spiffeId, svid: token };
+          });
+          return create(JWTSVIDResponseSchema, { svids: await Promise.all(svids) });
+        }),
       fetchJWTBundles: (_request, context) =>
         this.#stream(
           context,
@@ -160,49 +160,57 @@ export class WorkloadApi {
             bundles: Object.fromEntries([...(await this.#jwtKeys())].map(([domain, keys]) => [`spiffe://${domain}`, Buffer.from(keys)])),
           }),
         ),
-      validateJWTSVID: async ({ audience, svid }, context) => {
-        this.#admit(context);
-        if (audience === '' || svid === '') throw new ConnectError('audience and svid are needed', Code.InvalidArgument);
-        // The keys of one trust domain say nothing about identities of another.
-        const results = [...(await this.#jwtKeys())].map(([domain, keys]) => {
-          const verifier = new TokenVerifier({
-            ...{ issuer: '', audiences: [audience], fitsSubject: (subject: string) => subject.startsWith(`spiffe://${domain}/`), requiresExpiration: true },
-            ...{ maxLifetimeSeconds: undefined, clockSkewSeconds: 60 },
+      validateJWTSVID: ({ audience, svid }, context) =>
+        this.#respond(context, async () => {
+          if (audience === '' || svid === '') throw new ConnectError('audience and svid are needed', Code.InvalidArgument);
+          // The keys of one trust domain say nothing about identities of another.
+          const results = [...(await this.#jwtKeys())].map(([domain, keys]) => {
+            const verifier = new TokenVerifier({
+              ...{ issuer: '', audiences: [audience], fitsSubject: (subject: string) => subject.startsWith(`spiffe://${domain}/`), requiresExpiration: true },
+              ...{ maxLifetimeSeconds: undefined, clockSkewSeconds: 60 },
+            });
+            return verifier.verify(svid, KeySet.read(keys), Date.now());
           });
-          return verifier.verify(svid, KeySet.read(keys), Date.now());
-        });
-        const good = results.find((result) => 'token' in result);
-        const [first] = results;
-        if (good === undefined)
-          throw new ConnectError(
-            `the token is not good: ${first && 'problem' in first ? first.problem.replaceAll('_', ' ') : 'no keys'}`,
-            Code.InvalidArgument,
-          );
-        const { claims } = good.token;
-        return create(ValidateJWTSVIDResponseSchema, { spiffeId: String(claims['sub']), claims: claims as never });
-      },
+          const good = results.find((result) => 'token' in result);
+          const [first] = results;
+          if (good === undefined)
+            throw new ConnectError(
+              `the token is not good: ${first && 'problem' in first ? first.problem.replaceAll('_', ' ') : 'no keys'}`,
+              Code.InvalidArgument,
+            );
+          const { claims } = good.token;
+          return create(ValidateJWTSVIDResponseSchema, { spiffeId: String(claims['sub']), claims: claims as never });
+        }),
     };
   }
 
   /** Whoever was tricked into a request cannot set the header (SPIFFE Workload Endpoint, section 3.1). */
-  #admit(context: HandlerContext): readonly string[] {
+  async #admit(context: HandlerContext): Promise<readonly string[]> {
     if (context.requestHeader.get('workload.spiffe.io') !== 'true')
       throw new ConnectError('the metadata workload.spiffe.io: true is missing (SPIFFE Workload Endpoint, section 3.1)', Code.InvalidArgument);
-    const identities = this.#identities.get(context.values.get(sessionKey)!);
-    if (identities === undefined || identities instanceof ConnectError) throw identities ?? new ConnectError('the connection is not known', Code.Internal);
+    const attestation = this.#attestations.get(context.values.get(sessionKey)!);
+    if (attestation === undefined) throw new ConnectError('the connection is not known', Code.Internal);
+    const identities = await attestation.verify();
+    if (identities instanceof ConnectError) throw identities;
     return identities;
+  }
+
+  /** One response message. The peer is verified before it is made and before it is sent: making it may take seconds. */
+  async #respond<T>(context: HandlerContext, make: (identities: readonly string[]) => Promise<T>): Promise<T> {
+    const message = await make(await this.#admit(context));
+    await this.#admit(context);
+    return message;
   }
 
   /** What there is now, and again whenever it changes. */
   async *#stream<T>(context: HandlerContext, make: (identities: readonly string[]) => Promise<T>): AsyncIterable<T> {
-    const identities = this.#admit(context);
     const changes = new PushQueue<true>();
     const watcher = () => changes.push(true);
     this.#watchers.add(watcher);
     context.signal.addEventListener('abort', () => changes.close());
     try {
-      yield await make(identities);
-      for await (const _ of changes) yield await make(identities);
+      yield await this.#respond(context, make);
+      for await (const _ of changes) yield await this.#respond(context, make);
     } catch (error) {
       if (error instanceof ConnectError) throw error;
       throw new ConnectError(`the control plane gives no identity: ${messageOf(error)}`, Code.Unavailable);
