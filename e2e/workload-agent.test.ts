@@ -17,12 +17,12 @@ const run = promisify(execFile);
  */
 const workload = `
 const http2 = require('node:http2'), net = require('node:net');
-const [path, times] = process.argv.slice(1);
-const ask = () => new Promise((resolve) => {
-  const session = http2.connect('http://localhost', { createConnection: () => net.connect(path) });
+const [path, times, sharing] = process.argv.slice(1);
+const open = () => { const socket = net.connect(path); return { socket, session: http2.connect('http://localhost', { createConnection: () => socket }) }; };
+const ask = ({ session } = open(), keep = false) => new Promise((resolve) => {
   session.on('error', (error) => resolve(String(error)));
   const stream = session.request({ ':method': 'POST', ':path': '/SpiffeWorkloadAPI/FetchX509SVID', 'content-type': 'application/grpc', te: 'trailers', 'workload.spiffe.io': 'true' });
-  const end = (answer) => { session.destroy(); resolve(answer); };
+  const end = (answer) => { if (!keep) session.destroy(); resolve(answer); };
   const refused = (headers) => headers['grpc-status'] > 0 && end(headers['grpc-status'] + ' ' + decodeURIComponent(headers['grpc-message']));
   stream.on('response', refused);
   stream.on('trailers', refused);
@@ -31,7 +31,19 @@ const ask = () => new Promise((resolve) => {
   stream.on('error', (error) => end(String(error)));
   stream.end(Buffer.alloc(5));
 });
-(async () => { for (let i = 0; i < Number(times); i++) console.log(await ask()); })();
+(async () => {
+  for (let i = 0; i < Number(times); i++) console.log(await ask());
+  if (!sharing) return;
+  const connection = open();
+  console.log(await ask(connection, true));
+  const { fd } = connection.socket._handle;
+  const child = require('node:child_process').spawn('/bin/sh', ['-c', 'read line'], { stdio: ['pipe', fd, 'ignore'] });
+  await new Promise((resolve) => child.on('spawn', resolve));
+  console.log(await ask(connection, true));
+  child.stdin.end();
+  await new Promise((resolve) => child.on('exit', resolve));
+  console.log(await ask(connection));
+})();
 `;
 
 describe('the agent of a machine', { skip: process.getuid?.() === 0 ? false : 'needs root, to be several users' }, () => {
@@ -71,8 +83,8 @@ describe('the agent of a machine', { skip: process.getuid?.() === 0 ? false : 'n
     rmSync(folder, { recursive: true, force: true });
   });
 
-  const ask = async (program: string, uid: number, gid = uid, times = 1): Promise<string[]> => {
-    const { stdout } = await run(join(folder, program), ['-e', workload, socketPath, String(times)], { uid, gid, cwd: '/', env: {} });
+  const ask = async (program: string, uid: number, gid = uid, times = 1, sharing = ''): Promise<string[]> => {
+    const { stdout } = await run(join(folder, program), ['-e', workload, socketPath, String(times), sharing], { uid, gid, cwd: '/', env: {} });
     return stdout.trim().split('\n');
   };
 
@@ -88,6 +100,14 @@ describe('the agent of a machine', { skip: process.getuid?.() === 0 ? false : 'n
     assert.match((await ask('two', 4001))[0]!, /^7 no identity issued: no entry is for it: pid \d+, uid 4001, .*\/two$/);
     assert.match((await ask('one', 0))[0]!, /^7 no identity issued: no entry is for it: pid \d+, uid 0, /);
     assert.match((await ask('one', 5000, 4004))[0]!, /^7 no identity issued/);
+  });
+
+  it('verifies each request, and ends a connection that another program has got hold of', async () => {
+    const [first, ...later] = await ask('one', 4001, 4001, 0, 'share');
+    assert.equal(first, cart);
+    assert.equal(later.length, 2);
+    for (const refusal of later)
+      assert.match(refusal, /^7 no identity issued: the process or program that holds the connection has changed since it was attested/);
   });
 
   it('gives no identity that the control plane does not trust it with', async () => {
