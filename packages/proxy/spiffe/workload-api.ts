@@ -24,6 +24,7 @@ import { rootSecretName } from '../tls/secret-names.ts';
 import { rootsOfDomain, type SecretStore } from '../tls/secret-store.ts';
 import type { IdentityAgent } from '../xds/identity-agent.ts';
 import type { Attestation, WorkloadAttestor } from './process-attestor.ts';
+import { isWorkloadOf } from './svid-subject.ts';
 
 export interface WorkloadApiOptions {
   readonly socketPath: string;
@@ -166,7 +167,7 @@ export class WorkloadApi {
           // The keys of one trust domain say nothing about identities of another.
           const results = [...(await this.#jwtKeys())].map(([domain, keys]) => {
             const verifier = new TokenVerifier({
-              ...{ issuer: '', audiences: [audience], fitsSubject: (subject: string) => subject.startsWith(`spiffe://${domain}/`), requiresExpiration: true },
+              ...{ issuer: '', audiences: [audience], fitsSubject: (subject: string) => isWorkloadOf(domain, subject), requiresExpiration: true },
               ...{ maxLifetimeSeconds: undefined, clockSkewSeconds: 60 },
             });
             return verifier.verify(svid, KeySet.read(keys), Date.now());
