@@ -7,7 +7,9 @@ import { invalid } from './checks.ts';
  * Ranges of every numeric and duration field of the kinds that become xDS. Their counterparts are `uint32`, `google.protobuf.Duration` and
  * percentages, which cannot hold what is refused here. The rule follows the name of the field, so that a field of a later version is covered.
  */
-const groups = new Set(['networking.istio.io', 'security.istio.io', 'telemetry.istio.io', 'gateway.networking.k8s.io']);
+const groups = new Set(['networking.istio.io', 'security.istio.io', 'telemetry.istio.io', 'gateway.networking.k8s.io', 'discovery.k8s.io']);
+/** Kinds of Kubernetes' core group that become endpoints. */
+const coreKinds = new Set(['Service', 'Endpoints']);
 
 /** Fields of type double. All other numbers are whole. */
 const fractions = new Set(['value', 'percent', 'aggression', 'minimumPercent', 'randomSamplingPercentage', 'mirrorPercent', 'mirror_percent']);
@@ -20,7 +22,7 @@ const maxInt32 = 2_147_483_647;
 const maxima: Readonly<Record<string, number>> = {
   ...{ percent: 100, minimumPercent: 100, mirrorPercent: 100, mirror_percent: 100, randomSamplingPercentage: 100 },
   ...{ maxEjectionPercent: 100, minHealthPercent: 100, failurePercentageThreshold: 100 },
-  ...{ targetPort: 65_535, httpStatus: 599, redirectCode: 399 },
+  ...{ port: 65_535, targetPort: 65_535, nodePort: 65_535, httpStatus: 599, redirectCode: 399 },
   ...{ maxConcurrentStreams: maxInt32, probes: maxUint32, weight: maxUint32, minRetryConcurrency: maxUint32, consecutiveErrors: maxInt32 },
 };
 
@@ -35,9 +37,10 @@ const gatewayDuration = /^(?:\d{1,5}(?:h|m|s|ms)){1,4}$/;
 const gatewayDurations = new Set(['request', 'backendRequest', 'backoff', 'absoluteTimeout', 'idleTimeout']);
 
 /** Problems of the numbers and durations of one object, whatever its kind. */
-export function fieldLimitProblems({ apiVersion, kind, spec }: Resource): Problem[] {
+export function fieldLimitProblems(resource: Resource): Problem[] {
+  const { apiVersion, kind, spec } = resource;
   const group = apiVersion.slice(0, Math.max(0, apiVersion.indexOf('/')));
-  if (!groups.has(group)) return [];
+  if (!groups.has(group) && !(group === '' && coreKinds.has(kind))) return [];
   const problems: Problem[] = [];
   const isGatewayApi = group === 'gateway.networking.k8s.io';
   const visit = (value: unknown, path: string, name: string, parent: string) => {
@@ -52,6 +55,10 @@ export function fieldLimitProblems({ apiVersion, kind, spec }: Resource): Proble
       }
   };
   visit(spec, 'spec', 'spec', '');
+  // Kinds without a spec.
+  const { ports, subsets } = resource as { readonly ports?: unknown; readonly subsets?: unknown };
+  visit(ports, 'ports', 'ports', '');
+  visit(subsets, 'subsets', 'subsets', '');
   return problems;
 }
 
@@ -71,7 +78,10 @@ const isDuration = (name: string, parent: string, isGatewayApi: boolean) =>
     : durations.has(name) || durationsOf[parent] === name;
 
 function durationProblems(text: string, path: string, isGatewayApi: boolean): Problem[] {
-  if (isGatewayApi ? gatewayDuration.test(text) : parseDurationMs(text) !== undefined) return [];
+  const ms = isGatewayApi ? undefined : parseDurationMs(text);
+  // Envoy counts the times of probes in seconds, as uint32.
+  if (ms !== undefined && /\.tcpKeepalive\.\w+$/.test(path) && ms > maxUint32 * 1000) return [invalid(path, `${text} is above the maximum of ${maxUint32}s`)];
+  if (isGatewayApi ? gatewayDuration.test(text) : ms !== undefined) return [];
   return [
     invalid(path, `${JSON.stringify(text.slice(0, 80))} is not a duration: write a number of at most 10000 years with its unit, such as 7s, 250ms or 1m30s`),
   ];

@@ -6,6 +6,7 @@ import { certificateIssuerProblems, certificateProblems } from './certificate.ts
 import { destinationRuleProblems } from './destination-rule.ts';
 import { fieldLimitProblems } from './field-limits.ts';
 import { gatewayProblems } from './gateway.ts';
+import { gatewayRouteProblems } from './gateway-route.ts';
 import { componentProblems, messageRouteProblems, resiliencyProblems, subscriptionProblems } from './messaging.ts';
 import { peerAuthenticationProblems } from './peer-authentication.ts';
 import { requestAuthenticationProblems } from './request-authentication.ts';
@@ -22,6 +23,8 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
   'networking.istio.io/ServiceEntry': serviceEntryProblems,
   'networking.istio.io/WorkloadEntry': workloadEntryProblems,
   'networking.istio.io/Sidecar': sidecarProblems,
+  'gateway.networking.k8s.io/HTTPRoute': gatewayRouteProblems,
+  'gateway.networking.k8s.io/GRPCRoute': gatewayRouteProblems,
   'security.istio.io/AuthorizationPolicy': authorizationPolicyProblems,
   'security.istio.io/PeerAuthentication': peerAuthenticationProblems,
   'security.istio.io/RequestAuthentication': requestAuthenticationProblems,

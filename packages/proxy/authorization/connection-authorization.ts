@@ -1,5 +1,5 @@
 import { MizzenError } from '@mizzen/common';
-import { durationToMs } from '@mizzen/envoy-api';
+import { durationToTimerMs } from '@mizzen/envoy-api';
 import { type ExtAuthz, ExtAuthzSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/ext_authz/v3/ext_authz_pb.js';
 import { checkConnection } from '../filters/ext-authz/check.ts';
 import type { ProxyContext } from '../http/connection-settings.ts';
@@ -72,7 +72,7 @@ export function bySomebodyElse(config: ExtAuthz, place: string, { findCluster, c
   const { grpcService, failureModeAllow, filterEnabledMetadata } = config;
   if (grpcService?.targetSpecifier.case !== 'envoyGrpc') throw new MizzenError('unsupported-filter', `${place}: grpc_service needs envoy_grpc`);
   const { clusterName, authority } = grpcService.targetSpecifier.value;
-  const timeoutMs = durationToMs(grpcService.timeout) ?? defaultTimeoutMs;
+  const timeoutMs = durationToTimerMs(grpcService.timeout) ?? defaultTimeoutMs;
   const isAsked = filterEnabledMetadata && compileMetadataMatcher(filterEnabledMetadata, place);
   return {
     authorize(connecting, notes, done) {

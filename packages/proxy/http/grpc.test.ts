@@ -27,7 +27,7 @@ describe('gRPC over HTTP', () => {
       ['1500u', 2],
       ['1n', 1],
       ['0m', 1],
-      ['99999999H', 99_999_999 * 3_600_000],
+      ['99999999H', 2 ** 31 - 1],
     ] as const)
       assert.equal(grpcTimeoutMs(headWith('grpc-timeout', text)), ms, text);
     for (const text of ['', '5', 'S', '1s', '123456789S', '-1S', '1.5S', '1 S']) assert.equal(grpcTimeoutMs(headWith('grpc-timeout', text)), undefined, text);

@@ -1,6 +1,6 @@
 import net from 'node:net';
 import { type Logger, MizzenError } from '@mizzen/common';
-import { durationToMs, unpackAny } from '@mizzen/envoy-api';
+import { durationToMs, durationToTimerMs, unpackAny } from '@mizzen/envoy-api';
 import { SocketAddress_Protocol } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
 import { ProxyProtocolConfig_Version } from '@mizzen/envoy-api/gen/envoy/config/core/v3/proxy_protocol_pb.js';
 import type { ListenerFilterChainMatchPredicate } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
@@ -124,7 +124,7 @@ function compileListenerFilters(message: ListenerMessage, place: string): Listen
     proxyProtocol,
     tls,
     http,
-    timeoutMs: durationToMs(message.listenerFiltersTimeout) ?? defaults.filtersTimeoutMs,
+    timeoutMs: durationToTimerMs(message.listenerFiltersTimeout) ?? defaults.filtersTimeoutMs,
     continuesOnTimeout: message.continueOnListenerFiltersTimeout,
   };
 }

@@ -1,5 +1,5 @@
 import { MizzenError } from '@mizzen/common';
-import { durationToMs } from '@mizzen/envoy-api';
+import { durationToTimerMs } from '@mizzen/envoy-api';
 import {
   DirectResponseActionSchema,
   RouteAction_ClusterNotFoundResponseCode as NotFoundCode,
@@ -117,8 +117,8 @@ function compileForward(action: RouteActionMessage, path: PathCondition, inherit
   return {
     kind: 'forward',
     targets: compileTargets(action, inherited, place),
-    timeoutMs: durationToMs(action.maxStreamDuration?.maxStreamDuration) ?? durationToMs(action.timeout) ?? defaultTimeoutMs,
-    maxGrpcTimeoutMs: durationToMs(action.maxStreamDuration?.grpcTimeoutHeaderMax) ?? durationToMs(action.maxGrpcTimeout),
+    timeoutMs: durationToTimerMs(action.maxStreamDuration?.maxStreamDuration) ?? durationToTimerMs(action.timeout) ?? defaultTimeoutMs,
+    maxGrpcTimeoutMs: durationToTimerMs(action.maxStreamDuration?.grpcTimeoutHeaderMax) ?? durationToTimerMs(action.maxGrpcTimeout),
     retry: compileRetry(action.retryPolicy ?? inherited.retry, place),
     hedge: compileHedge(action.hedgePolicy ?? inherited.hedge, place),
     rewrite: compileRewrite(action, path),

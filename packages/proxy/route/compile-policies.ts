@@ -1,6 +1,6 @@
 import type { Any } from '@bufbuild/protobuf/wkt';
 import { MizzenError } from '@mizzen/common';
-import { durationToMs, unpackAny } from '@mizzen/envoy-api';
+import { durationToTimerMs, unpackAny } from '@mizzen/envoy-api';
 import {
   type HedgePolicy as HedgePolicyMessage,
   HedgePolicySchema,
@@ -35,13 +35,13 @@ export function compileRetry(policy: RetryPolicyMessage | undefined, place: stri
   if (!policy || policy.retryOn === '' || policy.numRetries === 0) return undefined;
   refuseUnsupported(RetryPolicySchema, policy, supportedOfRetry, `${place}, retry_policy`);
   const on = new Set(policy.retryOn.split(',').map((condition) => condition.trim()));
-  const base = durationToMs(policy.retryBackOff?.baseInterval) ?? 25;
+  const base = durationToTimerMs(policy.retryBackOff?.baseInterval) ?? 25;
   const predicates = policy.retryHostPredicate.map(({ name }) => name);
   const unknown = predicates.find((name) => !name.endsWith('previous_hosts'));
   if (unknown !== undefined) throw new MizzenError('unsupported-route', `${place}: the retry host predicate ${unknown} is not supported`);
   return {
     retries: policy.numRetries ?? 1,
-    perTryTimeoutMs: durationToMs(policy.perTryTimeout) ?? 0,
+    perTryTimeoutMs: durationToTimerMs(policy.perTryTimeout) ?? 0,
     onConnectFailure: on.has('connect-failure') || on.has('5xx') || on.has('gateway-error') || on.has('reset'),
     onReset: on.has('reset') || on.has('5xx') || on.has('gateway-error'),
     onResetBeforeRequest: on.has('reset-before-request'),
@@ -57,7 +57,7 @@ export function compileRetry(policy: RetryPolicyMessage | undefined, place: stri
     avoidsPreviousHosts: predicates.length > 0,
     avoidsPrioritiesAfter: compileRetryPriority(policy, place),
     backoffBaseMs: base,
-    backoffMaxMs: durationToMs(policy.retryBackOff?.maxInterval) ?? base * 10,
+    backoffMaxMs: durationToTimerMs(policy.retryBackOff?.maxInterval) ?? base * 10,
   };
 }
 
@@ -118,7 +118,7 @@ export function compileFault(any: Any | undefined, place: string): FaultPolicy |
   const grpc = abort?.errorType.case === 'grpcStatus' ? abort.errorType.value : undefined;
   return {
     requests: fault.headers.map(compileHeaderMatcher),
-    delayMs: delay?.faultDelaySecifier.case === 'fixedDelay' ? (durationToMs(delay.faultDelaySecifier.value) ?? 0) : 0,
+    delayMs: delay?.faultDelaySecifier.case === 'fixedDelay' ? (durationToTimerMs(delay.faultDelaySecifier.value) ?? 0) : 0,
     delayShare: delay?.percentage ? shareOf(delay.percentage) : 0,
     // A caller that is none of gRPC's is told nothing else than that it was the fault filter, as by Envoy.
     abortStatus: abort?.errorType.case === 'httpStatus' ? abort.errorType.value : 200,

@@ -1,6 +1,6 @@
 import { isIP } from 'node:net';
 import { MizzenError } from '@mizzen/common';
-import { durationToMs, unpackAny } from '@mizzen/envoy-api';
+import { durationToMs, durationToTimerMs, unpackAny } from '@mizzen/envoy-api';
 import { CircuitBreakers_ThresholdsSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/circuit_breaker_pb.js';
 import {
   Cluster_DiscoveryType,
@@ -92,7 +92,7 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   const cluster = new Cluster(
     {
       name: message.name,
-      connectTimeoutMs: durationToMs(message.connectTimeout) ?? 5_000,
+      connectTimeoutMs: durationToTimerMs(message.connectTimeout) ?? 5_000,
       balancing: compileBalancing(message, random, place),
       outliers: compileOutliers(message.outlierDetection, place),
       maxConnections: thresholds?.maxConnections ?? 1024,
@@ -204,7 +204,7 @@ function compileDns(message: ClusterMessage): DnsSettings {
     [DnsFamily.AUTO]: 'preferV4',
     [DnsFamily.V4_PREFERRED]: 'preferV4',
   } as const;
-  return { refreshMs: durationToMs(message.dnsRefreshRate) || defaultDnsRefreshMs, family: families[message.dnsLookupFamily] ?? 'preferV4' };
+  return { refreshMs: durationToTimerMs(message.dnsRefreshRate) || defaultDnsRefreshMs, family: families[message.dnsLookupFamily] ?? 'preferV4' };
 }
 
 function compileEndpoint(

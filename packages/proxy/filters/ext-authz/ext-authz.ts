@@ -1,5 +1,5 @@
 import { MizzenError } from '@mizzen/common';
-import { durationToMs } from '@mizzen/envoy-api';
+import { durationToTimerMs } from '@mizzen/envoy-api';
 import {
   AuthorizationRequestSchema,
   AuthorizationResponseSchema,
@@ -147,7 +147,7 @@ function compileAsk(config: ExtAuthz, place: string, context: ProxyContext): Ask
       const { targetSpecifier: target, timeout } = services.value;
       if (target.case !== 'envoyGrpc') throw new MizzenError('unsupported-filter', `${place}: grpc_service needs envoy_grpc`);
       const { clusterName, authority } = target.value;
-      const timeoutMs = durationToMs(timeout) ?? defaultTimeoutMs;
+      const timeoutMs = durationToTimerMs(timeout) ?? defaultTimeoutMs;
       return (exchange, body, done) => {
         const cluster = context.findCluster(clusterName);
         if (cluster === undefined) return done(unavailable);
@@ -173,7 +173,7 @@ function compileAsk(config: ExtAuthz, place: string, context: ProxyContext): Ask
         place,
       );
       const clusterName = service.serverUri?.httpUpstreamType.case === 'cluster' ? service.serverUri.httpUpstreamType.value : '';
-      const timeoutMs = durationToMs(service.serverUri?.timeout) ?? defaultTimeoutMs;
+      const timeoutMs = durationToTimerMs(service.serverUri?.timeout) ?? defaultTimeoutMs;
       const own = choiceOf(service.authorizationRequest?.allowedHeaders);
       const nothing = () => false;
       const rules: HttpRules = {

@@ -1,5 +1,5 @@
 import { MizzenError } from '@mizzen/common';
-import { durationToMs, unpackAny } from '@mizzen/envoy-api';
+import { durationToTimerMs, unpackAny } from '@mizzen/envoy-api';
 import { OpenTelemetryConfigSchema } from '@mizzen/envoy-api/gen/envoy/config/trace/v3/opentelemetry_pb.js';
 import {
   type HttpConnectionManager_Tracing,
@@ -45,7 +45,7 @@ export function compileTracer(
         header === undefined ? [] : [[header.key.toLowerCase(), utf8Bytes(header.value)] as const],
       ),
       serviceName: config.serviceName,
-      timeoutMs: durationToMs(uri.timeout) || 5_000,
+      timeoutMs: durationToTimerMs(uri.timeout) || 5_000,
     };
   } else if (config.grpcService?.targetSpecifier.case === 'envoyGrpc') {
     const { clusterName, authority } = config.grpcService.targetSpecifier.value;
@@ -56,7 +56,7 @@ export function compileTracer(
       path: '',
       fields: [],
       serviceName: config.serviceName,
-      timeoutMs: durationToMs(config.grpcService.timeout) || 5_000,
+      timeoutMs: durationToTimerMs(config.grpcService.timeout) || 5_000,
     };
   } else throw new MizzenError('unsupported-tracer', `${place}: the tracer needs http_service with a cluster, or grpc_service with envoy_grpc`);
   const random = tracing.randomSampling === undefined ? 1 : tracing.randomSampling.value / 100;
