@@ -264,6 +264,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   });
   const certificates = new CertificateController({
     ...{ registry, logger: logger.child('certificates'), fetchPolicy, answer: (challenges) => pilot.answerChallenges(challenges) },
+    proofProblem: (namespace, host) => pilot.proofProblem(namespace, host),
     ...(options.certificateRetryMs === undefined ? {} : { retryMs: options.certificateRetryMs }),
   });
   await certificates.start();

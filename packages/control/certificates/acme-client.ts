@@ -42,7 +42,7 @@ interface Answer {
 
 interface Authorization {
   readonly status: string;
-  readonly identifier: { readonly value: string };
+  readonly identifier: { readonly type: string; readonly value: string };
   readonly challenges: readonly { readonly type: string; readonly url: string; readonly token: string; readonly error?: Problem }[];
 }
 
@@ -106,13 +106,18 @@ export class AcmeClient {
     const { location } = made;
     if (location === undefined) throw new Error('the server has made an order without a URL');
     const { authorizations, finalize } = parse<Order>(made);
+    const ordered = new Set(names.map((name) => name.toLowerCase()));
     const pending: { readonly at: string; readonly url: string; readonly challenge: HttpChallenge }[] = [];
     for (const at of authorizations) {
       const { status, identifier, challenges } = parse<Authorization>(await this.#post(at));
+      // The server chooses the identifier: a name that was not ordered is not proved for it.
+      const domain = String(identifier?.value).toLowerCase();
+      if (identifier?.type !== 'dns' || !ordered.has(domain))
+        throw new Error(`the server requests a proof of ${JSON.stringify(identifier?.value)}, which is not in the order for ${names.join(', ')}`);
       if (status === 'valid') continue;
       const http = challenges.find(({ type }) => type === 'http-01');
       if (http === undefined) throw new Error(`${identifier.value} cannot be proved by http-01 there, but by ${challenges.map(({ type }) => type).join(', ')}`);
-      pending.push({ at, url: http.url, challenge: { domain: identifier.value, token: http.token, answer: await this.#answerTo(http.token) } });
+      pending.push({ at, url: http.url, challenge: { domain, token: http.token, answer: await this.#answerTo(http.token) } });
     }
     await prove(pending.map(({ challenge }) => challenge));
     for (const { url } of pending) await this.#post(url, {});

@@ -14,11 +14,18 @@ export interface CertificateControllerOptions {
   readonly registry: ResourceRegistry;
   readonly logger: Logger;
   /** Has the gateways answer these challenges, and no others; resolves when they do. */
-  readonly answer: (challenges: readonly HttpChallenge[]) => Promise<void>;
+  readonly answer: (challenges: readonly OwnedChallenge[]) => Promise<void>;
+  /** Why a namespace cannot prove that a host is its own; undefined: it can. */
+  readonly proofProblem: (namespace: string, host: string) => string | undefined;
   /** After a failure: the first wait, which doubles up to an hour. */
   readonly retryMs?: number;
   /** Where the URLs of ACME servers may lead. */
   readonly fetchPolicy: FetchPolicy | undefined;
+}
+
+/** A challenge of a Certificate: only Gateways of its namespace that own the host answer it. */
+export interface OwnedChallenge extends HttpChallenge {
+  readonly namespace: string;
 }
 
 interface Entry {
@@ -55,7 +62,7 @@ export class CertificateController {
   readonly #abort: AbortController;
   readonly #entries: Map<string, Entry>;
   readonly #clients: Map<string, AcmeClient>;
-  readonly #challenges: Map<string, readonly HttpChallenge[]>;
+  readonly #challenges: Map<string, readonly OwnedChallenge[]>;
   #stopWatching: (() => void) | undefined;
 
   constructor(options: CertificateControllerOptions) {
@@ -164,12 +171,20 @@ export class CertificateController {
     if (secret !== undefined && secret.metadata.annotations?.[annotations.certificate] !== stored.key.name)
       throw new Error(`the Secret ${spec.secretName} is there already and was not made for this Certificate: remove it, or name another`);
     if (current === undefined) await this.#setStatus(name, { isReady: false, reason: 'Issuing', message: 'the certificate is being asked for' });
+    // Before the order: the account of a ClusterIssuer may still have another namespace's proof of the host, and the server would ask for no other.
+    for (const host of spec.dnsNames!) {
+      const problem = this.#options.proofProblem(namespace, host.toLowerCase());
+      if (problem !== undefined) throw new Error(problem);
+    }
     const client = await this.#clientOf(spec, namespace);
     const { key, csr } = await signingRequest(spec);
     let chain: string;
     try {
       chain = await client.certificate(spec.dnsNames!, csr, async (challenges) => {
-        this.#challenges.set(name, challenges);
+        this.#challenges.set(
+          name,
+          challenges.map((challenge) => ({ ...challenge, namespace })),
+        );
         await this.#answer();
       });
     } finally {

@@ -3,7 +3,7 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import { type Logger, messageOf } from '@mizzen/common';
 import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
-import type { HttpChallenge } from '../certificates/acme-client.ts';
+import type { OwnedChallenge } from '../certificates/certificate-controller.ts';
 import type { FetchPolicy } from '../citadel/fetch-policy.ts';
 import { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { TrustBundles } from '../citadel/trust-bundles.ts';
@@ -12,6 +12,8 @@ import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import { envoyFilterFindings } from './analysis/envoy-filters.ts';
 import type { Finding } from './analysis/finding.ts';
 import { StatusWriter } from './gateway-api/status-writer.ts';
+import { servedGateways } from './generate/served-gateways.ts';
+import { hasPlainHttp, hostOwner } from './host-owner.ts';
 import { Quarantine } from './quarantine.ts';
 import { Registration } from './registry/registration.ts';
 import { WorkloadBindings } from './registry/workload-bindings.ts';
@@ -65,7 +67,7 @@ export class Pilot {
   #firstChangeAt: number | undefined;
   #building: Promise<void>;
   #pushes: number;
-  #challenges: readonly HttpChallenge[];
+  #challenges: readonly OwnedChallenge[];
   readonly #statuses: StatusWriter;
 
   constructor(options: PilotOptions) {
@@ -198,8 +200,23 @@ export class Pilot {
       });
   }
 
+  /**
+   * Why a Certificate of a namespace cannot be proved for a host; undefined: a connected gateway would answer its challenges. The owner is decided over all Gateways that
+   * connected gateways serve.
+   */
+  proofProblem(namespace: string, host: string): string | undefined {
+    const snapshot = this.#snapshot;
+    if (snapshot === undefined) return 'the configuration has not been read yet';
+    const served = [...this.#connections].map(({ view }) => servedGateways(view, snapshot));
+    if (!served.some((gateways) => gateways.some((gateway) => gateway.namespace === namespace && hasPlainHttp(gateway, host))))
+      return `${host} cannot be proved: no connected gateway serves it over plain HTTP for a Gateway of namespace ${namespace}`;
+    const owner = hostOwner(host, [...new Set(served.flat())], snapshot);
+    if (owner === namespace) return undefined;
+    return `${host} cannot be proved for namespace ${namespace}: ${owner === undefined ? 'Gateways of several namespaces claim it' : 'it belongs to a Gateway of another namespace'}`;
+  }
+
   /** Has the gateways answer these challenges, and no others; resolves when all that are connected do, or have had time enough. */
-  async answerChallenges(challenges: readonly HttpChallenge[]): Promise<void> {
+  async answerChallenges(challenges: readonly OwnedChallenge[]): Promise<void> {
     this.#challenges = challenges;
     await this.refresh();
     if (challenges.length === 0) return;

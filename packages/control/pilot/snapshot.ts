@@ -15,7 +15,7 @@ import type {
   VirtualServiceSpec,
 } from '@mizzen/api';
 import type { Origin } from '@mizzen/common';
-import type { HttpChallenge } from '../certificates/acme-client.ts';
+import type { OwnedChallenge } from '../certificates/certificate-controller.ts';
 import type { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { StoredResource } from '../galley/config-store.ts';
 import { originFileAnnotation } from '../galley/directory-source.ts';
@@ -56,7 +56,7 @@ export interface MeshSnapshot {
   /** Addresses of services that have none of their own, by host name. */
   readonly autoAddresses: ReadonlyMap<string, AutoAddress>;
   /** What gateways answer to ACME servers that ask whether names are theirs. */
-  readonly challenges: readonly HttpChallenge[];
+  readonly challenges: readonly OwnedChallenge[];
   readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
   readonly configMaps: ReadonlyMap<string, Readonly<Record<string, string>>>;
   readonly apiConfigs: readonly Configured<ApiSpec>[];

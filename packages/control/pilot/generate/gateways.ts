@@ -7,6 +7,7 @@ import { VirtualHost_TlsRequirementType } from '@mizzen/envoy-api/gen/envoy/conf
 import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { apiFilters, apisOf } from '../apis/listener-filters.ts';
+import { hasPlainHttp, hostOwner } from '../host-owner.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { authorizationNetworkFilters, pathNormalizationFor, securityFilters } from '../security/authorization-filters.ts';
 import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
@@ -183,13 +184,17 @@ export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapsh
     if (server.spec.tls?.httpsRedirect && hosts.size === 0)
       hosts.set('*', { name: `redirect:${server.port}`, domains: ['*'], requireTls: VirtualHost_TlsRequirementType.ALL });
   }
-  for (const [name, hosts] of tables) if (name.startsWith('http.')) answerChallenges(hosts, name.slice('http.'.length), snapshot);
+  const port = (name: string) => name.slice('http.'.length);
+  for (const [name, hosts] of tables) if (name.startsWith('http.')) answerChallenges(hosts, port(name), servedGateways(view, snapshot), snapshot);
   return [...tables].map(([name, hosts]) => create(RouteConfigurationSchema, { name, virtualHosts: [...hosts.values()], validateClusters: false }));
 }
 
 /** Before anything else that is said of a name, redirects to TLS too: there is no certificate yet. */
-function answerChallenges(hosts: Map<string, VirtualHost>, port: string, { challenges }: MeshSnapshot): void {
-  for (const { domain, token, answer } of challenges) {
+function answerChallenges(hosts: Map<string, VirtualHost>, port: string, gateways: readonly Configured<GatewaySpec>[], snapshot: MeshSnapshot): void {
+  for (const { domain, token, answer, namespace } of snapshot.challenges) {
+    // The account and the token are the Certificate's: at a host of another namespace they would prove that host for it.
+    const isServed = gateways.some((gateway) => gateway.namespace === namespace && hasPlainHttp(gateway, domain, Number(port)));
+    if (!isServed || hostOwner(domain, gateways, snapshot) !== namespace) continue;
     const covering = [...hosts.keys()].filter((host) => hostMatches(host, domain)).sort((a, b) => b.length - a.length)[0];
     const host = covering === undefined ? undefined : hosts.get(covering);
     const route = {
