@@ -222,7 +222,7 @@ describe('a mesh under faults', () => {
     await nameless.stop(1_000);
   });
 
-  it('follows a folder: applies what is saved, keeps what was good while a file is broken, deletes what is gone', async () => {
+  it('follows a folder: applies what is saved, keeps what was good while a file is broken, deletes what is gone', async (t) => {
     const { DirectorySource } = await import('../packages/control/galley/directory-source.ts');
     const folder = mkdtempSync(join(tmpdir(), 'mizzen-folder-'));
     const problems: string[] = [];
@@ -233,8 +233,11 @@ describe('a mesh under faults', () => {
       settleMs: 10,
       onProblems: (found) => problems.push(...found),
     });
+    t.after(() => source.close());
     const names = async () =>
-      (await mesh.plane.registry.store.list('', 'ConfigMap')).items.map((item) => `${item.key.name}=${(item.resource['data'] as { a: string }).a}`);
+      (await mesh.plane.registry.store.list('', 'ConfigMap')).items
+        .filter((item) => item.key.namespace === 'default')
+        .map((item) => `${item.key.name}=${(item.resource['data'] as { a: string }).a}`);
     const map = (name: string, value: string) => `apiVersion: v1\nkind: ConfigMap\nmetadata: { name: ${name} }\ndata: { a: "${value}" }\n---\n`;
     writeFileSync(join(folder, 'a.yaml'), map('one', '1') + map('two', '2'));
     await source.start();

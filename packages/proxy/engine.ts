@@ -103,7 +103,7 @@ export class Engine {
     this.#closing = undefined;
   }
 
-  /** Puts an update into effect. Throws MizzenError, with nothing changed, when it cannot be used. */
+  /** Puts an update into effect. Throws MizzenError that names the resources which cannot be used; the others are in effect then. */
   accept(type: ResourceType, resources: readonly Any[]): void {
     this.state.accept(type, resources);
   }

@@ -286,7 +286,13 @@ class DataPlane {
 
   /** Puts an update into effect, here and in the workers. Throws MizzenError, with nothing changed, when it cannot be used. */
   accept(type: ResourceType, resources: readonly Any[]): void {
-    this.engine.accept(type, resources);
+    try {
+      this.engine.accept(type, resources);
+    } catch (error) {
+      // Workers are sent what is in effect: the accepted resources, and the last good version of the refused ones.
+      this.#pool?.broadcast(type, this.engine.state.dump(type));
+      throw error;
+    }
     this.#pool?.broadcast(type, resources);
   }
 

@@ -62,6 +62,8 @@ export class Listener implements InspectionResult {
   readonly #surroundings: ListenerSurroundings;
   /** Of a listener without a socket: whether it takes what is handed over. */
   #isOpen: boolean;
+  /** It is not to listen any more, or not to begin with. */
+  #hasStopped: boolean;
 
   constructor(config: ListenerConfig, surroundings: ListenerSurroundings) {
     this.address = config.address;
@@ -71,6 +73,7 @@ export class Listener implements InspectionResult {
     this.#surroundings = surroundings;
     this.#inspecting = new Map();
     this.#isOpen = false;
+    this.#hasStopped = false;
     this.#server = net.createServer({ allowHalfOpen: true, noDelay: true, highWaterMark: Math.max(16 * 1024, config.bufferLimitBytes) }, (socket) =>
       this.#acceptGuarded(socket),
     );
@@ -99,6 +102,8 @@ export class Listener implements InspectionResult {
     this.#server.listen({ host: this.address, port: this.port, backlog, ipv6Only: isIPv6Only, reusePort: this.#surroundings.reusesPort });
     try {
       await once(this.#server, 'listening');
+      // The socket is open only now, after it was to be closed.
+      if (this.#hasStopped) this.#server.close();
     } catch (error) {
       const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
       throw new MizzenError(
@@ -157,6 +162,7 @@ export class Listener implements InspectionResult {
 
   stopListening(): void {
     this.#isOpen = false;
+    this.#hasStopped = true;
     if (this.#server.listening) this.#server.close();
     for (const inspection of [...this.#inspecting.values()]) inspection.close();
   }

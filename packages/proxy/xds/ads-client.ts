@@ -13,7 +13,7 @@ import { explain, type IdentityAgent, isUnauthenticated } from './identity-agent
 /** Where updates go, and what they are asked for by. */
 export interface ResourceSink {
   wanted(type: ResourceType): string[];
-  /** Throws when the update cannot be used: it becomes a NACK. */
+  /** Throws when resources of the update cannot be used: it becomes a NACK. The others are in effect. */
   accept(type: DiscoveryType, resources: readonly Any[]): void;
 }
 
@@ -179,7 +179,7 @@ export class AdsClient {
       subscription.version = response.versionInfo;
     } catch (problem) {
       error = messageOf(problem);
-      logger.error(`refused a ${type} update; the version before stays in effect`, { version: response.versionInfo, reason: error });
+      logger.error(`refused ${type} resources; their last good versions stay in effect`, { version: response.versionInfo, reason: error });
     }
     this.#send(type, subscription, error);
     // What has come may name what to ask for next.

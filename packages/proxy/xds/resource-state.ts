@@ -60,10 +60,59 @@ export interface ResourceStateOptions {
 const initialFetchTimeoutMs = 15_000;
 const sweeping = errorBoundary('timer.sweep.part');
 
+/** Refused resources that the error of an update names; it counts the others. */
+const maxNamedRefusals = 10;
+
+/** Resources of one update that cannot be used, each with the reason. */
+class Refusals {
+  readonly reasons: string[];
+  /** One cannot be read, so that its name is not known: no resource may be taken for removed. */
+  hasUnnamed: boolean;
+
+  constructor() {
+    this.reasons = [];
+    this.hasUnnamed = false;
+  }
+
+  /** What is read from the resource, or undefined. */
+  read<Message extends { readonly name: string } | { readonly clusterName: string }>(
+    type: string,
+    any: Any,
+    read: (bytes: Uint8Array) => Message,
+  ): Message | undefined {
+    try {
+      return read(any.value);
+    } catch (error) {
+      this.hasUnnamed = true;
+      this.reasons.push(`a ${type} resource cannot be read: ${messageOf(error)}`);
+      return undefined;
+    }
+  }
+
+  /** What is compiled of the resource, or undefined. */
+  compile<Compiled>(type: string, name: string, compile: () => Compiled): Compiled | undefined {
+    try {
+      return compile();
+    } catch (error) {
+      const reason = messageOf(error);
+      this.reasons.push(reason.includes(name) ? reason : `${type} ${name}: ${reason}`);
+      return undefined;
+    }
+  }
+
+  /** Throws MizzenError when there are any. */
+  throwIfAny(): void {
+    const { reasons } = this;
+    if (reasons.length === 0) return;
+    const others = reasons.length > maxNamedRefusals ? `; and ${reasons.length - maxNamedRefusals} more` : '';
+    throw new MizzenError('invalid-resource', `${reasons.slice(0, maxNamedRefusals).join('; ')}${others}`);
+  }
+}
+
 /**
- * The configuration in effect: every resource compiled, the last good version of each kept until a better one has come. An update is
- * compiled as a whole before any of it takes effect; if one resource cannot be compiled, all of the update is refused. What is new
- * takes traffic only when it has all that it needs ("warming").
+ * The configuration in effect: every resource compiled, the last good version of each kept until a better one has come. Resources are accepted
+ * or refused one by one: one that cannot be compiled stays in its last good version, or is left out, and the others of its update take effect.
+ * What is new takes traffic only when it has all that it needs ("warming").
  */
 export class ResourceState {
   readonly #options: ResourceStateOptions;
@@ -195,34 +244,32 @@ export class ResourceState {
     }
   }
 
-  /** Puts an update into effect. Throws MizzenError, with nothing changed, when it cannot be used. */
+  /** Puts an update into effect. Throws MizzenError that names the resources which cannot be used; the others are in effect then. */
   accept(type: ResourceType, resources: readonly Any[]): void {
-    const { counters, secrets } = this.#options;
+    const { counters } = this.#options;
     counters.values.config_updates_total++;
-    try {
-      switch (type) {
-        case 'cluster':
-          this.#acceptClusters(resources);
-          break;
-        case 'endpoint':
-          this.#acceptEndpoints(resources);
-          break;
-        case 'listener':
-          this.#acceptListeners(resources);
-          break;
-        case 'route':
-          this.#acceptRoutes(resources);
-          break;
-        case 'secret':
-          for (const any of resources) secrets.accept(fromBinary(SecretSchema, any.value));
-          break;
-      }
-    } catch (error) {
-      counters.values.config_rejected_total++;
-      throw error instanceof MizzenError ? error : new MizzenError('invalid-resource', `a ${type} resource cannot be read: ${messageOf(error)}`);
+    const refusals = new Refusals();
+    switch (type) {
+      case 'cluster':
+        this.#acceptClusters(resources, refusals);
+        break;
+      case 'endpoint':
+        this.#acceptEndpoints(resources, refusals);
+        break;
+      case 'listener':
+        this.#acceptListeners(resources, refusals);
+        break;
+      case 'route':
+        this.#acceptRoutes(resources, refusals);
+        break;
+      case 'secret':
+        this.#acceptSecrets(resources, refusals);
+        break;
     }
+    if (refusals.reasons.length > 0) counters.values.config_rejected_total++;
     this.#received.add(type);
     this.#warmUp();
+    refusals.throwIfAny();
   }
 
   /** A socket that another process has listened on until now; connections that wait in its queue are served as soon as possible. */
@@ -282,20 +329,25 @@ export class ResourceState {
 
   // ---- clusters and endpoints ----
 
-  #acceptClusters(resources: readonly Any[]): void {
+  #acceptClusters(resources: readonly Any[], refusals: Refusals): void {
     const next: Warming[] = [];
     const kept = new Set<string>();
     for (const any of resources) {
-      const message = fromBinary(ClusterSchema, any.value);
+      const message = refusals.read('cluster', any, (bytes) => fromBinary(ClusterSchema, bytes));
+      if (message === undefined) continue;
       const key = keyOf(any);
       kept.add(message.name);
       if ((this.#warming.get(message.name) ?? this.#clusters.get(message.name))?.key === key) continue;
-      const compiled = compileCluster(message, this.#options.secrets, this.#context.random);
-      // A cluster that has changed starts with the endpoints it had: it is never empty between CDS and EDS.
-      const assignment = compiled.edsName === undefined ? undefined : this.#assignments.get(compiled.edsName)?.compiled;
-      if (assignment) compiled.applyAssignment(assignment);
-      next.push({ any, key, compiled, since: performance.now() });
+      const compiled = refusals.compile('cluster', message.name, () => {
+        const cluster = compileCluster(message, this.#options.secrets, this.#context.random);
+        // A cluster that has changed starts with the endpoints it had: it is never empty between CDS and EDS.
+        const assignment = cluster.edsName === undefined ? undefined : this.#assignments.get(cluster.edsName)?.compiled;
+        if (assignment) cluster.applyAssignment(assignment);
+        return cluster;
+      });
+      if (compiled !== undefined) next.push({ any, key, compiled, since: performance.now() });
     }
+    if (refusals.hasUnnamed) for (const name of [...this.#warming.keys(), ...this.#clusters.keys()]) kept.add(name);
     for (const [name, { compiled }] of this.#warming) if (!kept.has(name) && this.#warming.delete(name)) compiled.cluster.close();
     for (const [name, { compiled }] of this.#clusters) if (!kept.has(name) && this.#clusters.delete(name)) compiled.cluster.close();
     for (const warming of next) {
@@ -305,14 +357,19 @@ export class ResourceState {
     }
   }
 
-  #acceptEndpoints(resources: readonly Any[]): void {
-    const next = resources.map((any) => ({ any, key: keyOf(any), compiled: fromBinary(ClusterLoadAssignmentSchema, any.value) }));
-    for (const accepted of next) {
+  #acceptEndpoints(resources: readonly Any[], refusals: Refusals): void {
+    for (const any of resources) {
+      const assignment = refusals.read('endpoint', any, (bytes) => fromBinary(ClusterLoadAssignmentSchema, bytes));
+      if (assignment === undefined) continue;
+      const accepted = { any, key: keyOf(any), compiled: assignment };
       const { clusterName } = accepted.compiled;
       if (this.#assignments.get(clusterName)?.key === accepted.key) continue;
-      for (const { compiled } of [...this.#clusters.values(), ...this.#warming.values()])
-        if (compiled.edsName === clusterName) compiled.applyAssignment(accepted.compiled);
-      this.#assignments.set(clusterName, accepted);
+      const isApplied = refusals.compile('endpoints of', clusterName, () => {
+        for (const { compiled } of [...this.#clusters.values(), ...this.#warming.values()])
+          if (compiled.edsName === clusterName) compiled.applyAssignment(accepted.compiled);
+        return true;
+      });
+      if (isApplied === true) this.#assignments.set(clusterName, accepted);
     }
     const used = new Set(this.wanted('endpoint'));
     for (const name of this.#assignments.keys()) if (!used.has(name)) this.#assignments.delete(name);
@@ -333,20 +390,29 @@ export class ResourceState {
 
   // ---- routes and listeners ----
 
-  #acceptRoutes(resources: readonly Any[]): void {
+  #acceptRoutes(resources: readonly Any[], refusals: Refusals): void {
     const next = new Map<string, Accepted<RouteTable>>();
     for (const any of resources) {
-      const message = fromBinary(RouteConfigurationSchema, any.value);
+      const message = refusals.read('route', any, (bytes) => fromBinary(RouteConfigurationSchema, bytes));
+      if (message === undefined) continue;
       const key = keyOf(any);
-      const current = this.#routes.get(message.name);
-      next.set(message.name, current?.key === key ? current : { any, key, compiled: compileRouteTable(message) });
+      if (this.#routes.get(message.name)?.key === key) continue;
+      const compiled = refusals.compile('route configuration', message.name, () => compileRouteTable(message));
+      if (compiled !== undefined) next.set(message.name, { any, key, compiled });
     }
     for (const [name, accepted] of next) this.#routes.set(name, accepted);
     const used = new Set([...this.wanted('route'), ...[...this.#applied.values()].flatMap((compiled) => compiled.routeNames)]);
     for (const name of this.#routes.keys()) if (!used.has(name)) this.#routes.delete(name);
   }
 
-  #acceptListeners(resources: readonly Any[]): void {
+  #acceptSecrets(resources: readonly Any[], refusals: Refusals): void {
+    for (const any of resources) {
+      const secret = refusals.read('secret', any, (bytes) => fromBinary(SecretSchema, bytes));
+      if (secret !== undefined) refusals.compile('secret', secret.name, () => this.#options.secrets.accept(secret));
+    }
+  }
+
+  #acceptListeners(resources: readonly Any[], refusals: Refusals): void {
     const next = new Map<string, Accepted<CompiledListener>>();
     const { secrets, logger, sessionTicketKeys } = this.#options;
     const environment = {
@@ -359,11 +425,16 @@ export class ResourceState {
       onSecretReady: () => setImmediate(() => this.#openListenersThatCan()),
     };
     for (const any of resources) {
-      const message = fromBinary(ListenerSchema, any.value);
+      const message = refusals.read('listener', any, (bytes) => fromBinary(ListenerSchema, bytes));
+      if (message === undefined) continue;
       const key = keyOf(any);
       const current = this.#listeners.get(message.name);
-      next.set(message.name, current?.key === key ? current : { any, key, compiled: compileListener(message, environment) });
+      const compiled = current?.key === key ? current.compiled : refusals.compile('listener', message.name, () => compileListener(message, environment));
+      if (compiled !== undefined) next.set(message.name, { any, key, compiled });
+      // Refused: its last good version stays.
+      else if (current !== undefined) next.set(message.name, current);
     }
+    if (refusals.hasUnnamed) for (const [name, current] of this.#listeners) if (!next.has(name)) next.set(name, current);
     for (const [name, open] of this.#open) {
       const replacement = next.get(name)?.compiled;
       const isSame = replacement !== undefined && replacement.config.address === open.address && replacement.config.port === open.port;

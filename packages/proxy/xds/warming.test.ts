@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, beforeEach, describe, it } from 'node:test';
+import { fromBinary } from '@bufbuild/protobuf';
 import { silentLogger } from '@mizzen/common';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import { Cluster_DiscoveryType, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
@@ -154,5 +155,42 @@ describe('warming', () => {
       /cluster c: lb_subset_config of Cluster is not supported/,
     );
     assert.deepEqual(ports(), [1]);
+  });
+
+  it('accepts the resources of an update one by one, and keeps the last good version of those that it refuses', () => {
+    const good = (name: string, port: number) =>
+      packAny(ListenerSchema, {
+        name,
+        address: { address: { case: 'socketAddress', value: { address: '127.0.0.1', portSpecifier: { case: 'portValue', value: port } } } },
+        filterChains: [{ filters: [manager('r')] }],
+      });
+    const bad = (name: string) => packAny(ListenerSchema, { name, filterChains: [{ filters: [{ name: 'envoy.filters.network.unknown' }] }] });
+    const names = () => engine.state.dump('listener').map((any) => fromBinary(ListenerSchema, any.value).name);
+    assert.throws(() => engine.accept('listener', [good('a', 0), bad('b'), good('c', 0), bad('d')]), /b.*; .*d/s);
+    assert.deepEqual(names(), ['a', 'c']);
+    const kept = engine.state.dump('listener')[0];
+    assert.throws(() => engine.accept('listener', [bad('a'), good('e', 0)]), /a/);
+    assert.deepEqual(names(), ['a', 'e'], 'c is removed, a stays as it was');
+    assert.equal(engine.state.dump('listener')[0], kept);
+    // An unreadable resource has no name: no listener may be taken for removed.
+    assert.throws(() => engine.accept('listener', [{ ...good('f', 0), value: Buffer.from([0xff, 0xff]) }]), /cannot be read/);
+    assert.deepEqual(names(), ['a', 'e']);
+
+    const clusterNames = () => engine.state.dump('cluster').map((any) => fromBinary(ClusterSchema, any.value).name);
+    assert.throws(
+      () =>
+        engine.accept('cluster', [
+          cluster('x', { name: 'x' }),
+          cluster('y', { name: 'y', circuitBreakers: { thresholds: [{ priority: 99 as never }] }, lbPolicy: 99 as never }),
+        ]),
+      /y/,
+    );
+    assert.deepEqual(clusterNames(), ['x']);
+    assert.throws(
+      () =>
+        engine.accept('route', [routes('r'), packAny(RouteConfigurationSchema, { name: 's', virtualHosts: [{ name: 'v', domains: ['*'], routes: [{}] }] })]),
+      /s/,
+    );
+    assert.equal(engine.state.dump('route').length, 1);
   });
 });
