@@ -26,11 +26,12 @@ export interface Outcome {
 /**
  * The differences that are allowed, and why:
  * `date`, `x-request-id`, `x-envoy-upstream-service-time`: of the moment. `server`: who we are. `connection`, `keep-alive`, `transfer-encoding`: of one hop.
+ * `vary`: ours says `Origin` where CORS is configured, so that no cache serves one origin's response to another (Fetch standard, section 3.2.5).
  * `content-length` of 0: whether a message without content says so is of one hop, too.
  * `x-envoy-*` on requests: what Envoy tells other Envoys of its own retries and timeouts; nothing in the mesh reads it.
  * `x-forwarded-for`, `x-forwarded-proto`: compared in e2e, where both are told to set them alike.
  */
-const ofAnswers = new Set(['date', 'server', 'connection', 'keep-alive', 'transfer-encoding', 'x-envoy-upstream-service-time', 'x-request-id']);
+const ofAnswers = new Set(['date', 'server', 'connection', 'keep-alive', 'transfer-encoding', 'vary', 'x-envoy-upstream-service-time', 'x-request-id']);
 const ofRequests = new Set(['x-request-id', 'connection', 'keep-alive', 'transfer-encoding', 'x-forwarded-for', 'x-forwarded-proto', 'x-probe']);
 
 /** Nothing that a probe asks for takes nearly as long. */

@@ -42,10 +42,10 @@ export const jwtAuthn: FilterKind = {
     const config = unpackConfig(JwtAuthenticationSchema, any, place);
     refuseUnsupported(JwtAuthenticationSchema, config, supported, place);
     const providers = new Map(Object.entries(config.providers).map(([key, message]) => [key, new Provider(key, message, place)]));
-    // A requirement that tolerates bad tokens has no use for looking at the others.
+    // A rule without a requirement, or with one that tolerates bad tokens, verifies no others.
     const compile = (message: JwtRequirement | undefined, at: string): Requirement => {
       const requirement = compileRequirement(message, providers, at);
-      if (toleratesFailure(message)) return requirement;
+      if (message?.requiresType.case === undefined || toleratesFailure(message)) return requirement;
       return (findings, accepted) => {
         const outcome = requirement(findings, accepted);
         return outcome === 'fulfilled' ? (findings.problemOfOthers([...providers.values()], accepted) ?? outcome) : outcome;
