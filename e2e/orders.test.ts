@@ -33,7 +33,8 @@ describe('the orders example', { skip: skipWithout('python3') }, () => {
 
   it('starts without a word of trouble', () => {
     assert.deepEqual(
-      lines.filter((line) => /error|warn/i.test(line)),
+      // A busy machine is no trouble of the mesh.
+      lines.filter((line) => /error|warn/i.test(line) && !line.includes('overload:')),
       [],
     );
   });
