@@ -184,8 +184,8 @@ describe('the certificate authority', () => {
     const { user, system } = process.cpuUsage(cpu);
     const ms = (user + system) / 1000;
     if (process.env['MIZZEN_SHOW_COST']) console.log(`# 1,000 certificates: ${ms.toFixed(0)} ms of CPU, ${(performance.now() - wall).toFixed(0)} ms`);
-    // Twice the aim: tests share their machine.
-    assert.ok(ms < 4_000, `${ms} ms`);
+    // Three times the aim: tests share their machine, and machines differ by a factor of two.
+    assert.ok(ms < 6_000, `${ms} ms`);
     rmSync(directory, { recursive: true });
   });
 });

@@ -8,6 +8,7 @@ const maxRsaBits = 8_192;
 const minRsaBits = 2_048;
 const minRsaExponent = 65_537n;
 const curves = new Set(['prime256v1', 'secp384r1', 'secp521r1']);
+const webCurves = new Set(['P-256', 'P-384', 'P-521']);
 const digests = new Set(['SHA-256', 'SHA-384', 'SHA-512']);
 
 /**
@@ -28,6 +29,9 @@ export async function readSigningRequest(csrPem: string): Promise<x509.Pkcs10Cer
 }
 
 function weaknessOf(csr: x509.Pkcs10CertificateRequest): string | undefined {
+  const { name, namedCurve: curve } = csr.publicKey.algorithm as { readonly name?: string; readonly namedCurve?: string };
+  // What nearly all workloads have needs no second reading of the key.
+  if (name === 'ECDSA' && curve !== undefined && webCurves.has(curve)) return weakDigest(csr);
   const key = createPublicKey({ key: Buffer.from(csr.publicKey.rawData), format: 'der', type: 'spki' });
   const { modulusLength = 0, publicExponent = 0n, namedCurve } = key.asymmetricKeyDetails ?? {};
   switch (key.asymmetricKeyType) {
@@ -46,6 +50,10 @@ function weaknessOf(csr: x509.Pkcs10CertificateRequest): string | undefined {
     default:
       return `keys of type ${key.asymmetricKeyType} are not signed: use P-256, RSA or Ed25519`;
   }
+  return weakDigest(csr);
+}
+
+function weakDigest(csr: x509.Pkcs10CertificateRequest): string | undefined {
   const { hash } = csr.signatureAlgorithm as { readonly hash?: { readonly name?: string } };
   return hash?.name !== undefined && digests.has(hash.name) ? undefined : `a signature with ${hash?.name ?? 'an unknown digest'} is not accepted: use SHA-256`;
 }
