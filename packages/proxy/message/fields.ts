@@ -25,7 +25,7 @@ function isForbiddenInTrailers(name: string): boolean {
   return connectionSpecificNames.has(name) || forbiddenInTrailers.test(name) || isMeshName(name);
 }
 
-/** Trailers as they may be written, by either version: what trailers must not carry is left out, whoever added it. */
+/** Trailers as they may be written, by either version: fields that trailers must not carry are left out, also those that a filter added. */
 export function verifiedTrailers(trailers: Fields): Fields {
   if (trailers.length === 0) return trailers;
   return trailers.filter(([name]) => isTrailerName(name)).map(([name, value]) => [name, verifiedValue(value)] as const);

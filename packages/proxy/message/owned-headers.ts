@@ -30,7 +30,7 @@ export function isOriginName(name: string): boolean {
   return name.startsWith('x-forwarded') || originNames.has(name);
 }
 
-/** Names whose other spellings are removed at every hop, whoever sends them: the proxy, or the protocol itself, decides on them. */
+/** Names whose other spellings are removed at every hop and from every sender: the proxy, or the protocol itself, decides on them. */
 export function isAlwaysOwned(folded: string): boolean {
   return isMeshName(folded) || isOriginName(folded) || reserved.has(folded);
 }

@@ -176,7 +176,7 @@ describe('a connection to the Workload API', { skip: process.getuid?.() === 0 ? 
     assert.match(second!, /has changed since it was attested/);
   });
 
-  it('has no identity while a descriptor is in flight, whoever else holds it', async () => {
+  it('has no identity while a descriptor is in flight, also when another process holds it', async () => {
     const send = 'a, b = socket.socketpair(); socket.send_fds(a, [b"x"], [s.fileno()])';
     const [hidden] = await attestAfter({ uid: 0 }, [send]);
     assert.match(hidden!, /a descriptor in flight may be the connection: a Unix socket of pid \d+/);
