@@ -12,7 +12,7 @@ import { GrpcClient, grpcServer } from './support/grpc.ts';
 import { call, until } from './support/http.ts';
 
 /** Requests of the load tests; fewer for a quick look. */
-const wanted = Number(process.env['MIZZEN_LOAD_REQUESTS'] ?? 100_000);
+const wanted = Number(process.env['MIZZEN_LOAD_REQUESTS'] ?? 8_000);
 
 /** Keeps sending requests on connections that are kept and, every so often, new, until stopped. What failed is kept with its reason. */
 class Load {

@@ -321,11 +321,11 @@ describe('the TCP engine', () => {
     });
     const ask = async (text: string) => {
       const client = dgram.createSocket('udp4');
+      engine.onClose(() => client.close());
       client.send(text, port, '127.0.0.1');
-      const [answer] = (await once(client, 'message', { signal: AbortSignal.timeout(3_000) })) as [Buffer];
+      const [answer] = (await once(client, 'message', { signal: AbortSignal.timeout(20_000) })) as [Buffer];
       client.send(`${text}2`, port, '127.0.0.1');
-      const [second] = (await once(client, 'message', { signal: AbortSignal.timeout(3_000) })) as [Buffer];
-      client.close();
+      const [second] = (await once(client, 'message', { signal: AbortSignal.timeout(20_000) })) as [Buffer];
       return `${answer} ${second}`;
     };
     assert.deepEqual(await Promise.all(['a', 'b', 'c'].map(ask)), ['re: a re: a2', 're: b re: b2', 're: c re: c2']);

@@ -137,7 +137,7 @@ describe('TLS of the engine', () => {
     const [one, loose] = [await withTls(strict, validation()), await withTls({}, validation())];
     const session = async (port: number, options: tls.ConnectionOptions) => {
       const socket = tls.connect({ port, host: '127.0.0.1', ...trust(), ...options });
-      const offered = once(socket, 'session', { signal: AbortSignal.timeout(3_000) }) as Promise<[Buffer]>;
+      const offered = once(socket, 'session', { signal: AbortSignal.timeout(20_000) }) as Promise<[Buffer]>;
       socket.write('GET / HTTP/1.1\r\nhost: a\r\n\r\n');
       const [bytes] = await offered;
       const reused = socket.isSessionReused();

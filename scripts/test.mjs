@@ -66,6 +66,25 @@ const runs =
         { patterns: ['packages/**/*.test.ts', 'fuzz/**/*.test.ts', ...alone], concurrency: 1 },
         { patterns: ['conformance/**/*.test.ts', ...others], concurrency: 2 },
       ];
+/**
+ * How long a test file may take. `--test-timeout` bounds a test, not a file: a hook, a module that never loads or a process that blocks
+ * its event loop would hold everything up. Whatever takes longer is killed, and counts as failed.
+ */
+const maxFileSeconds = 480;
+function killHungFiles(runner) {
+  const { stdout } = spawnSync('ps', ['-o', 'pid=,etimes=,args=', '--ppid', String(runner)], { encoding: 'utf8' });
+  for (const line of (stdout ?? '').split('\n')) {
+    const [, pid, seconds, file] = /^\s*(\d+)\s+(\d+)\s.*?(\S+\.test\.ts)\s*$/.exec(line) ?? [];
+    if (pid === undefined || Number(seconds) <= maxFileSeconds) continue;
+    console.log(`${file} has not ended within ${maxFileSeconds} s: killed`);
+    try {
+      process.kill(Number(pid), 'SIGKILL');
+    } catch {
+      // it has just ended
+    }
+  }
+}
+
 const environment = { ...process.env, PATH: path, MIZZEN_FIXTURES: fixtures, MIZZEN_MISSING: missing.map(([program]) => program).join(',') };
 const folder = mkdtempSync(join(tmpdir(), 'mizzen-tests-'));
 let child;
@@ -80,12 +99,14 @@ for (const [i, { patterns, concurrency }] of runs.entries()) {
     `--test-reporter=${join(root, 'scripts/test-totals.mjs')}`,
     `--test-reporter-destination=${file}`,
   ];
-  child = spawn(node, ['--test', '--test-timeout=240000', `--test-concurrency=${concurrency}`, ...reporters, ...patterns], {
+  child = spawn(node, ['--test', '--test-timeout=240000', '--test-force-exit', `--test-concurrency=${concurrency}`, ...reporters, ...patterns], {
     cwd: root,
     stdio: 'inherit',
     env: environment,
   });
+  const watchdog = setInterval(killHungFiles, 5_000, child.pid);
   const [code, signal] = await once(child, 'exit');
+  clearInterval(watchdog);
   isGood &&= code === 0;
   if (signal !== null) break;
   const found = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8') || '{}') : {};

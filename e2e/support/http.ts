@@ -41,7 +41,7 @@ export function call(options: Call): Promise<Answer> {
 }
 
 /** Asks until the answer is as wanted; the last answer explains a failure. */
-export async function until<Value>(what: string, ask: () => Promise<Value>, isRight: (value: Value) => boolean, timeoutMs = 10_000): Promise<Value> {
+export async function until<Value>(what: string, ask: () => Promise<Value>, isRight: (value: Value) => boolean, timeoutMs = 30_000): Promise<Value> {
   const deadline = Date.now() + timeoutMs;
   let last: unknown;
   for (;;) {
