@@ -16,4 +16,12 @@ it('a peer is valid with a certificate that is not revoked, in its time, and of 
   assert.match(String(validity.problemOf(certificate({ validFrom: 'Nov 30 12:02:00 2026 GMT' }))), /not valid before/);
   for (const name of ['URI:spiffe://other/ns/a/sa/b', 'DNS:x, URI:spiffe://cluster.local.evil/ns/a/sa/b', 'URI:spiffe://evil/ns/cluster.local/sa/b'])
     assert.match(String(validity.problemOf(certificate({ subjectAltName: name }))), /not trusted here/, name);
+  for (const id of [
+    'spiffe://cluster.local/ns/a/../b',
+    'spiffe://cluster.local//ns/a',
+    'spiffe://cluster.local/',
+    'SPIFFE://cluster.local/ns/a',
+    'spiffe:cluster.local',
+  ])
+    assert.match(String(validity.problemOf(certificate({ subjectAltName: `DNS:x, URI:${id}` }))), /not a SPIFFE ID/, id);
 });

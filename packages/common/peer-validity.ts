@@ -1,5 +1,6 @@
 import type { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
+import { parseSpiffeId } from './spiffe-id.ts';
 
 export interface PeerValidityOptions {
   /** By serial number, hex in small letters. */
@@ -34,8 +35,12 @@ export class PeerValidity {
     const now = this.#now();
     if (Date.parse(certificate.validTo) + clockToleranceMs < now) return `the certificate has expired on ${certificate.validTo}`;
     if (Date.parse(certificate.validFrom) - clockToleranceMs > now) return `the certificate is not valid before ${certificate.validFrom}`;
-    const domain = /(?:^|, )URI:spiffe:\/\/([^/,]+)\//.exec(certificate.subjectAltName ?? '')?.[1];
-    if (domain !== undefined && !this.#options.isTrustedDomain(domain)) return `the certificate is of trust domain ${domain}, which is not trusted here`;
+    for (const name of (certificate.subjectAltName ?? '').split(', ')) {
+      if (!/^URI:spiffe:/i.test(name)) continue;
+      const id = parseSpiffeId(name.slice('URI:'.length));
+      if (id === undefined) return 'the certificate has a name that is not a SPIFFE ID';
+      if (!this.#options.isTrustedDomain(id.trustDomain)) return `the certificate is of trust domain ${id.trustDomain}, which is not trusted here`;
+    }
     return undefined;
   }
 

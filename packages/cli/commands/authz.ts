@@ -1,4 +1,4 @@
-import { MizzenError } from '@mizzen/common';
+import { MizzenError, parseSpiffeId } from '@mizzen/common';
 import { type AskedRequest, type ExplainedPort, explainAuthorization } from '@mizzen/proxy';
 import { ApiClient } from '../api-client.ts';
 import { controlAccess, homeOf } from '../home.ts';
@@ -90,7 +90,7 @@ function askedRequest({ from, method, path, host, header, claim, sourceIp }: Che
 }
 
 function principalOf(from: string): string {
-  if (from.startsWith('spiffe://')) return from;
+  if (parseSpiffeId(from) !== undefined) return from;
   const parts = from.split('/');
   if (parts.length === 2) return `spiffe://cluster.local/ns/${parts[0]}/sa/${parts[1]}`;
   throw new MizzenError('bad-option', `--from ${from}: who is that? NAMESPACE/SERVICEACCOUNT, or a whole identity as spiffe://cluster.local/ns/default/sa/web`);

@@ -85,7 +85,10 @@ export class Citadel {
     });
     this.#crl = undefined;
     const refreshSeconds = bundleRefreshSeconds ?? defaultRefreshSeconds;
-    this.bundle = new PublishedBundle(async () => ({ pem: this.trust.current().own, jwks: await this.#svids.keys(), refreshSeconds }));
+    this.bundle = new PublishedBundle(
+      async () => ({ pem: this.trust.current().own, jwks: await this.#svids.keys(), refreshSeconds }),
+      join(directory, 'published-bundle.json'),
+    );
   }
 
   static async open(options: CitadelOptions): Promise<Citadel> {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { silentLogger } from '@mizzen/common';
 import { CertificateAuthority } from './certificate-authority.ts';
-import { PublishedBundle, readBundleDocument } from './spiffe-bundle.ts';
+import { bundleDocument, PublishedBundle, readBundleDocument } from './spiffe-bundle.ts';
 import { type CaCertificate, TrustBundles } from './trust-bundles.ts';
 
 describe('bundles of trust domains', () => {
@@ -29,7 +29,10 @@ describe('bundles of trust domains', () => {
     let pem = there.trustBundle;
     const published = new PublishedBundle(async () => ({ pem, jwks, refreshSeconds: 60 }));
     const first = await published.document();
-    assert.deepEqual(readBundleDocument(first), { pem: there.trustBundle.trimStart().replace(/\n+/g, '\n'), jwks, refreshSeconds: 60 });
+    assert.deepEqual(readBundleDocument(first), {
+      ...{ pem: there.trustBundle.trimStart().replace(/\n+/g, '\n'), jwks, refreshSeconds: 60 },
+      sequence: (JSON.parse(first) as { spiffe_sequence: number }).spiffe_sequence,
+    });
     assert.equal(await published.document(), first);
     pem += here.trustBundle;
     const sequence = (text: string) => (JSON.parse(text) as { spiffe_sequence: number }).spiffe_sequence;
@@ -46,6 +49,10 @@ describe('bundles of trust domains', () => {
       ['{"keys":[]}', /there is no root in it/],
       ['{"keys":[{"use":"x509-svid"}]}', /has no x5c/],
       [JSON.stringify({ keys: [{ use: 'x509-svid', x5c }] }), /a certificate in it is no authority's/],
+      ...['"7"', '-1', '1.5', '1e300', '[]'].map((sequence) => {
+        const root = there.trustBundle.replace(/-----END[\s\S]*/, '').replace(/-----BEGIN CERTIFICATE-----|\s/g, '');
+        return [`{"keys":[{"use":"x509-svid","x5c":["${root}"]}],"spiffe_sequence":${sequence}}`, /spiffe_sequence is not a whole number/] as const;
+      }),
     ] as const)
       assert.throws(() => readBundleDocument(text), reason, text);
   });
@@ -85,5 +92,63 @@ describe('bundles of trust domains', () => {
     const lookalike = await CertificateAuthority.open(join(folder, 'lookalike'), 'here.example');
     body = await new PublishedBundle(async () => ({ pem: lookalike.trustBundle, jwks, refreshSeconds: 60 })).document();
     assert.match((await problemAt(url, [theirs]))!, /a root in it has the name of one of this mesh/);
+  });
+
+  it('never go back behind the last good one, also after a restart, and keep it while their endpoint fails', async () => {
+    let body: string | undefined;
+    const { cert, key } = await there.issueServer({ dns: ['localhost'], ip: [] }, 600);
+    const server = createServer({ cert, key }, (_request, response) => (body === undefined ? response.destroy() : response.end(body)));
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    closers.push(() => server.close());
+    const url = `https://localhost:${(server.address() as AddressInfo).port}/`;
+    const directory = join(folder, 'rollback');
+    /** What a control plane that starts now makes of the endpoint. */
+    const startedWith = async (document: string | undefined) => {
+      body = document;
+      const bundles = new TrustBundles({
+        ...{ ownRoots: () => here.trustBundle, trustDomain: 'here.example', fetchPolicy: undefined, directory },
+        ...{ logger: silentLogger, onChange: () => {} },
+      });
+      const theirs = { pem: there.trustBundle, spiffeBundleUrl: undefined, trustDomains: ['there.example'] };
+      bundles.configure([theirs, { pem: undefined, spiffeBundleUrl: url, trustDomains: ['there.example'] }]);
+      const status = () => bundles.status()[0]!;
+      while (status().problem === undefined && status().fetchedAt === undefined) await new Promise((next) => setTimeout(next, 1));
+      const result = { problem: status().problem, keys: bundles.tokenKeys()['there.example'] };
+      bundles.close();
+      return result;
+    };
+    const document = (kid: string, sequence: number | undefined) => {
+      const bundle = { pem: there.trustBundle, jwks: JSON.stringify({ keys: [{ kty: 'EC', kid }] }), refreshSeconds: 0.001 };
+      const value = JSON.parse(bundleDocument(bundle, sequence ?? 0)) as Record<string, unknown>;
+      if (sequence === undefined) delete value['spiffe_sequence'];
+      return JSON.stringify(value);
+    };
+    const keys = (kid: string) => JSON.stringify({ keys: [{ kty: 'EC', kid }] });
+    assert.deepEqual(await startedWith(document('first', undefined)), { problem: undefined, keys: keys('first') });
+    assert.deepEqual(await startedWith(document('second', 7)), { problem: undefined, keys: keys('second') });
+    for (const [next, reason] of [
+      [document('old', 6), /older than one before: spiffe_sequence is 6, and was 7/],
+      [document('old', 0), /older/],
+      [document('old', undefined), /has no spiffe_sequence, but one before had 7/],
+      [document('other', 7), /content has changed, and its spiffe_sequence is still 7/],
+      [document('second', 7).slice(1), /JSON/],
+      [undefined, /socket|reset|closed/i],
+    ] as const) {
+      const { problem, keys: kept } = await startedWith(next);
+      assert.match(problem!, reason);
+      assert.equal(kept, keys('second'), `the last good one stays beside: ${problem}`);
+    }
+    assert.deepEqual(await startedWith(document('second', 7)), { problem: undefined, keys: keys('second') });
+    assert.deepEqual(await startedWith(document('third', 8)), { problem: undefined, keys: keys('third') });
+  });
+
+  it('are published with numbers that grow although the clock was set back', async () => {
+    const path = join(folder, 'published.json');
+    writeFileSync(path, JSON.stringify({ sequence: 9_000_000_000, digest: 'of another' }), { mode: 0o600 });
+    const sequenceOf = async (pem: string) =>
+      readBundleDocument(await new PublishedBundle(async () => ({ pem, jwks, refreshSeconds: 60 }), path).document()).sequence;
+    assert.equal(await sequenceOf(there.trustBundle), 9_000_000_001);
+    assert.equal(await sequenceOf(there.trustBundle), 9_000_000_001, 'the same after a restart');
+    assert.equal(await sequenceOf(here.trustBundle), 9_000_000_002);
   });
 });

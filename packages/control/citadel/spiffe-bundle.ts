@@ -1,6 +1,7 @@
-import { X509Certificate } from 'node:crypto';
+import { createHash, X509Certificate } from 'node:crypto';
 import { isPlainObject } from '@mizzen/api';
 import { pemCertificates } from '@mizzen/common';
+import { readPrivateFile, writePrivateFile } from './private-file.ts';
 
 /** What a trust domain is known by. */
 export interface SpiffeBundle {
@@ -10,6 +11,12 @@ export interface SpiffeBundle {
   readonly jwks: string;
   /** When the next one should be asked for. */
   readonly refreshSeconds: number;
+}
+
+/** A bundle that another trust domain has published. */
+export interface FetchedBundle extends SpiffeBundle {
+  /** `spiffe_sequence`, which grows with every change; undefined: its publisher does not count. */
+  readonly sequence: number | undefined;
 }
 
 export const defaultRefreshSeconds = 300;
@@ -28,29 +35,55 @@ export function bundleDocument({ pem, jwks, refreshSeconds }: SpiffeBundle, sequ
   return JSON.stringify({ keys: [...keys, ...tokens], spiffe_sequence: sequence, spiffe_refresh_hint: refreshSeconds }, null, 2);
 }
 
-/** What is published of a bundle that may change: its sequence number grows with every change, and over restarts. */
+/**
+ * What is published of a bundle that may change: its sequence number grows with every change, and over restarts. With a `path` the number is kept
+ * there, so that it also grows when the clock was set back: others refuse a bundle with a smaller number.
+ */
 export class PublishedBundle {
   readonly #read: () => Promise<SpiffeBundle>;
-  #last: string | undefined;
+  readonly #path: string | undefined;
+  /** SHA-256 of what was published last. */
+  #digest: string | undefined;
   #sequence: number;
 
-  constructor(read: () => Promise<SpiffeBundle>) {
+  constructor(read: () => Promise<SpiffeBundle>, path?: string) {
     this.#read = read;
-    this.#last = undefined;
+    this.#path = path;
+    this.#digest = undefined;
     this.#sequence = 0;
+    try {
+      const kept: unknown = JSON.parse((path === undefined ? undefined : readPrivateFile(path)) ?? '{}');
+      if (!isPlainObject(kept) || !Number.isSafeInteger(kept['sequence'])) return;
+      this.#sequence = Number(kept['sequence']);
+      this.#digest = String(kept['digest']);
+    } catch {
+      // The clock decides, as without a file.
+    }
   }
 
   async document(): Promise<string> {
     const bundle = await this.#read();
-    const text = JSON.stringify(bundle);
-    if (text !== this.#last) this.#sequence = Math.max(this.#sequence + 1, Math.floor(Date.now() / 1000));
-    this.#last = text;
+    const digest = createHash('sha256').update(JSON.stringify(bundle)).digest('hex');
+    if (digest !== this.#digest) {
+      this.#sequence = Math.max(this.#sequence + 1, Math.floor(Date.now() / 1000));
+      this.#digest = digest;
+      this.#keep();
+    }
     return bundleDocument(bundle, this.#sequence);
+  }
+
+  #keep(): void {
+    if (this.#path === undefined) return;
+    try {
+      writePrivateFile(this.#path, JSON.stringify({ sequence: this.#sequence, digest: this.#digest }));
+    } catch {
+      // A disk that is full must not keep the bundle from others; the clock decides after the next start.
+    }
   }
 }
 
 /** Reads one. Throws Error with the reason; keys of an unknown use are passed over, as the specification wants it. */
-export function readBundleDocument(text: string): SpiffeBundle {
+export function readBundleDocument(text: string): FetchedBundle {
   const value: unknown = JSON.parse(text);
   if (!isPlainObject(value) || !Array.isArray(value['keys'])) throw new Error('it is no SPIFFE bundle: a JWK set is needed');
   const certificates: string[] = [];
@@ -68,10 +101,14 @@ export function readBundleDocument(text: string): SpiffeBundle {
   }
   if (certificates.length === 0) throw new Error('there is no root in it');
   if (certificates.length > maxCertificates) throw new Error(`there are more than ${maxCertificates} roots in it`);
+  const sequence = value['spiffe_sequence'] ?? undefined;
+  if (sequence !== undefined && !(typeof sequence === 'number' && Number.isSafeInteger(sequence) && sequence >= 0))
+    throw new Error('its spiffe_sequence is not a whole number');
   const hint = Number(value['spiffe_refresh_hint'] ?? defaultRefreshSeconds);
   return {
     pem: certificates.join(''),
     jwks: JSON.stringify({ keys: tokens.map(({ use: _use, ...key }) => key) }),
     refreshSeconds: Number.isFinite(hint) && hint > 0 ? hint : defaultRefreshSeconds,
+    sequence,
   };
 }

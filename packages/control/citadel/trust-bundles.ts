@@ -5,7 +5,7 @@ import { Backoff, type Logger, messageOf } from '@mizzen/common';
 import type { FetchPolicy } from './fetch-policy.ts';
 import { callHttps } from './https-call.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
-import { certificatesIn, readBundleDocument, type SpiffeBundle } from './spiffe-bundle.ts';
+import { certificatesIn, type FetchedBundle, readBundleDocument } from './spiffe-bundle.ts';
 import { uriNamesOf } from './subject-alt-names.ts';
 
 /** Roots that the mesh trusts beside its own authority's (istio/api mesh config.proto `MeshConfig.CertificateData`). */
@@ -55,7 +55,7 @@ interface Endpoint {
   readonly trustDomain: string;
   readonly url: string;
   readonly backoff: Backoff;
-  bundle: SpiffeBundle | undefined;
+  bundle: FetchedBundle | undefined;
   fetchedAt: Date | undefined;
   problem: string | undefined;
   timer: NodeJS.Timeout | undefined;
@@ -152,6 +152,7 @@ export class TrustBundles {
       if (this.#isClosed || this.#endpoints.get(keyOf(endpoint)) !== endpoint) return;
       const bundle = readBundleDocument(text);
       refuseLookalikes(bundle.pem, this.#options.ownRoots());
+      refuseRollback(bundle, this.#newest(trustDomain));
       endpoint.bundle = bundle;
       endpoint.fetchedAt = new Date();
       endpoint.problem = undefined;
@@ -161,8 +162,8 @@ export class TrustBundles {
       if (this.#isClosed || this.#endpoints.get(keyOf(endpoint)) !== endpoint) return;
       endpoint.problem = messageOf(error);
       if (backoff.attempts === 0) {
-        const meanwhile = endpoint.bundle ? 'what it said before stays in effect' : 'none of its identities are taken';
-        logger.warn(`the bundle of trust domain ${trustDomain} cannot be fetched: ${endpoint.problem}; ${meanwhile}`, { url });
+        const meanwhile = endpoint.bundle ? 'the last good one stays in effect' : 'none of its identities are accepted';
+        logger.warn(`the bundle of trust domain ${trustDomain} cannot be used: ${endpoint.problem}; ${meanwhile}`, { url });
       }
     }
     const least = this.#options.leastRefreshMs ?? leastRefreshMs;
@@ -178,11 +179,17 @@ export class TrustBundles {
     return given.length === 0 ? undefined : [bundle?.pem ?? '', ...given].join('\n');
   }
 
+  /** The last good bundle of a trust domain, from any of its endpoints. */
+  #newest(trustDomain: string): FetchedBundle | undefined {
+    const known = [...this.#endpoints.values()].flatMap((one) => (one.trustDomain === trustDomain && one.bundle ? [one.bundle] : []));
+    return known.reduce<FetchedBundle | undefined>((newest, one) => ((one.sequence ?? -1) > (newest?.sequence ?? -1) ? one : (newest ?? one)), undefined);
+  }
+
   #file(trustDomain: string): string {
     return join(this.#options.directory, `${trustDomain}.json`);
   }
 
-  #kept(trustDomain: string): SpiffeBundle | undefined {
+  #kept(trustDomain: string): FetchedBundle | undefined {
     try {
       const text = readPrivateFile(this.#file(trustDomain));
       return text === undefined ? undefined : readBundleDocument(text);
@@ -208,6 +215,20 @@ function refuseLookalikes(theirs: string, ours: string): void {
   for (const root of certificatesIn(theirs))
     if (own.some((one) => one.subject === root.subject && !one.publicKey.equals(root.publicKey)))
       throw new Error(`a root in it has the name of one of this mesh (${root.subject.replaceAll('\n', ', ')}), and is another`);
+}
+
+/**
+ * Whoever answers for a trust domain must not bring roots and keys back that it has withdrawn (SPIFFE Trust Domain and Bundle, section 4.1.1). The last
+ * bundle is kept on disk, so this holds over restarts.
+ */
+function refuseRollback(bundle: FetchedBundle, last: FetchedBundle | undefined): void {
+  if (last?.sequence === undefined) return;
+  const remedy = 'its publisher must raise spiffe_sequence';
+  if (bundle.sequence === undefined) throw new Error(`it has no spiffe_sequence, but one before had ${last.sequence}: ${remedy}`);
+  if (bundle.sequence < last.sequence)
+    throw new Error(`it is older than one before: spiffe_sequence is ${bundle.sequence}, and was ${last.sequence}; ${remedy}`);
+  if (bundle.sequence === last.sequence && (bundle.pem !== last.pem || bundle.jwks !== last.jwks))
+    throw new Error(`its content has changed, and its spiffe_sequence is still ${bundle.sequence}: ${remedy}`);
 }
 
 /** `roots`: of the trust domain itself (profile https_spiffe), else the public web's (https_web; SPIFFE Federation, section 5.2). */

@@ -10,6 +10,7 @@ import type { TrustBundles } from '../citadel/trust-bundles.ts';
 import type { Change } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import { envoyFilterFindings } from './analysis/envoy-filters.ts';
+import { federationFindings } from './analysis/federation.ts';
 import type { Finding } from './analysis/finding.ts';
 import { StatusWriter } from './gateway-api/status-writer.ts';
 import { servedGateways } from './generate/served-gateways.ts';
@@ -31,7 +32,7 @@ export interface PilotOptions {
   readonly fetchPolicy?: FetchPolicy | undefined;
   readonly registry: ResourceRegistry;
   readonly trustDomain: string;
-  readonly trust: Pick<TrustBundles, 'configure' | 'current'>;
+  readonly trust: Pick<TrustBundles, 'configure' | 'current' | 'status'>;
   readonly logger: Logger;
   /** Wait for this much quiet after a change, in milliseconds... */
   readonly debounceMs?: number;
@@ -117,7 +118,7 @@ export class Pilot {
   }
 
   get findings(): readonly Finding[] {
-    const own = [...this.#builder.findings, ...this.#quarantine.findings(), ...this.#failureFindings()];
+    const own = [...this.#builder.findings, ...this.#quarantine.findings(), ...this.#failureFindings(), ...federationFindings(this.#options.trust.status())];
     if (this.#snapshot === undefined) return own;
     try {
       return [...own, ...envoyFilterFindings(this.#snapshot, [...this.#connections])];

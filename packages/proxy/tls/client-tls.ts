@@ -1,7 +1,7 @@
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
 import { type ConnectionOptions, createSecureContext, type PeerCertificate, type SecureContext, type TLSSocket } from 'node:tls';
-import { MizzenError } from '@mizzen/common';
+import { MizzenError, parseSpiffeId } from '@mizzen/common';
 import type { UpstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { Content } from '../upstream/transport.ts';
 import { isRevoked, leafCrls } from './leaf-crl.ts';
@@ -10,6 +10,7 @@ import { PeerRequirements } from './peer-requirements.ts';
 import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
 import { contextOptions } from './secure-context.ts';
 import { TlsSources, validationOf } from './tls-sources.ts';
+import { constrainedRoots } from './trust-domains.ts';
 
 const isHttp1Name = (name: string) => name.startsWith('istio-http/') || name.startsWith('http/1');
 const isHttp2Name = (name: string) => name === 'h2' || name === 'istio-h2';
@@ -137,9 +138,19 @@ export class ClientTls {
     if (this.isMesh) {
       const found = alternativeNames(certificate);
       if ('problem' in found) return found.problem;
-      if (found.uris.length !== 1) return "the server's certificate does not name exactly one identity";
+      const [uri] = found.uris;
+      if (uri === undefined || found.uris.length !== 1) return "the server's certificate does not name exactly one identity";
+      if (parseSpiffeId(uri) === undefined) return "the server's certificate does not name a SPIFFE ID";
     }
     return this.#requirements.problemOf(certificate, 'the server');
+  }
+
+  /** The roots of the trust domains that the expected names are of. So no root of a third trust domain can hide theirs, whatever it is called. */
+  #expectedRoots(roots: TrustedRoots | undefined): TrustedRoots | undefined {
+    const expected = this.#requirements.trustDomains();
+    if (roots?.domains === undefined || expected === undefined) return roots;
+    const domains = new Map([...roots.domains].filter(([domain]) => expected.has(domain)));
+    return domains.size === 0 ? roots : { ...roots, pem: constrainedRoots(domains, 'roots'), domains };
   }
 
   #secureContext(): SecureContext {
@@ -147,7 +158,7 @@ export class ClientTls {
     const roots = this.#sources.roots();
     const isCurrent = this.#contextRoots === roots && pairs.length === this.#contextPairs.length && pairs.every((pair, i) => pair === this.#contextPairs[i]);
     if (this.#context === undefined || !isCurrent) {
-      this.#context = createSecureContext(contextOptions(pairs, roots, this.#config.commonTlsContext?.tlsParams));
+      this.#context = createSecureContext(contextOptions(pairs, this.#expectedRoots(roots), this.#config.commonTlsContext?.tlsParams));
       this.#contextPairs = pairs;
       this.#contextRoots = roots;
       this.#sessions.clear();

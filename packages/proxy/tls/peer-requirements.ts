@@ -5,6 +5,7 @@ import {
   CertificateValidationContextSchema,
   SubjectAltNameMatcher_SanType,
 } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
+import type { StringMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import { compileStringMatcher, type TextTest } from '../route/matchers.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { alternativeNames } from './peer-identity.ts';
@@ -18,6 +19,8 @@ interface NameMatcher {
   readonly type: 'uri' | 'dns' | 'ip';
   readonly test: TextTest;
   readonly text: string;
+  /** The only trust domain whose identities match; undefined: it may match those of several. */
+  readonly trustDomain: string | undefined;
 }
 
 /** What is asked of a peer's certificate beyond a chain to a root (common.proto `CertificateValidationContext`). */
@@ -34,7 +37,7 @@ export class PeerRequirements {
       if (!matcher) throw new MizzenError('invalid-tls', `${place}: a subject alternative name matcher is empty`);
       const type = typeNames[sanType];
       if (type === undefined) throw new MizzenError('unsupported-tls', `${place}: alternative names can be matched by URI, DNS and IP_ADDRESS`);
-      return { type, test: compileStringMatcher(matcher), text: String(matcher.matchPattern.value) };
+      return { type, test: compileStringMatcher(matcher), text: String(matcher.matchPattern.value), trustDomain: trustDomainOf(matcher) };
     });
     this.#hashes = (context?.verifyCertificateHash ?? []).map((hash) => hash.replaceAll(':', '').toLowerCase());
     this.#keys = context?.verifyCertificateSpki ?? [];
@@ -46,6 +49,15 @@ export class PeerRequirements {
 
   get isEmpty(): boolean {
     return this.#names.length === 0 && this.#hashes.length === 0 && this.#keys.length === 0;
+  }
+
+  /** The trust domains that the names are of; undefined: they may be of any. */
+  trustDomains(): ReadonlySet<string> | undefined {
+    const found = new Set<string>();
+    for (const { type, trustDomain } of this.#names)
+      if (type !== 'uri' || trustDomain === undefined) return undefined;
+      else found.add(trustDomain);
+    return found.size === 0 ? undefined : found;
   }
 
   /** Why a certificate is not good enough, or undefined. `who` begins the sentence: `the server`. */
@@ -64,6 +76,12 @@ export class PeerRequirements {
     for (const matcher of this.#names) if (given[matcher.type].some((name) => nameMatches(matcher, name))) return undefined;
     return `${who} is ${[...found.uris, ...found.dns].join(', ') || 'nameless'}, but ${this.#names.map((name) => name.text).join(' or ')} was expected`;
   }
+}
+
+/** Exact names, and prefixes with the whole trust domain in them. */
+function trustDomainOf({ matchPattern, ignoreCase }: StringMatcher): string | undefined {
+  if (ignoreCase || (matchPattern.case !== 'exact' && matchPattern.case !== 'prefix')) return undefined;
+  return /^spiffe:\/\/([^/]+)\//.exec(matchPattern.value)?.[1];
 }
 
 const typeNames: Readonly<Record<number, NameMatcher['type']>> = {

@@ -128,7 +128,8 @@ export class SecretStore {
     const read = (): TrustedRoots => {
       if (validator !== undefined) {
         const domains = readTrustDomains(validator, place);
-        return { pem: constrainedRoots(domains, place), domains, ...readCrl() };
+        const skipped = (problem: MizzenError) => this.#logger.error(`a root is not used: ${problem.message}`, { of: place });
+        return { pem: constrainedRoots(domains, place, skipped), domains, ...readCrl() };
       }
       const pem = readDataSource(trustedCa, place);
       if (!/-----BEGIN CERTIFICATE-----/.test(pem)) throw new MizzenError('invalid-secret', `${place}: trusted_ca holds no certificate`);

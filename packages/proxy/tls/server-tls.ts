@@ -6,6 +6,7 @@ import { CertificateValidationContext_TrustChainVerification as TrustChainVerifi
 import type { DownstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { readDataSource } from './data-source.ts';
+import { domainChainProblem } from './domain-chain.ts';
 import { isRevoked, leafCrls } from './leaf-crl.ts';
 import { PeerRequirements } from './peer-requirements.ts';
 import type { SecretStore, TrustedRoots } from './secret-store.ts';
@@ -28,7 +29,10 @@ export class ServerTls {
   readonly #handlers: ServerTlsHandlers;
   /** What is known of sockets in their handshake, by their peer's address and port. */
   readonly #handshakes: Map<string, ConnectionInfo>;
+  readonly #acceptsUntrusted: boolean;
   #server: tls.Server | undefined;
+  /** Whether the server was made for roots of several trust domains. */
+  #isFederated: boolean;
 
   constructor(config: DownstreamTlsContext, secrets: SecretStore, handlers: ServerTlsHandlers, place: string) {
     this.#sources = new TlsSources(config.commonTlsContext, secrets, place);
@@ -42,12 +46,12 @@ export class ServerTls {
     this.isMesh = this.requiresClient && common.alpnProtocols.includes('istio');
     if (this.requiresClient && !this.#sources.hasRoots && this.#requirements.isEmpty)
       throw new MizzenError('invalid-tls', `${place}: client certificates are required, but nothing says which are trusted (validation_context)`);
-    const acceptsUntrusted = context?.trustChainVerification === TrustChainVerification.ACCEPT_UNTRUSTED || !this.#sources.hasRoots;
+    this.#acceptsUntrusted = context?.trustChainVerification === TrustChainVerification.ACCEPT_UNTRUSTED || !this.#sources.hasRoots;
     this.#options = {
       ...(common.alpnProtocols.length > 0 ? { ALPNCallback: ({ protocols }) => common.alpnProtocols.find((name) => protocols.includes(name)) } : {}),
       requestCert: this.requiresClient || this.#sources.hasRoots,
       // A certificate that is given must be good, also where none has to be.
-      rejectUnauthorized: this.requiresClient && !acceptsUntrusted,
+      rejectUnauthorized: this.requiresClient && !this.#acceptsUntrusted,
       handshakeTimeout: handlers.handshakeTimeoutMs,
       ticketKeys: ticketKeysOf(config, place) ?? handlers.sessionTicketKeys,
       ...(config.sessionTimeout ? { sessionTimeout: Number(config.sessionTimeout.seconds) } : {}),
@@ -56,6 +60,7 @@ export class ServerTls {
         : {}),
     };
     this.#server = undefined;
+    this.#isFederated = false;
     this.#stopListening = this.#sources.onChange(() => this.#renew());
     this.#renew();
   }
@@ -88,9 +93,16 @@ export class ServerTls {
   verifyPeer(socket: TLSSocket): string | undefined {
     const certificate = socket.getPeerX509Certificate();
     if (certificate === undefined) return this.requiresClient ? 'it sent no certificate' : undefined;
+    const roots = this.#sources.roots();
     // Without `rejectUnauthorized` OpenSSL only notes that a chain leads nowhere.
-    if (!this.requiresClient && this.#sources.hasRoots && !socket.authorized) return `its certificate is not trusted (${socket.authorizationError})`;
-    const crl = this.#sources.roots()?.leafCrl;
+    if (this.#sources.hasRoots && !socket.authorized && !(this.requiresClient && this.#acceptsUntrusted)) {
+      // Lists of whole chains are left to OpenSSL.
+      const domains = roots?.crl === undefined ? roots?.domains : undefined;
+      if (domains === undefined) return `its certificate is not trusted (${socket.authorizationError})`;
+      const problem = domainChainProblem(certificate, domains, Date.now());
+      if (problem !== undefined) return problem;
+    }
+    const crl = roots?.leafCrl;
     if (crl !== undefined && isRevoked(certificate.raw, leafCrls(crl))) return 'its certificate is revoked';
     return this.#requirements.isEmpty ? undefined : this.#requirements.problemOf(certificate, 'it');
   }
@@ -104,13 +116,16 @@ export class ServerTls {
     const pairs = this.#sources.keyPairs();
     if (pairs.length === 0) return;
     const roots = this.#sources.roots();
+    const isFederated = roots?.domains !== undefined;
     const options: tls.TlsOptions = {
       ...contextOptions(pairs, roots, this.#config.commonTlsContext?.tlsParams),
       ...this.#options,
+      // With several trust domains `verifyPeer` has the last word. A session that is resumed would not show it the client's chain.
+      ...(isFederated ? { rejectUnauthorized: false, secureOptions: constants.SSL_OP_NO_TICKET | tlsDefaults.secureOptions } : {}),
       // A session is only resumed by a listener that would have asked the same of its client.
       sessionIdContext: sessionContext(this.#config, roots),
     };
-    if (this.#server) {
+    if (this.#server && this.#isFederated === isFederated) {
       this.#server.setSecureContext(options);
       return;
     }
@@ -133,8 +148,10 @@ export class ServerTls {
       server.on('OCSPRequest', (certificate: Buffer, _issuer: Buffer, callback: (error: Error | null, response: Buffer | null) => void) =>
         callback(null, this.#stapleFor(certificate)),
       );
+    const isFirst = this.#server === undefined;
     this.#server = server;
-    this.#handlers.onReady();
+    this.#isFederated = isFederated;
+    if (isFirst) this.#handlers.onReady();
   }
 
   /** The response that belongs to the certificate which the handshake has chosen, DER. */

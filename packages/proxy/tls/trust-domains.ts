@@ -28,9 +28,10 @@ export function readTrustDomains(config: TypedExtensionConfig, place: string): R
 
 /**
  * All roots, PEM, each with a name constraint for the trust domains that it is for (RFC 5280 section 4.2.1.10: of a URI, its host). So it is OpenSSL that holds each root to
- * its own, in the one verification that there is, also of sessions that are resumed. Nobody looks at the signature of a root that is trusted by being here.
+ * its own. A root is trusted by being here, so its own signature is not verified. A root that cannot be used is left out with a call of `onUnusable`, so that one trust
+ * domain cannot take the roots of the others away. Throws MizzenError when no root is left.
  */
-export function constrainedRoots(domains: RootsByDomain, place: string): string {
+export function constrainedRoots(domains: RootsByDomain, place: string, onUnusable: (problem: MizzenError) => void = () => {}): string {
   // By key: a root that several trust domains share must be good for all of them.
   const roots = new Map<string, { readonly certificates: Map<string, X509Certificate>; readonly domains: Set<string> }>();
   for (const [domain, pem] of domains)
@@ -41,9 +42,18 @@ export function constrainedRoots(domains: RootsByDomain, place: string): string 
       root.certificates.set(certificate.fingerprint256, certificate);
       root.domains.add(domain);
     }
-  return [...roots.values()]
-    .flatMap(({ certificates, domains: names }) => [...certificates.values()].map((certificate) => constrainedRoot(certificate, [...names], place)))
-    .join('\n');
+  const usable: string[] = [];
+  let problem: unknown;
+  for (const { certificates, domains: names } of roots.values())
+    for (const certificate of certificates.values())
+      try {
+        usable.push(constrainedRoot(certificate, [...names], place));
+      } catch (error) {
+        problem = error;
+        if (error instanceof MizzenError) onUnusable(error);
+      }
+  if (usable.length === 0) throw problem;
+  return usable.join('\n');
 }
 
 const nameConstraintsId = Buffer.from('0603551d1e', 'hex');

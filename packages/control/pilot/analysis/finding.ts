@@ -29,7 +29,8 @@ export interface Finding {
     | 'MZ0016'
     | 'MZ0017'
     | 'MZ0018'
-    | 'MZ0019';
+    | 'MZ0019'
+    | 'MZ0020';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;
