@@ -20,7 +20,7 @@ const packages = {
 
 /** Inside a package: folders, from top to bottom. A folder imports itself and what stands after it. Files of the package's root are above all. */
 const layers = {
-  message: ['api', 'policy', 'brokers', 'broker', 'log'],
+  message: ['api', 'brokers', 'broker', 'policy', 'log'],
   control: ['pilot', 'certificates', 'galley', 'rate-limit', 'citadel'],
   api: ['semantics', 'types'],
   cli: ['commands', 'runner', 'lab', 'capture'],

@@ -202,7 +202,14 @@ messages
   .option(...home)
   .option('--broker <host:port>', 'a broker that runs with --plain (default: the one of --home)')
   .option('--from <offset-or-time>', 'an offset, or a time in RFC 3339', '0')
+  .option('--component <namespace/name>', 'the Component of the topic (default: the only one that has it)')
   .action(async (topic: string, group: string, options) => (await import('./commands/messages.ts')).replay(topic, group, options));
+messages
+  .command('adopt <topic> <component>')
+  .description('give a topic of an earlier version, with its groups, to a Component (NAMESPACE/NAME)')
+  .option(...home)
+  .option('--broker <host:port>', 'a broker that runs with --plain (default: the one of --home)')
+  .action(async (topic: string, component: string, options) => (await import('./commands/messages.ts')).adopt(topic, component, options));
 
 const lab = program.command('lab').description('the hosts of a mesh that runs with `mizzen up --isolate`: what happens to them');
 lab

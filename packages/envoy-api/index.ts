@@ -5,6 +5,10 @@
 export { type Init, packAny, typeUrlOf, unpackAny } from './any.ts';
 export { durationFromMs, durationToMs, durationToTimerMs, maxTimerMs } from './durations.ts';
 export {
+  type BrokerApp,
+  type BrokerComponent,
+  type BrokerPolicy,
+  brokerAccount,
   type CanaryRoute,
   type MessagingConfig,
   noMessaging,

@@ -70,4 +70,29 @@ export interface ResiliencyPolicy {
     | undefined;
 }
 
+/** The account of the mesh's own broker. */
+export const brokerAccount = { namespace: 'mizzen-system', serviceAccount: 'mizzen-broker' } as const;
+
+/** What the mesh's own broker enforces: by xDS, as JSON, for the broker's account alone. */
+export interface BrokerPolicy {
+  readonly components: readonly BrokerComponent[];
+  readonly apps: readonly BrokerApp[];
+}
+
+/** A Component of type pubsub.mizzen, without its secrets. */
+export interface BrokerComponent extends PubSubComponent {
+  readonly namespace: string;
+  /** App ids that may use it; empty: all of its namespace. */
+  readonly scopes: readonly string[];
+  /** Of its namespace, with this Component as target. */
+  readonly topicPolicies: readonly TopicPolicy[];
+}
+
+/** An app id that an object (Workload, WorkloadGroup, WorkloadEntry) binds to a service account. */
+export interface BrokerApp {
+  readonly namespace: string;
+  readonly serviceAccount: string;
+  readonly appId: string;
+}
+
 export const noMessaging: MessagingConfig = { appId: '', components: [], subscriptions: [], topicPolicies: [], canaries: [], resiliency: {} };

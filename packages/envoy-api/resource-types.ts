@@ -2,8 +2,8 @@
 export const resourceTypes = ['cluster', 'endpoint', 'listener', 'route', 'secret'] as const;
 export type ResourceType = (typeof resourceTypes)[number];
 
-/** All types that are discovered: those, the table of names for the DNS proxy (Istio's NDS), and what there is of the message mesh. */
-export const discoveryTypes = [...resourceTypes, 'name-table', 'messaging'] as const;
+/** All types that are discovered: those, the table of names for the DNS proxy (Istio's NDS), the message mesh of a sidecar, and what the broker enforces. */
+export const discoveryTypes = [...resourceTypes, 'name-table', 'messaging', 'broker-policy'] as const;
 export type DiscoveryType = (typeof discoveryTypes)[number];
 
 export const typeUrls: Readonly<Record<DiscoveryType, string>> = {
@@ -14,4 +14,5 @@ export const typeUrls: Readonly<Record<DiscoveryType, string>> = {
   secret: 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret',
   'name-table': 'type.googleapis.com/istio.networking.nds.v1.NameTable',
   messaging: 'type.googleapis.com/mizzen.message.v1.Messaging',
+  'broker-policy': 'type.googleapis.com/mizzen.message.v1.BrokerPolicy',
 };

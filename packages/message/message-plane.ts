@@ -1,7 +1,7 @@
 import type tls from 'node:tls';
 import { MizzenError, messageOf } from '@mizzen/common';
 import type { MessagingConfig, Subscription } from '@mizzen/envoy-api';
-import { packAny } from '@mizzen/envoy-api';
+import { brokerAccount, packAny } from '@mizzen/envoy-api';
 import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
 import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
@@ -22,8 +22,7 @@ import { MessageRuntime } from './api/message-runtime.ts';
 const appCluster = 'app';
 const askTimeoutMs = 3_000;
 const askAgainMs = 5_000;
-/** The identity of the mesh's own broker: namespace and service account. */
-const brokerIdentity = '/ns/mizzen-system/sa/mizzen-broker';
+const brokerPath = `/ns/${brokerAccount.namespace}/sa/${brokerAccount.serviceAccount}`;
 
 /** Starts the message mesh of one sidecar: the local API by HTTP and gRPC, and the way to the application. */
 export async function startMessaging({ config, engine, logger }: MessagingSurroundings): Promise<MessagingService> {
@@ -50,6 +49,7 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
   runtime = new MessageRuntime({
     appId: messaging.appId,
     identity: `spiffe://${config.trustDomain}/ns/${config.namespace}/sa/${config.serviceAccount}`,
+    namespace: config.namespace,
     channel,
     findCluster: (name) => engine.findCluster(name),
     meshTls: () => {
@@ -62,7 +62,7 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
         ca: roots.pem,
         servername: 'mizzen-broker',
         checkServerIdentity: (_host, certificate) =>
-          (certificate.subjectaltname ?? '') === `URI:spiffe://${config.trustDomain}${brokerIdentity}`
+          (certificate.subjectaltname ?? '') === `URI:spiffe://${config.trustDomain}${brokerPath}`
             ? undefined
             : new Error(`the server is ${certificate.subjectaltname ?? 'nobody'}, not the mesh's broker`),
       } satisfies tls.ConnectionOptions;

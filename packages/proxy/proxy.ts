@@ -135,11 +135,10 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
       accept: (type, resources) => {
         if (type === 'name-table') dns?.use(tableOf(resources));
         else if (type === 'messaging') messaging?.accept(unpackAny(MessagingSchema, resources[0])?.config ?? '');
-        else plane.accept(type, resources);
+        else if (type !== 'broker-policy') plane.accept(type, resources);
       },
     },
-    wantsNameTable: dns !== undefined,
-    wantsMessaging: messaging !== undefined,
+    wholeTypes: ['cluster', 'listener', ...(dns === undefined ? [] : ['name-table' as const]), ...(messaging === undefined ? [] : ['messaging' as const])],
     identity,
     counters: engine.counters,
     logger,

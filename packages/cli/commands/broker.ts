@@ -39,6 +39,7 @@ export async function broker(options: BrokerOptions): Promise<void> {
       folder,
       partitions: wholeNumber(options.partitions, '--partitions', 1, 256),
       maxTopics,
+      keepsUnadopted: options.config !== undefined,
       log: {
         ...defaultLogSettings,
         retentionMs,
@@ -55,15 +56,17 @@ export async function broker(options: BrokerOptions): Promise<void> {
       'without an identity (--config) the broker takes plain connections, and so listens on 127.0.0.1 only',
       options.host,
     );
-  const identity = options.config === undefined ? undefined : await (await import('../broker-identity.ts')).brokerIdentity(options.config, logger);
+  const mesh = options.config === undefined ? undefined : new (await import('../broker-mesh.ts')).BrokerMesh(options.config, folder, logger);
+  // Nothing is served before it is known what to enforce.
+  await mesh?.start();
   const server = new BrokerServer({
     broker: store,
     host: options.host,
     port: wholeNumber(options.port, '--port', 0, 65_535),
     logger,
-    ...(identity === undefined ? {} : { tls: identity.tls, identityOf: identity.identityOf, expiryOf: identity.expiryOf, isOperator: identity.isOperator }),
+    ...(mesh === undefined ? {} : { tls: () => mesh.tls(), authorization: mesh }),
   });
-  identity?.onRenewed(() => server.renewTls());
+  mesh?.onTlsChanged(() => server.renewTls());
   await server.listen();
   logger.info('the broker takes messages', {
     at: `${options.host}:${server.port}`,
@@ -75,7 +78,7 @@ export async function broker(options: BrokerOptions): Promise<void> {
   const close = async () => {
     await server.close();
     await store.close();
-    identity?.close();
+    await mesh?.close();
   };
   keepServingAfterErrors(logger);
   exitWithParent(() => void close().then(() => process.exit(0)));

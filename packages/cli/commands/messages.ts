@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import { MizzenError, silentLogger } from '@mizzen/common';
 import type { TopicStats } from '@mizzen/message/broker/broker';
 import { EmbeddedDriver } from '@mizzen/message/brokers/embedded';
-import { brokerIdentity } from '../broker-identity.ts';
+import { fullNameOf, splitFullName } from '@mizzen/message/policy/topic-names';
+import { brokerIdentity } from '../broker-mesh.ts';
 import { homeOf } from '../home.ts';
 import { formatTable, print } from '../output.ts';
 
@@ -11,21 +12,24 @@ export interface MessagesOptions {
   readonly home?: string;
   readonly broker?: string;
   readonly from?: string;
+  /** `NAMESPACE/NAME` */
+  readonly component?: string;
 }
 
 const connectMs = 5_000;
 
 /** `mizzen messages topics` */
 export async function topics(options: MessagesOptions): Promise<void> {
-  const { topics: all } = (await ask(options, { what: 'stats' })) as { topics: TopicStats[] };
+  const all = await allTopics(options);
   if (all.length === 0) return print('there are no topics yet');
   const rows = all.flatMap(({ topic, partitions, groups }) => {
     const stored = partitions.reduce((sum, { first, next }) => sum + next - first, 0);
     const bytes = partitions.reduce((sum, partition) => sum + partition.bytes, 0);
-    const own = [topic, String(partitions.length), String(stored), String(bytes)];
+    const { space, topic: name } = splitFullName(topic);
+    const own = [space || '-', name, String(partitions.length), String(stored), String(bytes)];
     return groups.length === 0 ? [[...own, '-', '-', '-']] : groups.map(({ group, lag, members }) => [...own, group, String(members), String(lag)]);
   });
-  print(formatTable(['TOPIC', 'PARTITIONS', 'MESSAGES', 'BYTES', 'GROUP', 'MEMBERS', 'LAG'], rows));
+  print(formatTable(['COMPONENT', 'TOPIC', 'PARTITIONS', 'MESSAGES', 'BYTES', 'GROUP', 'MEMBERS', 'LAG'], rows));
 }
 
 /** `mizzen messages replay` */
@@ -34,8 +38,29 @@ export async function replay(topic: string, group: string, options: MessagesOpti
   const timestampMs = /^\d+$/.test(from) ? undefined : Date.parse(from);
   if (Number.isNaN(timestampMs))
     throw new MizzenError('invalid-option', `--from takes an offset or a time such as 2026-11-25T12:00:00Z, not ${JSON.stringify(from)}`);
-  await ask(options, { what: 'replay', topic, group, ...(timestampMs === undefined ? { offset: Number(from) } : { timestampMs }) });
+  const fullName = await fullNameFor(topic, options);
+  await ask(options, { what: 'replay', topic: fullName, group, ...(timestampMs === undefined ? { offset: Number(from) } : { timestampMs }) });
   print(`group ${group} begins topic ${topic} again from ${from}`);
+}
+
+/** `mizzen messages adopt` */
+export async function adopt(topic: string, component: string, options: MessagesOptions): Promise<void> {
+  await ask(options, { what: 'adopt', topic, component });
+  print(`topic ${topic} belongs to the Component ${component}`);
+}
+
+const allTopics = async (options: MessagesOptions) => ((await ask(options, { what: 'stats' })) as { topics: TopicStats[] }).topics;
+
+/** The full name of a topic that is named alone, where one Component has it. */
+async function fullNameFor(topic: string, options: MessagesOptions): Promise<string> {
+  if (options.component !== undefined) return fullNameOf(options.component, topic);
+  const found = (await allTopics(options)).map((stats) => stats.topic).filter((fullName) => fullName === topic || splitFullName(fullName).topic === topic);
+  if (found.length > 1)
+    throw new MizzenError(
+      'ambiguous-topic',
+      `several Components have a topic ${topic}: name one with --component (${found.map((name) => splitFullName(name).space).join(', ')})`,
+    );
+  return found[0] ?? topic;
 }
 
 async function ask(options: MessagesOptions, question: object): Promise<unknown> {

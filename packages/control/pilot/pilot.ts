@@ -325,7 +325,9 @@ export class Pilot {
     this.#writeStatuses();
     this.#options.trust.configure(snapshot.meshConfig.caCertificates);
     const trustBundle = this.#options.trust.current();
-    for (const connection of this.#connections) {
+    // The broker first: what sidecars are about to be allowed, it shall allow.
+    const connections = [...this.#connections].sort((a, b) => Number(b.wants('broker-policy')) - Number(a.wants('broker-policy')));
+    for (const connection of connections) {
       if (!this.#prove(connection)) continue;
       try {
         this.#pushes += connection.push(snapshot, trustBundle);

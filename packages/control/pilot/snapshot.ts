@@ -15,6 +15,7 @@ import type {
   VirtualServiceSpec,
 } from '@mizzen/api';
 import type { Origin } from '@mizzen/common';
+import type { BrokerApp } from '@mizzen/envoy-api';
 import type { OwnedChallenge } from '../certificates/certificate-controller.ts';
 import type { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { StoredResource } from '../galley/config-store.ts';
@@ -99,6 +100,8 @@ export interface MessagingResources {
   readonly subscriptions: readonly Scoped<SubscriptionSpec>[];
   readonly resiliencies: readonly Scoped<ResiliencySpec>[];
   readonly routes: readonly Configured<MessageRouteSpec>[];
+  /** The app ids that objects bind to service accounts. */
+  readonly apps: readonly BrokerApp[];
 }
 
 export { rootNamespace } from './root-namespace.ts';
@@ -114,13 +117,14 @@ export async function takeSnapshot(
 ): Promise<MeshSnapshot> {
   const list = async (group: string, kind: string) => (await store.list(group, kind)).items;
   const networking = 'networking.istio.io';
+  const bindings = new WorkloadBindings(await readBindingObjects(store));
   const services = buildServices(
     {
       services: await list('', 'Service'),
       serviceEntries: await list(networking, 'ServiceEntry'),
       workloadEntries: await list(networking, 'WorkloadEntry'),
       endpointSlices: await list('discovery.k8s.io', 'EndpointSlice'),
-      bindings: new WorkloadBindings(await readBindingObjects(store)),
+      bindings,
     },
     domain,
   );
@@ -166,6 +170,7 @@ export async function takeSnapshot(
       subscriptions: (await list('dapr.io', 'Subscription')).map(scoped<SubscriptionSpec>).sort(byAge),
       resiliencies: (await list('dapr.io', 'Resiliency')).map(scoped<ResiliencySpec>).sort(byAge),
       routes: (await list(own, 'MessageRoute')).map(configured<MessageRouteSpec>).sort(byAge),
+      apps: bindings.apps(),
     },
     consumers: { consumers: [] },
     documents: new DocumentReader(filesRoot, configMaps),

@@ -27,6 +27,7 @@ describe("Dapr's API token", () => {
     free.close();
     await once(free, 'close');
     const runtime = new MessageRuntime({
+      namespace: 'default',
       appId: 'a',
       identity: 'spiffe://td/ns/x/sa/a',
       channel: undefined,

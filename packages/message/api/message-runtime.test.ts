@@ -69,7 +69,7 @@ describe('the message mesh in a sidecar', () => {
   const lengthOf = (topic: string) =>
     broker
       .stats()
-      .find((stats) => stats.topic === topic)
+      .find((stats) => stats.topic === `n/p|${topic}`)
       ?.partitions.reduce((sum, { next }) => sum + next, 0) ?? 0;
 
   beforeEach(async () => {
@@ -80,6 +80,7 @@ describe('the message mesh in a sidecar', () => {
     server = new BrokerServer({ broker, host: '127.0.0.1', port: 0, logger: silentLogger });
     await server.listen();
     runtime = new MessageRuntime({
+      namespace: 'n',
       appId: 'a',
       identity: 'spiffe://td/ns/x/sa/a',
       channel,

@@ -1,7 +1,8 @@
 import type tls from 'node:tls';
-import { type Logger, messageOf } from '@mizzen/common';
+import { Backoff, type Logger, messageOf } from '@mizzen/common';
 import { type MessagingConfig, noMessaging, type PubSubComponent, type Subscription } from '@mizzen/envoy-api';
 import type { Cluster } from '@mizzen/proxy/upstream/cluster';
+import { deniedPrefix } from '../broker/frames.ts';
 import type { BrokerDriver, OutgoingMessage } from '../brokers/driver.ts';
 import { EmbeddedDriver } from '../brokers/embedded.ts';
 import { makeDriver } from '../brokers/make-driver.ts';
@@ -18,6 +19,7 @@ export interface RuntimeOptions {
   readonly appId: string;
   /** This workload's identity, `spiffe://...`. */
   readonly identity: string;
+  readonly namespace: string;
   /** undefined: nobody subscribes here, only publishes. */
   readonly channel: AppChannel | undefined;
   /** Clusters of the mesh, for other versions of the application. */
@@ -95,6 +97,9 @@ export class MessageRuntime {
   #programmatic: readonly Subscription[];
   #updating: Promise<void>;
   #isClosed: boolean;
+  /** When refused subscriptions are tried again. */
+  readonly #refusals: Backoff;
+  #retry: NodeJS.Timeout | undefined;
 
   constructor(options: RuntimeOptions) {
     this.#options = options;
@@ -106,6 +111,8 @@ export class MessageRuntime {
     this.#programmatic = [];
     this.#updating = Promise.resolve();
     this.#isClosed = false;
+    this.#refusals = new Backoff(1_000, 30_000);
+    this.#retry = undefined;
     this.#lagTimer = setInterval(() => void this.#measureLag(), lagEveryMs).unref();
   }
 
@@ -134,9 +141,10 @@ export class MessageRuntime {
   configure(config: MessagingConfig): void {
     this.#config = config;
     this.#isConfigured = true;
+    this.#refusals.reset();
     for (const [name, opened] of this.#components) {
       const next = config.components.find((component) => component.name === name);
-      if (next !== undefined && keyOf(next) === opened.key) continue;
+      if (next !== undefined && keyOf(next, this.appId) === opened.key) continue;
       this.#components.delete(name);
       void opened.driver.then((driver) => driver.close()).catch(() => {});
     }
@@ -152,8 +160,11 @@ export class MessageRuntime {
   }
 
   #open(component: PubSubComponent): Opened {
-    const driver = makeDriver(component.type, component.metadata, { logger: this.#options.logger, meshTls: this.#options.meshTls });
-    const opened: Opened = { component, key: keyOf(component), driver, ready: undefined, problem: undefined };
+    const driver = makeDriver(component.type, component.metadata, {
+      ...{ logger: this.#options.logger, meshTls: this.#options.meshTls },
+      ...{ space: `${this.#options.namespace}/${component.name}`, appId: this.appId },
+    });
+    const opened: Opened = { component, key: keyOf(component, this.appId), driver, ready: undefined, problem: undefined };
     driver.then(
       (made) => {
         opened.ready = made;
@@ -216,6 +227,11 @@ export class MessageRuntime {
       let stored = 0;
       for (const [at, problem] of results.entries())
         if (problem === undefined) stored++;
+        else if (problem.startsWith(deniedPrefix))
+          problems[positions[at]!] = {
+            ...{ status: 403, code: 'ERR_PUBSUB_FORBIDDEN' },
+            message: `topic ${topic} is not allowed for app ${this.appId}: ${problem.slice(deniedPrefix.length)}`,
+          };
         else
           problems[positions[at]!] = {
             status: 500,
@@ -293,10 +309,27 @@ export class MessageRuntime {
       if (this.#subscribers.has(name)) continue;
       const canaries = this.#canariesOf(subscription);
       if (canaries.some(({ isCanary }) => isCanary)) continue;
-      const subscriber = await this.subscribe(subscription, channel);
+      const subscriber = await this.subscribe(subscription, channel, (reason) => this.#refused(name, reason));
       if (typeof subscriber === 'string') this.#options.logger.error(`there is no subscription to ${name}: ${subscriber}`);
-      else this.#subscribers.set(name, { subscriber, key: this.#subscriberKey(subscription) });
+      else {
+        this.#subscribers.set(name, { subscriber, key: this.#subscriberKey(subscription) });
+        subscriber.open();
+      }
     }
+  }
+
+  /** The broker has refused or closed a subscription: nothing of it reaches the application any more, and it is tried again later. */
+  #refused(name: string, reason: string): void {
+    const current = this.#subscribers.get(name);
+    if (current === undefined || this.#isClosed) return;
+    this.#subscribers.delete(name);
+    void current.subscriber.close(0);
+    const { pubsubname, topic } = current.subscriber.subscription;
+    this.#options.metrics.published(pubsubname, topic, 'subscription_refused', 1);
+    const inMs = this.#refusals.nextMs();
+    this.#options.logger.error(`there is no subscription to ${name}: ${reason}. It is tried again in ${(inMs / 1000).toFixed(1)} s.`);
+    clearTimeout(this.#retry);
+    this.#retry = setTimeout(() => this.#updateSoon(), inMs).unref();
   }
 
   /** Streams whose access or Component has changed end with a status that says which. */
@@ -317,9 +350,15 @@ export class MessageRuntime {
   /** As `subscribe`, for a stream: `onEnded` is called when access is withdrawn, or what the stream depends on has changed. */
   async subscribeStream(subscription: Subscription, channel: AppChannel, onEnded: (reason: StreamEnd) => void): Promise<{ close(): Promise<void> } | string> {
     const stream: Stream = { subscription, key: this.#subscriberKey(subscription), end: onEnded };
-    const subscriber = await this.subscribe(subscription, channel);
+    const subscriber = await this.subscribe(subscription, channel, (reason) => {
+      if (!this.#streams.delete(stream)) return;
+      const isDenied = reason.startsWith(deniedPrefix);
+      const message = isDenied ? `topic ${subscription.topic} is not allowed for app ${this.appId}: ${reason.slice(deniedPrefix.length)}` : reason;
+      onEnded({ isDenied, message });
+    });
     if (typeof subscriber === 'string') return subscriber;
     this.#streams.add(stream);
+    subscriber.open();
     // The configuration may have changed meanwhile.
     this.#endStreams();
     return {
@@ -337,8 +376,8 @@ export class MessageRuntime {
     return refusalOf({ operation: 'SUBSCRIBE', pubsub, topic, appId: this.appId, principal: this.#options.identity }, component, this.#config.topicPolicies);
   }
 
-  /** Subscribes; what cannot be is said by a text. */
-  async subscribe(subscription: Subscription, channel: AppChannel): Promise<Subscriber | string> {
+  /** Makes a subscriber, which the caller opens; what cannot be is said by a text. */
+  async subscribe(subscription: Subscription, channel: AppChannel, onRefused: (reason: string) => void): Promise<Subscriber | string> {
     const { pubsubname: pubsub, topic } = subscription;
     const opened = this.#components.get(pubsub);
     if (opened === undefined) return `there is no pubsub ${JSON.stringify(pubsub)} for this workload`;
@@ -351,7 +390,7 @@ export class MessageRuntime {
     if (loops)
       this.#options.logger.error('a dead letter topic is the topic itself, which would loop: failed messages stay and are tried again', { pubsub, topic });
     try {
-      const subscriber = new Subscriber({
+      return new Subscriber({
         subscription: loops ? { ...subscription, deadLetterTopic: '' } : subscription,
         group: subscription.metadata['consumerID'] ?? this.appId,
         driver: await opened.driver,
@@ -390,13 +429,11 @@ export class MessageRuntime {
               (error: unknown) => done(messageOf(error)),
             );
         },
+        onRefused,
         metrics: this.#options.metrics,
         logger: this.#options.logger,
         random: this.#options.random ?? Math.random,
       });
-      // A broker that is away is no reason: it is waited for.
-      subscriber.open().catch((error: unknown) => this.#options.logger.error(`the subscription to ${pubsub}/${topic} failed: ${messageOf(error)}`));
-      return subscriber;
     } catch (error) {
       return messageOf(error);
     }
@@ -431,6 +468,7 @@ export class MessageRuntime {
   async close(): Promise<void> {
     this.#isClosed = true;
     clearInterval(this.#lagTimer);
+    clearTimeout(this.#retry);
     await this.#updating;
     for (const { end } of this.#streams) end({ isDenied: false, message: 'the sidecar is shutting down' });
     this.#streams.clear();
@@ -439,8 +477,8 @@ export class MessageRuntime {
   }
 }
 
-function keyOf({ name, type, metadata }: PubSubComponent): string {
-  return JSON.stringify([name, type, metadata]);
+function keyOf({ name, type, metadata }: PubSubComponent, appId: string): string {
+  return JSON.stringify([name, type, metadata, appId]);
 }
 
 function checkSize(what: string, bytes: number, max: number): void {

@@ -17,6 +17,8 @@ export interface SubscriberOptions {
   readonly resiliency: ResiliencyPolicy | undefined;
   /** Puts a message that could not be delivered on another topic. */
   readonly deadLetter: (delivery: Delivery, reason: string, done: (problem: string | undefined) => void) => void;
+  /** The broker delivers nothing, or nothing more, to this subscription. Close it. */
+  readonly onRefused: (reason: string) => void;
   readonly metrics: MessageMetrics;
   readonly logger: Logger;
   readonly random: () => number;
@@ -78,15 +80,16 @@ export class Subscriber {
     this.#isClosed = false;
   }
 
-  /** Rejects when the broker will never take the subscription. */
-  async open(): Promise<void> {
+  /** Takes messages from the broker as soon as it can be reached. */
+  open(): void {
     const { metadata, topic } = this.subscription;
     const maxInFlight = Number(metadata['maxInFlight']) || defaultMaxInFlight;
     this.#opening = this.#options.driver.subscribe(
       { topic, group: this.group, maxInFlight: Math.max(1, Math.min(10_000, maxInFlight)), from: metadata['startFrom'] === 'latest' ? 'latest' : 'earliest' },
       (delivery) => this.#take(delivery),
+      (reason) => this.#options.onRefused(reason),
     );
-    await this.#opening;
+    this.#opening.catch((error: unknown) => this.#options.onRefused(messageOf(error)));
   }
 
   /** Takes nothing more; handlers that run may end within `drainMs`, and what waits goes back to the broker. */

@@ -8,11 +8,12 @@ import { Logger, silentLogger } from '@mizzen/common';
 import fc from 'fast-check';
 import { defaultLogSettings } from '../log/partition-log.ts';
 import { decodeRecord, encodeRecord } from '../log/record.ts';
+import { topicPattern } from '../policy/topic-names.ts';
 import { Broker } from './broker.ts';
 import { checkHome, repairHome } from './check-home.ts';
 import type { GroupMember } from './consumer-group.ts';
 import { HomeLock } from './home-lock.ts';
-import { folderOfTopic, topicOfFolder, topicPattern } from './topic-folders.ts';
+import { folderOfTopic, topicOfFolder } from './topic-folders.ts';
 
 const settings = (folder: string) => ({ folder, log: { ...defaultLogSettings, syncs: false, segmentBytes: 4_000 }, partitions: 2, maxTopics: 1_000 });
 
@@ -299,5 +300,70 @@ describe("the broker's directory", () => {
     assert.equal(done.length, 2);
     assert.ok(existsSync(join(folder, 'damaged')));
     assert.equal(await publish(start(), 't', 'y'), undefined);
+  });
+
+  describe('topics of earlier versions, which belong to no Component', () => {
+    const bodies = numbered(10);
+    /** A topic of which a group has done the first four messages that it was given. */
+    const prepare = async (topic: string) => {
+      const broker = new Broker({ ...settings(folder), partitions: 1 }, silentLogger);
+      open.push(broker);
+      await publish(broker, topic, ...bodies);
+      const given: number[] = [];
+      const member: GroupMember = { credit: 4, isWritable: true, deliver: (_partition, _attempt, record) => given.push(Number(record.readBigUInt64LE(8))) };
+      const membership = broker.join(topic, 'g', 'earliest', member, { identity: 'spiffe://td/ns/a/sa/b', ownershipOf: () => 'own' });
+      for (let turn = 0; turn < 500 && given.length < 4; turn++) await new Promise((resolve) => setTimeout(resolve, 1));
+      for (const offset of [0, 1, 2, 3]) membership.settle(0, offset, -1);
+      membership.leave();
+      return broker;
+    };
+
+    for (const topic of ['orders', `${'X'.repeat(190)}/long`])
+      it(`are adopted by one with all messages and the progress of groups: ${topic.slice(0, 10)}`, async () => {
+        let broker = await prepare(topic);
+        assert.deepEqual(broker.unadopted(), [{ topic, owners: ['spiffe://td/ns/a/sa/b'] }]);
+        assert.match((await publish(broker, `a/c|${topic}`, 'x'))!, /of an earlier version belongs to no Component yet.*mizzen messages adopt/);
+        await broker.adopt(topic, 'a/c');
+        for (let round = 0; round < 2; round++) {
+          assert.deepEqual(broker.unadopted(), []);
+          assert.deepEqual(
+            broker.stats().map((stats) => [stats.topic, stats.groups.map(({ group, lag }) => [group, lag])]),
+            [[`a/c|${topic}`, [['g', 6]]]],
+          );
+          await broker.close();
+          broker = start();
+        }
+        assert.deepEqual(await receive(broker, `a/c|${topic}`, 6, 'g'), bodies.slice(4));
+        assert.deepEqual(await receive(broker, `a/c|${topic}`, 10), bodies);
+        assert.equal(await publish(broker, `b/c|${topic}`, 'another space'), undefined);
+        assert.deepEqual(await receive(broker, `b/c|${topic}`, 1), ['another space']);
+      });
+
+    it('lose nothing when the broker is killed while one adopts them', async () => {
+      let broker = await prepare('orders');
+      await broker.close();
+      const before = join(folder, 'topics', folderOfTopic('orders'));
+      // The new name is in topic.json, and the folder has not been renamed.
+      const shape = readFileSync(join(before, 'topic.json'), 'utf8');
+      writeFileSync(join(before, 'topic.json'), shape.replace('orders', 'a/c|orders'));
+      broker = start();
+      assert.deepEqual(
+        broker.unadopted().map(({ topic }) => topic),
+        ['orders'],
+      );
+      await broker.adopt('orders', 'a/c');
+      assert.deepEqual(await receive(broker, 'a/c|orders', 6, 'g'), bodies.slice(4));
+    });
+
+    it('are not adopted where that would mix or lose messages', async () => {
+      const broker = await prepare('orders');
+      const member: GroupMember = { credit: 1, isWritable: true, deliver: () => {} };
+      const membership = broker.join('orders', 'g', 'earliest', member);
+      await assert.rejects(broker.adopt('orders', 'a/c'), /has consumers/);
+      membership.leave();
+      await assert.rejects(broker.adopt('none', 'a/c'), /there is no topic/);
+      for (const space of ['', 'a', 'A/c', 'a/c|x', '../c', 'a/..']) await assert.rejects(broker.adopt('orders', space), /cannot be given to/, space);
+      assert.deepEqual(await receive(broker, 'orders', 6, 'g'), bodies.slice(4));
+    });
   });
 });

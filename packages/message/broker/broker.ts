@@ -3,17 +3,18 @@ import { join } from 'node:path';
 import { type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { type LogSettings, PartitionLog } from '../log/partition-log.ts';
 import type { Damage } from '../log/segment.ts';
+import { checkTopicName, fullNameOf, isFullName, splitFullName } from '../policy/topic-names.ts';
 import { ConsumerGroup, type GroupMember, GroupPartition } from './consumer-group.ts';
 import { HomeLock } from './home-lock.ts';
 import { OffsetStore } from './offset-store.ts';
 import {
   adoptMisplacedTopics,
-  checkTopicName,
   countPartitions,
   createTopicFolder,
   folderOfTopic,
   listTopicFolders,
   readTopicFile,
+  renameTopicFolder,
   writeTopicFile,
 } from './topic-folders.ts';
 
@@ -23,6 +24,16 @@ export interface BrokerSettings {
   /** Of topics that are new. */
   readonly partitions: number;
   readonly maxTopics: number;
+  /** Topics of earlier versions, which belong to no Component yet, are kept whatever their age. */
+  readonly keepsUnadopted?: boolean;
+}
+
+/** Who uses a group. */
+export interface GroupCaller {
+  /** Proven; what a group without an owner belongs to from now on. */
+  readonly identity: string;
+  /** `owner`: the identity that the group belongs to; '': none. */
+  ownershipOf(topic: string, group: string, owner: string): 'own' | 'free' | 'foreign';
 }
 
 export interface TopicStats {
@@ -169,15 +180,15 @@ export class Broker {
   }
 
   /**
-   * Throws MizzenError for names that no topic can have, and for a group of another workload. `owner`: the proven identity of the caller, which a group
-   * belongs to from its first member on; undefined: it is not checked.
+   * Throws MizzenError for names that no topic can have, and for a group of another workload. A group belongs to its first caller. `caller` undefined: whose
+   * groups they are is not checked.
    */
-  join(topicName: string, groupName: string, from: 'earliest' | 'latest', member: GroupMember, owner?: string): Membership {
+  join(topicName: string, groupName: string, from: 'earliest' | 'latest', member: GroupMember, caller?: GroupCaller): Membership {
     const topic = this.#topic(topicName);
-    if (owner !== undefined) {
-      const current = this.#offsets.ownerOf(groupName, topicName);
-      if (current === '') this.#offsets.claim(groupName, topicName, owner);
-      else if (current !== owner) throw notOwned(topicName, groupName);
+    if (caller !== undefined) {
+      const owner = this.#offsets.ownerOf(groupName, topicName);
+      if (caller.ownershipOf(topicName, groupName, owner) === 'foreign') throw notOwned(topicName, groupName);
+      if (owner !== caller.identity) this.#offsets.claim(groupName, topicName, caller.identity);
     }
     const group = this.#group(topic, groupName, from);
     group.join(member);
@@ -197,21 +208,74 @@ export class Broker {
   }
 
   /** Lets a group begin again: at an offset of all partitions, or at what was appended from a time on. */
-  async replay(topicName: string, groupName: string, to: { readonly offset: number } | { readonly timestampMs: number }, owner?: string): Promise<void> {
-    if (owner !== undefined && this.#offsets.ownerOf(groupName, topicName) !== owner) throw notOwned(topicName, groupName);
+  async replay(topicName: string, groupName: string, to: { readonly offset: number } | { readonly timestampMs: number }, caller?: GroupCaller): Promise<void> {
+    if (caller !== undefined && !this.#isOwn(caller, topicName, groupName)) throw notOwned(topicName, groupName);
     const topic = this.#topics.get(topicName);
     if (topic === undefined) throw new MizzenError('unknown-topic', `there is no topic ${JSON.stringify(topicName)}`);
     const group = this.#group(topic, groupName, 'earliest');
     for (const [i, partition] of group.partitions.entries()) partition.seek('offset' in to ? to.offset : await topic.partitions[i]!.offsetAt(to.timestampMs));
   }
 
-  /** `owner`: only what belongs to this identity. */
-  stats(owner?: string): TopicStats[] {
-    if (owner === undefined) return this.#allStats();
+  /** `caller`: only topics with groups of its own, and these. */
+  stats(caller?: GroupCaller): TopicStats[] {
+    if (caller === undefined) return this.#allStats();
     return this.#allStats().flatMap((stats) => {
-      const groups = stats.groups.filter(({ group }) => this.#offsets.ownerOf(group, stats.topic) === owner);
+      const groups = stats.groups.filter(({ group }) => this.#isOwn(caller, stats.topic, group));
       return groups.length === 0 ? [] : [{ ...stats, groups }];
     });
+  }
+
+  /** Whether a group that there is belongs to the caller. */
+  #isOwn(caller: GroupCaller, topic: string, group: string): boolean {
+    return this.#offsets.has(group, topic) && caller.ownershipOf(topic, group, this.#offsets.ownerOf(group, topic)) === 'own';
+  }
+
+  /** Topics of earlier versions, which belong to no Component yet, with the identities that own their groups. */
+  unadopted(): { readonly topic: string; readonly owners: readonly string[] }[] {
+    return [...this.#topics.keys()]
+      .filter((name) => splitFullName(name).space === '')
+      .map((topic) => ({ topic, owners: [...new Set(this.#offsets.groupsOf(topic).map((group) => this.#offsets.ownerOf(group, topic)))].filter(Boolean) }));
+  }
+
+  /**
+   * Gives a topic of an earlier version, with all that is stored and its groups' progress, to a Component. A crash leaves it where it was, or where it is to
+   * be. Throws MizzenError with what is in the way.
+   */
+  async adopt(topicName: string, space: string): Promise<void> {
+    const fullName = fullNameOf(space, topicName);
+    if (splitFullName(topicName).space !== '' || !isFullName(fullName) || space === '')
+      throw new MizzenError(
+        'invalid-topic',
+        `${JSON.stringify(topicName)} cannot be given to ${JSON.stringify(space)}: name a topic without a Component, and NAMESPACE/COMPONENT`,
+      );
+    const topic = this.#topics.get(topicName);
+    if (topic === undefined) throw new MizzenError('unknown-topic', `there is no topic ${JSON.stringify(topicName)} without a Component`);
+    if (this.#topics.has(fullName) || this.#unusable.has(fullName)) throw new MizzenError('topic-exists', `${space} has a topic ${topicName} already`);
+    if ([...topic.groups.values()].some(({ memberCount }) => memberCount > 0))
+      throw new MizzenError('topic-in-use', `the topic ${topicName} has consumers: stop them first`);
+    const from = join(this.#topicsFolder, folderOfTopic(topicName));
+    const folder = existsSync(from) ? from : join(this.#topicsFolder, encodeURIComponent(topicName));
+    const reason = `it is being given to ${space}`;
+    this.#topics.delete(topicName);
+    for (const name of [topicName, fullName]) this.#unusable.set(name, { folder, reason, triedAtMs: Number.POSITIVE_INFINITY });
+    let place = folder;
+    try {
+      for (const group of topic.groups.values()) group.close();
+      await Promise.all(topic.partitions.map((log) => log.close()));
+      // First the progress under the new name, then the folder: what a crash leaves is delivered again at most.
+      this.#offsets.copyTopic(topicName, fullName);
+      place = join(this.#topicsFolder, folderOfTopic(fullName));
+      renameTopicFolder(folder, place, { name: fullName, partitions: topic.partitions.length });
+      this.#offsets.forgetTopic(topicName);
+      this.#logger.info('a topic of an earlier version belongs to a Component now', { topic: topicName, component: space });
+    } catch (error) {
+      place = folder;
+      throw new MizzenError('topic-unusable', `the topic ${topicName} cannot be given to ${space}: ${messageOf(error)}`);
+    } finally {
+      this.#unusable.delete(topicName);
+      this.#unusable.delete(fullName);
+      this.#tryOpen(place === folder ? topicName : fullName, place);
+    }
   }
 
   #allStats(): TopicStats[] {
@@ -252,6 +316,12 @@ export class Broker {
       if (topic !== undefined) return topic;
       throw new MizzenError('topic-unusable', `the topic cannot be used: ${this.#unusable.get(name)?.reason ?? unusable.reason}; ${remedy}`);
     }
+    const { space, topic } = splitFullName(name);
+    if (space !== '' && (this.#topics.has(topic) || this.#unusable.has(topic)))
+      throw new MizzenError(
+        'topic-not-adopted',
+        `a topic ${topic} of an earlier version belongs to no Component yet: give it to one with \`mizzen messages adopt ${topic} NAMESPACE/COMPONENT\``,
+      );
     if (this.#topics.size + this.#unusable.size >= this.#settings.maxTopics)
       throw new MizzenError('too-many-topics', `there are ${this.#settings.maxTopics} topics already, which is the limit`);
     const shape = { name, partitions: this.#settings.partitions };
@@ -345,7 +415,9 @@ export class Broker {
   }
 
   #enforceRetention(): void {
-    for (const topic of this.#topics.values())
+    for (const topic of this.#topics.values()) {
+      // What waits for its Component is kept.
+      if (this.#settings.keepsUnadopted === true && splitFullName(topic.name).space === '') continue;
       for (const [i, log] of topic.partitions.entries()) {
         let gone = 0;
         try {
@@ -355,6 +427,7 @@ export class Broker {
         }
         if (gone > 0) this.#logger.info('old messages were dropped', { topic: topic.name, partition: i, messages: gone });
       }
+    }
   }
 }
 

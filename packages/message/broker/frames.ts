@@ -4,9 +4,9 @@ import { maxRecordBytes } from '../log/record.ts';
  * The protocol between sidecars and the embedded broker: frames over TCP or TLS. A frame is its length (u32, little-endian, of what follows),
  * its kind (u8) and its content. Numbers are little-endian; `text` is a u16 length and UTF-8.
  *
- *     client  hello        u8 version
- *             publish      u32 request, text topic, u32 count, records (log/record.ts; offset, time and CRC are the broker's to set)
- *             subscribe    u32 subscription, text topic, text group, u32 credit, text from ('earliest' | 'latest', for a group that is new)
+ *     client  hello        u8 version, text app id (from version 2 on)
+ *             publish      u32 request, text full name of the topic (topic-names.ts), u32 count, records (log/record.ts; offset, time and CRC are the broker's to set)
+ *             subscribe    u32 subscription, text full name, text group, u32 credit, text from ('earliest' | 'latest', for a group that is new)
  *             unsubscribe  u32 subscription
  *             settle       u32 subscription, u16 partition, f64 offset, f64 delay: -1 done; else deliver again after so many milliseconds
  *             ask          u32 request, text JSON
@@ -16,8 +16,11 @@ import { maxRecordBytes } from '../log/record.ts';
  *             subscribed   u32 subscription, text problem
  *             deliver      u32 subscription, u16 partition, u32 attempt, record
  *             answer       u32 request, text problem, u32 length, JSON
+ *             ended        u32 subscription, text problem: nothing more is delivered
  */
-export const protocolVersion = 1;
+export const protocolVersion = 2;
+/** Begins the problem of a caller that is not authorized. */
+export const deniedPrefix = 'PERMISSION_DENIED: ';
 export const frameKind = {
   hello: 1,
   publish: 2,
@@ -31,6 +34,7 @@ export const frameKind = {
   subscribed: 131,
   deliver: 132,
   answer: 133,
+  ended: 134,
 } as const;
 
 export const maxFrameBytes = maxRecordBytes + 64 * 1024;

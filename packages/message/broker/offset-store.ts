@@ -77,6 +77,27 @@ export class OffsetStore {
     this.changed(group, topic);
   }
 
+  has(group: string, topic: string): boolean {
+    return this.#entries.has(keyOf(group, topic));
+  }
+
+  /** Gives a topic the groups of another, with their progress and owners, on disk. */
+  copyTopic(from: string, to: string): void {
+    for (const { group, topic, partitions, owner } of [...this.#entries.values()]) {
+      if (topic !== from) continue;
+      const entry = this.#entry(group, to);
+      entry.owner = owner;
+      entry.line = undefined;
+      for (const [partition, progress] of partitions) entry.partitions.set(partition, typeof progress === 'function' ? progress() : progress);
+    }
+    this.save();
+  }
+
+  forgetTopic(topic: string): void {
+    for (const [key, entry] of [...this.#entries]) if (entry.topic === topic) this.#entries.delete(key);
+    this.save();
+  }
+
   /** Groups that have been at a topic. */
   groupsOf(topic: string): string[] {
     return [...this.#entries.values()].filter((entry) => entry.topic === topic).map(({ group }) => group);

@@ -1,15 +1,14 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
-import { join } from 'node:path';
-import { MizzenError } from '@mizzen/common';
+import { dirname, join } from 'node:path';
 import { openLine, readTextFile, sealLine, syncFolder, writeDurably } from '../log/durable-file.ts';
 import { segmentBases } from '../log/partition-log.ts';
+import { isFullName } from '../policy/topic-names.ts';
 
 const maxFolderBytes = 180;
 const newPrefix = '.new-';
 export const topicFile = 'topic.json';
 const maxPartitions = 256;
-export const topicPattern = /^[\w.:/@-]{1,200}$/;
 
 /**
  * The name of a topic's folder: `~`, then the name with every byte but `a-z 0-9 _ -` and inner dots as `%XX`. No two topics share a folder on a file system
@@ -32,7 +31,7 @@ export function topicOfFolder(folder: string): string | undefined {
   try {
     // Folders without `~` are those of earlier versions.
     const topic = decodeURIComponent(isNew ? folder.slice(1) : folder);
-    return topicPattern.test(topic) && (isNew ? folderOfTopic(topic) : encodeURIComponent(topic)) === folder ? topic : undefined;
+    return isFullName(topic) && (isNew ? folderOfTopic(topic) : encodeURIComponent(topic)) === folder ? topic : undefined;
   } catch {
     return undefined;
   }
@@ -82,6 +81,13 @@ export function createTopicFolder(topics: string, shape: TopicShape): string {
   }
   syncFolder(topics);
   return folder;
+}
+
+/** Gives a topic's folder another name. Until the folder has it, its name in `topic.json` does not count. */
+export function renameTopicFolder(from: string, to: string, shape: TopicShape): void {
+  writeTopicFile(from, shape);
+  renameSync(from, to);
+  syncFolder(dirname(to));
 }
 
 /** How many partitions a folder holds whose `topic.json` is lost; undefined: that cannot be said. 0: nothing was ever stored in it. */
@@ -139,10 +145,4 @@ export function adoptMisplacedTopics(home: string): void {
     rmSync(join(place, topicFile));
     syncFolder(join(home, 'topics'));
   }
-}
-
-/** Throws MizzenError for what cannot be the name of a topic. */
-export function checkTopicName(name: string): void {
-  if (!topicPattern.test(name))
-    throw new MizzenError('invalid-topic', `${JSON.stringify(name.slice(0, 80))} cannot be the name of a topic: 1 to 200 letters, digits and . _ - : / @`);
 }

@@ -8,8 +8,11 @@
 export interface BrokerDriver {
   /** Resolves, for each message, when it is stored: undefined, or why it is not. Never rejects. */
   publish(topic: string, messages: readonly OutgoingMessage[]): Promise<readonly (string | undefined)[]>;
-  /** Resolves when messages come; goes on by itself when the broker goes away and comes back. Rejects when it never can. */
-  subscribe(subscription: SubscriptionRequest, deliver: (message: Delivery) => void): Promise<BrokerSubscription>;
+  /**
+   * Resolves when messages come; goes on by itself when the broker goes away and comes back. Rejects when it never can. `onEnded` is called when the broker
+   * ends it for good, with the reason: `PERMISSION_DENIED: ...` when access was withdrawn.
+   */
+  subscribe(subscription: SubscriptionRequest, deliver: (message: Delivery) => void, onEnded?: (reason: string) => void): Promise<BrokerSubscription>;
   /** Messages of a topic that a group has not done; undefined: the broker does not tell. */
   lag(topic: string, group: string): Promise<number | undefined>;
   /** Why no topic can have this name; undefined: it can. Absent: the broker decides when it is used. */

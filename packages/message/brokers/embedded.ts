@@ -2,9 +2,9 @@ import net from 'node:net';
 import tls from 'node:tls';
 import { Backoff, type Logger, messageOf } from '@mizzen/common';
 import { FrameSocket } from '../broker/frame-socket.ts';
-import { type Cursor, FrameBuilder, frameKind, protocolVersion, textBytes } from '../broker/frames.ts';
-import { topicPattern } from '../broker/topic-folders.ts';
+import { type Cursor, deniedPrefix, FrameBuilder, frameKind, protocolVersion, textBytes } from '../broker/frames.ts';
 import { decodeRecord, maxRecordBytes, recordBytes, writeRecord } from '../log/record.ts';
+import { fullNameOf, topicNameProblem, topicPattern } from '../policy/topic-names.ts';
 import {
   type BrokerDriver,
   type BrokerSubscription,
@@ -22,20 +22,29 @@ export interface EmbeddedDriverOptions {
   readonly logger: Logger;
   /** Asked at each connection; undefined: plain TCP. Throws while there is no certificate yet. */
   readonly tls?: (() => tls.ConnectionOptions) | undefined;
+  /** Namespace and name of the Component, whose topics are its own; absent: names of topics go to the broker as they are. */
+  readonly space?: string | undefined;
+  /** Of the application that this client is for. */
+  readonly appId?: string | undefined;
 }
 
 interface Publishing {
   readonly frame: Buffer;
   readonly done: (problem: string | undefined) => void;
   readonly deadline: number;
+  /** It was refused and is sent once more. */
+  isSecond: boolean;
 }
 
 interface Subscribed {
   readonly id: number;
   readonly request: SubscriptionRequest;
   readonly deliver: (message: Delivery) => void;
+  readonly onEnded: (reason: string) => void;
   /** Of the first attempt to subscribe. */
   settle: ((problem: string | undefined) => void) | undefined;
+  /** It was refused and is sent once more. */
+  isSecond: boolean;
 }
 
 const maxUnanswered = 50_000;
@@ -44,6 +53,8 @@ const maxBatchBytes = maxRecordBytes / 2;
 const failedPauseMs = 30_000;
 const sweepMs = 250;
 const connectTimeoutMs = 3_000;
+/** What the broker refuses and this sidecar allows may be a policy that reaches the broker a moment later: it is sent again after so long. */
+const deniedPauseMs = 250;
 
 /**
  * The client of the embedded broker. One connection for everything; what is published in one turn of the event loop travels, is stored and is answered
@@ -51,6 +62,7 @@ const connectTimeoutMs = 3_000;
  */
 export class EmbeddedDriver implements BrokerDriver {
   readonly #options: EmbeddedDriverOptions;
+  readonly #space: string;
   readonly #backoff: Backoff;
   readonly #publishing: Map<number, Publishing>;
   readonly #asking: Map<number, { readonly done: (value: unknown) => void; readonly fail: (problem: string) => void }>;
@@ -66,6 +78,7 @@ export class EmbeddedDriver implements BrokerDriver {
 
   constructor(options: EmbeddedDriverOptions) {
     this.#options = options;
+    this.#space = options.space ?? '';
     this.#backoff = new Backoff(20, 1_000);
     this.#publishing = new Map();
     this.#asking = new Map();
@@ -82,9 +95,7 @@ export class EmbeddedDriver implements BrokerDriver {
   }
 
   topicProblem(topic: string): string | undefined {
-    return topicPattern.test(topic)
-      ? undefined
-      : `${JSON.stringify(topic.slice(0, 80))} cannot be the name of a topic: 1 to 200 letters, digits and . _ - : / @`;
+    return topicPattern.test(topic) ? undefined : topicNameProblem(topic);
   }
 
   problem(): string | undefined {
@@ -127,26 +138,31 @@ export class EmbeddedDriver implements BrokerDriver {
     if (tooLong !== undefined) return done(`a message with its key and headers may have ${maxRecordBytes} bytes, its key 65535`);
     const bytes = sizes.reduce((sum, size) => sum + size, 0);
     const id = this.#nextId++ >>> 0;
-    const fixed = 4 + textBytes(topic) + 4;
+    const name = fullNameOf(this.#space, topic);
+    const fixed = 4 + textBytes(name) + 4;
     // One piece of memory: it is written once, and sent as it is.
     const frame = Buffer.allocUnsafe(5 + fixed + bytes);
-    new FrameBuilder(frameKind.publish, fixed, bytes, frame).u32(id).text(topic).u32(records.length);
+    new FrameBuilder(frameKind.publish, fixed, bytes, frame).u32(id).text(name).u32(records.length);
     let at = 5 + fixed;
     for (const [i, record] of records.entries()) {
       writeRecord(record, frame.subarray(at, at + sizes[i]!));
       at += sizes[i]!;
     }
-    const publishing: Publishing = { frame, done, deadline: now + publishTimeoutMs };
+    const publishing: Publishing = { frame, done, deadline: now + publishTimeoutMs, isSecond: false };
     this.#publishing.set(id, publishing);
     if (this.#isReady) this.#frames!.send(frame);
   }
 
-  async subscribe(request: SubscriptionRequest, deliver: (message: Delivery) => void): Promise<BrokerSubscription> {
+  async subscribe(
+    request: SubscriptionRequest,
+    deliver: (message: Delivery) => void,
+    onEnded: (reason: string) => void = () => {},
+  ): Promise<BrokerSubscription> {
     const nameProblem = this.topicProblem(request.topic) ?? (/^.{1,200}$/s.test(request.group) ? undefined : 'a group has a name of 1 to 200 characters');
     if (nameProblem !== undefined) throw new Error(nameProblem);
     const id = this.#nextId++ >>> 0;
     const problem = await new Promise<string | undefined>((resolve) => {
-      const subscribed: Subscribed = { id, request, deliver, settle: resolve };
+      const subscribed: Subscribed = { id, request, deliver, onEnded, settle: resolve, isSecond: false };
       this.#subscriptions.set(id, subscribed);
       if (this.#isReady) this.#sendSubscribe(subscribed);
     });
@@ -167,7 +183,8 @@ export class EmbeddedDriver implements BrokerDriver {
 
   async lag(topic: string, group: string): Promise<number | undefined> {
     const { topics } = (await this.ask({ what: 'stats' })) as { topics: { topic: string; groups: { group: string; lag: number }[] }[] };
-    return topics.find((candidate) => candidate.topic === topic)?.groups.find((candidate) => candidate.group === group)?.lag;
+    const name = fullNameOf(this.#space, topic);
+    return topics.find((candidate) => candidate.topic === name)?.groups.find((candidate) => candidate.group === group)?.lag;
   }
 
   /** Asks the broker something (broker-server.ts); rejects with its reason. */
@@ -211,7 +228,8 @@ export class EmbeddedDriver implements BrokerDriver {
       },
     );
     this.#frames = frames;
-    frames.send(new FrameBuilder(frameKind.hello, 1).u8(protocolVersion).done());
+    const { appId = '' } = this.#options;
+    frames.send(new FrameBuilder(frameKind.hello, 1 + textBytes(appId)).u8(protocolVersion).text(appId).done());
   }
 
   #lost(reason: string): void {
@@ -230,6 +248,7 @@ export class EmbeddedDriver implements BrokerDriver {
   #onFrame(kind: number, content: Cursor): void {
     switch (kind) {
       case frameKind.welcome:
+        if (content.u8() < 2 && this.#space !== '') return void this.#socket?.destroy(new Error('it is of an earlier version: upgrade the broker first'));
         this.#socket?.setTimeout(0);
         this.#isReady = true;
         this.#problem = undefined;
@@ -242,16 +261,35 @@ export class EmbeddedDriver implements BrokerDriver {
         const problem = content.text();
         const publishing = this.#publishing.get(id);
         if (publishing === undefined) return;
+        if (problem.startsWith(deniedPrefix) && !publishing.isSecond) {
+          publishing.isSecond = true;
+          return void setTimeout(() => {
+            if (this.#isReady && this.#publishing.has(id)) this.#frames!.send(publishing.frame);
+          }, deniedPauseMs);
+        }
         this.#publishing.delete(id);
         return publishing.done(problem === '' ? undefined : problem);
       }
       case frameKind.subscribed: {
         const subscribed = this.#subscriptions.get(content.u32());
         const problem = content.text();
+        if (subscribed !== undefined && problem.startsWith(deniedPrefix) && !subscribed.isSecond) {
+          subscribed.isSecond = true;
+          setTimeout(() => {
+            if (this.#isReady && this.#subscriptions.get(subscribed.id) === subscribed) this.#sendSubscribe(subscribed);
+          }, deniedPauseMs);
+          return;
+        }
+        if (subscribed !== undefined) subscribed.isSecond = false;
         if (subscribed?.settle !== undefined) {
           subscribed.settle(problem === '' ? undefined : problem);
           subscribed.settle = undefined;
-        } else if (problem !== '') this.#options.logger.error(`a subscription could not be taken up again: ${problem}`, { topic: subscribed?.request.topic });
+        } else if (problem !== '' && subscribed !== undefined) this.#ended(subscribed, problem);
+        return;
+      }
+      case frameKind.ended: {
+        const subscribed = this.#subscriptions.get(content.u32());
+        if (subscribed !== undefined) this.#ended(subscribed, content.text());
         return;
       }
       case frameKind.deliver:
@@ -264,6 +302,14 @@ export class EmbeddedDriver implements BrokerDriver {
         else asking?.done(JSON.parse(content.rest().toString('utf8', 0, length)));
       }
     }
+  }
+
+  /** The broker delivers nothing more. */
+  #ended(subscribed: Subscribed, reason: string): void {
+    const { id, request, onEnded } = subscribed;
+    this.#subscriptions.delete(id);
+    this.#options.logger.warn(`the broker has closed a subscription: ${reason}`, { topic: request.topic, group: request.group });
+    onEnded(reason);
   }
 
   #onDelivery(content: Cursor): void {
@@ -300,7 +346,8 @@ export class EmbeddedDriver implements BrokerDriver {
     }
   }
 
-  #sendSubscribe({ id, request: { topic, group, maxInFlight, from } }: Subscribed): void {
+  #sendSubscribe({ id, request: { topic: name, group, maxInFlight, from } }: Subscribed): void {
+    const topic = fullNameOf(this.#space, name);
     this.#frames!.send(
       new FrameBuilder(frameKind.subscribe, 4 + textBytes(topic) + textBytes(group) + 4 + textBytes(from))
         .u32(id)

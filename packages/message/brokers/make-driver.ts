@@ -7,6 +7,9 @@ export interface DriverSurroundings {
   readonly logger: Logger;
   /** How to connect to the mesh's own broker, whose identity is checked. */
   readonly meshTls: (() => tls.ConnectionOptions) | undefined;
+  /** Namespace and name of the Component. */
+  readonly space: string;
+  readonly appId: string;
 }
 
 /** The component types that there are, with the metadata that each takes (names are Dapr's where Dapr has them). */
@@ -18,7 +21,11 @@ export const componentTypes: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Makes the driver of a component. Clients of other brokers are only loaded where one is used. Throws MizzenError for what cannot be made. */
-export async function makeDriver(type: string, metadata: Readonly<Record<string, string>>, { logger, meshTls }: DriverSurroundings): Promise<BrokerDriver> {
+export async function makeDriver(
+  type: string,
+  metadata: Readonly<Record<string, string>>,
+  { logger, meshTls, space, appId }: DriverSurroundings,
+): Promise<BrokerDriver> {
   const need = (name: string) => {
     const value = metadata[name];
     if (value === undefined || value === '') throw new MizzenError('invalid-component', `a component of type ${type} needs ${name} in its metadata`);
@@ -29,7 +36,14 @@ export async function makeDriver(type: string, metadata: Readonly<Record<string,
       const address = need('address');
       const cut = address.lastIndexOf(':');
       const isPlain = metadata['plaintext'] === 'true';
-      return new EmbeddedDriver({ host: address.slice(0, cut), port: Number(address.slice(cut + 1)), logger, tls: isPlain ? undefined : meshTls });
+      return new EmbeddedDriver({
+        host: address.slice(0, cut),
+        port: Number(address.slice(cut + 1)),
+        logger,
+        tls: isPlain ? undefined : meshTls,
+        space,
+        appId,
+      });
     }
     case 'pubsub.jetstream': {
       const { NatsDriver } = await import('./nats.ts');

@@ -26,10 +26,8 @@ export interface AdsClientOptions {
   readonly control: string;
   readonly node: Node;
   readonly state: ResourceSink;
-  /** There is a DNS proxy to be told the mesh's names. */
-  readonly wantsNameTable: boolean;
-  /** There is a message mesh to be told of. */
-  readonly wantsMessaging: boolean;
+  /** Types that are asked for as a whole, beside those that `state.wanted` names: a proxy has listeners and clusters, the broker what it enforces. */
+  readonly wholeTypes: readonly DiscoveryType[];
   readonly identity: IdentityAgent;
   readonly counters: ProxyCounters;
   readonly logger: Logger;
@@ -143,10 +141,9 @@ export class AdsClient {
       // What is already known is asked for at once: after a reconnect nothing has to be discovered in steps.
       for (const type of ['cluster', 'listener', 'endpoint', 'route', 'secret'] as const) {
         const names = this.#options.state.wanted(type);
-        if (names.length > 0 || type === 'cluster' || type === 'listener') this.#subscribe(type, names);
+        if (names.length > 0 || this.#options.wholeTypes.includes(type)) this.#subscribe(type, names);
       }
-      if (this.#options.wantsNameTable) this.#subscribe('name-table', []);
-      if (this.#options.wantsMessaging) this.#subscribe('messaging', []);
+      for (const type of ['name-table', 'messaging', 'broker-policy'] as const) if (this.#options.wholeTypes.includes(type)) this.#subscribe(type, []);
       this.#sendHealth();
       const responses = client.streamAggregatedResources(requests, {
         signal: AbortSignal.any([this.#abort.signal, this.#renewal.signal]),

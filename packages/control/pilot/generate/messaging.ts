@@ -39,13 +39,13 @@ export function messagingFor(view: ProxyView, snapshot: MeshSnapshot): Messaging
         type: 'DECLARATIVE',
       }),
     ),
-    topicPolicies: snapshot.authorizationPolicies.filter((policy) => policy.namespace === namespace && isForTopics(policy.spec)).flatMap(topicPolicies),
+    topicPolicies: topicPoliciesOf(namespace, snapshot),
     canaries: routes.filter((route) => route.namespace === namespace).flatMap((route) => canaryRoute(route, view, snapshot)),
     resiliency: Object.assign({}, ...resiliencies.filter(isOurs).map(({ spec }) => resiliencyPolicies(spec))) as Record<string, ResiliencyPolicy>,
   };
 }
 
-function pubSubComponent({ name, namespace, spec }: MeshSnapshot['messaging']['components'][number], snapshot: MeshSnapshot): PubSubComponent {
+export function pubSubComponent({ name, namespace, spec }: MeshSnapshot['messaging']['components'][number], snapshot: MeshSnapshot): PubSubComponent {
   const metadata: Record<string, string> = {};
   for (const { name: key, value, secretKeyRef } of spec.metadata ?? []) {
     const secret = secretKeyRef && snapshot.secrets.get(`${namespace}/${secretKeyRef.name}`)?.[secretKeyRef.key ?? secretKeyRef.name];
@@ -53,6 +53,11 @@ function pubSubComponent({ name, namespace, spec }: MeshSnapshot['messaging']['c
   }
   if (spec.type === 'pubsub.mizzen' && metadata['address'] === undefined && snapshot.brokerAddress !== undefined) metadata['address'] = snapshot.brokerAddress;
   return { name, type: spec.type, metadata };
+}
+
+/** Of all Components of a namespace. */
+export function topicPoliciesOf(namespace: string, snapshot: MeshSnapshot): TopicPolicy[] {
+  return snapshot.authorizationPolicies.filter((policy) => policy.namespace === namespace && isForTopics(policy.spec)).flatMap(topicPolicies);
 }
 
 function topicPolicies({ namespace, name, spec }: Configured<AuthorizationPolicySpec>): TopicPolicy[] {

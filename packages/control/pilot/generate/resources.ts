@@ -7,12 +7,13 @@ import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/l
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
-import { MessagingSchema } from '@mizzen/envoy-api/gen/mizzen/message/v1/messaging_pb.js';
+import { BrokerPolicySchema, MessagingSchema } from '@mizzen/envoy-api/gen/mizzen/message/v1/messaging_pb.js';
 import type { TrustBundle } from '../../citadel/trust-bundles.ts';
 import { type OnApplied, patchClusters, patchListeners, patchRoutes } from '../envoy-filters/apply-patches.ts';
 import type { Patch } from '../envoy-filters/patches.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
+import { brokerPolicyFor } from './broker-policy.ts';
 import { clustersFor } from './clusters.ts';
 import { endpointsOf } from './endpoints.ts';
 import { gatewayListeners, gatewayRouteConfigurations } from './gateways.ts';
@@ -68,6 +69,10 @@ export function resourcesFor(
       return pack(type, NameTableSchema, [nameTable(view, snapshot)]);
     case 'messaging':
       return pack(type, MessagingSchema, [create(MessagingSchema, { config: JSON.stringify(messagingFor(view, snapshot)) })]);
+    case 'broker-policy': {
+      const policy = brokerPolicyFor(view, snapshot);
+      return policy === undefined ? [] : pack(type, BrokerPolicySchema, [create(BrokerPolicySchema, { policy: JSON.stringify(policy) })]);
+    }
     case 'secret':
       return pack(type, SecretSchema, secretsFor(names, view, snapshot, trustBundle));
   }

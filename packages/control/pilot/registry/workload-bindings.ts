@@ -98,6 +98,18 @@ export class WorkloadBindings {
     return bound?.serviceAccount === serviceAccount ? { binding: bound, name: bound.name } : undefined;
   }
 
+  /** The app ids of sidecars, in the order of their names. */
+  apps(): { readonly namespace: string; readonly serviceAccount: string; readonly appId: string }[] {
+    const found = new Map<string, { readonly namespace: string; readonly serviceAccount: string; readonly appId: string }>();
+    for (const { key } of this.#objects.values()) {
+      const binding = this.#get(key.kind as WorkloadBinding['kind'], key.namespace, key.name);
+      if (binding?.type !== 'sidecar' || binding.appId === undefined) continue;
+      const { namespace, serviceAccount, appId } = binding;
+      found.set(JSON.stringify([namespace, serviceAccount, appId]), { namespace, serviceAccount, appId });
+    }
+    return [...found].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, app]) => app);
+  }
+
   #ownerOf(namespace: string, name: string, serviceAccount: string): WorkloadBinding | undefined {
     const exact = (['Workload', 'WorkloadGroup', 'WorkloadEntry'] as const)
       .map((kind) => this.#get(kind, namespace, name))

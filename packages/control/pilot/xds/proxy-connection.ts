@@ -14,6 +14,9 @@ import type { WorkloadBinding, WorkloadBindings } from '../registry/workload-bin
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
 import { type ProvenIdentity, proveIdentity, UnprovenIdentity } from './proven-identity.ts';
 
+/** Asked for without names: all that there is of the type. */
+const wholeTypes: ReadonlySet<DiscoveryType> = new Set(['cluster', 'listener', 'name-table', 'messaging', 'broker-policy']);
+
 export interface ShownCertificate {
   readonly serial: string | undefined;
   readonly generation: string | undefined;
@@ -77,8 +80,8 @@ export class ProxyConnection {
   /** Takes a request: a subscription, an ACK or a NACK. Returns what a NACK said. */
   handle(type: DiscoveryType, request: DiscoveryRequest, snapshot: MeshSnapshot, trustBundle: TrustBundle): { readonly nack: string } | undefined {
     let subscription = this.#subscriptions.get(type);
-    // Clusters, listeners and the name table are asked for as a whole; for the other types no names means that nothing is wanted any more.
-    if (request.resourceNames.length === 0 && type !== 'cluster' && type !== 'listener' && type !== 'name-table' && type !== 'messaging') {
+    // For the other types no names means that nothing is wanted any more.
+    if (request.resourceNames.length === 0 && !wholeTypes.has(type)) {
       this.#subscriptions.delete(type);
       this.#failures.delete(type);
       return request.errorDetail ? { nack: request.errorDetail.message } : undefined;
@@ -190,6 +193,11 @@ export class ProxyConnection {
       types,
       generationErrors: Object.fromEntries(this.#failures),
     };
+  }
+
+  /** Whether it has asked for a type. */
+  wants(type: DiscoveryType): boolean {
+    return this.#subscriptions.has(type);
   }
 
   /** What was last sent of a type, packed. */
