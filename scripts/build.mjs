@@ -34,7 +34,12 @@ for (const folder of ['gen', 'schemas']) cpSync(join(root, 'packages/api', folde
 writeFileSync(join(out, 'package.json'), `${JSON.stringify({ type: 'module' })}\n`);
 writeFileSync(
   join(out, 'mizzen.js'),
-  `#!/usr/bin/env node\nimport { enableCompileCache } from 'node:module';\nenableCompileCache();\nawait import('./main.js');\n`,
+  `#!/usr/bin/env node
+import { enableCompileCache } from 'node:module';
+if (['proxy', 'control', 'broker', 'agent'].includes(process.argv[2])) process.on('SIGUSR2', () => {});
+enableCompileCache();
+await import('./main.js');
+`,
 );
 chmodSync(join(out, 'mizzen.js'), 0o755);
 console.log(errors.length + warnings.length === 0 ? 'built dist/mizzen.js' : `built with ${warnings.length} warnings`);

@@ -83,6 +83,8 @@ program
   .requiredOption('--config <file>', 'who this proxy is, where its control plane is, where it listens; or an Envoy bootstrap with static_resources')
   .option('--concurrency <n>', 'event loops, each a process of its own; 0: as many as there are cores (default: 1)')
   .option('--drain-time <seconds>', 'how long connections may take to end when it stops (default: 5)')
+  .option('--restart-drain-time <seconds>', 'how long open streams may go on in the old process after a hot restart (default: 3600)')
+  .option('--max-draining <n>', 'old processes that may have open streams; beyond it the oldest ends them (default: 24)')
   .option('--log-level <level>', 'debug, info, warn or error', 'info')
   .action(async (options) => (await import('./commands/proxy.ts')).proxy(options));
 

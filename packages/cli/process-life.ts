@@ -1,3 +1,5 @@
+import { isRunning } from './process-identity.ts';
+
 /** Runs `close` on SIGINT or SIGTERM, once, and then ends the process. */
 export function onStopSignal(close: () => Promise<void>): void {
   let isClosing = false;
@@ -22,16 +24,17 @@ const parentCheckMs = 1_000;
 export function exitWithParent(close: () => void): void {
   if (process.env['MIZZEN_RUNNER_PID'] === undefined) return;
   const runner = Number(process.env['MIZZEN_RUNNER_PID']);
+  // A process that was started by a hot restart ends with the first process of its proxy, which ends with the runner.
+  const first = process.env['MIZZEN_HOT_RESTART_FIRST'];
   const timer = setInterval(() => {
-    // A process that has taken over from another is the child of that one.
-    if (process.ppid === runner || (process.env['MIZZEN_HOT_RESTART_EPOCH'] !== undefined && process.ppid !== 1)) return;
+    if (first === undefined ? process.ppid === runner : isRunning(first)) return;
     clearInterval(timer);
     close();
   }, parentCheckMs);
   timer.unref();
 }
 
-/** Somebody watches this very process: the runner, or, for the first process of a container, whoever runs that. */
+/** A supervisor knows this very process: the runner, or, for the first process of a container, the runtime. */
 export function isSupervised(): boolean {
   return process.pid === 1 || process.env['MIZZEN_RUNNER_PID'] !== undefined;
 }

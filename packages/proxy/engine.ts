@@ -39,6 +39,7 @@ export interface EngineOptions {
 
 /** Timeouts of connections and idle limits are looked at this often. */
 const sweepIntervalMs = 250;
+const drainCheckMs = 20;
 
 /**
  * The data plane of one event loop: it is given xDS resources and secrets, and serves. Where they come from (a control plane, a file, the
@@ -58,6 +59,8 @@ export class Engine {
   readonly #overload: OverloadManager;
   readonly #sweeper: NodeJS.Timeout;
   readonly #filterStates: Map<string, object>;
+  /** In the milliseconds of performance.now(): connections that are still open then are closed. */
+  #closeBy: number;
   #closing: Promise<void> | undefined;
 
   constructor(options: EngineOptions) {
@@ -100,6 +103,7 @@ export class Engine {
     });
     this.#overload.start();
     this.#sweeper = setInterval(() => sweeping.run(() => this.state.sweep(performance.now())), sweepIntervalMs);
+    this.#closeBy = Number.POSITIVE_INFINITY;
     this.#closing = undefined;
   }
 
@@ -132,18 +136,20 @@ export class Engine {
 
   /**
    * Ends in order: connections are told to end with their request and new ones still taken for `acceptMs`, then nobody is let in, and
-   * those inside may finish until `drainMs` have passed. Idempotent.
+   * those inside may finish until `drainMs` have passed. A later call can shorten that time. `working`: others that use this engine's secrets and
+   * configuration until then.
    */
-  close(drainMs: number, acceptMs: number): Promise<void> {
-    return (this.#closing ??= this.#close(drainMs, acceptMs));
+  close(drainMs: number, acceptMs: number, working: Promise<unknown> = Promise.resolve()): Promise<void> {
+    this.#closeBy = Math.min(this.#closeBy, performance.now() + drainMs);
+    return (this.#closing ??= this.#close(acceptMs, working));
   }
 
-  async #close(drainMs: number, acceptMs: number): Promise<void> {
-    const deadline = performance.now() + drainMs;
+  async #close(acceptMs: number, working: Promise<unknown>): Promise<void> {
     this.state.drain();
     if (acceptMs > 0) await sleep(acceptMs);
     this.state.stopListening();
-    while (this.state.activeConnections() > 0 && performance.now() < deadline) await sleep(20);
+    while (this.state.activeConnections() > 0 && performance.now() < this.#closeBy) await sleep(drainCheckMs);
+    await working;
     clearInterval(this.#sweeper);
     this.#overload.close();
     await this.state.close();

@@ -2,5 +2,5 @@
 export { type AskedRequest, type ExplainedPort, explainAuthorization } from './authorization/explain.ts';
 export { compileBootstrap, isBootstrap, type StaticConfig } from './bootstrap.ts';
 export { type MessagingService, type MessagingSurroundings, type StartedProxy, type StartOptions, startProxy, startStaticProxy } from './proxy.ts';
-export { checkProxyConfig, maxSocketPathLength, type ProxyConfig } from './proxy-config.ts';
-export { predecessor } from './workers/successor.ts';
+export { checkProxyConfig, defaultDrainMs, defaultMaxDrainingProcesses, maxSocketPathLength, type ProxyConfig } from './proxy-config.ts';
+export { hotRestartEpoch, predecessor } from './workers/successor.ts';

@@ -76,6 +76,10 @@ export interface ProxyConfig {
   readonly accessLogFile?: string;
   /** How long connections may take to end when the proxy stops, in milliseconds; 5000. */
   readonly drainMs?: number;
+  /** How long streams may go on in this process after another has taken over (hot restart), in milliseconds; one hour. */
+  readonly restartDrainMs?: number;
+  /** How many replaced processes may still have streams; beyond it the oldest ends them. 24. */
+  readonly maxDrainingProcesses?: number;
   /** Event loops, each a process of its own; 1 (the default) serves in this process, 0 takes as many as there are cores. */
   readonly concurrency?: number;
 }
@@ -84,6 +88,16 @@ export interface ProxyConfig {
 export const maxSocketPathLength = 103;
 
 const required = ['type', 'name', 'namespace', 'workload', 'serviceAccount', 'trustDomain', 'address', 'control', 'rootCertificateFile', 'tokenFile'] as const;
+
+export const defaultDrainMs = 5_000;
+export const defaultMaxDrainingProcesses = 24;
+/** Timers end at 2^31 - 1 milliseconds. */
+const maxTimerMs = 2 ** 31 - 1;
+const numbers = [
+  ['drainMs', 0, maxTimerMs - 10_000],
+  ['restartDrainMs', 0, maxTimerMs - 10_000],
+  ['maxDrainingProcesses', 0, 1_000],
+] as const;
 
 const isPort = (value: unknown, least: number) => Number.isInteger(value) && (value as number) >= least && (value as number) <= 65_535;
 
@@ -95,6 +109,9 @@ export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
     if (typeof config[name] !== 'string' || config[name] === '') throw new MizzenError('invalid-proxy-config', `"${name}" is missing or no string`, place);
   if (config['type'] !== 'sidecar' && config['type'] !== 'gateway') throw new MizzenError('invalid-proxy-config', '"type" must be sidecar or gateway', place);
   const { concurrency, capture } = config;
+  for (const [name, least, most] of numbers)
+    if (config[name] !== undefined && !(Number.isInteger(config[name]) && (config[name] as number) >= least && (config[name] as number) <= most))
+      throw new MizzenError('invalid-proxy-config', `"${name}" must be a whole number from ${least} to ${most}`, place);
   for (const name of ['adminPort', 'healthPort', 'metricsPort'] as const)
     if (config[name] !== undefined && !isPort(config[name], 0)) throw new MizzenError('invalid-proxy-config', `"${name}" must be a port`, place);
   if (capture !== undefined) {

@@ -15,12 +15,12 @@ import { NameTable } from './dns/name-table.ts';
 import { followedServers, readResolverConfig } from './dns/resolver-config.ts';
 import { Engine } from './engine.ts';
 import { defaultOverloadSettings } from './overload/overload-manager.ts';
-import type { ProxyConfig } from './proxy-config.ts';
+import { defaultDrainMs, type ProxyConfig } from './proxy-config.ts';
 import { type PeerMetadata, unknownPeer } from './telemetry/peer-metadata.ts';
 import { renderPrometheus } from './telemetry/prometheus.ts';
 import type { StatsSnapshot } from './telemetry/stats-snapshot.ts';
 import type { SecretStore } from './tls/secret-store.ts';
-import { type Predecessor, startSuccessor } from './workers/successor.ts';
+import { type Predecessor, type Successor, type SuccessorOptions, startSuccessor } from './workers/successor.ts';
 import { WorkerPool } from './workers/worker-pool.ts';
 import { HealthProber } from './xds/health-prober.ts';
 import type { IdentityAgent } from './xds/identity-agent.ts';
@@ -34,17 +34,23 @@ export interface StartedProxy {
   /** Process ids of its workers; none when it serves in its own process. */
   workerPids(): readonly number[];
   /**
-   * Starts the same command again, gives it the listening sockets, and closes. Throws, and goes on, when the new process cannot take over.
-   * Resolves with the new process.
+   * Starts the same command again and gives it the listening sockets. Throws, and goes on, when the new process cannot take over. Resolves
+   * when the new process serves. Streams that are open stay here until they end or `restartDrainMs` have passed.
    */
-  hotRestart(): Promise<{ readonly pid: number; readonly exited: Promise<number> }>;
+  hotRestart(options: SuccessorOptions): Promise<ReplacedBy>;
   /**
    * The workload is taken out of everybody's lists, and requests under way may end; what still comes is served. Resolves when none is under
    * way, or after the drain time. Idempotent.
    */
   drain(): Promise<void>;
-  /** Stops taking connections, lets requests under way end, and closes. Idempotent. */
+  /** Stops taking connections, lets requests under way end within the drain time, and closes; after a hot restart, streams too. Idempotent. */
   close(): Promise<void>;
+}
+
+/** The process that has taken over. */
+export interface ReplacedBy extends Successor {
+  /** Resolves when the last stream of this process has ended. */
+  readonly drained: Promise<void>;
 }
 
 export interface StartOptions {
@@ -82,7 +88,7 @@ export interface GivenSockets {
   readonly dnsUdp: readonly dgram.Socket[];
 }
 
-const defaultDrainMs = 5_000;
+const defaultRestartDrainMs = 3_600_000;
 /** While a proxy drains it still takes connections: those who do not know yet that it is going must not be turned away. */
 const acceptWhileDrainingMs = 200;
 
@@ -95,6 +101,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
       accessLogFile: config.accessLogFile,
       overload: defaultOverloadSettings,
       drainMs: config.drainMs ?? defaultDrainMs,
+      restartDrainMs: config.restartDrainMs ?? defaultRestartDrainMs,
       concurrency: config.concurrency ?? 1,
     },
     logger,
@@ -169,6 +176,8 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
   }
   return plane.started(starting, {
     async beforeDrain(isReplaced) {
+      // Its stream stays, so that policies and certificates reach the streams that are still served here.
+      if (isReplaced) client.standBack();
       if (isReplaced) await dns?.close();
       prober?.close();
       if (isReplaced) await messaging?.close();
@@ -202,7 +211,7 @@ async function openWorkloadApi(config: ProxyConfig, socketPath: string, identity
 
 /** Starts a proxy that is told everything by an Envoy bootstrap with static resources. */
 export async function startStaticProxy(
-  config: StaticConfig & { readonly concurrency?: number; readonly drainMs?: number },
+  config: StaticConfig & Pick<ProxyConfig, 'concurrency' | 'drainMs' | 'restartDrainMs'>,
   logger: Logger,
   options: StartOptions = {},
 ): Promise<StartedProxy> {
@@ -213,6 +222,7 @@ export async function startStaticProxy(
       accessLogFile: undefined,
       overload: config.overload,
       drainMs: config.drainMs ?? defaultDrainMs,
+      restartDrainMs: config.restartDrainMs ?? defaultRestartDrainMs,
       concurrency: config.concurrency ?? 1,
     },
     logger,
@@ -234,6 +244,7 @@ interface DataPlaneOptions {
   readonly accessLogFile: string | undefined;
   readonly overload: ConstructorParameters<typeof Engine>[0]['overload'];
   readonly drainMs: number;
+  readonly restartDrainMs: number;
   readonly concurrency: number;
 }
 
@@ -372,7 +383,7 @@ class DataPlane {
       adminPort: this.adminPort,
       ready,
       workerPids: () => this.#pool?.pids ?? [],
-      hotRestart: () => this.#hotRestart(),
+      hotRestart: (options) => this.#hotRestart(options),
       drain: () => this.drain(),
       close: () => this.close(false),
     };
@@ -396,8 +407,12 @@ class DataPlane {
     }
   }
 
+  /** A later call that is not about a replacement shortens the time that streams have to the drain time. */
   close(isReplaced: boolean): Promise<void> {
-    return (this.#closing ??= this.#close(isReplaced));
+    const { drainMs, restartDrainMs } = this.#options;
+    if (this.#closing === undefined) this.#closing = this.#close(isReplaced ? restartDrainMs : drainMs, isReplaced);
+    else if (!isReplaced) void this.#endConnections(drainMs, 0);
+    return this.#closing;
   }
 
   async #becomeReady(identity: Promise<void>): Promise<void> {
@@ -424,30 +439,34 @@ class DataPlane {
       });
   }
 
-  async #hotRestart(): Promise<{ readonly pid: number; readonly exited: Promise<number> }> {
+  async #hotRestart(options: SuccessorOptions): Promise<ReplacedBy> {
     // The port of the admin server passes on as soon as the new process asks for it.
-    const successor = await startSuccessor(async () => {
+    const servers = async () => {
       await this.#pool?.collect();
       return this.engine.state.servers() as readonly net.Server[];
-    }, this.#logger).catch((error: unknown) => {
+    };
+    const successor = await startSuccessor(servers, options, this.#logger).catch((error: unknown) => {
       if (this.#pool !== undefined) this.engine.state.passOn();
       throw error;
     });
-    this.#logger.info('hot restart: the new process serves; this one drains', { pid: successor.pid });
-    this.close(true).catch((error: unknown) => this.#logger.error(`while draining: ${messageOf(error)}`));
-    return successor;
+    this.#logger.info('hot restart: the new process serves; this one drains', { pid: successor.pid, maxMs: this.#options.restartDrainMs });
+    const drained = this.close(true).catch((error: unknown) => this.#logger.error(`while draining: ${messageOf(error)}`));
+    return { ...successor, drained };
   }
 
-  async #close(isReplaced: boolean): Promise<void> {
-    const { drainMs } = this.#options;
+  async #close(drainMs: number, isReplaced: boolean): Promise<void> {
     this.isClosing = true;
     if (isReplaced) await Promise.all([this.#admin?.close(), ...this.#public.map((server) => server.close())]);
     if (!this.isDraining) await this.#hooks.beforeDrain?.(isReplaced);
     // A successor has the sockets: this process has nothing more to take.
-    const acceptMs = isReplaced ? 0 : Math.min(acceptWhileDrainingMs, drainMs);
-    await Promise.all([this.engine.close(drainMs, acceptMs), this.#pool?.close(drainMs, acceptMs)]);
+    await this.#endConnections(drainMs, isReplaced ? 0 : Math.min(acceptWhileDrainingMs, drainMs));
     await this.#hooks.afterDrain?.();
     await Promise.all([this.#admin?.close(), ...this.#public.map((server) => server.close())]);
+  }
+
+  /** Workers use what this process's engine is told until they have ended. */
+  async #endConnections(drainMs: number, acceptMs: number): Promise<void> {
+    await this.engine.close(drainMs, acceptMs, this.#pool?.close(drainMs, acceptMs));
   }
 
   async #stats(): Promise<StatsSnapshot> {

@@ -3,38 +3,43 @@ import { keepServingAfterErrors, Logger, type LogLevel, MizzenError, messageOf }
 import {
   checkProxyConfig,
   compileBootstrap,
+  defaultDrainMs,
+  defaultMaxDrainingProcesses,
   isBootstrap,
   type MessagingSurroundings,
+  type ProxyConfig,
   predecessor,
   type StartedProxy,
   startProxy,
   startStaticProxy,
 } from '@mizzen/proxy';
-import { exitWithParent, isSupervised, onDrainRequest, onStopSignal } from '../process-life.ts';
+import { Generations, type GenerationsOptions } from '../generations.ts';
+import { exitWithParent, onDrainRequest } from '../process-life.ts';
 
 export interface ProxyOptions {
   readonly config: string;
   readonly logLevel: LogLevel;
   readonly concurrency?: string;
   readonly drainTime?: string;
+  readonly restartDrainTime?: string;
+  readonly maxDraining?: string;
 }
 
 /** `mizzen proxy`: one sidecar or gateway. */
 export async function proxy(options: ProxyOptions): Promise<void> {
   const logger = new Logger('proxy', options.logLevel);
-  const running = await start(options, logger);
+  const { running, generations: generationsOptions } = await start(options, logger);
   keepServingAfterErrors(logger);
   running.ready.catch((error: unknown) => {
     logger.error(messageOf(error));
     process.exit(1);
   });
-  exitWithParent(() => void running.close().then(() => process.exit(0)));
-  onStopSignal(() => running.close());
-  onDrainRequest(() => running.drain());
-  restartOnSignal(running, logger);
+  const generations = new Generations(running, generationsOptions, logger);
+  exitWithParent(() => void generations.stop());
+  onDrainRequest(() => generations.drain());
 }
 
-async function start(options: ProxyOptions, logger: Logger): Promise<StartedProxy> {
+async function start(options: ProxyOptions, logger: Logger): Promise<{ readonly running: StartedProxy; readonly generations: GenerationsOptions }> {
   let value: unknown;
   try {
     value = await read(readFileSync(options.config, 'utf8'));
@@ -50,9 +55,15 @@ async function start(options: ProxyOptions, logger: Logger): Promise<StartedProx
   const given = {
     ...(options.concurrency === undefined ? {} : { concurrency: wholeNumber(options.concurrency, '--concurrency') }),
     ...(options.drainTime === undefined ? {} : { drainMs: 1000 * wholeNumber(options.drainTime, '--drain-time') }),
+    ...(options.restartDrainTime === undefined ? {} : { restartDrainMs: 1000 * wholeNumber(options.restartDrainTime, '--restart-drain-time') }),
+    ...(options.maxDraining === undefined ? {} : { maxDrainingProcesses: wholeNumber(options.maxDraining, '--max-draining') }),
   };
-  if (isBootstrap(value)) return startStaticProxy({ ...compileBootstrap(value, options.config), ...given }, logger, start);
-  return startProxy({ ...checkProxyConfig(value, options.config), ...given }, logger, start);
+  const config: Pick<ProxyConfig, 'drainMs' | 'maxDrainingProcesses'> = isBootstrap(value) ? given : { ...checkProxyConfig(value, options.config), ...given };
+  const { drainMs = defaultDrainMs, maxDrainingProcesses: maxDraining = defaultMaxDrainingProcesses } = config;
+  const running = isBootstrap(value)
+    ? await startStaticProxy({ ...compileBootstrap(value, options.config), ...given }, logger, start)
+    : await startProxy({ ...checkProxyConfig(value, options.config), ...given }, logger, start);
+  return { running, generations: { drainMs, maxDraining } };
 }
 
 /** JSON, or YAML: whose reader is only loaded for those who write it. */
@@ -70,32 +81,4 @@ async function read(text: string): Promise<unknown> {
 function wholeNumber(text: string, option: string): number {
   if (!/^\d{1,5}$/.test(text)) throw new MizzenError('invalid-option', `${option} takes a whole number, not ${JSON.stringify(text)}`);
   return Number(text);
-}
-
-/** SIGUSR2: hot restart, as nginx has it. */
-function restartOnSignal(running: StartedProxy, logger: Logger): void {
-  let successor: number | undefined;
-  let isRestarting = false;
-  process.on('SIGUSR2', () => {
-    // This process only stands in for the one that serves, where whoever started it knows no other.
-    if (successor !== undefined) return void process.kill(successor, 'SIGUSR2');
-    if (isRestarting) return;
-    isRestarting = true;
-    running.hotRestart().then(
-      async ({ pid, exited }) => {
-        successor = pid;
-        for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-          process.removeAllListeners(signal);
-          process.on(signal, () => process.kill(pid, signal));
-        }
-        await running.close();
-        if (!isSupervised()) process.exit(0);
-        process.exit(await exited);
-      },
-      (error: unknown) => {
-        isRestarting = false;
-        logger.error(messageOf(error));
-      },
-    );
-  });
 }

@@ -177,7 +177,8 @@ export function compileFilterChain(
       for (const session of sessions) session.close('', 'proxy_closing');
       for (const socket of handshakes) socket.destroy();
     },
-    activeConnections: () => connections.size + sessions.size,
+    // `handshakes` holds every connection with TLS, also those whose handshake is under way.
+    activeConnections: () => Math.max(connections.size + sessions.size, handshakes.size),
     sweep(now) {
       // One that throws closes, and the others are still swept.
       for (const connection of connections) if (!sweeping.run(() => connection.sweep(now))) connection.close();

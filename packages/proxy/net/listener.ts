@@ -10,6 +10,9 @@ import { originalDestinationOf } from './original-destination.ts';
 
 const accepting = errorBoundary('listener.accept');
 
+/** A connection that has sent nothing yet has this long to do so after its listener has stopped. */
+const silentMs = 500;
+
 /** What a listener does with connections. An update replaces it while the socket stays open. */
 export interface ListenerConfig {
   readonly name: string;
@@ -64,6 +67,7 @@ export class Listener implements InspectionResult {
   #isOpen: boolean;
   /** It is not to listen any more, or not to begin with. */
   #hasStopped: boolean;
+  #stoppedAt: number;
 
   constructor(config: ListenerConfig, surroundings: ListenerSurroundings) {
     this.address = config.address;
@@ -74,6 +78,7 @@ export class Listener implements InspectionResult {
     this.#inspecting = new Map();
     this.#isOpen = false;
     this.#hasStopped = false;
+    this.#stoppedAt = 0;
     this.#server = net.createServer({ allowHalfOpen: true, noDelay: true, highWaterMark: Math.max(16 * 1024, config.bufferLimitBytes) }, (socket) =>
       this.#acceptGuarded(socket),
     );
@@ -148,6 +153,7 @@ export class Listener implements InspectionResult {
   }
 
   sweep(now: number): void {
+    if (this.#hasStopped && now - this.#stoppedAt > silentMs) this.#closeInspections();
     for (const chain of this.#config.chains) chain.sweep(now);
     this.#config.defaultChain?.sweep(now);
     if (this.#retired.length === 0) return;
@@ -162,20 +168,25 @@ export class Listener implements InspectionResult {
 
   stopListening(): void {
     this.#isOpen = false;
+    if (!this.#hasStopped) this.#stoppedAt = performance.now();
     this.#hasStopped = true;
     if (this.#server.listening) this.#server.close();
-    for (const inspection of [...this.#inspecting.values()]) inspection.close();
   }
 
   async close(): Promise<void> {
     const closed = this.#server.listening ? once(this.#server, 'close') : Promise.resolve();
     this.stopListening();
+    this.#closeInspections();
     for (const chain of [...this.#allChains(), ...this.#retired]) {
       chain.drain(false);
       chain.closeAll();
       chain.close();
     }
     await closed;
+  }
+
+  #closeInspections(): void {
+    for (const inspection of [...this.#inspecting.values()]) inspection.close();
   }
 
   #allChains(): FilterChain[] {

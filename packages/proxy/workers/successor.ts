@@ -7,25 +7,40 @@ import { sendHandle } from './worker-pool.ts';
 
 /** Set for a process that is to take over the sockets of its parent: how many there were before it. */
 const epochVariable = 'MIZZEN_HOT_RESTART_EPOCH';
+
+/** How many processes this one has replaced, one after the other; 0: it was not started by a hot restart. */
+export function hotRestartEpoch(): number {
+  return Number(process.env[epochVariable] ?? 0);
+}
 const takeOverTimeoutMs = 60_000;
+
+/** What the new process is given beside the command and the environment of this one. */
+export interface SuccessorOptions {
+  readonly env: Readonly<Record<string, string>>;
+  /** Descriptor 4 of the new process: a new pipe to this one, or a descriptor of this one. */
+  readonly line: 'pipe' | number;
+}
+
+export interface Successor {
+  readonly pid: number;
+  readonly exited: Promise<unknown>;
+  /** This process's end of the pipe. */
+  readonly line: net.Socket | undefined;
+}
 
 /**
  * Hot restart, the old process's side: starts the same command again (whatever program is installed now), gives the new process the
  * listening sockets when it has all that it needs to serve, and returns when it serves. A listening socket is never closed on the way,
  * so that no connection in its queue is lost. Throws, with nothing changed, when the new process does not get that far.
  */
-export async function startSuccessor(
-  servers: () => Promise<readonly net.Server[]>,
-  logger: Logger,
-): Promise<{ readonly pid: number; readonly exited: Promise<number> }> {
-  const epoch = Number(process.env[epochVariable] ?? 0) + 1;
+export async function startSuccessor(servers: () => Promise<readonly net.Server[]>, options: SuccessorOptions, logger: Logger): Promise<Successor> {
+  const epoch = hotRestartEpoch() + 1;
   const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
-    stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
-    env: { ...process.env, [epochVariable]: String(epoch) },
+    stdio: ['inherit', 'inherit', 'inherit', 'ipc', options.line],
+    env: { ...process.env, ...options.env, [epochVariable]: String(epoch) },
     serialization: 'advanced',
   });
   logger.info('hot restart: a new process has been started', { pid: child.pid, epoch });
-  const exited = once(child, 'exit').then(([code]) => (code as number | null) ?? 1);
   await new Promise<void>((resolve, reject) => {
     const timer = setTimeout(() => finish(`it has not taken over within ${takeOverTimeoutMs / 1000} s`), takeOverTimeoutMs);
     const finish = (problem: string | undefined) => {
@@ -50,11 +65,9 @@ export async function startSuccessor(
     });
   });
   child.removeAllListeners('exit');
-  const pid = child.pid!;
-  const ended = child.exitCode !== null ? Promise.resolve(child.exitCode) : exited;
-  // Still our child: where somebody watches this process, it lives on as the parent of the one that serves.
+  const exited = child.exitCode === null && child.signalCode === null ? once(child, 'exit') : Promise.resolve();
   child.disconnect();
-  return { pid, exited: ended };
+  return { pid: child.pid!, exited, line: (child.stdio[4] as net.Socket | null | undefined) ?? undefined };
 }
 
 /** Hot restart, the new process's side. */

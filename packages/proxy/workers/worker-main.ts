@@ -22,8 +22,8 @@ const tell = (message: FromWorker, server?: net.Server) =>
     process.send(message, server, { keepOpen: true }, () => resolve());
   });
 
+/** A later call can shorten the time that connections have. */
 async function close(drainMs: number, acceptMs: number): Promise<void> {
-  if (isClosing) return;
   isClosing = true;
   await engine?.close(drainMs, acceptMs);
   process.exit(0);

@@ -143,9 +143,9 @@ export class WorkerPool {
     return mergeSnapshots([main, ...(this.#past === undefined ? [] : [this.#past]), ...answers.map(withoutConfiguration)]);
   }
 
+  /** Workers finish what they serve until `drainMs` have passed. A later call can shorten that time. */
   async close(drainMs: number, acceptMs: number): Promise<void> {
     this.#isClosing = true;
-    this.#stopListening();
     for (const timer of this.#timers) clearTimeout(timer);
     await Promise.all(
       [...this.#workers.values()].map(async ({ child }) => {
@@ -157,6 +157,7 @@ export class WorkerPool {
         clearTimeout(timer);
       }),
     );
+    this.#stopListening();
   }
 
   #start(index: number, expectsSockets: boolean): void {

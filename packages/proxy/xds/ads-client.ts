@@ -58,6 +58,7 @@ export class AdsClient {
   /** The certificate by which the stream was opened last. */
   #shown: string | undefined;
   #hasConnectedOnce: boolean;
+  #node: Node;
 
   constructor(options: AdsClientOptions) {
     this.#options = options;
@@ -70,6 +71,7 @@ export class AdsClient {
     this.#unhealthyReason = undefined;
     this.#shown = undefined;
     this.#hasConnectedOnce = false;
+    this.#node = options.node;
   }
 
   start(): void {
@@ -96,6 +98,11 @@ export class AdsClient {
   reportHealth(unhealthyReason: string | undefined): void {
     this.#unhealthyReason = unhealthyReason;
     this.#sendHealth();
+  }
+
+  /** Another process represents the workload now: this one receives its configuration and does not register it. */
+  standBack(): void {
+    this.#node = { ...this.#node, metadata: { ...this.#node.metadata, MIZZEN_REGISTER: false } };
   }
 
   async #run(): Promise<void> {
@@ -202,7 +209,7 @@ export class AdsClient {
     const isFirst = this.#requests !== undefined && !this.#requests.hasStarted;
     this.#requests?.push(
       create(DiscoveryRequestSchema, {
-        ...(isFirst || subscription.nonce === '' ? { node: this.#options.node } : {}),
+        ...(isFirst || subscription.nonce === '' ? { node: this.#node } : {}),
         typeUrl: typeUrls[type],
         versionInfo: subscription.version,
         responseNonce: subscription.nonce,
@@ -215,7 +222,7 @@ export class AdsClient {
   #sendHealth(): void {
     this.#requests?.push(
       create(DiscoveryRequestSchema, {
-        node: this.#options.node,
+        node: this.#node,
         typeUrl: healthTypeUrl,
         ...(this.#unhealthyReason === undefined ? {} : { errorDetail: { code: 14, message: this.#unhealthyReason } }),
       }),

@@ -56,6 +56,8 @@ export interface ResourceStateOptions {
   readonly drainMs: number;
 }
 
+/** Datagrams that were taken have this long to be answered after their listener has stopped. */
+const udpReplyMs = 1_000;
 /** Without an answer by then a cluster goes without endpoints (config_source.proto `initial_fetch_timeout`). */
 const initialFetchTimeoutMs = 15_000;
 const sweeping = errorBoundary('timer.sweep.part');
@@ -126,7 +128,7 @@ export class ResourceState {
   readonly #open: Map<string, OpenListener>;
   /** What each open listener was last given. */
   readonly #applied: Map<string, CompiledListener>;
-  /** Listeners whose connections are ending, with the time by which they have to. */
+  /** Listeners whose connections are ending, with the time by which they have to; those that are held for another process have no such time. */
   readonly #draining: Map<Listener, number>;
   /** Open TCP listeners by `address|port`. */
   readonly #byAddress: Map<string, Listener>;
@@ -288,7 +290,10 @@ export class ResourceState {
 
   /** Stops using sockets that are held for other processes, which have them now. */
   passOn(): void {
-    for (const [listener] of this.#draining) listener.stopListening();
+    for (const [listener] of this.#draining) {
+      listener.drain();
+      listener.stopListening();
+    }
   }
 
   sweep(now: number): void {
@@ -311,7 +316,9 @@ export class ResourceState {
 
   stopListening(): void {
     this.#isClosing = true;
-    for (const listener of [...this.#open.values(), ...this.#draining.keys()]) if (listener instanceof Listener) listener.stopListening();
+    for (const listener of [...this.#open.values(), ...this.#draining.keys()])
+      if (listener instanceof Listener) listener.stopListening();
+      else setTimeout(() => void listener.close(), udpReplyMs).unref();
   }
 
   activeConnections(): number {
@@ -457,8 +464,7 @@ export class ResourceState {
   }
 
   #openListenersThatCan(): void {
-    if (this.#isClosing) return;
-    this.#adoptHandedOver();
+    if (!this.#isClosing) this.#adoptHandedOver();
     for (const [name, { compiled }] of this.#listeners) {
       if (compiled.missing().length > 0) continue;
       const open = this.#open.get(name);
@@ -467,7 +473,7 @@ export class ResourceState {
         this.#applied.set(name, compiled);
         if (open instanceof Listener && compiled.kind === 'tcp') open.update(compiled.config);
         else if (open instanceof UdpListener && compiled.kind === 'udp') open.update(compiled.config);
-      } else if (this.#options.opensListeners && this.#mayOpen) this.#openListener(name, compiled);
+      } else if (this.#options.opensListeners && this.#mayOpen && !this.#isClosing) this.#openListener(name, compiled);
     }
     this.#byAddress.clear();
     for (const listener of this.#open.values()) if (listener instanceof Listener) this.#byAddress.set(`${listener.address}|${listener.port}`, listener);
@@ -508,7 +514,7 @@ export class ResourceState {
       if (opensListeners && !this.#open.has(name)) {
         this.#open.set(name, listener);
         this.#applied.set(name, compiled);
-      } else this.#draining.set(listener, performance.now() + this.#options.drainMs);
+      } else this.#draining.set(listener, Number.POSITIVE_INFINITY);
       listener.adopt(server).then(
         () => this.#checkReady(),
         (error: unknown) => logger.error(`a socket that was handed over cannot be used: ${messageOf(error)}`, { listener: name }),
