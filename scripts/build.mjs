@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { build } from 'esbuild';
 
 const root = join(import.meta.dirname, '..');
-const out = join(root, 'dist');
+/** Another folder can be named; its packages are found in the folders above it. */
+const out = process.argv[2] ?? join(root, 'dist');
 rmSync(out, { recursive: true, force: true });
 const { errors, warnings } = await build({
   // Workers are started by the name of their file, beside the chunk that starts them (packages/proxy/workers/worker-pool.ts).

@@ -66,15 +66,14 @@ async function start(options: ProxyOptions, logger: Logger): Promise<{ readonly 
   return { running, generations: { drainMs, maxDraining } };
 }
 
-/** JSON, or YAML: whose reader is only loaded for those who write it. */
+/** JSON, or YAML: whose reader is only loaded when the file is YAML. */
 async function read(text: string): Promise<unknown> {
   try {
     return JSON.parse(text);
   } catch (error) {
     if (/^\s*[{[]/.test(text)) throw error;
-    // A package in CommonJS: in the bundle its exports are those of the default export alone.
-    const module = await import('yaml');
-    return (module.default ?? module).parse(text, { maxAliasCount: 100 });
+    const { parseYaml } = await import('@mizzen/common/bounded-yaml');
+    return parseYaml(text);
   }
 }
 
