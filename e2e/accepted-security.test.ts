@@ -158,6 +158,29 @@ describe('security that is accepted', () => {
       assert.equal(status, 422, name);
       assert.match(message, /adds protection that would not be enforced/);
     }
+    const limit = (more: string) =>
+      write(
+        mesh,
+        `---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: { name: none }\nspec: { configPatches: [{ applyTo: HTTP_FILTER, match: { context: SIDECAR_INBOUND }, patch: { operation: INSERT_BEFORE, value: { name: any-name, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: x, ${more} } } } }] }\n`,
+      );
+    for (const [more, problem] of [
+      ['token_bucket: { max_tokens: 1, fill_interval: 0.001s }', /fill_interval must be at least 50 ms/],
+      ['token_bucket: { max_tokens: 1, fill_interval: 1s }, max_dynamic_descriptors: 5', /max_dynamic_descriptors/],
+      ['local_cluster_rate_limit: {}', /local_cluster_rate_limit of LocalRateLimit is not supported/],
+    ] as const) {
+      const { status, message } = await limit(more);
+      assert.equal(status, 422, more);
+      assert.match(message, problem);
+    }
+    const actions = await write(
+      mesh,
+      '---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: { name: none }\nspec: { configPatches: [{ applyTo: VIRTUAL_HOST, patch: { operation: MERGE, value: { rate_limits: [{ actions: [{ generic_key: { descriptor_value: "%REQ(a)%" } }] }] } } }] }\n',
+    );
+    assert.equal(actions.status, 422);
+    assert.match(actions.message, /command operators in descriptor_value are not supported/);
+    const silent = await limit('token_bucket: { max_tokens: 1, fill_interval: 1s }');
+    assert.ok(silent.status < 300, silent.message);
+    assert.match(silent.warnings.join(), /filter_enabled is absent or 0, so the limit is not counted.*MZ0007/);
     const lua = await filter('envoy.filters.http.lua', 'envoy.extensions.filters.http.lua.v3.Lua');
     assert.ok(lua.status < 300);
     assert.match(lua.warnings.join(), /patch 0 is not in effect/);

@@ -3,6 +3,7 @@ import { after, before, describe, it } from 'node:test';
 import { findKind } from '@mizzen/api';
 import { call, until } from './support/http.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
+import { rateLimitServer } from './support/rate-limit-server.ts';
 
 const filter = (patches: string, more = '', name = 'patch', namespace = 'default') =>
   `apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: { name: ${name}, namespace: ${namespace} }\nspec:\n${more}  configPatches:\n${patches}`;
@@ -93,6 +94,106 @@ describe('EnvoyFilters', () => {
     ] as const)
       await mesh.plane.registry.delete(findKind('networking.istio.io', 'EnvoyFilter')!, namespace, name);
     await remove();
+  });
+
+  it('limit requests at the server, as Istio’s task on local rate limits writes it', async () => {
+    await mesh.apply(
+      filter(
+        `
+  - applyTo: HTTP_FILTER
+    match: { context: SIDECAR_INBOUND, listener: { filterChain: { filter: { name: envoy.filters.network.http_connection_manager } } } }
+    patch:
+      operation: INSERT_BEFORE
+      value:
+        name: envoy.filters.http.local_ratelimit
+        typed_config:
+          "@type": type.googleapis.com/udpa.type.v1.TypedStruct
+          type_url: type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+          value: { stat_prefix: http_local_rate_limiter }
+  - applyTo: HTTP_ROUTE
+    match: { context: SIDECAR_INBOUND, routeConfiguration: { vhost: { name: "inbound|http|9080", route: { action: ANY } } } }
+    patch:
+      operation: MERGE
+      value:
+        typed_per_filter_config:
+          envoy.filters.http.local_ratelimit:
+            "@type": type.googleapis.com/udpa.type.v1.TypedStruct
+            type_url: type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+            value:
+              stat_prefix: http_local_rate_limiter
+              token_bucket: { max_tokens: 2, tokens_per_fill: 2, fill_interval: 600s }
+              filter_enabled: { runtime_key: local_rate_limit_enabled, default_value: { numerator: 100, denominator: HUNDRED } }
+              filter_enforced: { runtime_key: local_rate_limit_enforced, default_value: { numerator: 100, denominator: HUNDRED } }
+              response_headers_to_add: [{ append_action: OVERWRITE_IF_EXISTS_OR_ADD, header: { key: x-rate-limited, value: "TOO_MANY_REQUESTS" } }]
+`,
+        '  workloadSelector: { labels: { app: shop } }\n',
+      ),
+    );
+    assert.equal(
+      mesh.plane.pilot.findings.find(({ object }) => object === 'EnvoyFilter default/patch'),
+      undefined,
+    );
+    const answers = [await ask(), await ask(), await ask()];
+    assert.deepEqual(
+      answers.map(({ status }) => status),
+      [200, 200, 429],
+    );
+    assert.equal(answers[2]!.headers['x-rate-limited'], 'TOO_MANY_REQUESTS');
+    assert.equal(answers[2]!.body, 'local_rate_limited');
+    // A change elsewhere gives no client new tokens.
+    await mesh.apply(
+      'apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: shop }\nspec:\n  workloadSelector: { labels: { app: shop } }\n  inboundConnectionPool: { http: { maxRequestsPerConnection: 1000 } }\n  egress: [{ hosts: ["*/*"] }]\n',
+    );
+    assert.equal((await ask()).status, 429);
+    await mesh.plane.registry.delete(findKind('networking.istio.io', 'Sidecar')!, 'default', 'shop');
+    await remove();
+    assert.equal((await ask()).status, 200);
+  });
+
+  it('ask a rate limit service of the mesh, as Istio’s task on global rate limits writes it', async () => {
+    const limiter = await rateLimitServer();
+    try {
+      await mesh.apply(
+        `apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: limiter }\nspec:\n  hosts: [ratelimit.default.svc.cluster.local]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n  ports: [{ number: 8081, name: grpc, protocol: GRPC, targetPort: ${limiter.port} }]\n  endpoints: [{ address: 127.0.0.1 }]\n`,
+      );
+      await mesh.apply(
+        filter(`
+  - applyTo: HTTP_FILTER
+    match: { context: SIDECAR_OUTBOUND, listener: { filterChain: { filter: { name: envoy.filters.network.http_connection_manager, subFilter: { name: envoy.filters.http.router } } } } }
+    patch:
+      operation: INSERT_BEFORE
+      value:
+        name: envoy.filters.http.ratelimit
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
+          domain: ratelimit
+          failure_mode_deny: true
+          timeout: 10s
+          rate_limit_service:
+            grpc_service: { envoy_grpc: { cluster_name: outbound|8081||ratelimit.default.svc.cluster.local, authority: ratelimit.default.svc.cluster.local } }
+            transport_api_version: V3
+  - applyTo: VIRTUAL_HOST
+    match: { context: SIDECAR_OUTBOUND, routeConfiguration: { vhost: { name: "shop.default.svc.cluster.local:9080", route: { action: ANY } } } }
+    patch:
+      operation: MERGE
+      value:
+        rate_limits:
+          - actions: [{ request_headers: { header_name: ":path", descriptor_key: PATH } }, { request_headers: { header_name: x-decide, descriptor_key: decide, skip_if_absent: true } }]
+`),
+      );
+      assert.equal((await ask('/a')).status, 200);
+      assert.equal((await call({ port: client.outboundPort, path: '/b', headers: { host: 'shop:9080', 'x-decide': 'over' } })).status, 429);
+      assert.deepEqual(
+        limiter.requests.map(({ domain, descriptors }) => [domain, descriptors[0]!.entries.map(({ key, value }) => `${key}=${value}`)]),
+        [
+          ['ratelimit', ['PATH=/a']],
+          ['ratelimit', ['PATH=/b', 'decide=over']],
+        ],
+      );
+    } finally {
+      await remove();
+      limiter.close();
+    }
   });
 
   it('that cannot be read, match nothing, or make what a proxy refuses, are told and change nothing', async () => {

@@ -10,6 +10,11 @@ import { HTTPFaultSchema } from './gen/envoy/extensions/filters/http/fault/v3/fa
 import { ConfigSchema as GrpcHttp1BridgeSchema } from './gen/envoy/extensions/filters/http/grpc_http1_bridge/v3/config_pb.js';
 import { GrpcWebSchema } from './gen/envoy/extensions/filters/http/grpc_web/v3/grpc_web_pb.js';
 import { JwtAuthenticationSchema } from './gen/envoy/extensions/filters/http/jwt_authn/v3/config_pb.js';
+import { LocalRateLimitSchema } from './gen/envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit_pb.js';
+import {
+  RateLimitPerRouteSchema as EnvoyRateLimitPerRouteSchema,
+  RateLimitSchema as EnvoyRateLimitSchema,
+} from './gen/envoy/extensions/filters/http/ratelimit/v3/rate_limit_pb.js';
 import { RBACSchema as HttpRbacSchema } from './gen/envoy/extensions/filters/http/rbac/v3/rbac_pb.js';
 import { RouterSchema } from './gen/envoy/extensions/filters/http/router/v3/router_pb.js';
 import { HttpInspectorSchema } from './gen/envoy/extensions/filters/listener/http_inspector/v3/http_inspector_pb.js';
@@ -57,6 +62,8 @@ export const knownMessages = [
   CorsSchema,
   CredentialPerRouteSchema,
   DownstreamTlsContextSchema,
+  EnvoyRateLimitPerRouteSchema,
+  EnvoyRateLimitSchema,
   ExtAuthzSchema,
   FileAccessLogSchema,
   GrpcHttp1BridgeSchema,
@@ -69,6 +76,7 @@ export const knownMessages = [
   IpAccessPerRouteSchema,
   JwtAuthenticationSchema,
   ListenerSchema,
+  LocalRateLimitSchema,
   LoginPerRouteSchema,
   NetworkExtAuthzSchema,
   NetworkRbacSchema,

@@ -1,3 +1,4 @@
+import type { Any } from '@bufbuild/protobuf/wkt';
 import { unpackAny } from '@mizzen/envoy-api';
 import { ConfigSchema as BridgeSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/grpc_http1_bridge/v3/config_pb.js';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
@@ -14,6 +15,8 @@ import { ipAccess } from './ip-access.ts';
 import { jwtAuthn } from './jwt-authn/jwt-authn.ts';
 import { localService } from './local-service.ts';
 import { login } from './login/login.ts';
+import { globalRateLimit } from './rate-limit/global-rate-limit.ts';
+import { localRateLimit } from './rate-limit/local-rate-limit.ts';
 import { rateLimit } from './rate-limit/rate-limit.ts';
 import { rbac } from './rbac.ts';
 import { script } from './script/script.ts';
@@ -29,8 +32,8 @@ const bridge: FilterKind = {
   },
 };
 
-/** Every HTTP filter that there is, by its name. A new one is a line here. */
-export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
+/** Every HTTP filter that there is, by its own name. A new one is a line here. */
+const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
   [
     { name: 'envoy.filters.http.cors', create: () => corsFilter } satisfies FilterKind,
     { name: 'envoy.filters.http.grpc_web', create: () => grpcWebFilter } satisfies FilterKind,
@@ -43,6 +46,8 @@ export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
     login,
     authentication,
     rateLimit,
+    localRateLimit,
+    globalRateLimit,
     validation,
     script,
     cache,
@@ -51,3 +56,12 @@ export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
     localService,
   ].map((kind) => [kind.name, kind]),
 );
+
+const byTypeName: ReadonlyMap<string, FilterKind> = new Map(
+  [...filterKinds.values()].flatMap((kind) => (kind.typeNames ?? []).map((typeName) => [typeName, kind] as const)),
+);
+
+/** The kind that a configuration means, by the name that it uses or by the type of what it says. */
+export function filterKindOf(name: string, config: Any | undefined): FilterKind | undefined {
+  return filterKinds.get(name) ?? (config && byTypeName.get(config.typeUrl.slice(config.typeUrl.lastIndexOf('/') + 1)));
+}

@@ -23,7 +23,10 @@ export interface HttpFilter extends SecretsInQuery {
 /** A kind of filter, by the name that configurations call it. Throws MizzenError where a configuration cannot be honoured. */
 export interface FilterKind {
   readonly name: string;
-  create(config: Any | undefined, place: string, context: ProxyContext): HttpFilter;
+  /** Names of the messages by which it is known, too, where a configuration calls it by a name of its own. Absent: by its name alone. */
+  readonly typeNames?: readonly string[];
+  /** `filterName` is what the configuration calls it; routes say something to it by that name. */
+  create(config: Any | undefined, place: string, context: ProxyContext, filterName: string): HttpFilter;
   /** What a route says to it (`typed_per_filter_config`); absent: routes have nothing to say to it. */
   compileRoute?(config: Any, place: string): unknown;
 }

@@ -262,7 +262,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     return this.endpoint?.text ?? '';
   }
   get upstreamCluster(): string {
-    return this.cluster?.name ?? this.#target?.cluster ?? '';
+    return this.cluster?.name ?? (this.#target === undefined ? '' : this.#clusterName(this.#target));
   }
   get routeName(): string {
     return this.route?.name ?? '';

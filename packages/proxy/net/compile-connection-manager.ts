@@ -17,7 +17,7 @@ import {
   HttpConnectionManagerSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import type { HttpFilter } from '../filters/filter.ts';
-import { filterKinds } from '../filters/filter-kinds.ts';
+import { filterKindOf } from '../filters/filter-kinds.ts';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
 import { defaultHeadLimits, type HeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
@@ -204,16 +204,19 @@ export function compileAccessLogs(logs: readonly AccessLogMessage[], place: stri
 
 function compileFilters(manager: HttpConnectionManager, place: string, environment: ListenerEnvironment): HttpFilter[] {
   const filters: HttpFilter[] = [];
+  // A filter that is there twice has two places: what it keeps is found by it.
+  const placeOf = (name: string, at: number) => {
+    const before = manager.httpFilters.slice(0, at).filter((other) => other.name === name).length;
+    return `${place}, ${name}${before === 0 ? '' : ` (${before + 1})`}`;
+  };
   for (const [i, filter] of manager.httpFilters.entries()) {
     const isLast = i === manager.httpFilters.length - 1;
-    const kind = filterKinds.get(filter.name);
+    const config = filter.configType.case === 'typedConfig' ? filter.configType.value : undefined;
+    const kind = filterKindOf(filter.name, config);
     if (filter.name === 'envoy.filters.http.router') {
       if (!isLast) throw new MizzenError('invalid-filters', `${place}: the router must be the last HTTP filter`);
     } else if (isLast) throw new MizzenError('invalid-filters', `${place}: the last HTTP filter must be the router`);
-    else if (kind !== undefined)
-      filters.push(
-        kind.create(filter.configType.case === 'typedConfig' ? filter.configType.value : undefined, `${place}, ${filter.name}`, environment.context),
-      );
+    else if (kind !== undefined) filters.push(kind.create(config, placeOf(filter.name, i), environment.context, filter.name));
     else if (!filter.isOptional) throw new MizzenError('unsupported-filter', `${place}: the HTTP filter ${filter.name} is not supported`);
   }
   return filters;

@@ -98,7 +98,7 @@ const defaultTimeoutMs = 15_000;
 const supported = new Set([
   ...['cluster', 'clusterHeader', 'weightedClusters', 'clusterNotFoundResponseCode', 'prefixRewrite', 'regexRewrite', 'hostRewriteLiteral'],
   ...['hostRewriteHeader', 'hostRewritePathRegex', 'appendXForwardedHost', 'timeout', 'retryPolicy', 'requestMirrorPolicies', 'hashPolicy'],
-  ...['maxGrpcTimeout', 'upgradeConfigs', 'hedgePolicy', 'maxStreamDuration'],
+  ...['maxGrpcTimeout', 'upgradeConfigs', 'hedgePolicy', 'maxStreamDuration', 'rateLimits', 'includeVhRateLimits'],
 ]);
 
 const supportedOfDuration = new Set(['maxStreamDuration', 'grpcTimeoutHeaderMax']);
@@ -202,7 +202,7 @@ function compileTarget(cluster: WeightedCluster_ClusterWeight, inherited: Inheri
     weight: cluster.weight ?? 0,
     requestHeaders: HeaderOperations.compile([ownRequest, ...inherited.requestHeaders], place),
     responseHeaders: HeaderOperations.compile([ownResponse, ...inherited.responseHeaders], place),
-    filterConfigs: compileFilterConfigs(cluster.typedPerFilterConfig, new Set(), place),
+    filterConfigs: compileFilterConfigs([{ perFilter: cluster.typedPerFilterConfig, place: `${place}, cluster ${cluster.name}` }], new Set()),
     hostRewrite: cluster.hostRewriteSpecifier.case === 'hostRewriteLiteral' ? utf8Bytes(cluster.hostRewriteSpecifier.value) : undefined,
   };
 }

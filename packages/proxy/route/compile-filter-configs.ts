@@ -1,13 +1,21 @@
 import type { Any } from '@bufbuild/protobuf/wkt';
 import { MizzenError } from '@mizzen/common';
-import { filterKinds } from '../filters/filter-kinds.ts';
+import { filterKindOf } from '../filters/filter-kinds.ts';
 
-/** What a route says to filters (`typed_per_filter_config`), by their names, but for those of `others`, which somebody else compiles. */
-export function compileFilterConfigs(perFilter: Readonly<Record<string, Any>>, others: ReadonlySet<string>, place: string): Map<string, unknown> | undefined {
+/** What one place of a configuration says to filters (`typed_per_filter_config`), by their names. */
+export interface FilterConfigs {
+  readonly perFilter: Readonly<Record<string, Any>>;
+  readonly place: string;
+}
+
+/** What the places say to filters, the last first; but for the filters of `others`, which are compiled elsewhere. */
+export function compileFilterConfigs(places: readonly FilterConfigs[], others: ReadonlySet<string>): Map<string, unknown> | undefined {
+  const effective = new Map<string, { readonly any: Any; readonly place: string }>();
+  for (const { perFilter, place } of places) for (const [name, any] of Object.entries(perFilter)) effective.set(name, { any, place });
   let compiled: Map<string, unknown> | undefined;
-  for (const [name, any] of Object.entries(perFilter)) {
+  for (const [name, { any, place }] of effective) {
     if (others.has(name)) continue;
-    const kind = filterKinds.get(name);
+    const kind = filterKindOf(name, any);
     if (kind?.compileRoute === undefined) throw new MizzenError('unsupported-filter', `${place}: the HTTP filter ${name} takes nothing from routes here`);
     (compiled ??= new Map()).set(name, kind.compileRoute(any, `${place}, ${name}`));
   }

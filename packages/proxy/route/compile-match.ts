@@ -49,7 +49,8 @@ export function compileMatch(
   return { path, conditions };
 }
 
-function compileQueryParameter({ name, queryParameterMatchSpecifier: spec }: QueryParameterMatcher): Condition {
+/** envoy route_components.proto `QueryParameterMatcher`. */
+export function compileQueryParameter({ name, queryParameterMatchSpecifier: spec }: QueryParameterMatcher): Condition {
   const test = spec.case === 'stringMatch' ? compileStringMatcher(spec.value) : undefined;
   const isPresent = spec.case !== 'presentMatch' || spec.value;
   return {

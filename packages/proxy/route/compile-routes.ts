@@ -14,6 +14,7 @@ import { compileFilterConfigs } from './compile-filter-configs.ts';
 import { compileMatch } from './compile-match.ts';
 import { compileCors, compileFault } from './compile-policies.ts';
 import { type HeaderMutations, HeaderOperations } from './header-operations.ts';
+import { compileRateLimits, type RouteRateLimits } from './rate-limit-actions.ts';
 import { Route } from './route.ts';
 import { RouteTable, type ServiceName, VirtualHost } from './route-table.ts';
 
@@ -24,7 +25,7 @@ const supportedOfTable = new Set([
 ]);
 const supportedOfHost = new Set([
   ...['name', 'domains', 'routes', 'requireTls', 'typedPerFilterConfig', 'includeRequestAttemptCount', 'includeAttemptCountInResponse', 'retryPolicy'],
-  ...['hedgePolicy', 'requestMirrorPolicies', 'metadata', ...headerFields],
+  ...['hedgePolicy', 'requestMirrorPolicies', 'metadata', 'rateLimits', ...headerFields],
 ]);
 const supportedOfRoute = new Set(['name', 'match', 'route', 'redirect', 'directResponse', 'metadata', 'decorator', 'typedPerFilterConfig', ...headerFields]);
 
@@ -40,7 +41,7 @@ function compileHost(host: VirtualHostMessage, table: RouteConfiguration, random
   refuseUnsupported(VirtualHostSchema, host, supportedOfHost, place);
   return new VirtualHost({
     name: host.name,
-    routes: host.routes.map((route) => compileRoute(route, host, table, random, place)),
+    routes: host.routes.map((route, i) => compileRoute(route, i, host, table, random, place)),
     requiresTls: host.requireTls !== VirtualHost_TlsRequirementType.NONE,
     countsAttempts: host.includeRequestAttemptCount,
     tellsAttempts: host.includeAttemptCountInResponse,
@@ -56,7 +57,7 @@ export function serviceNameOf(metadata: Metadata | undefined): ServiceName | und
   return { host: String(first['host'] ?? ''), name: String(first['name'] ?? ''), namespace: String(first['namespace'] ?? '') };
 }
 
-function compileRoute(route: RouteMessage, host: VirtualHostMessage, table: RouteConfiguration, random: () => number, place: string): Route {
+function compileRoute(route: RouteMessage, index: number, host: VirtualHostMessage, table: RouteConfiguration, random: () => number, place: string): Route {
   refuseUnsupported(RouteSchema, route, supportedOfRoute, place);
   const { path, conditions } = compileMatch(route.match, random, place);
   const perFilter: Readonly<Record<string, Any>> = { ...table.typedPerFilterConfig, ...host.typedPerFilterConfig, ...route.typedPerFilterConfig };
@@ -86,10 +87,28 @@ function compileRoute(route: RouteMessage, host: VirtualHostMessage, table: Rout
       place,
     ),
     fault: compileFault(perFilter['envoy.filters.http.fault'], place),
-    filterConfigs: compileFilterConfigs(perFilter, withRoutes, place),
+    filterConfigs: compileFilterConfigs(
+      [
+        { perFilter: table.typedPerFilterConfig, place: `route table ${table.name}` },
+        { perFilter: host.typedPerFilterConfig, place },
+        { perFilter: route.typedPerFilterConfig, place: `${place}, route ${index}` },
+      ],
+      withRoutes,
+    ),
+    rateLimits: compileRouteRateLimits(route, host, place),
     responseHeaders: HeaderOperations.compile(responseHeaders, place),
     origin: String(route.metadata?.filterMetadata['mizzen.provenance']?.['origin'] ?? ''),
   });
+}
+
+function compileRouteRateLimits({ action, metadata }: RouteMessage, host: VirtualHostMessage, place: string): RouteRateLimits | undefined {
+  // As in Envoy, what is answered by the proxy itself is not counted.
+  if (action.case !== 'route' || (action.value.rateLimits.length === 0 && host.rateLimits.length === 0)) return undefined;
+  return {
+    ofRoute: compileRateLimits(action.value.rateLimits, metadata, place),
+    ofHost: compileRateLimits(host.rateLimits, metadata, place),
+    includesHost: action.value.includeVhRateLimits ?? false,
+  };
 }
 
 /** Filters whose part in a route is compiled with it. */

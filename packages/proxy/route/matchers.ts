@@ -125,7 +125,7 @@ function compileValueTest({ headerMatchSpecifier: spec }: HeaderMatcher): { read
 }
 
 /** Pseudo-headers are always there; undefined: it is none. */
-function pseudoHeaderReader(name: string): ((head: RequestHead) => string) | undefined {
+export function pseudoHeaderReader(name: string): ((head: RequestHead) => string) | undefined {
   switch (name) {
     case ':method':
       return (head) => head.method;

@@ -4,6 +4,7 @@ import type { RequestHash } from './hash-policy.ts';
 import type { HeaderOperations } from './header-operations.ts';
 import type { Condition, HeadersTest, TextTest } from './matchers.ts';
 import type { HasMetadata } from './metadata-matcher.ts';
+import type { RouteRateLimits } from './rate-limit-actions.ts';
 import type { RegexSubstitution } from './regex-substitution.ts';
 import type { WeightedTargets } from './weighted-targets.ts';
 
@@ -17,6 +18,8 @@ export class Route {
   readonly cors: CorsPolicy | undefined;
   /** What the route says to filters, compiled, by their names (`typed_per_filter_config`); undefined: nothing. */
   readonly filterConfigs: ReadonlyMap<string, unknown> | undefined;
+  /** What is counted of its requests, by the rate limit filters; undefined: nothing. */
+  readonly rateLimits: RouteRateLimits | undefined;
   /** Changes to answers that come from no target: redirects, direct responses, failures. */
   readonly responseHeaders: HeaderOperations | undefined;
   /** Where a person wrote it: `bookinfo.yaml:41`. */
@@ -30,6 +33,7 @@ export class Route {
     this.fault = fields.fault;
     this.cors = fields.cors;
     this.filterConfigs = fields.filterConfigs;
+    this.rateLimits = fields.rateLimits;
     this.responseHeaders = fields.responseHeaders;
     this.origin = fields.origin;
   }

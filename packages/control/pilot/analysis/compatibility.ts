@@ -40,7 +40,7 @@ const bytesRules = 'bytes have nothing by which rules could be told apart: the f
 const certificateIssuer: readonly FieldNote[] = [
   ...['ca', 'selfSigned', 'vault', 'venafi'].map((type) => refused(`spec.${type}.*`, 'issuers of other types than acme are not served')),
   refused('spec.acme.solvers.dns01.*', 'names are proved by http01 alone, which the mesh’s own gateways answer'),
-  none('spec.acme.solvers.http01.*', 'the mesh’s own gateways answer, wherever plain HTTP is served'),
+  none('spec.acme.solvers.http01.*', 'the mesh’s own gateways answer, for hosts that the namespace’s Gateways serve over plain HTTP'),
   none('spec.acme.solvers.selector.*', 'there is one way to prove names'),
   none('spec.acme.skipTLSVerify', 'servers are always verified: give caBundle'),
   none('spec.acme.disableAccountKeyGeneration', 'a key is made where there is none'),
@@ -119,6 +119,10 @@ export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
     refused('spec.configPatches.match.waypoint.*', 'there are no waypoints'),
     refused('spec.configPatches.applyTo: BOOTSTRAP', 'proxies have no bootstrap; a finding says so'),
     refused('spec.configPatches.applyTo: EXTENSION_CONFIG', 'filters have their configuration with them; a finding says so'),
+    refused(
+      'spec.configPatches.patch.value: other HTTP filters than cors, ext_authz, fault, grpc_http1_bridge, grpc_web, jwt_authn, local_ratelimit, ratelimit, rbac and router',
+      'proxies do not have them: those for security are refused, of others a finding tells the writer',
+    ),
   ],
   'telemetry.istio.io/Telemetry': [
     none('spec.metrics.*', 'metrics are those that Istio has by default'),

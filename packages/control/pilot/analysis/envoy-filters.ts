@@ -13,9 +13,11 @@ export function envoyFilterFindings(snapshot: MeshSnapshot, connections: readonl
     const place = filter.origin.source === 'file' ? describeOrigin(filter.origin, path) : '';
     findings.push({ code, level, object, path, place, message: `${object}: ${message}` });
   };
-  for (const filter of snapshot.envoyFilters)
-    for (const { index, message } of readFilter(filter).problems)
-      add(filter, 'MZ0006', 'error', `spec.configPatches[${index}]`, `patch ${index} is not in effect: ${message}.`);
+  for (const filter of snapshot.envoyFilters) {
+    const { problems, notes } = readFilter(filter);
+    for (const { index, message } of problems) add(filter, 'MZ0006', 'error', `spec.configPatches[${index}]`, `patch ${index} is not in effect: ${message}.`);
+    for (const { index, message } of notes) add(filter, 'MZ0007', 'warning', `spec.configPatches[${index}]`, `patch ${index}: ${message}.`);
+  }
   const refused = new Set<string>();
   for (const { refusedPatches, view } of connections)
     for (const filter of refusedPatches?.filters ?? []) {

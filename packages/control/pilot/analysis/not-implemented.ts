@@ -52,12 +52,12 @@ function unenforcedFilter({ metadata, spec }: Resource): string | undefined {
   return problem && `patch ${problem.index} adds protection that would not be enforced: ${problem.message}.`;
 }
 
-/** The names and types of the filters in a value, at any depth. */
+/** The names and types of the filters in a value, and the names of its fields (`rate_limits`, `typed_per_filter_config`), at any depth. */
 function namesIn(value: unknown): string[] {
   if (Array.isArray(value)) return value.flatMap(namesIn);
   if (!isPlainObject(value)) return [];
   return Object.entries(value).flatMap(([key, entry]) =>
-    typeof entry === 'string' ? (['name', '@type', 'type_url', 'typeUrl'].includes(key) ? [entry] : []) : namesIn(entry),
+    typeof entry === 'string' ? (['name', '@type', 'type_url', 'typeUrl'].includes(key) ? [entry] : []) : [key, ...namesIn(entry)],
   );
 }
 

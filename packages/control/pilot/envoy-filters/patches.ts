@@ -14,6 +14,7 @@ import { gatewayNameLabel } from '../gateway-api/listeners.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import { type Configured, rootNamespace } from '../snapshot.ts';
+import { reviewRateLimits } from './check-rate-limits.ts';
 import type { ApplyTo, ConfigPatchSpec, EnvoyFilterSpec, Operation, PatchMatchSpec } from './types.ts';
 
 /** One patch of an EnvoyFilter, read. */
@@ -58,6 +59,8 @@ const operations: Readonly<Partial<Record<ApplyTo, readonly Operation[]>>> = {
 export interface ReadFilter {
   readonly patches: readonly Patch[];
   readonly problems: readonly { readonly index: number; readonly message: string }[];
+  /** What is legal and has less effect than its writer may expect. */
+  readonly notes: readonly { readonly index: number; readonly message: string }[];
 }
 
 const read = new WeakMap<EnvoyFilterSpec, ReadFilter>();
@@ -68,12 +71,20 @@ export function readFilter(filter: Configured<EnvoyFilterSpec>): ReadFilter {
   if (known === undefined) {
     const patches: Patch[] = [];
     const problems: { index: number; message: string }[] = [];
+    const notes: { index: number; message: string }[] = [];
     for (const [index, spec] of (filter.spec.configPatches ?? []).entries()) {
       const one = readPatch(filter, spec, index);
-      if (typeof one === 'string') problems.push({ index, message: one });
+      if (typeof one === 'string') {
+        problems.push({ index, message: one });
+        continue;
+      }
+      const schema = schemas[one.applyTo];
+      const review = one.value && schema && reviewRateLimits(schema, one.value, one.operation === 'MERGE', registry);
+      if (review?.problem !== undefined) problems.push({ index, message: review.problem });
       else patches.push(one);
+      for (const message of review?.notes ?? []) notes.push({ index, message });
     }
-    read.set(filter.spec, (known = { patches, problems }));
+    read.set(filter.spec, (known = { patches, problems, notes }));
   }
   return known;
 }

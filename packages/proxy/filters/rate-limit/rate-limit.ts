@@ -1,14 +1,13 @@
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { MizzenError } from '@mizzen/common';
-import { RateLimitRequestSchema, RateLimitResponse_Code, RateLimitResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
+import { type RateLimitResponse, RateLimitResponse_Code } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
 import { RateLimitUnit } from '@mizzen/envoy-api/gen/envoy/type/v3/ratelimit_unit_pb.js';
 import { Limit_By, type Limit as LimitMessage, RateLimitPerRouteSchema, RateLimitSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { ProxyContext } from '../../http/connection-settings.ts';
 import type { Exchange } from '../../http/exchange.ts';
 import type { Fields } from '../../message/fields.ts';
-import { unaryCall } from '../../upstream/unary-call.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
+import { askRateLimitService } from './ask-service.ts';
 import { TokenBuckets } from './token-buckets.ts';
 
 const name = 'mizzen.filters.http.rate_limit';
@@ -162,74 +161,75 @@ class RateLimitFilter implements HttpFilter {
     }
     // Counted here too: what the caller can delay by asking often must not decide in its favour.
     const overOwnCount = asked.find(({ limit, key }) => !this.#bucketsOf(limit, 'global').take(key, now).isAllowed);
-    const cluster = this.#context.findCluster(this.#cluster);
-    const request = create(RateLimitRequestSchema, {
-      domain: this.#domain,
-      descriptors: asked.map(({ limit, key }) => ({
-        entries: [
-          { key: 'limit', value: limit.name },
-          { key: 'key', value: key },
-        ],
-        limit: { requestsPerUnit: limit.requests, unit: limit.unit },
-      })),
-    });
-    const noAnswer = (detail: string) => {
+    const noAnswer = (detail: string): boolean => {
       const closed = asked.find(({ limit }) => limit.failsClosed);
       const isAllowed = closed === undefined && overOwnCount === undefined;
       this.#context.counters.count(`rate_limit_service_failures_total{outcome="${isAllowed ? 'allowed' : 'refused'}"}`);
-      if (isAllowed) return exchange.resumeFilters();
-      if (closed === undefined)
-        return void this.#refuse(
-          exchange,
-          overOwnCount!.limit,
-          undefined,
-          Math.max(1, Math.ceil(overOwnCount!.limit.perMs / overOwnCount!.limit.requests / 1000)),
-        );
+      if (isAllowed) return true;
+      if (closed === undefined) {
+        const { limit } = overOwnCount!;
+        this.#refuse(exchange, limit, undefined, Math.max(1, Math.ceil(limit.perMs / limit.requests / 1000)));
+        return false;
+      }
       exchange.replyProblem(
         503,
         { title: 'Service Unavailable', detail: `the limit "${closed.limit.name}" cannot be checked: ${detail}` },
         'rate_limit_service_error',
       );
+      return false;
     };
-    if (cluster === undefined) {
-      // Not from within the loop over the filters.
-      setImmediate(() => !exchange.isOver && noAnswer('there is no rate limit service'));
-      return 'stop';
-    }
-    unaryCall(
-      cluster,
+    /** True: the request may pass. */
+    const settle = (response: RateLimitResponse): boolean => {
+      let closest = standing;
+      let over: { readonly limit: Limit; readonly standing: Standing } | undefined;
+      for (const [i, status] of response.statuses.entries()) {
+        const limit = asked[i]?.limit;
+        if (limit === undefined) continue;
+        const own = {
+          limit: status.currentLimit?.requestsPerUnit ?? limit.requests,
+          remaining: status.limitRemaining,
+          resetSeconds: Number(status.durationUntilReset?.seconds ?? 0n) + ((status.durationUntilReset?.nanos ?? 0) > 0 ? 1 : 0),
+        };
+        closest = closer(closest, own);
+        if (status.code !== RateLimitResponse_Code.OVER_LIMIT) continue;
+        over ??= { limit, standing: own };
+        const reset = status.durationUntilReset;
+        const resetMs = reset === undefined ? 1_000 : Number(reset.seconds) * 1_000 + reset.nanos / 1_000_000;
+        this.#denials.add(denialKey(limit, asked[i]!.key), { untilMs: performance.now() + Math.min(resetMs, limit.perMs), standing: own });
+      }
+      if (response.overallCode === RateLimitResponse_Code.OVER_LIMIT) {
+        this.#refuse(exchange, over?.limit ?? asked[0]!.limit, over?.standing, Math.max(1, over?.standing.resetSeconds ?? 1));
+        return false;
+      }
+      if (closest !== undefined) exchange.setNote(name, closest);
+      return true;
+    };
+    // A decision that is there at once does not stop the request.
+    let isWaiting = false;
+    let isPassed = false;
+    askRateLimitService(
+      this.#context.findCluster(this.#cluster),
       this.#authority,
-      'envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit',
-      toBinary(RateLimitRequestSchema, request),
       this.#timeoutMs,
-      (result) => {
+      {
+        domain: this.#domain,
+        descriptors: asked.map(({ limit, key }) => ({
+          entries: [
+            { key: 'limit', value: limit.name },
+            { key: 'key', value: key },
+          ],
+          limit: { requestsPerUnit: limit.requests, unit: limit.unit },
+        })),
+      },
+      (answer) => {
         if (exchange.isOver) return;
-        if (result.message === undefined) return noAnswer(result.detail);
-        const answer = fromBinary(RateLimitResponseSchema, result.message);
-        let closest = standing;
-        let over: { readonly limit: Limit; readonly standing: Standing } | undefined;
-        for (const [i, status] of answer.statuses.entries()) {
-          const limit = asked[i]?.limit;
-          if (limit === undefined) continue;
-          const own = {
-            limit: status.currentLimit?.requestsPerUnit ?? limit.requests,
-            remaining: status.limitRemaining,
-            resetSeconds: Number(status.durationUntilReset?.seconds ?? 0n) + ((status.durationUntilReset?.nanos ?? 0) > 0 ? 1 : 0),
-          };
-          closest = closer(closest, own);
-          if (status.code !== RateLimitResponse_Code.OVER_LIMIT) continue;
-          over ??= { limit, standing: own };
-          const reset = status.durationUntilReset;
-          const resetMs = reset === undefined ? 1_000 : Number(reset.seconds) * 1_000 + reset.nanos / 1_000_000;
-          this.#denials.add(denialKey(limit, asked[i]!.key), { untilMs: performance.now() + Math.min(resetMs, limit.perMs), standing: own });
-        }
-        if (answer.overallCode === RateLimitResponse_Code.OVER_LIMIT)
-          return void this.#refuse(exchange, over?.limit ?? asked[0]!.limit, over?.standing, Math.max(1, over?.standing.resetSeconds ?? 1));
-        if (closest !== undefined) exchange.setNote(name, closest);
-        exchange.resumeFilters();
+        if (!('failure' in answer ? noAnswer(answer.failure) : settle(answer.response))) return;
+        if (isWaiting) exchange.resumeFilters();
+        else isPassed = true;
       },
     );
-    return 'stop';
+    isWaiting = true;
+    return isPassed ? 'continue' : 'stop';
   }
 
   #refuse(exchange: Exchange, limit: Limit, standing: Standing | undefined, retryAfterSeconds: number): 'stop' {

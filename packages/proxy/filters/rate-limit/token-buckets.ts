@@ -28,11 +28,21 @@ export class TokenBuckets {
     }
     const isAllowed = bucket.tokens >= 1;
     if (isAllowed) bucket.tokens -= 1;
+    return { isAllowed, ...this.#standing(bucket.tokens) };
+  }
+
+  /** What a bucket holds now, without taking of it. */
+  peek(key: string, now: number): Omit<Taken, 'isAllowed'> {
+    const bucket = this.#buckets.get(key);
+    const tokens = bucket === undefined ? this.capacity : Math.min(this.capacity, bucket.tokens + (now - bucket.at) * this.#perMs);
+    return this.#standing(tokens);
+  }
+
+  #standing(tokens: number): Omit<Taken, 'isAllowed'> {
     return {
-      isAllowed,
-      remaining: Math.floor(bucket.tokens),
-      untilFullMs: (this.capacity - bucket.tokens) / this.#perMs,
-      untilNextMs: bucket.tokens >= 1 ? 0 : (1 - bucket.tokens) / this.#perMs,
+      remaining: Math.floor(tokens),
+      untilFullMs: (this.capacity - tokens) / this.#perMs,
+      untilNextMs: tokens >= 1 ? 0 : (1 - tokens) / this.#perMs,
     };
   }
 
