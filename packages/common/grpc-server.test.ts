@@ -5,11 +5,12 @@ import type { AddressInfo } from 'node:net';
 import { it } from 'node:test';
 import type { ConnectRouter } from '@connectrpc/connect';
 import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
-import { grpcHandler, sessionsOf } from './grpc-server.ts';
+import { grpcHandler } from './grpc-server.ts';
+import { ServerConnections } from './server-connections.ts';
 
 it('a gRPC server takes any authority that HTTP/2 lets through, whether or not it makes a URL', async () => {
   const server = createServer(grpcHandler({ routes: (router) => void router.service(RateLimitService, { shouldRateLimit: async () => ({}) }) }));
-  const sessions = sessionsOf(server);
+  const connections = new ServerConnections(server);
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const client = connect(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
@@ -22,12 +23,8 @@ it('a gRPC server takes any authority that HTTP/2 lets through, whether or not i
     assert.equal((await response)[0][':status'], 200, authority);
     assert.equal((await trailers)[0]['grpc-status'], '0', authority);
   }
-  assert.equal(sessions.size, 1);
   client.close();
-  const closed = once(server, 'close');
-  server.close();
-  for (const session of sessions) session.destroy();
-  await closed;
+  await connections.close();
 });
 
 it('a gRPC server holds no more of a message than its limit, of all messages together than theirs, and waits no longer than it is configured to', async () => {
@@ -40,7 +37,7 @@ it('a gRPC server holds no more of a message than its limit, of all messages tog
       },
     });
   const server = createServer(grpcHandler({ routes }, { maxMessageBytes: 100_000, maxPendingBytes: 400_000, maxResponseDelayMs: 300 }));
-  const sessions = sessionsOf(server);
+  const connections = new ServerConnections(server);
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const client = connect(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
@@ -82,8 +79,5 @@ it('a gRPC server holds no more of a message than its limit, of all messages tog
   assert.equal((await trailers)[0]['grpc-status'], '0');
   assert.equal(calls, 1);
   client.close();
-  const closed = once(server, 'close');
-  server.close();
-  for (const session of sessions) session.destroy();
-  await closed;
+  await connections.close();
 });

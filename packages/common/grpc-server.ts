@@ -1,4 +1,4 @@
-import type { Http2SecureServer, Http2Server, Http2ServerRequest, Http2ServerResponse, ServerHttp2Session } from 'node:http2';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { constants } from 'node:http2';
 import { type ConnectNodeAdapterOptions, connectNodeAdapter } from '@connectrpc/connect-node';
 
@@ -75,15 +75,4 @@ export function grpcHandler(
       response.stream?.close(constants.NGHTTP2_INTERNAL_ERROR);
     }
   };
-}
-
-/** The sessions of a server while they live: closing the server waits for them. */
-export function sessionsOf(server: Http2Server | Http2SecureServer): ReadonlySet<ServerHttp2Session> {
-  const sessions = new Set<ServerHttp2Session>();
-  server.on('session', (session) => {
-    sessions.add(session);
-    session.on('close', () => sessions.delete(session));
-    session.on('error', () => session.destroy());
-  });
-  return sessions;
 }

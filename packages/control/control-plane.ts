@@ -8,8 +8,9 @@ import { createRegistry } from '@bufbuild/protobuf';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
-import { grpcHandler, grpcServerSettings, sessionsOf } from '@mizzen/common/grpc-server';
+import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { PeerValidity } from '@mizzen/common/peer-validity';
+import { ServerConnections } from '@mizzen/common/server-connections';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import { RateLimitService } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
 import { CertificateController } from './certificates/certificate-controller.ts';
@@ -184,7 +185,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   );
   const plain = options.xdsPlainPort === undefined ? undefined : createServer(grpcServerSettings, handler);
   secure.on('secureConnection', (socket) => void validity.follow(socket));
-  const sessions = [secure, plain].map((server) => (server === undefined ? new Set<never>() : sessionsOf(server)));
+  const connections = [secure, plain].flatMap((server) => (server === undefined ? [] : [new ServerConnections(server)]));
   const authenticator = new Authenticator({
     adminToken,
     verifyToken: (token) => tokens.verifyAccess(token),
@@ -279,13 +280,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     await directory?.close();
     await pilot.close();
     await counters.close();
-    for (const server of [secure, plain]) {
-      if (!server?.listening) continue;
-      const closed = once(server, 'close');
-      server.close();
-      for (const session of sessions.flatMap((some) => [...some])) session.destroy();
-      await closed;
-    }
+    await Promise.all(connections.map((each) => each.close()));
     await store.close();
   };
   try {

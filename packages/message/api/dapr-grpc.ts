@@ -1,8 +1,9 @@
 import { once } from 'node:events';
-import { createServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
+import { createServer, type Http2Server } from 'node:http2';
 import { Code, ConnectError, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
 import { PushQueue } from '@mizzen/common';
-import { grpcHandler, sessionsOf } from '@mizzen/common/grpc-server';
+import { grpcHandler } from '@mizzen/common/grpc-server';
+import { ServerConnections } from '@mizzen/common/server-connections';
 import type { Init, Subscription } from '@mizzen/envoy-api';
 import { Dapr } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/dapr_pb.js';
 import type {
@@ -24,7 +25,7 @@ const codes: Readonly<Record<number, Code>> = { 400: Code.InvalidArgument, 403: 
 /** Dapr's gRPC API, as far as it is about messages (dapr.proto): the same runtime as the HTTP one. */
 export class DaprGrpcServer {
   readonly #server: Http2Server;
-  readonly #sessions: ReadonlySet<ServerHttp2Session>;
+  readonly #connections: ServerConnections;
   readonly #port: number;
 
   constructor(runtime: MessageRuntime, http: DaprHttpApi, port: number, apiToken?: string) {
@@ -36,7 +37,7 @@ export class DaprGrpcServer {
         { maxResponseDelayMs: undefined },
       ),
     );
-    this.#sessions = sessionsOf(this.#server);
+    this.#connections = new ServerConnections(this.#server);
   }
 
   async listen(): Promise<void> {
@@ -45,11 +46,7 @@ export class DaprGrpcServer {
   }
 
   async close(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    for (const session of this.#sessions) session.destroy();
-    await closed;
+    await this.#connections.close();
   }
 }
 

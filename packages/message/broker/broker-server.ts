@@ -3,6 +3,7 @@ import net from 'node:net';
 import tls from 'node:tls';
 import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
 import type { PeerValidity } from '@mizzen/common/peer-validity';
+import { ServerConnections } from '@mizzen/common/server-connections';
 import { recordLengthAt, recordOverheadBytes } from '../log/record.ts';
 import type { BrokerAccess, BrokerPeer, TopicOperation } from '../policy/broker-access.ts';
 import { maxFullNameLength } from '../policy/topic-names.ts';
@@ -50,19 +51,16 @@ export const publisherHeader = 'x-mizzen-publisher';
 export class BrokerServer {
   readonly #options: BrokerServerOptions;
   readonly #server: net.Server;
-  readonly #sockets: Set<net.Socket>;
+  readonly #connections: ServerConnections;
   readonly #sweep: NodeJS.Timeout | undefined;
   readonly #stopFollowing: (() => void) | undefined;
   #adopting: Promise<void>;
 
   constructor(options: BrokerServerOptions) {
     this.#options = options;
-    this.#sockets = new Set();
     this.#adopting = Promise.resolve();
     const { authorization } = options;
     const onSocket = (socket: net.Socket) => {
-      this.#sockets.add(socket);
-      socket.on('close', () => this.#sockets.delete(socket));
       try {
         const identity = authorization?.identityOf(socket as tls.TLSSocket);
         const problem =
@@ -87,6 +85,7 @@ export class BrokerServer {
       options.tls === undefined
         ? net.createServer(onSocket)
         : tls.createServer({ ...tlsDefaults, ...options.tls(), requestCert: true, rejectUnauthorized: true }, onSocket);
+    this.#connections = new ServerConnections(this.#server);
     this.#sweep = authorization === undefined ? undefined : setInterval(() => authorization.validity.endInvalid(), sweepMs).unref();
     this.#stopFollowing = authorization?.access.onChange(() => this.#adopt(authorization.access));
     if (authorization?.access.isKnown) this.#adopt(authorization.access);
@@ -128,10 +127,7 @@ export class BrokerServer {
   async close(): Promise<void> {
     clearInterval(this.#sweep);
     this.#stopFollowing?.();
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    for (const socket of this.#sockets) socket.destroy();
-    await closed;
+    await this.#connections.close();
     await this.#adopting;
   }
 }

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { http, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { ServerConnections } from '@mizzen/common/server-connections';
 import { renderPrometheus } from '../telemetry/prometheus.ts';
 import type { StatsSnapshot } from '../telemetry/stats-snapshot.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
@@ -25,6 +26,7 @@ const paths = ['/ready', '/stats/prometheus', '/config_dump', '/clusters', '/lis
 export class AdminServer {
   readonly #options: AdminServerOptions;
   readonly #server: Server;
+  readonly #connections: ServerConnections;
 
   constructor(options: AdminServerOptions) {
     this.#options = options;
@@ -34,6 +36,7 @@ export class AdminServer {
         if (!response.headersSent) send(response, 500, 'text/plain', `${messageOf(error)}\n`);
       });
     });
+    this.#connections = new ServerConnections(this.#server);
     this.#server.maxConnections = 100;
     // Nothing is read here but heads.
     this.#server.headersTimeout = 5_000;
@@ -55,11 +58,7 @@ export class AdminServer {
   }
 
   async close(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
+    await this.#connections.close();
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import { http, MizzenError, messageOf } from '@mizzen/common';
+import { ServerConnections } from '@mizzen/common/server-connections';
 
 /**
  * The two things that others than this machine's own people may ask a sidecar: whether it is ready (Istio's port 15021) and its metrics
@@ -15,6 +16,7 @@ export interface PublicServerOptions {
 export class PublicServer {
   readonly #options: PublicServerOptions;
   readonly #server: Server;
+  readonly #connections: ServerConnections;
 
   constructor(options: PublicServerOptions) {
     this.#options = options;
@@ -27,6 +29,7 @@ export class PublicServer {
         (error: unknown) => response.writeHead(500, { 'content-type': 'text/plain' }).end(`${messageOf(error)}\n`),
       );
     });
+    this.#connections = new ServerConnections(this.#server);
     this.#server.maxConnections = 100;
     // Nothing is read here but heads.
     this.#server.headersTimeout = 5_000;
@@ -44,10 +47,6 @@ export class PublicServer {
   }
 
   async close(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
+    await this.#connections.close();
   }
 }

@@ -7,7 +7,8 @@ import { dirname } from 'node:path';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
 import { type Logger, MizzenError, messageOf, PushQueue, pemCertificates } from '@mizzen/common';
-import { grpcHandler, grpcServerSettings, sessionsOf } from '@mizzen/common/grpc-server';
+import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
+import { ServerConnections } from '@mizzen/common/server-connections';
 import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
 import {
   type JWTBundlesResponseSchema,
@@ -54,7 +55,7 @@ export class WorkloadApi {
   readonly #attestations: WeakMap<ServerHttp2Session, Attestation>;
   /** Of the connection that is being given to the HTTP/2 server. */
   #admitted: Attestation | undefined;
-  readonly #sessions: ReadonlySet<ServerHttp2Session>;
+  readonly #connections: ServerConnections;
   /** Streams to tell when something changes. */
   readonly #watchers: Set<() => void>;
   /** By SPIFFE id. */
@@ -81,7 +82,7 @@ export class WorkloadApi {
         contextValues: (request) => createContextValues().set(sessionKey, (request as Http2ServerRequest).stream.session as ServerHttp2Session),
       }),
     );
-    this.#sessions = sessionsOf(this.#http2);
+    this.#connections = new ServerConnections(this.#http2);
     this.#http2.on('session', (session) => this.#attestations.set(session, this.#admitted!));
     // Who it is is found out before anything is read: whoever looks may take the socket for it.
     this.#server = createServer({ pauseOnConnect: true }, (socket) => {
@@ -121,7 +122,7 @@ export class WorkloadApi {
     if (!this.#server.listening) return;
     const closed = once(this.#server, 'close');
     this.#server.close();
-    for (const session of this.#sessions) session.destroy();
+    await this.#connections.close();
     for (const socket of this.#sockets) socket.destroy();
     await closed;
     if (statSync(this.#options.socketPath, { throwIfNoEntry: false })?.ino === this.#inode) rmSync(this.#options.socketPath, { force: true });

@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf, type Origin, parseBool, version as programVersion, tlsDefaults } from '@mizzen/common';
+import { ServerConnections } from '@mizzen/common/server-connections';
 import { ApiError, badRequest, notFound } from '../api-error.ts';
 import { jsonPatch } from '../patch/json-patch.ts';
 import { mergePatch } from '../patch/merge-patch.ts';
@@ -100,6 +101,7 @@ export class ApiServer {
   readonly #options: ApiServerOptions;
   readonly #server: Server;
   readonly #localServer: HttpServer;
+  readonly #connections: readonly ServerConnections[];
   readonly #openApiCache: Map<string, string>;
 
   constructor(options: ApiServerOptions) {
@@ -115,6 +117,7 @@ export class ApiServer {
       server.headersTimeout = maxHeadersMs;
       server.requestTimeout = maxRequestMs;
     }
+    this.#connections = [this.#localServer, this.#server].map((server) => new ServerConnections(server));
     this.#server.on('secureConnection', (socket) => options.onConnection?.(socket));
     this.#server.maxConnections = 1_000;
   }
@@ -142,13 +145,7 @@ export class ApiServer {
   }
 
   async close(): Promise<void> {
-    for (const server of [this.#localServer, this.#server]) {
-      if (!server.listening) continue;
-      const closed = once(server, 'close');
-      server.close();
-      server.closeAllConnections();
-      await closed;
-    }
+    await Promise.all(this.#connections.map((each) => each.close()));
   }
 
   #fail(request: IncomingMessage, response: ServerResponse, error: unknown): void {
