@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { CommunicationProtocolEnum, DaprClient, DaprServer } from '@dapr/dapr';
 import { call, until } from './support/http.ts';
@@ -201,6 +202,159 @@ spec:
       () => metrics(app),
       (text) => /messages_delivered_total\{[^}]*topic="broken"[^}]*status="success"\} 1/.test(text),
     );
+  });
+
+  it('takes the status of an HTTP application for what Dapr takes it for', async () => {
+    const answers: Readonly<Record<string, readonly [number, string, 'success' | 'drop' | 'retry']>> = {
+      a: [200, '', 'success'],
+      b: [204, '', 'success'],
+      c: [200, '{"status":"SUCCESS"}', 'success'],
+      d: [201, '{"status":""}', 'success'],
+      e: [200, '{"status":"DROP"}', 'drop'],
+      f: [404, '{"status":"SUCCESS"}', 'drop'],
+      g: [200, '{"status":"RETRY"}', 'retry'],
+      h: [200, '{"status":"OTHER"}', 'retry'],
+      i: [301, '', 'retry'],
+      j: [400, '', 'retry'],
+      k: [403, '', 'retry'],
+      l: [429, '{"status":"DROP"}', 'retry'],
+      m: [500, '', 'retry'],
+      n: [503, '{"status":"SUCCESS"}', 'retry'],
+    };
+    const app = await messages.app('statuses', {
+      subscriptions: Object.keys(answers).map((name) => ({ pubsubname: 'pubsub', topic: `status-${name}`, route: `/${name}` })),
+      answer({ path }, response) {
+        const [status, body] = answers[path.slice(1)]!;
+        response.writeHead(status).end(body);
+      },
+    });
+    await subscribed(app, 'status-n');
+    await Promise.all(Object.keys(answers).map((name) => publisher.publish('pubsub', `status-${name}`, '{}')));
+    const count = (name: string) => app.received.filter(({ path }) => path === `/${name}`).length;
+    await settled('all have come, and those to be tried again twice', () =>
+      Object.entries(answers).every(([name, [, , outcome]]) => count(name) >= (outcome === 'retry' ? 2 : 1)),
+    );
+    const text = await metrics(app);
+    for (const [name, [status, body, outcome]] of Object.entries(answers)) {
+      if (outcome !== 'retry') assert.equal(count(name), 1, `${status} ${body}`);
+      assert.match(text, new RegExp(`mizzen_messages_delivered_total\\{[^}]*topic="status-${name}"[^}]*status="${outcome}"\\} [1-9]`), `${status} ${body}`);
+    }
+  });
+
+  it('asks for the token of the API, and shows the application its own, over HTTP', async () => {
+    Object.assign(process.env, { DAPR_API_TOKEN: 'secret', APP_API_TOKEN: 'mine' });
+    let app: TestApp;
+    try {
+      app = await messages.app('guarded-api', { subscriptions: [{ pubsubname: 'pubsub', topic: 'tokens', route: '/t' }] });
+    } finally {
+      delete process.env['DAPR_API_TOKEN'];
+      delete process.env['APP_API_TOKEN'];
+    }
+    const json = { 'content-type': 'application/json' };
+    for (const [method, path] of [
+      ['POST', '/v1.0/publish/pubsub/tokens'],
+      ['PUT', '/v1.0/publish/pubsub/tokens'],
+      ['POST', '/v1.0/publish/bulk/pubsub/tokens'],
+      ['POST', '/v1.0-alpha1/publish/bulk/pubsub/tokens'],
+      ['GET', '/v1.0/metadata'],
+      ['PUT', '/v1.0/metadata/a'],
+      ['GET', '/v1.0/other'],
+      ['POST', '/v1.0/healthz/../publish/pubsub/tokens'],
+    ] as const)
+      for (const token of [{}, { 'dapr-api-token': '' }, { 'dapr-api-token': 'secre' }, { 'dapr-api-token': 'mine' }] as readonly Readonly<
+        Record<string, string>
+      >[])
+        assert.notEqual((await app.ask(path, { method, body: method === 'GET' ? '' : '{}', headers: { ...json, ...token } })).status, 204, `${method} ${path}`);
+    assert.equal((await app.ask('/v1.0/metadata')).status, 401);
+    for (const path of ['/v1.0/healthz', '/v1.0/healthz/outbound']) assert.equal((await app.ask(path)).status, 204);
+    await until(
+      'it is subscribed',
+      async () => (await app.ask('/v1.0/metadata', { headers: { 'dapr-api-token': 'secret' } })).body,
+      (body) => body.includes('"topic":"tokens"'),
+    );
+    // What a publisher writes into headers of its message steers nothing at the application.
+    const forged = ['x-forwarded-client-cert=By%3Da', 'x-envoy-original-path=%2F', 'dapr-api-token=x', 'x-mizzen-publisher=y', 'x-tenant=t'];
+    const query = `?${forged.map((one) => `metadata.${one}`).join('&')}`;
+    assert.equal((await app.publish('pubsub', 'tokens', '{}', { query, headers: { ...json, 'dapr-api-token': 'secret' } })).status, 204);
+    await settled('it arrives', () => app.received.length === 1);
+    const { headers } = app.received[0]!;
+    assert.equal(headers['dapr-api-token'], 'mine');
+    assert.equal(headers['x-tenant'], 't');
+    assert.equal(headers['x-mizzen-publisher'], 'spiffe://cluster.local/ns/default/sa/guarded-api');
+    for (const name of ['x-forwarded-client-cert', 'x-envoy-original-path']) assert.equal(headers[name], undefined, name);
+    assert.equal(app.askedWith()['dapr-api-token'], 'mine');
+  });
+
+  it('takes the status of a gRPC application for what Dapr takes it for, loses nothing to UNIMPLEMENTED, and sends the empty path as it is', async () => {
+    const { createServer } = await import('node:http2');
+    const { Code, ConnectError } = await import('@connectrpc/connect');
+    const { connectNodeAdapter } = await import('@connectrpc/connect-node');
+    const { AppCallback } = await import('@mizzen/envoy-api/gen/dapr/proto/runtime/v1/appcallback_pb.js');
+    const answers: Readonly<Record<string, readonly [number | InstanceType<typeof ConnectError>, 'success' | 'drop' | 'retry']>> = {
+      'grpc-ok': [0, 'success'],
+      'grpc-retry': [1, 'retry'],
+      'grpc-drop': [2, 'drop'],
+      'grpc-other': [77, 'retry'],
+      'grpc-unimplemented': [new ConnectError('no handler', Code.Unimplemented), 'retry'],
+      'grpc-internal': [new ConnectError('broken', Code.Internal), 'retry'],
+      'grpc-not-found': [new ConnectError('none', Code.NotFound), 'retry'],
+    };
+    const events: { readonly topic: string; readonly path: string; readonly token: string | null }[] = [];
+    let declaredWith: string | null = null;
+    const handler = connectNodeAdapter({
+      routes: (router) =>
+        router.service(AppCallback, {
+          listTopicSubscriptions(_, { requestHeader }) {
+            declaredWith = requestHeader.get('dapr-api-token');
+            const topics = Object.keys(answers).map((topic) => ({ pubsubName: 'pubsub', topic }));
+            return { subscriptions: [...topics.slice(1), { ...topics[0]!, routes: { rules: [{ match: '', path: '/all' }], default: '/other' } }] };
+          },
+          onTopicEvent({ topic, path }, { requestHeader }) {
+            events.push({ topic, path, token: requestHeader.get('dapr-api-token') });
+            const [answer] = answers[topic]!;
+            if (typeof answer === 'number') return { status: answer };
+            throw answer;
+          },
+        }),
+    });
+    const server = createServer(handler);
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { mesh } = messages;
+    mesh.onClose(async () => void server.close());
+    const httpPort = await mesh.ports.next();
+    process.env['APP_API_TOKEN'] = 'mine';
+    const running = await mesh
+      .proxy('grpc-statuses', {
+        registers: true,
+        inbound: [],
+        messaging: {
+          ...{ appId: 'grpc-statuses', httpPort, grpcPort: await mesh.ports.next() },
+          app: { port: (server.address() as AddressInfo).port, protocol: 'grpc' },
+        },
+      })
+      .finally(() => delete process.env['APP_API_TOKEN']);
+    // 204 says that publishing works: a client waits for it.
+    await until(
+      'it is healthy',
+      async () => (await call({ port: httpPort, path: '/v1.0/healthz/outbound' })).status,
+      (status) => status === 204,
+    );
+    for (const topic of Object.keys(answers))
+      assert.equal((await call({ port: httpPort, method: 'POST', path: `/v1.0/publish/pubsub/${topic}`, body: '{}' })).status, 204, topic);
+    const count = (topic: string) => events.filter((event) => event.topic === topic).length;
+    await settled(
+      'all have come, and those to be tried again twice',
+      () => Object.entries(answers).every(([topic, [, outcome]]) => count(topic) >= (outcome === 'retry' ? 2 : 1)),
+      15_000,
+    );
+    const text = (await call({ port: running.adminPort, path: '/stats/prometheus' })).body;
+    for (const [topic, [, outcome]] of Object.entries(answers)) {
+      if (outcome !== 'retry') assert.equal(count(topic), 1, topic);
+      assert.match(text, new RegExp(`mizzen_messages_delivered_total\\{[^}]*topic="${topic}"[^}]*status="${outcome}"\\} [1-9]`), topic);
+    }
+    assert.deepEqual(new Set(events.map(({ topic, path }) => `${topic === 'grpc-ok'}${path}`)), new Set(['true/all', 'false']));
+    assert.deepEqual([...new Set(events.map(({ token }) => token)), declaredWith], ['mine', 'mine']);
+    assert.doesNotMatch(text, /mizzen_messages_dropped_total\{[^}]*topic="grpc-unimplemented"/);
   });
 
   it('publishes and delivers many at once', async () => {

@@ -20,6 +20,8 @@ export interface Received {
 export interface TestApp {
   readonly port: number;
   readonly received: Received[];
+  /** Headers of the last request for what it subscribes to. */
+  readonly askedWith: () => http.IncomingHttpHeaders;
   readonly sidecar: RunningProxy & { readonly httpPort: number; readonly grpcPort: number };
   publish(
     pubsub: string,
@@ -73,8 +75,10 @@ export class MessageMesh {
     } = {},
   ): Promise<TestApp> {
     const received: Received[] = [];
+    let askedWith: http.IncomingHttpHeaders = {};
     const server = http.createServer((request, response) => {
       if (request.url === '/dapr/subscribe') {
+        askedWith = request.headers;
         if (options.subscriptions === undefined) return void response.writeHead(404).end();
         return void response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(options.subscriptions));
       }
@@ -108,6 +112,7 @@ export class MessageMesh {
     return {
       port,
       received,
+      askedWith: () => askedWith,
       sidecar: { ...running, httpPort, grpcPort },
       publish: (pubsub, topic, body, { query = '', headers = { 'content-type': 'application/json' } } = {}) =>
         call({ port: httpPort, method: 'POST', path: `/v1.0/publish/${pubsub}/${topic}${query}`, headers, body }),

@@ -12,8 +12,10 @@ import { defaultOverloadSettings } from '@mizzen/proxy/overload/overload-manager
 import { unknownPeer } from '@mizzen/proxy/telemetry/peer-metadata';
 import { rootSecretName, workloadSecretName } from '@mizzen/proxy/tls/secret-names';
 import { sendOwnRequest } from '@mizzen/proxy/upstream/own-request';
+import { appFieldsOf } from './api/api-token.ts';
 import { DaprGrpcServer } from './api/dapr-grpc.ts';
 import { DaprHttpApi } from './api/dapr-http.ts';
+import { routing } from './api/event-router.ts';
 import { GrpcAppChannel } from './api/grpc-app-channel.ts';
 import { HttpAppChannel } from './api/http-app-channel.ts';
 import { MessageMetrics } from './api/message-metrics.ts';
@@ -29,6 +31,7 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
   const messaging = config.messaging!;
   const { app } = messaging;
   const apiToken = process.env['DAPR_API_TOKEN'];
+  const appFields = appFieldsOf(process.env['APP_API_TOKEN']);
   let runtime!: MessageRuntime;
   let http!: DaprHttpApi;
   // The API is served by an engine of its own: what it does has no part in the workload's traffic, and its metrics are its own.
@@ -45,7 +48,12 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
     localService: { handle: (exchange) => http.handle(exchange) },
   });
   const findApp = () => api.findCluster(appCluster);
-  const channel = app === undefined ? undefined : app.protocol === 'grpc' ? new GrpcAppChannel(findApp) : new HttpAppChannel(findApp, `127.0.0.1:${app.port}`);
+  const channel =
+    app === undefined
+      ? undefined
+      : app.protocol === 'grpc'
+        ? new GrpcAppChannel(findApp, appFields)
+        : new HttpAppChannel(findApp, `127.0.0.1:${app.port}`, appFields);
   runtime = new MessageRuntime({
     appId: messaging.appId,
     identity: `spiffe://${config.trustDomain}/ns/${config.namespace}/sa/${config.serviceAccount}`,
@@ -67,6 +75,7 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
             : new Error(`the server is ${certificate.subjectaltname ?? 'nobody'}, not the mesh's broker`),
       } satisfies tls.ConnectionOptions;
     },
+    appFields,
     metrics: new MessageMetrics(engine.counters),
     logger,
   });
@@ -93,7 +102,7 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
           method: 'GET',
           path: '/dapr/subscribe',
           authority: `127.0.0.1:${app!.port}`,
-          fields: [],
+          fields: appFields,
           body: Buffer.alloc(0),
           timeoutMs: askTimeoutMs,
           maxAnswerBytes: 1024 * 1024,
@@ -228,8 +237,7 @@ function readDeclared(value: unknown): Subscription[] {
     return {
       pubsubname: pubsub,
       topic,
-      rules: (rules ?? []).flatMap(({ match, path }) => (match && path ? [{ match, path }] : [])),
-      defaultPath: typeof route === 'string' && route !== '' ? route : (defaultPath ?? ''),
+      ...routing(rules ?? [], typeof route === 'string' && route !== '' ? route : (defaultPath ?? '')),
       deadLetterTopic: typeof deadLetterTopic === 'string' ? deadLetterTopic : '',
       bulk: bulk?.enabled ? { maxMessagesCount: bulk.maxMessagesCount || 100, maxAwaitDurationMs: bulk.maxAwaitDurationMs || 1_000 } : undefined,
       metadata: Object.fromEntries(Object.entries((metadata ?? {}) as Record<string, unknown>).map(([name, member]) => [name, String(member)])),

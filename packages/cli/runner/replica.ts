@@ -67,6 +67,11 @@ export function captureOnHost(hasIPv6: boolean): Pick<ProxyConfig, 'capture' | '
 }
 
 /** A proxy that this machine's programs use is out of a host's reach. */
+/** The tokens of Dapr's API and of the application's: what the application has of them, its sidecar has too. */
+function messageTokens(env: Readonly<Record<string, string>> = {}): Record<string, string> {
+  return Object.fromEntries(['DAPR_API_TOKEN', 'APP_API_TOKEN'].flatMap((name) => (env[name] === undefined ? [] : [[name, env[name]]])));
+}
+
 function withoutProxyVariables(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(env).filter(([name]) => !/^(?:https?|no|all)_proxy$/i.test(name)));
 }
@@ -223,7 +228,7 @@ export class Replica {
     this.#proxy = new SidecarProcess({
       name: `${this.name} (sidecar)`,
       command: this.#onHost([...proxyCommand, '--config', configFile], 'sidecar'),
-      env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
+      env: { ...process.env, ...messageTokens(spec.env), PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
       workingDirectory: home,
       logFile: join(home, 'logs', `${this.name}.proxy.log`),
       // Access logs go to the file; what a person should see of a sidecar are its warnings.

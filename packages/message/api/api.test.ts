@@ -4,7 +4,8 @@ import type { PubSubComponent, TopicPolicy } from '@mizzen/envoy-api';
 import { refusalOf } from '../policy/topic-access.ts';
 import { outcomeOfBody } from './app-channel.ts';
 import { dataOf, InvalidEvent, readEvent, wrap } from './cloud-events.ts';
-import { EventRouter } from './event-router.ts';
+import { EventRouter, routing } from './event-router.ts';
+import { isDelivered } from './http-app-channel.ts';
 
 const wrapping = (contentType: string, body: string, metadata: Record<string, string> = {}) => ({
   contentType,
@@ -61,6 +62,12 @@ describe('routes of events', () => {
       assert.equal(router(match).pathFor(event), '/yes', match);
     for (const match of ['event.type == "other"', 'event.data.missing > 1', 'event.data.name', '1 / 0 == 1'])
       assert.equal(router(match).pathFor(event), '/no', match);
+  });
+
+  it('end with a rule without a condition, which takes everything', () => {
+    const rules = [{ match: 'event.type == "a"', path: '/a' }, { match: '', path: '/all' }, { match: 'event.type == "b"', path: '/b' }, { path: '' }];
+    assert.deepEqual(routing(rules, '/default'), { rules: [rules[0]], defaultPath: '/all' });
+    assert.deepEqual(routing(rules.slice(0, 1), '/default'), { rules: [rules[0]], defaultPath: '/default' });
   });
 
   it('that are no CEL are refused', () => {
@@ -122,5 +129,40 @@ describe('access to topics', () => {
     assert.ok(!allows([policy('ALLOW', [rule({ namespaces: ['y'] })])]));
     assert.ok(!allows([policy('ALLOW', [rule()]), policy('DENY', [rule({ topics: ['*.eu'] })])]));
     assert.ok(!allows([policy('ALLOW', [rule({ principals: ['*'] })])], ask('t', { principal: '' })));
+  });
+});
+
+describe('headers of a message', () => {
+  it('become fields of the request only where their name is the publisher’s to give', () => {
+    for (const name of ['x-tenant', 'traceparent', 'tracestate', 'x-mizzen-publisher', 'x-mizzen-original-publisher', 'x-mizzen-dead-letter-reason'])
+      assert.ok(isDelivered(name), name);
+    for (const name of [
+      ...[
+        'transfer-encoding',
+        'connection',
+        'content-length',
+        'content-type',
+        'host',
+        'authorization',
+        'cookie',
+        'te',
+        'upgrade',
+        'dapr-api-token',
+        'forwarded',
+      ],
+      ...[
+        'x-forwarded-for',
+        'x-forwarded-client-cert',
+        'x-envoy-original-path',
+        'x-mizzen-other',
+        'x-request-id',
+        'x-real-ip',
+        'X-Tenant',
+        'x_tenant',
+        'x-a b',
+        '',
+      ],
+    ])
+      assert.equal(isDelivered(name), false, name);
   });
 });

@@ -46,7 +46,8 @@ export class DaprHttpApi implements LocalService {
     const bulk = /^\/v1\.0(?:-alpha1)?\/publish\/bulk\/([^/]+)\/(.+)$/.exec(path);
     if (bulk !== null) return this.#publishBulk(exchange, method, decode(bulk[1]!), decode(bulk[2]!), query);
     if (publish !== null) return this.#publish(exchange, method, decode(publish[1]!), decode(publish[2]!), query);
-    if (path === '/v1.0/healthz' || path === '/v1.0/healthz/outbound') return this.#health(exchange, path.endsWith('outbound'));
+    // Both wait for the Components: a client that has got 204 can publish.
+    if (path === '/v1.0/healthz' || path === '/v1.0/healthz/outbound') return this.#health(exchange);
     if (path === '/v1.0/metadata' && method === 'GET') return this.#answer(exchange, 200, this.metadata());
     if (path.startsWith('/v1.0/metadata/') && method === 'PUT') return this.#setAttribute(exchange, decode(path.slice('/v1.0/metadata/'.length)));
     if (path === '/v1.0/publish' || path.startsWith('/v1.0/publish/'))
@@ -138,8 +139,8 @@ export class DaprHttpApi implements LocalService {
     });
   }
 
-  #health(exchange: Exchange, isOutbound: boolean): void {
-    const problems = isOutbound ? [] : this.#runtime.problems();
+  #health(exchange: Exchange): void {
+    const problems = this.#runtime.problems();
     if (problems.length === 0) return exchange.replyContent(204, empty, '', 'healthy');
     this.#problem(exchange, { status: 500, code: 'ERR_HEALTH_NOT_READY', message: problems.join('; ') });
   }

@@ -24,6 +24,16 @@ export class EventRouter {
   }
 }
 
+/** A rule without a condition matches everything: it takes the place of the default, and what follows it is not reached. */
+export function routing(
+  rules: readonly { readonly match?: string; readonly path?: string }[],
+  defaultPath: string,
+): { readonly rules: readonly { readonly match: string; readonly path: string }[]; readonly defaultPath: string } {
+  const usable = rules.flatMap(({ match = '', path = '' }) => (path === '' ? [] : [{ match, path }]));
+  const open = usable.findIndex(({ match }) => match === '');
+  return open < 0 ? { rules: usable, defaultPath } : { rules: usable.slice(0, open), defaultPath: usable[open]!.path };
+}
+
 function compile(expression: string): (event: CloudEvent) => boolean {
   const evaluate = compileCel(expression);
   // A field that an event does not have makes a rule that asks for it not match.

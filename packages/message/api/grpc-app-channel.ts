@@ -11,9 +11,11 @@ import {
   TopicEventResponseSchema,
 } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/appcallback_pb.js';
 import type { Cluster } from '@mizzen/proxy/upstream/cluster';
-import { unaryCall } from '@mizzen/proxy/upstream/unary-call';
+import { type UnaryResult, unaryCall } from '@mizzen/proxy/upstream/unary-call';
+import type { AppFields } from './api-token.ts';
 import { type AppChannel, type DeliveredEvent, type DeliveryOutcome, drop, emptyPath, retry, success } from './app-channel.ts';
 import { type CloudEvent, dataOf, textOf } from './cloud-events.ts';
+import { routing } from './event-router.ts';
 
 const service = 'dapr.proto.runtime.v1.AppCallback';
 const unimplemented = 12;
@@ -22,15 +24,18 @@ const known = new Set(['specversion', 'id', 'source', 'type', 'datacontenttype',
 /** Delivers by gRPC: AppCallback.OnTopicEvent (dapr appcallback.proto). */
 export class GrpcAppChannel implements AppChannel {
   readonly #cluster: () => Cluster | undefined;
+  readonly #ownFields: AppFields;
 
-  constructor(cluster: () => Cluster | undefined) {
+  /** `ownFields`: metadata that the sidecar sends with every call (api-token.ts). */
+  constructor(cluster: () => Cluster | undefined, ownFields: AppFields = []) {
     this.#cluster = cluster;
+    this.#ownFields = ownFields;
   }
 
   deliver(event: DeliveredEvent, timeoutMs: number, done: (outcome: DeliveryOutcome) => void): void {
     const cluster = this.#cluster();
     if (cluster === undefined) return done(retry('there is no way to the application'));
-    unaryCall(cluster, 'app', `${service}/OnTopicEvent`, toBinary(TopicEventRequestSchema, topicEvent(event)), timeoutMs, (result) => {
+    this.#call(cluster, 'OnTopicEvent', toBinary(TopicEventRequestSchema, topicEvent(event)), timeoutMs, (result) => {
       if (result.message === undefined)
         // Dapr drops the message where there is no handler. It is kept: a new version of the application may have one.
         return done(
@@ -76,7 +81,7 @@ export class GrpcAppChannel implements AppChannel {
         },
       })),
     });
-    unaryCall(cluster, 'app', `${service}/OnBulkTopicEvent`, toBinary(TopicEventBulkRequestSchema, request), timeoutMs, (result) => {
+    this.#call(cluster, 'OnBulkTopicEvent', toBinary(TopicEventBulkRequestSchema, request), timeoutMs, (result) => {
       if (result.message === undefined) return all(retry(`gRPC status ${result.status}: ${result.detail}`));
       const outcomes = new Map<string, DeliveryOutcome>(events.map(({ entryId }) => [entryId, retry('the answer has no status for it')]));
       for (const { entryId, status } of fromBinary(TopicEventBulkResponseSchema, result.message).statuses)
@@ -85,21 +90,24 @@ export class GrpcAppChannel implements AppChannel {
     });
   }
 
+  #call(cluster: Cluster, method: string, message: Uint8Array, timeoutMs: number, done: (result: UnaryResult) => void): void {
+    unaryCall(cluster, 'app', `${service}/${method}`, message, timeoutMs, done, this.#ownFields);
+  }
+
   /** What the application declares (ListTopicSubscriptions); undefined: it does not answer. */
   subscriptions(timeoutMs: number): Promise<Subscription[] | undefined> {
     return new Promise((resolve) => {
       const cluster = this.#cluster();
       if (cluster === undefined) return resolve(undefined);
-      unaryCall(cluster, 'app', `${service}/ListTopicSubscriptions`, new Uint8Array(), timeoutMs, (result) => {
+      this.#call(cluster, 'ListTopicSubscriptions', new Uint8Array(), timeoutMs, (result) => {
         if (result.message === undefined) return resolve(result.status === unimplemented ? [] : undefined);
         resolve(
           fromBinary(ListTopicSubscriptionsResponseSchema, result.message).subscriptions.map(
             ({ pubsubName, topic, metadata, routes, deadLetterTopic, bulkSubscribe }) => ({
               pubsubname: pubsubName,
               topic,
-              rules: (routes?.rules ?? []).filter(({ match }) => match !== ''),
               // Without a route there still is a handler: its path is empty.
-              defaultPath: routes?.default || routes?.rules.find(({ match }) => match === '')?.path || emptyPath,
+              ...routing(routes?.rules ?? [], routes?.default || emptyPath),
               deadLetterTopic,
               bulk: bulkSubscribe?.enabled
                 ? { maxMessagesCount: bulkSubscribe.maxMessagesCount || 100, maxAwaitDurationMs: bulkSubscribe.maxAwaitDurationMs || 1_000 }

@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
+import { isAlwaysOwned } from '@mizzen/proxy/message/owned-headers';
 import type { Cluster } from '@mizzen/proxy/upstream/cluster';
 import type { NoAnswer, OwnAnswer } from '@mizzen/proxy/upstream/own-request';
 import { sendOwnRequest } from '@mizzen/proxy/upstream/own-request';
+import type { AppFields } from './api-token.ts';
 import { type AppChannel, type DeliveredEvent, type DeliveryOutcome, drop, outcomeOfBody, retry } from './app-channel.ts';
 
 const maxAnswerBytes = 1024 * 1024;
@@ -10,10 +12,13 @@ const maxAnswerBytes = 1024 * 1024;
 export class HttpAppChannel implements AppChannel {
   readonly #cluster: () => Cluster | undefined;
   readonly #authority: string;
+  readonly #ownFields: AppFields;
 
-  constructor(cluster: () => Cluster | undefined, authority: string) {
+  /** `ownFields`: what the sidecar sends with every call (api-token.ts). */
+  constructor(cluster: () => Cluster | undefined, authority: string, ownFields: AppFields = []) {
     this.#cluster = cluster;
     this.#authority = authority;
+    this.#ownFields = ownFields;
   }
 
   deliver({ path, json, headers }: DeliveredEvent, timeoutMs: number, done: (outcome: DeliveryOutcome) => void): void {
@@ -53,8 +58,8 @@ export class HttpAppChannel implements AppChannel {
   #post(path: string, body: Buffer, headers: Readonly<Record<string, string>>, timeoutMs: number, done: (answer: OwnAnswer | NoAnswer) => void): void {
     const cluster = this.#cluster();
     if (cluster === undefined) return done({ reason: 'no_endpoint', detail: 'there is no way to the application' });
-    const fields: (readonly [string, string])[] = [['content-type', 'application/cloudevents+json']];
-    for (const [name, value] of Object.entries(headers)) if (isFieldName(name) && isFieldValue(value)) fields.push([name, value]);
+    const fields: (readonly [string, string])[] = [['content-type', 'application/cloudevents+json'], ...this.#ownFields];
+    for (const [name, value] of Object.entries(headers)) if (isDelivered(name) && isFieldValue(value)) fields.push([name, value]);
     sendOwnRequest(
       cluster,
       { method: 'POST', path: path.startsWith('/') ? path : `/${path}`, authority: this.#authority, fields, body, timeoutMs, maxAnswerBytes },
@@ -63,7 +68,17 @@ export class HttpAppChannel implements AppChannel {
   }
 }
 
-const isFieldName = (name: string) => /^[a-z0-9-]+$/.test(name) && name !== 'content-type' && name !== 'content-length' && name !== 'host';
+const meshFields = new Set(['traceparent', 'tracestate', 'x-mizzen-publisher', 'x-mizzen-original-publisher']);
+
+/**
+ * Which headers of a message become fields of the request. A publisher chooses them: names by which a request is framed, by which a proxy says where it came
+ * from, or by which the mesh speaks are not the publisher's to give.
+ */
+export function isDelivered(name: string): boolean {
+  if (meshFields.has(name) || /^x-mizzen-dead-letter-[a-z-]+$/.test(name)) return true;
+  return /^x-[a-z0-9-]+$/.test(name) && !isAlwaysOwned(name);
+}
+
 const isFieldValue = (value: string) => /^[\t\x20-\x7e]*$/.test(value);
 
 function outcomeOf(answer: OwnAnswer | NoAnswer): DeliveryOutcome {

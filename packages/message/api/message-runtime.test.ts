@@ -4,15 +4,18 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { silentLogger } from '@mizzen/common';
+import { PeerValidity } from '@mizzen/common/peer-validity';
 import { type MessagingConfig, noMessaging, type Subscription, type TopicPolicy } from '@mizzen/envoy-api';
 import { ProxyCounters } from '@mizzen/proxy/telemetry/proxy-counters';
 import fc from 'fast-check';
 import { Broker } from '../broker/broker.ts';
 import { BrokerServer } from '../broker/broker-server.ts';
 import { defaultLogSettings } from '../log/partition-log.ts';
+import { BrokerAccess } from '../policy/broker-access.ts';
 import { type AppChannel, type DeliveredEvent, type DeliveryOutcome, retry, success } from './app-channel.ts';
 import { MessageMetrics } from './message-metrics.ts';
 import { MessageRuntime, maxKeyBytes, maxMessageBytes, type Publication, type PublishProblem, type StreamEnd } from './message-runtime.ts';
+import { maxDeadLetterHops } from './subscriber.ts';
 
 const publication = (more: Partial<Publication> = {}): Publication => ({
   pubsub: 'p',
@@ -49,13 +52,18 @@ describe('the message mesh in a sidecar', () => {
   let runtime: MessageRuntime;
   let config: MessagingConfig;
   let handle: (event: DeliveredEvent, done: (outcome: DeliveryOutcome) => void) => void;
+  let handleBulk: (events: readonly { readonly entryId: string }[], done: (outcomes: ReadonlyMap<string, DeliveryOutcome>) => void) => void;
   const delivered: DeliveredEvent[] = [];
+  const bulks: number[] = [];
   const channel: AppChannel = {
     deliver: (event, _timeoutMs, done) => {
       delivered.push(event);
       handle(event, done);
     },
-    deliverBulk: (_path, _pubsub, _topic, _events, _timeoutMs, done) => done(new Map()),
+    deliverBulk: (_path, _pubsub, _topic, events, _timeoutMs, done) => {
+      bulks.push(events.length);
+      handleBulk(events, done);
+    },
   };
   const publish = (...publications: Publication[]) => new Promise<readonly (PublishProblem | undefined)[]>((resolve) => runtime.publish(publications, resolve));
   const until = async (what: string, holds: () => boolean) => {
@@ -75,6 +83,8 @@ describe('the message mesh in a sidecar', () => {
   beforeEach(async () => {
     folder = mkdtempSync(join(tmpdir(), 'mizzen-runtime-'));
     delivered.length = 0;
+    bulks.length = 0;
+    handleBulk = (_events, done) => done(new Map());
     handle = (_event, done) => done(success);
     broker = new Broker({ folder, log: { ...defaultLogSettings, syncs: false }, partitions: 1, maxTopics: 1_000 }, silentLogger);
     server = new BrokerServer({ broker, host: '127.0.0.1', port: 0, logger: silentLogger });
@@ -225,6 +235,82 @@ describe('the message mesh in a sidecar', () => {
     assert.equal(lengthOf('t'), 1);
   });
 
+  it('ends a loop of dead letters at the first topic that a message has been on, and keeps the message there', async () => {
+    handle = (_event, done) => done(retry('no'));
+    configure({
+      subscriptions: [
+        subscription({ deadLetterTopic: 'b' }),
+        subscription({ topic: 'b', defaultPath: '/b', deadLetterTopic: 'c' }),
+        subscription({ topic: 'c', defaultPath: '/c', deadLetterTopic: 't' }),
+      ],
+    });
+    await publish(publication());
+    await until('it is tried again on the last topic', () => delivered.filter(({ path }) => path === '/c').length === 3);
+    assert.deepEqual(['t', 'b', 'c'].map(lengthOf), [1, 1, 1]);
+    assert.equal(delivered.length, 5);
+    const last = broker.stats().find(({ topic }) => topic === 'n/p|c')!;
+    assert.equal(last.groups[0]!.lag, 1);
+    // The application takes it in the end.
+    handle = (_event, done) => done(success);
+    await until('it is done', () => broker.stats().find(({ topic }) => topic === 'n/p|c')!.groups[0]!.lag === 0);
+  });
+
+  it('moves a message to no more dead letter topics than maxDeadLetterHops', async () => {
+    handle = (_event, done) => done(retry('no'));
+    const topics = Array.from({ length: maxDeadLetterHops + 3 }, (_, i) => (i === 0 ? 't' : `d${i}`));
+    configure({ subscriptions: topics.slice(0, -1).map((topic, i) => subscription({ topic, deadLetterTopic: topics[i + 1]! })) });
+    await publish(publication());
+    await until('it has moved as often as it may', () => lengthOf(topics[maxDeadLetterHops]!) === 1 && delivered.length > maxDeadLetterHops + 1);
+    assert.equal(lengthOf(topics[maxDeadLetterHops + 1]!), 0);
+  });
+
+  it('is not healthy before the Components are known and their broker is connected', async () => {
+    const early = new MessageRuntime({
+      ...{ namespace: 'n', appId: 'a', identity: 'spiffe://td/ns/x/sa/a', channel: undefined, findCluster: () => undefined, meshTls: undefined },
+      ...{ metrics: new MessageMetrics(new ProxyCounters()), logger: silentLogger },
+    });
+    assert.match(early.problems()[0]!, /has not sent the Components yet/);
+    early.configure(config);
+    assert.match(early.problems()[0]!, /^p: it is being opened/);
+    await until('it is connected', () => early.problems().length === 0);
+    assert.deepEqual(await new Promise((resolve) => early.publish([publication()], resolve)), [undefined]);
+    await early.close();
+  });
+
+  it('ends what the broker ends, a stream with the reason, and subscribes again when access is given back', async () => {
+    const access = new BrokerAccess();
+    const validity = new PeerValidity({ isRevoked: () => false, isTrustedDomain: () => true });
+    const authorization = { identityOf: () => 'spiffe://td/ns/n/sa/a', isOperator: () => false, validity, access };
+    const strict = new BrokerServer({ broker, host: '127.0.0.1', port: 0, logger: silentLogger, authorization });
+    await strict.listen();
+    const policy = (...topicPolicies: TopicPolicy[]) =>
+      access.use({
+        components: [{ namespace: 'n', name: 'p', type: 'pubsub.mizzen', metadata: {}, scopes: [], topicPolicies }],
+        apps: [{ namespace: 'n', serviceAccount: 'a', appId: 'a' }],
+      });
+    policy();
+    const metadata = { address: `127.0.0.1:${strict.port}`, plaintext: 'true' };
+    configure({ components: [{ name: 'p', type: 'pubsub.mizzen', metadata }], subscriptions: [subscription({ topic: 'declared' })] });
+    await until('connected', () => runtime.problems().length === 0);
+    const members = (topic: string) => broker.stats().find((stats) => stats.topic === `n/p|${topic}`)?.groups[0]?.members ?? 0;
+    await until('the declared one is open', () => members('declared') === 1);
+    const end = new Promise<StreamEnd>((resolve) => void runtime.subscribeStream(subscription({ type: 'STREAMING' }), channel, resolve));
+    await until('the stream is open', () => members('t') === 1);
+    policy(deny('SUBSCRIBE', 't', 'declared'));
+    const { isDenied, message } = await end;
+    assert.equal(isDenied, true);
+    assert.match(message, /^topic t is not allowed for app a: AuthorizationPolicy deny denies it/);
+    await until('the declared one is closed', () => members('declared') === 0 && runtime.subscriptions().length === 0);
+    assert.deepEqual(
+      (await publish(publication({ topic: 'other' }))).map((problem) => problem?.status),
+      [403],
+      'the record claims to be of another identity',
+    );
+    policy();
+    await until('it is open again', () => members('declared') === 1);
+    await strict.close();
+  });
+
   it('ends a stream when its access is withdrawn, or when its Component is edited, and says which', async () => {
     const open = async () => {
       let resolve!: (reason: StreamEnd) => void;
@@ -263,6 +349,16 @@ describe('the message mesh in a sidecar', () => {
     assert.equal(delivered.length, 1);
     finish(success);
     await until('it is done', () => broker.stats()[0]!.groups[0]!.lag === 0);
+  });
+
+  it('waits for a running bulk when it stops, and counts what it says', async () => {
+    handleBulk = (events, done) => void setTimeout(() => done(new Map(events.map(({ entryId }) => [entryId, success]))), 100);
+    configure({ subscriptions: [subscription({ bulk: { maxMessagesCount: 3, maxAwaitDurationMs: 1 } })] });
+    await publish(publication(), publication(), publication());
+    await until('it is with the handler', () => bulks.length === 1);
+    await runtime.close();
+    await until('its acknowledgement has come', () => broker.stats()[0]!.groups[0]!.lag === 0);
+    assert.deepEqual(bulks, [3]);
   });
 
   it('waits for running handlers when it stops, and counts what they say', async () => {

@@ -8,11 +8,12 @@ import { EmbeddedDriver } from '../brokers/embedded.ts';
 import { makeDriver } from '../brokers/make-driver.ts';
 import { maxRecordBytes } from '../log/record.ts';
 import { refusalOf } from '../policy/topic-access.ts';
+import type { AppFields } from './api-token.ts';
 import type { AppChannel } from './app-channel.ts';
 import { InvalidEvent, wrap } from './cloud-events.ts';
 import { HttpAppChannel } from './http-app-channel.ts';
 import type { MessageMetrics } from './message-metrics.ts';
-import { Subscriber } from './subscriber.ts';
+import { nextTrail, Subscriber } from './subscriber.ts';
 
 export interface RuntimeOptions {
   /** What it is called before the control plane has said anything. */
@@ -28,6 +29,8 @@ export interface RuntimeOptions {
   readonly metrics: MessageMetrics;
   readonly logger: Logger;
   readonly random?: () => number;
+  /** For other versions of the application. */
+  readonly appFields?: AppFields;
 }
 
 export interface Publication {
@@ -129,10 +132,11 @@ export class MessageRuntime {
     return [...this.#subscribers.values()].map(({ subscriber }) => subscriber.subscription);
   }
 
-  /** Components that cannot be used, with the reason. */
+  /** Why publishing does not work: Components that cannot be used, or that are not known yet. */
   problems(): string[] {
+    if (!this.#isConfigured) return ['the control plane has not sent the Components yet'];
     return [...this.#components.values()].flatMap(({ component, ready, problem }) => {
-      const reason = problem ?? ready?.problem();
+      const reason = problem ?? (ready === undefined ? 'it is being opened' : ready.problem());
       return reason === undefined ? [] : [`${component.name}: ${reason}`];
     });
   }
@@ -398,7 +402,7 @@ export class MessageRuntime {
         canaries: this.#canariesOf(subscription),
         canaryChannel: ({ cluster: name, authority }) => {
           const cluster = this.#options.findCluster(name);
-          return cluster === undefined || cluster.healthyCount === 0 ? undefined : new HttpAppChannel(() => cluster, authority);
+          return cluster === undefined || cluster.healthyCount === 0 ? undefined : new HttpAppChannel(() => cluster, authority, this.#options.appFields);
         },
         resiliency: this.#config.resiliency[pubsub],
         deadLetter: (delivery, reason, done) => {
@@ -417,6 +421,7 @@ export class MessageRuntime {
               'x-mizzen-original-publisher': delivery.headers[publisherHeader] ?? '',
               'x-mizzen-dead-letter-reason': reason,
               'x-mizzen-dead-letter-topic': topic,
+              ...nextTrail(delivery.headers, topic),
             },
             body: delivery.body,
             delayMs: 0,

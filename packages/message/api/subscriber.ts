@@ -2,6 +2,7 @@ import { type Logger, messageOf } from '@mizzen/common';
 import type { CanaryRoute, ResiliencyPolicy, Subscription } from '@mizzen/envoy-api';
 import type { BrokerDriver, BrokerSubscription, Delivery } from '../brokers/driver.ts';
 import type { AppChannel, DeliveredEvent, DeliveryOutcome } from './app-channel.ts';
+import { type BulkItem, BulkQueue } from './bulk-queue.ts';
 import { readEvent } from './cloud-events.ts';
 import { EventRouter } from './event-router.ts';
 import type { MessageMetrics } from './message-metrics.ts';
@@ -31,9 +32,23 @@ const longestPauseMs = 30_000;
 /** A message that comes while this replica closes is given to another one after so long. */
 const drainPauseMs = 200;
 const reportEveryMs = 10_000;
+/** A bulk that is not full waits for more so long at most. */
+const maxBulkWaitMs = 60_000;
+/** Topics that a message has been on as a dead letter. */
+export const maxDeadLetterHops = 16;
+const trailHeader = 'x-mizzen-dead-letter-trail';
+
+/** The topics on which a message could not be delivered. */
+export function deadLetterTrail(headers: Readonly<Record<string, string>>): string[] {
+  const trail = headers[trailHeader] ?? '';
+  return trail === '' ? [] : trail.split(',');
+}
+
+/** The trail of a dead letter that leaves a topic. */
+export const nextTrail = (headers: Readonly<Record<string, string>>, topic: string) => ({ [trailHeader]: [...deadLetterTrail(headers), topic].join(',') });
 
 /** A message on its way to the application. */
-interface Job {
+interface Job extends BulkItem {
   readonly delivery: Delivery;
   attempts: number;
 }
@@ -51,11 +66,13 @@ export class Subscriber {
   readonly #timers: Set<NodeJS.Timeout>;
   /** Jobs of a key that wait for the one before; the key is there while one is under way. */
   readonly #byKey: Map<string, Job[]>;
-  readonly #bulk: Job[];
-  #bulkTimer: NodeJS.Timeout | undefined;
+  readonly #bulk: BulkQueue<Job> | undefined;
   #opening: Promise<BrokerSubscription> | undefined;
+  /** The broker has taken the subscription. */
+  #opened: BrokerSubscription | undefined;
   /** When a failing message was last named in the log. */
   #reportedAtMs: number;
+  #loopReportedAtMs: number;
   /** Handlers that run. */
   #running: number;
   #isDraining: boolean;
@@ -70,10 +87,19 @@ export class Subscriber {
     this.#router = new EventRouter(options.subscription);
     this.#timers = new Set();
     this.#byKey = new Map();
-    this.#bulk = [];
-    this.#bulkTimer = undefined;
+    const { bulk } = options.subscription;
+    this.#bulk =
+      bulk === undefined
+        ? undefined
+        : new BulkQueue({
+            maxItems: Math.max(1, bulk.maxMessagesCount),
+            maxWaitMs: Math.max(0, Math.min(maxBulkWaitMs, bulk.maxAwaitDurationMs)),
+            send: (jobs) => this.#sendBulk(jobs),
+          });
     this.#opening = undefined;
+    this.#opened = undefined;
     this.#reportedAtMs = Number.NEGATIVE_INFINITY;
+    this.#loopReportedAtMs = Number.NEGATIVE_INFINITY;
     this.#running = 0;
     this.#isDraining = false;
     this.#drained = () => {};
@@ -89,14 +115,19 @@ export class Subscriber {
       (delivery) => this.#take(delivery),
       (reason) => this.#options.onRefused(reason),
     );
-    this.#opening.catch((error: unknown) => this.#options.onRefused(messageOf(error)));
+    this.#opening.then(
+      (opened) => {
+        this.#opened = opened;
+      },
+      (error: unknown) => this.#options.onRefused(messageOf(error)),
+    );
   }
 
   /** Takes nothing more; handlers that run may end within `drainMs`, and what waits goes back to the broker. */
   async close(drainMs: number): Promise<void> {
     this.#isDraining = true;
     for (const timer of this.#timers) clearTimeout(timer);
-    clearTimeout(this.#bulkTimer);
+    this.#bulk?.close();
     if (drainMs > 0 && this.#running > 0) {
       // A broker that is away is not waited for.
       void this.#opening?.then((opened) => opened.retire?.()).catch(() => {});
@@ -127,11 +158,12 @@ export class Subscriber {
   }
 
   #take(delivery: Delivery): void {
-    if (this.#isDraining) return delivery.nack(drainPauseMs);
-    const job: Job = { delivery, attempts: 0 };
-    this.#options.metrics.inFlight(this.subscription, this.group, 1);
-    if (this.subscription.bulk !== undefined) return this.#takeBulk(job);
+    // A broker that knows of retiring gives it to the next replica when this one leaves, before what follows it: given back now, it would be overtaken.
+    if (this.#isDraining) return this.#opened?.retire === undefined ? delivery.nack(drainPauseMs) : undefined;
     const { key } = delivery;
+    const job: Job = { delivery, attempts: 0, key, sequence: 0 };
+    this.#options.metrics.inFlight(this.subscription, this.group, 1);
+    if (this.#bulk !== undefined) return this.#bulk.add(job);
     if (key === '') return this.#try(job);
     const waiting = this.#byKey.get(key);
     if (waiting !== undefined) return void waiting.push(job);
@@ -199,7 +231,7 @@ export class Subscriber {
     // Another replica, or the next start, takes it from here.
     if (this.#isDraining) return this.#leave(job);
     if (job.attempts === 1) this.#reportRetry(job, outcome.reason);
-    const { deadLetterTopic } = this.subscription;
+    const deadLetterTopic = this.#deadLetterTopic(job);
     const policy = this.#options.resiliency?.retry;
     // As in Dapr: with a dead letter topic and no policy, the first failure is the last.
     const maxRetries =
@@ -210,7 +242,7 @@ export class Subscriber {
           ? policy.durationMs
           : Math.min(policy?.maxIntervalMs ?? longestPauseMs, (policy?.durationMs || firstPauseMs) * 2 ** Math.min(30, job.attempts - 1)) *
             (0.5 + this.#options.random() / 2);
-      return this.#later(pause, () => this.#try(job));
+      return this.#later(pause, () => (this.#bulk === undefined ? this.#try(job) : this.#bulk.add(job)));
     }
     if (deadLetterTopic === '') {
       // The policy's patience has ended; the broker's has not. Order by key ends here: the policy says to go on.
@@ -231,6 +263,23 @@ export class Subscriber {
     this.#reportedAtMs = now;
     const { pubsubname: pubsub, topic } = this.subscription;
     this.#options.logger.warn(`a message was not accepted by the application: ${reason}`, { pubsub, topic, id: job.delivery.id });
+  }
+
+  /** Where a message goes that cannot be delivered; '': nowhere, it stays. A dead letter that comes back to a topic where it has been stays there. */
+  #deadLetterTopic({ delivery }: Job): string {
+    const { deadLetterTopic, topic } = this.subscription;
+    if (deadLetterTopic === '') return '';
+    const trail = deadLetterTrail(delivery.headers);
+    if (!trail.includes(deadLetterTopic) && trail.length < maxDeadLetterHops) return deadLetterTopic;
+    const now = performance.now();
+    if (now - this.#loopReportedAtMs > reportEveryMs) {
+      this.#loopReportedAtMs = now;
+      const why = trail.includes(deadLetterTopic) ? 'it has been on that topic' : `it has been on ${maxDeadLetterHops} topics (maxDeadLetterHops)`;
+      this.#options.logger.error(`a dead letter stays on its topic and is tried again, since ${why}: subscribe dead letter topics without a loop`, {
+        ...{ topic, deadLetterTopic, trail: trail.join(','), id: delivery.id },
+      });
+    }
+    return '';
   }
 
   #deadLetter(job: Job, reason: string, failures = 0): void {
@@ -256,7 +305,7 @@ export class Subscriber {
       });
       this.#options.metrics.dropped(this.subscription, this.group);
       // Dapr: dropped messages go to the dead letter topic too, where there is one.
-      if (this.subscription.deadLetterTopic !== '') return this.#deadLetter(job, outcome.reason);
+      if (this.#deadLetterTopic(job) !== '') return this.#deadLetter(job, outcome.reason);
     }
     this.#leave(job);
     job.delivery.ack();
@@ -265,8 +314,9 @@ export class Subscriber {
   /** Whoever waits for this one's key is next. */
   #leave(job: Job): void {
     this.#options.metrics.inFlight(this.subscription, this.group, -1);
-    const { key } = job.delivery;
-    if (key === '' || this.subscription.bulk !== undefined) return;
+    if (this.#bulk !== undefined) return this.#bulk.settled(job);
+    const { key } = job;
+    if (key === '') return;
     const waiting = this.#byKey.get(key);
     const next = waiting?.shift();
     if (next !== undefined && !this.#isDraining) this.#try(next);
@@ -283,51 +333,48 @@ export class Subscriber {
 
   // ---- many at a time ----
 
-  #takeBulk(job: Job): void {
-    const { maxMessagesCount, maxAwaitDurationMs } = this.subscription.bulk!;
-    this.#bulk.push(job);
+  #sendBulk(jobs: readonly Job[]): void {
     if (this.#isDraining) return;
-    if (this.#bulk.length >= Math.max(1, maxMessagesCount)) return this.#sendBulk();
-    this.#bulkTimer ??= setTimeout(() => this.#sendBulk(), Math.max(0, Math.min(60_000, maxAwaitDurationMs)));
-  }
-
-  #sendBulk(): void {
-    clearTimeout(this.#bulkTimer);
-    this.#bulkTimer = undefined;
-    const jobs = this.#bulk.splice(0, Math.max(1, this.subscription.bulk!.maxMessagesCount));
-    if (jobs.length === 0 || this.#isDraining) return;
-    if (this.#bulk.length > 0) this.#bulkTimer = setTimeout(() => this.#sendBulk(), 0);
     const byPath = new Map<string, { readonly job: Job; readonly event: DeliveredEvent & { readonly entryId: string } }[]>();
     for (const [i, job] of jobs.entries()) {
       job.attempts++;
-      const event = this.#eventOf(job.delivery);
-      const path = this.#router.pathFor(event.event);
-      if (path === '') {
-        this.#finish(job, { status: 'DROP', reason: 'no rule of the subscription matches it, and there is no default' });
-        continue;
+      try {
+        const event = this.#eventOf(job.delivery);
+        const path = this.#router.pathFor(event.event);
+        if (path === '') this.#finish(job, { status: 'DROP', reason: 'no rule of the subscription matches it, and there is no default' });
+        else byPath.set(path, [...(byPath.get(path) ?? []), { job, event: { ...event, path, entryId: String(i) } }]);
+      } catch (error) {
+        // One message ends alone.
+        this.#finish(job, { status: 'DROP', reason: `it cannot be handed to the application: ${messageOf(error)}` });
       }
-      byPath.set(path, [...(byPath.get(path) ?? []), { job, event: { ...event, path, entryId: String(i) } }]);
     }
     const { pubsubname, topic } = this.subscription;
     for (const [path, entries] of byPath) {
       const startedAt = performance.now();
-      this.#options.channel.deliverBulk(
-        path,
-        pubsubname,
-        topic,
-        entries.map(({ event }) => event),
-        this.#options.resiliency?.timeoutMs ?? defaultTimeoutMs,
-        (outcomes) => {
-          for (const { job, event } of entries) {
-            const outcome = outcomes.get(event.entryId) ?? { status: 'RETRY' as const, reason: 'no answer' };
-            this.#options.metrics.delivered(this.subscription, this.group, outcome.status, '', performance.now() - startedAt);
-            // Retried, it is one of the next ones.
-            if (outcome.status === 'RETRY' && !this.#isClosed && this.subscription.deadLetterTopic === '')
-              this.#later(Math.min(longestPauseMs, firstPauseMs * 2 ** Math.min(30, job.attempts - 1)), () => this.#takeBulk(job));
-            else this.#decide(job, outcome);
-          }
-        },
-      );
+      this.#running++;
+      let isOver = false;
+      const over = (outcomeOf: (entryId: string) => DeliveryOutcome) => {
+        if (isOver) return;
+        isOver = true;
+        for (const { job, event } of entries) {
+          const outcome = outcomeOf(event.entryId);
+          this.#options.metrics.delivered(this.subscription, this.group, outcome.status, '', performance.now() - startedAt);
+          this.#decide(job, outcome);
+        }
+        this.#ended();
+      };
+      try {
+        this.#options.channel.deliverBulk(
+          path,
+          pubsubname,
+          topic,
+          entries.map(({ event }) => event),
+          this.#options.resiliency?.timeoutMs ?? defaultTimeoutMs,
+          (outcomes) => over((entryId) => outcomes.get(entryId) ?? { status: 'RETRY', reason: 'no answer' }),
+        );
+      } catch (error) {
+        over(() => ({ status: 'RETRY', reason: messageOf(error) }));
+      }
     }
   }
 }
