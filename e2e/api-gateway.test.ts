@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { createHash, createHmac, createSign, generateKeyPairSync, scryptSync } from 'node:crypto';
 import http from 'node:http';
 import { after, before, describe, it } from 'node:test';
-import { call } from './support/http.ts';
+import { call, until } from './support/http.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
@@ -518,8 +518,16 @@ spec: { consumer: carol, apiKey: { sha256: ${sha256('carol-secret')} } }
 ---
 ${api('own', 'own.test', '    authentication: { apiKey: {} }')}${api('named', 'named.test', '    authentication: { apiKey: {}, allow: { consumers: [other/carol] } }')}`);
     const carol = (host: string) => ask(host, '/', { headers: { 'x-api-key': 'carol-secret' } });
-    assert.equal((await carol('named.test')).status, 200);
-    assert.equal((await carol('own.test')).status, 403);
+    // Her namespace decides whose proxies learn her credentials.
+    assert.deepEqual([(await carol('named.test')).status, (await carol('own.test')).status], [401, 401]);
+    await mesh.apply(`apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: { name: carol, namespace: other }
+spec:
+  from: [{ group: mizzen.dev, kind: Workload, namespace: default }]
+  to: [{ group: mizzen.dev, kind: Consumer, name: carol }]
+`);
+    assert.deepEqual([(await carol('named.test')).status, (await carol('own.test')).status], [200, 401]);
   });
 
   it('answers preflights before it asks for credentials', async () => {
@@ -651,9 +659,39 @@ spec:
     assert.equal(echo(answers[0]!.body).headers['authorization'], 'Bearer s3cret');
   });
 
+  it('injects a changed credential at once, without another listener or route', async () => {
+    const { proxy, outboundPort } = await mesh.proxy('rotating');
+    await mesh.apply(`
+apiVersion: mizzen.dev/v1alpha1
+kind: Api
+metadata: { name: rotated }
+spec:
+  hosts: [api.rotated.test]
+  placement: client
+  upstream: { service: echo }
+  policies: { credential: { queryParameter: key, secret: { name: rotated, key: token } } }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: rotated }
+data: { token: ${Buffer.from('first').toString('base64')} }
+`);
+    await proxy.ready;
+    const used = async () => echo((await call({ port: outboundPort, path: '/?key=mine', headers: { host: 'api.rotated.test' } })).body).url;
+    const versions = () => {
+      const { listener, route } = mesh.plane.pilot.proxies().find(({ name }) => name === 'rotating')!.types;
+      return [listener?.version, route?.version];
+    };
+    assert.equal(await used(), '/?key=first');
+    const before = versions();
+    await mesh.apply(`apiVersion: v1\nkind: Secret\nmetadata: { name: rotated }\ndata: { token: ${Buffer.from('second').toString('base64')} }\n`);
+    assert.equal(await until('the changed credential', used, (url) => url !== '/?key=first'), '/?key=second');
+    assert.deepEqual(versions(), before);
+  });
+
   it('shows no secret of a credential in its configuration', async () => {
     const dump = await (await fetch(`http://127.0.0.1:${gw.adminPort}/config_dump`)).text();
-    assert.match(dump, /alice-hmac/);
+    assert.match(dump, /mizzen:\/\/consumers\/default/);
     assert.doesNotMatch(dump, new RegExp(`hmac-secret|${Buffer.from('hmac-secret').toString('base64').replaceAll('=', '')}`));
   });
 });

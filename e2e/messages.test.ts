@@ -64,6 +64,22 @@ describe('the message mesh', () => {
     assert.match(await metrics(publisher), /mizzen_messages_published_total\{pubsub="pubsub",topic="orders",result="stored"\} 1/);
   });
 
+  it('gives a component its secrets by SDS, waits for those that are missing, and connects again when one changes', async () => {
+    const address = (port: number) =>
+      `apiVersion: v1\nkind: Secret\nmetadata: { name: sealed }\ndata: { at: ${Buffer.from(`127.0.0.1:${port}`).toString('base64')} }\n---\n`;
+    await apply(
+      `apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: { name: sealed }\nspec: { type: pubsub.mizzen, version: v1, metadata: [{ name: plaintext, value: 'true' }, { name: address, secretKeyRef: { name: sealed, key: at } }] }\n`,
+    );
+    const publish = () => publisher.publish('sealed', 'sealed', '{}');
+    const waiting = await until('the component', publish, ({ status }) => status === 500);
+    assert.match(waiting.body, /waits for mizzen:\/\/component\/default\/sealed\/address/);
+    await apply(address(messages.brokerPort));
+    await until('the secret', publish, ({ status }) => status === 204);
+    await apply(address(1));
+    await until('the changed secret', publish, ({ status }) => status === 500);
+    await messages.mesh.plane.registry.store.remove({ group: 'dapr.io', kind: 'Component', namespace: 'default', name: 'sealed' });
+  });
+
   it('lets nobody say that somebody else has published', async () => {
     const app = await messages.app('audit', { subscriptions: [{ pubsubname: 'pubsub', topic: 'audit', route: '/audit' }] });
     await subscribed(app, 'audit');

@@ -13,8 +13,9 @@ export interface PubSubComponent {
   readonly name: string;
   /** `pubsub.mizzen`, `pubsub.jetstream`, `pubsub.rabbitmq`, `pubsub.redis` */
   readonly type: string;
-  /** Secrets are in their places. */
   readonly metadata: Readonly<Record<string, string>>;
+  /** Fields of the metadata whose values are generic secrets, with the secrets' names in SDS. Absent in the configuration of an earlier control plane. */
+  readonly secretNames?: Readonly<Record<string, string>>;
 }
 
 export interface Subscription {

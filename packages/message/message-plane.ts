@@ -81,6 +81,13 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
   });
   http = new DaprHttpApi(runtime, app === undefined ? undefined : { port: app.port, protocol: app.protocol, channelAddress: '127.0.0.1' }, logger, apiToken);
   const grpc = new DaprGrpcServer(runtime, http, messaging.grpcPort, apiToken);
+  let told: MessagingConfig | undefined;
+  const configure = () => {
+    if (told !== undefined) runtime.configure(withSecrets(told, (name) => engine.secrets.generic(name)));
+  };
+  const stopFollowing = engine.secrets.onChange((name) => {
+    if (told !== undefined && secretNamesOf(told).includes(name)) configure();
+  });
   let asking: NodeJS.Timeout | undefined;
   let isClosed = false;
 
@@ -135,18 +142,40 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
       } catch (error) {
         throw new MizzenError('invalid-messaging', `the configuration of the message mesh cannot be read: ${messageOf(error)}`);
       }
-      runtime.configure(next);
+      told = next;
+      configure();
     },
+    secretNames: () => (told === undefined ? [] : secretNamesOf(told)),
     applicationIsHealthy() {
       if (asking === undefined) void ask();
     },
     async close() {
       if (isClosed) return;
       isClosed = true;
+      stopFollowing();
       clearTimeout(asking);
       await runtime.close();
       await Promise.all([grpc.close(), api.close(200, 0)]);
     },
+  };
+}
+
+const secretNamesOf = ({ components }: MessagingConfig): string[] => components.flatMap(({ secretNames = {} }) => Object.values(secretNames)).sort();
+
+/** Puts the secrets that have arrived into the metadata of their components; a component keeps the names of those that have not. */
+function withSecrets(config: MessagingConfig, secretOf: (name: string) => Buffer | undefined): MessagingConfig {
+  return {
+    ...config,
+    components: config.components.map((component) => {
+      const metadata: Record<string, string> = { ...component.metadata };
+      const missing: Record<string, string> = {};
+      for (const [field, name] of Object.entries(component.secretNames ?? {})) {
+        const secret = secretOf(name);
+        if (secret === undefined) missing[field] = name;
+        else metadata[field] = secret.toString('utf8');
+      }
+      return { ...component, metadata, secretNames: missing };
+    }),
   };
 }
 

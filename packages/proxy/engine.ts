@@ -91,6 +91,7 @@ export class Engine {
         random: Math.random,
         logger,
         filterStates: this.#filterStates,
+        genericSecret: (name) => this.secrets.generic(name),
       },
       accessLogFile: options.accessLogFile,
       onReady: () => events.emit('ready'),

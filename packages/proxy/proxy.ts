@@ -75,6 +75,8 @@ export interface MessagingSurroundings {
 export interface MessagingService {
   /** Opens the local API. */
   listen(): Promise<void>;
+  /** Generic secrets that components need. */
+  secretNames(): readonly string[];
   /** Takes what the control plane says; throws MizzenError, with nothing changed, when it cannot be used. */
   accept(config: string): void;
   /** The application answers, as far as anybody knows: it may be asked what it subscribes to. */
@@ -138,7 +140,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
     control: config.control,
     node: nodeOf(config, plane.adminPort),
     state: {
-      wanted: (type) => engine.state.wanted(type),
+      wanted: (type) => (type === 'secret' && messaging !== undefined ? [...engine.state.wanted(type), ...messaging.secretNames()] : engine.state.wanted(type)),
       accept: (type, resources) => {
         if (type === 'name-table') dns?.use(tableOf(resources));
         else if (type === 'messaging') messaging?.accept(unpackAny(MessagingSchema, resources[0])?.config ?? '');

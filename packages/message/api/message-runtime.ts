@@ -1,5 +1,5 @@
 import type tls from 'node:tls';
-import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { type MessagingConfig, noMessaging, type PubSubComponent, type Subscription } from '@mizzen/envoy-api';
 import type { Cluster } from '@mizzen/proxy/upstream/cluster';
 import { deniedPrefix } from '../broker/frames.ts';
@@ -164,10 +164,14 @@ export class MessageRuntime {
   }
 
   #open(component: PubSubComponent): Opened {
-    const driver = makeDriver(component.type, component.metadata, {
-      ...{ logger: this.#options.logger, meshTls: this.#options.meshTls },
-      ...{ space: `${this.#options.namespace}/${component.name}`, appId: this.appId },
-    });
+    const missing = Object.values(component.secretNames ?? {});
+    const driver =
+      missing.length > 0
+        ? Promise.reject<BrokerDriver>(new MizzenError('missing-secret', `it waits for ${missing.join(', ')} from the control plane`))
+        : makeDriver(component.type, component.metadata, {
+            ...{ logger: this.#options.logger, meshTls: this.#options.meshTls },
+            ...{ space: `${this.#options.namespace}/${component.name}`, appId: this.appId },
+          });
     const opened: Opened = { component, key: keyOf(component, this.appId), driver, ready: undefined, problem: undefined };
     driver.then(
       (made) => {
@@ -175,7 +179,7 @@ export class MessageRuntime {
       },
       (error: unknown) => {
         opened.problem = messageOf(error);
-        this.#options.logger.error(`the component ${component.name} cannot be used: ${opened.problem}`);
+        this.#options.logger[missing.length > 0 ? 'info' : 'error'](`the component ${component.name} cannot be used: ${opened.problem}`);
       },
     );
     return opened;
@@ -482,8 +486,8 @@ export class MessageRuntime {
   }
 }
 
-function keyOf({ name, type, metadata }: PubSubComponent, appId: string): string {
-  return JSON.stringify([name, type, metadata, appId]);
+function keyOf({ name, type, metadata, secretNames = {} }: PubSubComponent, appId: string): string {
+  return JSON.stringify([name, type, metadata, Object.keys(secretNames), appId]);
 }
 
 function checkSize(what: string, bytes: number, max: number): void {

@@ -27,6 +27,6 @@ export interface FilterKind {
   readonly typeNames?: readonly string[];
   /** `filterName` is what the configuration calls it; routes say something to it by that name. */
   create(config: Any | undefined, place: string, context: ProxyContext, filterName: string): HttpFilter;
-  /** What a route says to it (`typed_per_filter_config`); absent: routes have nothing to say to it. */
+  /** What a route says to it (`typed_per_filter_config`); absent: routes have nothing to say to it. May be a SecretsInQuery and a NeedsSecrets. */
   compileRoute?(config: Any, place: string): unknown;
 }

@@ -1,14 +1,25 @@
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import { describe, it } from 'node:test';
+import type { Any } from '@bufbuild/protobuf/wkt';
+import { silentLogger } from '@mizzen/common';
+import { packAny } from '@mizzen/envoy-api';
+import { AuthenticationPerRouteSchema, CredentialPerRouteSchema, LoginPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import fc from 'fast-check';
+import type { ProxyContext } from '../http/connection-settings.ts';
+import type { Exchange } from '../http/exchange.ts';
 import { HeaderList } from '../message/header-list.ts';
 import { RequestHead } from '../message/request-head.ts';
 import { ResponseHead } from '../message/response-head.ts';
+import { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { readTraceContext } from '../telemetry/tracing/trace-context.ts';
+import { authentication } from './authentication/authentication.ts';
 import { coversRequest, digestMatches, isSignedWith, readSignatureInput, signatureBase } from './authentication/message-signature.ts';
 import { ReplayWindow } from './authentication/replay-window.ts';
 import { freshnessMs, isStorable, readCacheControl } from './cache/cache-control.ts';
+import { credentialInjector } from './credential-injector.ts';
+import type { FilterKind } from './filter.ts';
+import { login } from './login/login.ts';
 import { TokenBuckets } from './rate-limit/token-buckets.ts';
 
 const fields = (...list: [string, string][]) => {
@@ -16,6 +27,60 @@ const fields = (...list: [string, string][]) => {
   for (const [name, value] of list) headers.add(name, value);
   return headers;
 };
+
+describe('a filter whose secret has not arrived', () => {
+  const secret = { name: 'mizzen://secret' };
+  const kinds: readonly [FilterKind, Any][] = [
+    [credentialInjector, packAny(CredentialPerRouteSchema, { header: 'authorization', value: secret })],
+    [login, packAny(LoginPerRouteSchema, { issuer: 'https://idp.test', clientId: 'c', callbackPath: '/cb', cookieSecret: secret })],
+    [authentication, packAny(AuthenticationPerRouteSchema, { apiKey: { headers: ['x-api-key'] }, consumers: [secret] })],
+    [authentication, packAny(AuthenticationPerRouteSchema, { allowsAnonymous: true, consumers: [secret] })],
+  ];
+  const ask = (kind: FilterKind, any: Any, value: Buffer | undefined) => {
+    const replies: [number, string][] = [];
+    const counters = new ProxyCounters();
+    const context = { counters, logger: silentLogger, genericSecret: () => value } as unknown as ProxyContext;
+    const head = new RequestHead();
+    head.method = 'GET';
+    head.target = '/';
+    const exchange = {
+      ...{ head, settings: { context }, filterConfig: () => kind.compileRoute!(any, 'route') },
+      replyProblem: (status: number, _problem: object, details: string) => void replies.push([status, details]),
+    } as unknown as Exchange;
+    const result = kind.create(undefined, 'listener', context, kind.name).onRequest!(exchange);
+    return { result, replies, head, counted: [...counters.series.keys()] };
+  };
+
+  it('refuses the request with 503, counts it, and sends nothing on', () => {
+    for (const [kind, any] of kinds) {
+      const { result, replies, counted } = ask(kind, any, undefined);
+      assert.deepEqual([result, replies], ['stop', [[503, 'missing_secret']]], kind.name);
+      assert.match(counted[0] ?? '', /policy_rejections_total.*missing_secret/, kind.name);
+    }
+    const short = ask(login, kinds[1]![1], Buffer.from('short'));
+    assert.deepEqual(short.replies, [[503, 'missing_secret']], 'a cookie secret that is too short seals nothing');
+  });
+
+  it('works with it when it has arrived', () => {
+    assert.equal(ask(credentialInjector, kinds[0]![1], Buffer.from('token')).head.headers.get('authorization'), 'token');
+    assert.deepEqual(ask(authentication, kinds[2]![1], Buffer.alloc(0)).replies, [[401, 'unauthorized_missing']]);
+    assert.equal(ask(authentication, kinds[3]![1], Buffer.from('not a list of consumers')).result, 'continue');
+  });
+
+  it('is refused by the proxy when its configuration names no secret, or one from another place', () => {
+    const bad: readonly [FilterKind, Any, RegExp][] = [
+      [credentialInjector, packAny(CredentialPerRouteSchema, { header: 'authorization' }), /value must name a generic secret/],
+      [login, packAny(LoginPerRouteSchema, { issuer: 'https://idp.test', clientId: 'c', callbackPath: '/cb' }), /cookie_secret must name a generic secret/],
+      [authentication, packAny(AuthenticationPerRouteSchema, { hmac: {} }), /consumers must name the generic secrets/],
+      [
+        credentialInjector,
+        packAny(CredentialPerRouteSchema, { value: { name: 'x', sdsConfig: { configSourceSpecifier: { case: 'path', value: '/etc/shadow' } } } }),
+        /value must come from ads/,
+      ],
+    ];
+    for (const [kind, any, reason] of bad) assert.throws(() => kind.compileRoute!(any, 'route'), reason);
+  });
+});
 
 describe('a token bucket', () => {
   it('gives out as many as it holds, fills evenly, and never holds more', () => {

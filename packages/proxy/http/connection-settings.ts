@@ -29,6 +29,8 @@ export interface ProxyContext {
   readonly logger: Logger;
   /** What filters keep beyond an update of their configuration (buckets of rate limits, say), by their names. What has a `close` is closed at the end. */
   readonly filterStates: Map<string, object>;
+  /** A secret that SDS has brought; the same object until it changes. undefined: it has not arrived. */
+  readonly genericSecret: (name: string) => Buffer | undefined;
   findCluster(name: string): Cluster | undefined;
 }
 

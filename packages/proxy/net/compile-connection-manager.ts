@@ -28,7 +28,7 @@ import { type AccessLog, compileAccessLogFormat, defaultAccessLogFormat } from '
 import { compileTracer } from '../telemetry/tracing/compile-tracer.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { compileHttp2Options } from './compile-http2-options.ts';
-import type { ListenerEnvironment } from './compile-listener.ts';
+import type { ListenerEnvironment, ListenerNeeds } from './compile-listener.ts';
 
 const minuteMs = 60_000;
 
@@ -74,14 +74,14 @@ function refuseWhatIsFixed(manager: HttpConnectionManager, place: string): void 
   for (const [isAsked, problem] of fixed) if (isAsked) throw new MizzenError('unsupported-field', `${place}: ${problem}`);
 }
 
-/** Compiles an HTTP connection manager; adds the names of the route tables that it takes by RDS to `routeNames`. */
+/** Compiles an HTTP connection manager; adds what it takes by name to `needs`. */
 export function compileConnectionManager(
   manager: HttpConnectionManager,
   listener: ListenerMessage,
   isTls: boolean,
   place: string,
   environment: ListenerEnvironment,
-  routeNames: string[],
+  needs: ListenerNeeds,
 ): ConnectionSettings {
   refuseWhatIsFixed(manager, place);
   const inbound = listener.trafficDirection === TrafficDirection.INBOUND;
@@ -113,7 +113,7 @@ export function compileConnectionManager(
     direction: inbound ? 'inbound' : manager.useRemoteAddress === true ? 'gateway' : 'outbound',
     isFromApplication: listener.trafficDirection === TrafficDirection.OUTBOUND && manager.useRemoteAddress !== true,
     isTls,
-    routeTable: compileRoutes(manager, place, environment, routeNames),
+    routeTable: compileRoutes(manager, place, environment, needs),
     filters,
     // An answer meets the filters in the opposite order.
     responseFilters: filters.filter((filter) => filter.onResponse !== undefined).reverse(),
@@ -173,15 +173,16 @@ export function compileHeaderCase(format: Http1ProtocolOptions_HeaderKeyFormat |
   }
 }
 
-function compileRoutes(manager: HttpConnectionManager, place: string, environment: ListenerEnvironment, routeNames: string[]): () => RouteTable | undefined {
+function compileRoutes(manager: HttpConnectionManager, place: string, environment: ListenerEnvironment, needs: ListenerNeeds): () => RouteTable | undefined {
   switch (manager.routeSpecifier.case) {
     case 'routeConfig': {
       const table = compileRouteTable(manager.routeSpecifier.value);
+      needs.genericSecretNames.push(...table.secretNames);
       return () => table;
     }
     case 'rds': {
       const name = manager.routeSpecifier.value.routeConfigName;
-      routeNames.push(name);
+      needs.routeNames.push(name);
       return () => environment.routeTable(name);
     }
     default:

@@ -32,7 +32,7 @@ import { type PeerIdentity, peerIdentityOf } from '../tls/peer-identity.ts';
 import { ServerTls } from '../tls/server-tls.ts';
 import { refuseUnsupported } from '../xds/supported-fields.ts';
 import { compileAccessLogs, compileConnectionManager } from './compile-connection-manager.ts';
-import type { ListenerEnvironment } from './compile-listener.ts';
+import type { ListenerEnvironment, ListenerNeeds } from './compile-listener.ts';
 import type { ConnectionInfo } from './connection-info.ts';
 import { AddressRanges, type FilterChain, type FilterChainMatch } from './filter-chain.ts';
 import { type TcpProxySettings, TcpSession } from './tcp-session.ts';
@@ -74,7 +74,7 @@ export function compileFilterChain(
   listener: ListenerMessage,
   place: string,
   environment: ListenerEnvironment,
-  routeNames: string[],
+  needs: ListenerNeeds,
 ): FilterChain {
   refuseUnsupported(FilterChainSchema, message, supportedOfChain, place);
   const tlsConfig = unpackAny(
@@ -83,7 +83,7 @@ export function compileFilterChain(
   );
   if (message.transportSocket && !tlsConfig && message.transportSocket.name !== 'envoy.transport_sockets.raw_buffer')
     throw new MizzenError('unsupported-transport', `${place}: the transport socket ${message.transportSocket.name} is not supported`);
-  let serving = compileServing(message, listener, tlsConfig !== undefined, place, environment, routeNames);
+  let serving = compileServing(message, listener, tlsConfig !== undefined, place, environment, needs);
   const isHttp = serving.kind === 'http';
   const connections = new Set<HttpConnection>();
   const sessions = new Set<TcpSession>();
@@ -194,7 +194,7 @@ function compileServing(
   isTls: boolean,
   place: string,
   environment: ListenerEnvironment,
-  routeNames: string[],
+  needs: ListenerNeeds,
 ): Serving {
   const filter = message.filters.at(-1);
   const any = filter?.configType.case === 'typedConfig' ? filter.configType.value : undefined;
@@ -203,7 +203,7 @@ function compileServing(
   const manager = unpackAny(HttpConnectionManagerSchema, any);
   if (manager && authorizations.length > 0)
     throw new MizzenError('unsupported-filter', `${place}: before http_connection_manager no network filter is supported: use HTTP filters`);
-  if (manager) return { kind: 'http', settings: compileConnectionManager(manager, listener, isTls, place, environment, routeNames) };
+  if (manager) return { kind: 'http', settings: compileConnectionManager(manager, listener, isTls, place, environment, needs) };
   const tcp = unpackAny(TcpProxySchema, any);
   if (tcp) return { kind: 'tcp', settings: { ...compileTcpProxy(tcp, listener, isTls, place, environment), authorizations } };
   throw new MizzenError('unsupported-filter', `${place}: the network filter ${filter!.name} is not supported`);

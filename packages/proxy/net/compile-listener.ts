@@ -24,11 +24,21 @@ export interface ListenerEnvironment {
   readonly secrets: SecretStore;
   readonly logger: Logger;
   readonly routeTable: (name: string) => RouteTable | undefined;
+  /** Of these generic secrets those that are worth waiting for. */
+  readonly missingSecrets: (names: readonly string[]) => readonly string[];
   readonly accessLog: (path: string) => AccessLogFile;
   /** A secret that a chain was waiting for has come. */
   readonly onSecretReady: () => void;
   /** 48 bytes that all workers share, so that a session of one is resumed by any (Node `tls.Server`, `ticketKeys`). */
   readonly sessionTicketKeys: Buffer;
+}
+
+/** What the filter chains of a listener take by name, collected while they are compiled. */
+export interface ListenerNeeds {
+  /** Route tables that come by RDS. */
+  readonly routeNames: string[];
+  /** Of the routes that stand in the listener itself. */
+  readonly genericSecretNames: string[];
 }
 
 export type CompiledListener = {
@@ -55,12 +65,11 @@ export function compileListener(message: ListenerMessage, environment: ListenerE
   const place = `listener ${message.name}`;
   const at = { name: message.name, address: address.value.address, port: address.value.portSpecifier.value };
   if (address.value.protocol === SocketAddress_Protocol.UDP) return compileUdpListener(message, at, environment);
-  const routeNames: string[] = [];
-  const chains = message.filterChains.map((chain, i) =>
-    compileFilterChain(chain, message, `${place}, filter chain ${chain.name || i}`, environment, routeNames),
-  );
+  const needs: ListenerNeeds = { routeNames: [], genericSecretNames: [] };
+  const chains = message.filterChains.map((chain, i) => compileFilterChain(chain, message, `${place}, filter chain ${chain.name || i}`, environment, needs));
   const defaultChain =
-    message.defaultFilterChain && compileFilterChain(message.defaultFilterChain, message, `${place}, default filter chain`, environment, routeNames);
+    message.defaultFilterChain && compileFilterChain(message.defaultFilterChain, message, `${place}, default filter chain`, environment, needs);
+  const { routeNames, genericSecretNames } = needs;
   const all = defaultChain === undefined ? chains : [...chains, defaultChain];
   if (all.length === 0) throw new MizzenError('invalid-listener', `${place}: no filter chains`);
   const filters = compileListenerFilters(message, place);
@@ -82,8 +91,12 @@ export function compileListener(message: ListenerMessage, environment: ListenerE
       bufferLimitBytes: message.perConnectionBufferLimitBytes ?? defaults.bufferLimitBytes,
     },
     routeNames,
-    secretNames: all.flatMap((chain) => chain.tls?.secretNames() ?? []),
-    missing: () => [...all.flatMap((chain) => chain.tls?.missingSecrets() ?? []), ...routeNames.filter((name) => environment.routeTable(name) === undefined)],
+    secretNames: [...all.flatMap((chain) => chain.tls?.secretNames() ?? []), ...genericSecretNames],
+    missing: () => [
+      ...all.flatMap((chain) => chain.tls?.missingSecrets() ?? []),
+      ...environment.missingSecrets(genericSecretNames),
+      ...routeNames.filter((name) => environment.routeTable(name) === undefined),
+    ],
   };
 }
 

@@ -1,3 +1,4 @@
+import type { NeedsSecrets } from '../filters/generic-secrets.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import type { HasMetadata } from './metadata-matcher.ts';
 import { PathIndex } from './path-index.ts';
@@ -33,6 +34,12 @@ export class VirtualHost {
   }
 }
 
+function* secretNamesOf({ filterConfigs, action }: Route): Generator<string> {
+  const targets = action.kind === 'forward' ? action.targets.targets : [];
+  for (const configs of [filterConfigs, ...targets.map((target) => target.filterConfigs)])
+    if (configs !== undefined) for (const config of configs.values()) yield* (config as NeedsSecrets).secretNames ?? [];
+}
+
 export interface ServiceName {
   readonly host: string;
   readonly name: string;
@@ -44,6 +51,8 @@ const maxRemembered = 1_000;
 
 export class RouteTable {
   readonly name: string;
+  /** Generic secrets that filters use on its routes. */
+  readonly secretNames: readonly string[];
   readonly #ignoresPort: boolean;
   readonly #exact: ReadonlyMap<string, VirtualHost>;
   /** `*.example.com`, without the star. */
@@ -57,6 +66,7 @@ export class RouteTable {
   /** `ignoresPort`: an authority's port plays no part (`ignore_port_in_host_matching`). */
   constructor(name: string, ignoresPort: boolean, hosts: readonly { readonly domains: readonly string[]; readonly host: VirtualHost }[]) {
     this.name = name;
+    this.secretNames = [...new Set(hosts.flatMap(({ host }) => host.routes.flatMap((route) => [...secretNamesOf(route)])))];
     this.#ignoresPort = ignoresPort;
     const exact = new Map<string, VirtualHost>();
     const suffixes = new Map<string, VirtualHost>();

@@ -3,7 +3,7 @@ import { createSecureContext, type TLSSocket } from 'node:tls';
 import { type Logger, MizzenError, messageOf, silentLogger } from '@mizzen/common';
 import type { DataSource } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import type { CertificateValidationContext, TlsCertificate } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
-import type { Secret } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
+import type { GenericSecret, Secret } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { readBytes, readDataSource } from './data-source.ts';
 import { leafCrls, readLeafCrls } from './leaf-crl.ts';
 import { type CertificateOf, LivePeers } from './live-peers.ts';
@@ -36,12 +36,13 @@ export function rootsOfDomain(roots: TrustedRoots | undefined, trustDomain: stri
 }
 
 /**
- * The secrets of this proxy by name: from SDS, from files, and its own identity. Those who use one are told when it changes, and take
+ * The secrets of this proxy by name: key pairs, roots and generic secrets, from SDS, from files, and its own identity. Those who use one are told when it changes, and take
  * it for new connections; connections that exist are not touched, but for those whose peer's certificate is revoked.
  */
 export class SecretStore {
   readonly #keyPairs: Map<string, KeyPair>;
   readonly #roots: Map<string, TrustedRoots>;
+  readonly #generic: Map<string, Buffer>;
   readonly #listeners: Set<(name: string) => void>;
   readonly #files: WatchedFiles;
   readonly #livePeers: LivePeers;
@@ -50,6 +51,7 @@ export class SecretStore {
   constructor(logger: Logger = silentLogger) {
     this.#keyPairs = new Map();
     this.#roots = new Map();
+    this.#generic = new Map();
     this.#listeners = new Set();
     this.#files = new WatchedFiles();
     this.#livePeers = new LivePeers(logger);
@@ -64,8 +66,13 @@ export class SecretStore {
     return this.#roots.get(name);
   }
 
-  names(): { readonly keyPairs: string[]; readonly roots: string[] } {
-    return { keyPairs: [...this.#keyPairs.keys()], roots: [...this.#roots.keys()] };
+  /** A secret that a filter uses (secret.proto `GenericSecret`); the same object until it changes. */
+  generic(name: string): Buffer | undefined {
+    return this.#generic.get(name);
+  }
+
+  names(): { readonly keyPairs: string[]; readonly roots: string[]; readonly generic: string[] } {
+    return { keyPairs: [...this.#keyPairs.keys()], roots: [...this.#roots.keys()], generic: [...this.#generic.keys()] };
   }
 
   setKeyPair(name: string, pair: KeyPair): void {
@@ -83,6 +90,12 @@ export class SecretStore {
     if (roots.leafCrl !== undefined && roots.leafCrl !== current?.leafCrl) void this.#livePeers.endRevoked(name, leafCrls(roots.leafCrl));
   }
 
+  setGeneric(name: string, value: Buffer): void {
+    if (this.#generic.get(name)?.equals(value)) return;
+    this.#generic.set(name, value);
+    this.#changed(name);
+  }
+
   /** Takes a secret from SDS. Throws MizzenError when it cannot be used; the one before then stays. */
   accept(secret: Secret): void {
     const place = `secret ${secret.name}`;
@@ -91,6 +104,8 @@ export class SecretStore {
         return this.useKeyPair(secret.name, secret.type.value, place);
       case 'validationContext':
         return this.useRoots(secret.name, secret.type.value, place);
+      case 'genericSecret':
+        return this.useGeneric(secret.name, secret.type.value, place);
       default:
         throw new MizzenError('invalid-secret', `${place}: type ${secret.type.case ?? '(none)'} is not supported`);
     }
@@ -137,6 +152,13 @@ export class SecretStore {
     };
     this.setRoots(name, read());
     this.#follow([trustedCa, crl], context.watchedDirectory?.path, place, () => this.setRoots(name, read()));
+  }
+
+  /** The same for a generic secret. */
+  useGeneric(name: string, { secret }: GenericSecret, place: string): void {
+    const read = () => readBytes(secret, place);
+    this.setGeneric(name, read());
+    this.#follow([secret], undefined, place, () => this.setGeneric(name, read()));
   }
 
   /** Calls `changed` when a file that holds SDS secrets has changed; what it throws is logged, and the last good secret stays. */

@@ -30,6 +30,7 @@ export type ToWorker =
   | { readonly kind: 'resources'; readonly type: ResourceType; readonly resources: readonly PackedResource[] }
   | { readonly kind: 'key-pair'; readonly name: string; readonly pair: KeyPair }
   | { readonly kind: 'roots'; readonly name: string; readonly roots: TrustedRoots }
+  | { readonly kind: 'generic-secret'; readonly name: string; readonly value: Uint8Array }
   /** Beside it comes a listening socket. */
   | { readonly kind: 'socket' }
   | { readonly kind: 'no-more-sockets' }

@@ -75,6 +75,8 @@ function receive(message: ToWorker, handle: unknown): void {
       return engine.secrets.setKeyPair(message.name, message.pair);
     case 'roots':
       return engine.secrets.setRoots(message.name, message.roots);
+    case 'generic-secret':
+      return engine.secrets.setGeneric(message.name, Buffer.from(message.value));
     case 'socket':
       return engine.handOver(handle as net.Server);
     case 'no-more-sockets':

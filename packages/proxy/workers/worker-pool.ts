@@ -200,8 +200,8 @@ export class WorkerPool {
       index,
       expectsSockets,
     });
-    const { keyPairs, roots } = engine.secrets.names();
-    for (const name of [...keyPairs, ...roots]) this.#tellSecret(name, worker);
+    const { keyPairs, roots, generic } = engine.secrets.names();
+    for (const name of new Set([...keyPairs, ...roots, ...generic])) this.#tellSecret(name, worker);
     // What names a resource comes before it: a route table that no listener names yet is dropped, and would never come again.
     for (const type of ['cluster', 'endpoint', 'listener', 'route'] as const) {
       const resources = engine.state.dump(type);
@@ -238,9 +238,11 @@ export class WorkerPool {
     const { secrets } = this.#options.engine;
     const pair = secrets.keyPair(name);
     const roots = secrets.roots(name);
+    const value = secrets.generic(name);
     for (const worker of only ? [only] : this.#workers.values()) {
       if (pair) send(worker, { kind: 'key-pair', name, pair });
       if (roots) send(worker, { kind: 'roots', name, roots });
+      if (value) send(worker, { kind: 'generic-secret', name, value });
     }
   }
 }

@@ -185,8 +185,8 @@ export class AdsClient {
       error = messageOf(problem);
       logger.error(`refused ${type} resources; their last good versions stay in effect`, { version: response.versionInfo, reason: error });
     }
-    this.#send(type, subscription, error);
-    // What has come may name what to ask for next.
+    // What has come may name what to ask for next. It is asked for before the ACK: what is acknowledged has no request outstanding that the control plane does
+    // not know of.
     for (const dependent of ['endpoint', 'route', 'secret'] as const) {
       const names = state.wanted(dependent);
       const current = this.#subscriptions.get(dependent);
@@ -194,9 +194,10 @@ export class AdsClient {
         if (names.length > 0) this.#subscribe(dependent, names);
       } else if (!sameNames(names, current.names)) {
         current.names = names;
-        this.#send(dependent, current, undefined);
+        if (dependent !== type) this.#send(dependent, current, undefined);
       }
     }
+    this.#send(type, subscription, error);
   }
 
   #subscribe(type: DiscoveryType, names: readonly string[]): void {

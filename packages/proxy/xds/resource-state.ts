@@ -20,6 +20,7 @@ import { rootSecretName, workloadSecretName } from '../tls/secret-names.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import { type CompiledCluster, compileCluster } from '../upstream/compile-cluster.ts';
+import { AwaitedSecrets } from './awaited-secrets.ts';
 
 /** A resource as it was accepted, with what it was made of. */
 interface Accepted<Compiled> {
@@ -124,6 +125,9 @@ export class ResourceState {
   readonly #warming: Map<string, Warming>;
   readonly #listeners: Map<string, Accepted<CompiledListener>>;
   readonly #routes: Map<string, Accepted<RouteTable>>;
+  /** Route tables that have been accepted and wait for secrets; the one of its name before serves until then. */
+  readonly #warmingRoutes: Map<string, Accepted<RouteTable>>;
+  readonly #awaited: AwaitedSecrets;
   readonly #assignments: Map<string, Accepted<ClusterLoadAssignment>>;
   readonly #open: Map<string, OpenListener>;
   /** What each open listener was last given. */
@@ -146,6 +150,8 @@ export class ResourceState {
     this.#warming = new Map();
     this.#listeners = new Map();
     this.#routes = new Map();
+    this.#warmingRoutes = new Map();
+    this.#awaited = new AwaitedSecrets(options.secrets, options.logger);
     this.#assignments = new Map();
     this.#open = new Map();
     this.#applied = new Map();
@@ -175,6 +181,8 @@ export class ResourceState {
     if (!this.#received.has('cluster') || !this.#received.has('listener')) return 'the first configuration has not arrived';
     const [warming] = this.#warming.values();
     if (warming !== undefined) return `cluster ${warming.compiled.message.name} waits for ${warming.compiled.missing().join(', ')}`;
+    const [table] = this.#warmingRoutes.values();
+    if (table !== undefined) return `route table ${table.compiled.name} waits for ${this.#missingSecrets(table.compiled.secretNames).join(', ')}`;
     for (const [name, { compiled }] of this.#listeners) {
       const [missing] = compiled.missing();
       if (missing !== undefined) return `listener ${name} waits for ${missing}`;
@@ -199,6 +207,11 @@ export class ResourceState {
     return [...this.#open.values()];
   }
 
+  /** The route table of this name that is in effect. */
+  routeTable(name: string): RouteTable | undefined {
+    return this.#routes.get(name)?.compiled;
+  }
+
   hasReceived(type: ResourceType): boolean {
     return this.#received.has(type);
   }
@@ -215,7 +228,7 @@ export class ResourceState {
     const table: Readonly<Record<ResourceType, Map<string, Accepted<unknown>> | undefined>> = {
       cluster: new Map([...this.#clusters, ...this.#warming]),
       listener: this.#listeners,
-      route: this.#routes,
+      route: new Map([...this.#routes, ...this.#warmingRoutes]),
       endpoint: this.#assignments,
       secret: undefined,
     };
@@ -237,6 +250,7 @@ export class ResourceState {
             rootSecretName,
             ...[...this.#listeners.values()].flatMap((accepted) => accepted.compiled.secretNames),
             ...[...this.#clusters.values(), ...this.#warming.values()].flatMap((accepted) => accepted.compiled.secretNames),
+            ...[...this.#routes.values(), ...this.#warmingRoutes.values()].flatMap((accepted) => accepted.compiled.secretNames),
           ]),
         ]
           .filter((name) => name !== workloadSecretName)
@@ -305,7 +319,7 @@ export class ResourceState {
       void listener.close();
     }
     for (const { compiled } of this.#clusters.values()) sweeping.run(() => compiled.cluster.sweep(now));
-    if (this.#warming.size > 0) this.#warmUp();
+    if (this.#warming.size > 0 || this.#awaited.isWaiting) this.#warmUp();
   }
 
   /** Connections end with the requests that they are serving; new ones are still taken. */
@@ -392,7 +406,16 @@ export class ResourceState {
       this.#warming.delete(name);
       before?.compiled.cluster.close();
     }
+    for (const [name, accepted] of this.#warmingRoutes) {
+      if (this.#missingSecrets(accepted.compiled.secretNames).length > 0) continue;
+      this.#routes.set(name, accepted);
+      this.#warmingRoutes.delete(name);
+    }
     this.#openListenersThatCan();
+  }
+
+  #missingSecrets(names: readonly string[]): readonly string[] {
+    return this.#awaited.missing(names, performance.now());
   }
 
   // ---- routes and listeners ----
@@ -403,13 +426,13 @@ export class ResourceState {
       const message = refusals.read('route', any, (bytes) => fromBinary(RouteConfigurationSchema, bytes));
       if (message === undefined) continue;
       const key = keyOf(any);
-      if (this.#routes.get(message.name)?.key === key) continue;
+      if ((this.#warmingRoutes.get(message.name) ?? this.#routes.get(message.name))?.key === key) continue;
       const compiled = refusals.compile('route configuration', message.name, () => compileRouteTable(message));
       if (compiled !== undefined) next.set(message.name, { any, key, compiled });
     }
-    for (const [name, accepted] of next) this.#routes.set(name, accepted);
+    for (const [name, accepted] of next) this.#warmingRoutes.set(name, accepted);
     const used = new Set([...this.wanted('route'), ...[...this.#applied.values()].flatMap((compiled) => compiled.routeNames)]);
-    for (const name of this.#routes.keys()) if (!used.has(name)) this.#routes.delete(name);
+    for (const table of [this.#routes, this.#warmingRoutes]) for (const name of table.keys()) if (!used.has(name)) table.delete(name);
   }
 
   #acceptSecrets(resources: readonly Any[], refusals: Refusals): void {
@@ -427,7 +450,8 @@ export class ResourceState {
       secrets,
       logger,
       sessionTicketKeys,
-      routeTable: (name: string) => this.#routes.get(name)?.compiled,
+      routeTable: (name: string) => this.routeTable(name),
+      missingSecrets: (names: readonly string[]) => this.#missingSecrets(names),
       accessLog: (path: string) => this.#accessLog(path),
       onSecretReady: () => setImmediate(() => this.#openListenersThatCan()),
     };

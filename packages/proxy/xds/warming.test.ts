@@ -14,9 +14,11 @@ import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/rou
 import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { CredentialPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { Engine } from '../engine.ts';
 import { defaultOverloadSettings } from '../overload/overload-manager.ts';
 import { unknownPeer } from '../telemetry/peer-metadata.ts';
+import { AwaitedSecrets } from './awaited-secrets.ts';
 
 const cluster = (serviceName: string, more: Init<typeof ClusterSchema> = {}) =>
   packAny(ClusterSchema, { name: 'c', clusterDiscoveryType: { case: 'type', value: Cluster_DiscoveryType.EDS }, edsClusterConfig: { serviceName }, ...more });
@@ -102,6 +104,61 @@ describe('warming', () => {
     assert.equal(engine.state.clusters()[0], current, 'the same cluster stays the same object');
     engine.accept('cluster', [cluster('b', { maxRequestsPerConnection: 5 })]);
     assert.deepEqual(ports(), [2], 'what is known of its endpoints is used at once');
+  });
+
+  it('puts routes into effect when their secrets have come, and asks for the secrets by name', () => {
+    const withSecret = (secret: string) =>
+      packAny(RouteConfigurationSchema, {
+        name: 'one',
+        virtualHosts: [
+          {
+            name: secret,
+            domains: ['*'],
+            routes: [
+              {
+                match: { pathSpecifier: { case: 'prefix', value: '/' } },
+                action: { case: 'route', value: { clusterSpecifier: { case: 'cluster', value: 'c' } } },
+                typedPerFilterConfig: {
+                  'mizzen.filters.http.credential_injector': packAny(CredentialPerRouteSchema, { header: 'authorization', value: { name: secret } }),
+                },
+              },
+            ],
+          },
+        ],
+      });
+    const bring = (name: string) =>
+      engine.accept('secret', [
+        packAny(SecretSchema, { name, type: { case: 'genericSecret', value: { secret: { specifier: { case: 'inlineString', value: 'x' } } } } }),
+      ]);
+    engine.accept('cluster', []);
+    engine.accept('listener', [listener('one')]);
+    engine.accept('route', [withSecret('mizzen://a')]);
+    assert.deepEqual(engine.state.openListeners(), []);
+    assert.match(engine.state.notReadyReason, /route table one waits for mizzen:\/\/a/);
+    assert.deepEqual(engine.state.wanted('secret'), ['ROOTCA', 'mizzen://a']);
+    bring('mizzen://a');
+    assert.equal(engine.state.openListeners().length, 1);
+    const hostOf = () => engine.state.routeTable('one')?.findHost('any')?.name;
+    assert.equal(hostOf(), 'mizzen://a');
+    engine.accept('route', [withSecret('mizzen://b')]);
+    assert.equal(hostOf(), 'mizzen://a', 'the routes before serve until the secret is there');
+    assert.deepEqual(engine.state.wanted('secret'), ['ROOTCA', 'mizzen://a', 'mizzen://b']);
+    bring('mizzen://b');
+    assert.equal(hostOf(), 'mizzen://b');
+    assert.deepEqual(engine.state.wanted('secret'), ['ROOTCA', 'mizzen://b']);
+  });
+
+  it('does not wait for a secret for ever, and not again for one that never came', () => {
+    const logged: string[] = [];
+    const awaited = new AwaitedSecrets(engine.secrets, { error: (message, fields) => void logged.push(`${message} ${JSON.stringify(fields)}`) });
+    assert.deepEqual(awaited.missing(['mizzen://late'], 0), ['mizzen://late']);
+    assert.deepEqual(awaited.missing(['mizzen://late'], 14_999), ['mizzen://late']);
+    assert.equal(awaited.isWaiting, true);
+    assert.deepEqual(awaited.missing(['mizzen://late'], 15_000), []);
+    assert.equal(awaited.isWaiting, false);
+    assert.deepEqual(awaited.missing(['mizzen://late'], 15_001), []);
+    assert.equal(logged.length, 1);
+    assert.match(logged[0]!, /a secret has not arrived: requests that need it are refused.*mizzen:\/\/late/);
   });
 
   it('opens a listener when its routes have come, and changes it only when the new ones have', async () => {

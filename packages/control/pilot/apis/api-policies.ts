@@ -18,6 +18,7 @@ import {
 import { readTranscodedMethods } from '@mizzen/gateway';
 import type { Configured } from '../snapshot.ts';
 import type { DocumentReader } from './documents.ts';
+import { type ApiSecretUse, apiSecretName, consumerSecretNames, sdsSecret } from './secret-names.ts';
 import { validationConfig } from './validation-config.ts';
 
 /** The filters of API policies, in the order in which a request meets them. */
@@ -39,18 +40,32 @@ export interface PolicySources {
   readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
 }
 
+/** What filters are configured with on the routes of an API. */
+export interface PolicyConfigs {
+  readonly configs: Readonly<Record<string, Any>>;
+  /** The generic secrets that `configs` names, by their names in SDS. */
+  readonly secrets: ReadonlyMap<string, Uint8Array>;
+}
+
 /** What the policies of an API say to the filters on its routes. Throws MizzenError, with the field, for what cannot be honoured. */
-export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources): Record<string, Any> {
+export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources): PolicyConfigs {
   const { spec } = api;
   const policies: ApiPoliciesSpec = spec.policies ?? {};
   const configs: Record<string, Any> = {};
+  const secrets = new Map<string, Uint8Array>();
+  /** Puts a value where only SDS takes it from; configurations get its name. */
+  const secret = (use: ApiSecretUse, value: string) => {
+    const name = apiSecretName(api, use);
+    secrets.set(name, Buffer.from(value));
+    return sdsSecret(name);
+  };
   const originFile = api.originFile;
   if (policies.ipAccess)
     configs[policyFilters.ipAccess] = packAny(IpAccessPerRouteSchema, {
       allow: [...(policies.ipAccess.allow ?? [])],
       deny: [...(policies.ipAccess.deny ?? [])],
     });
-  if (policies.login) configs[policyFilters.login] = packAny(LoginPerRouteSchema, login(policies.login, api, sources));
+  if (policies.login) configs[policyFilters.login] = packAny(LoginPerRouteSchema, login(policies.login, api, sources, secret));
   if (policies.authentication) {
     const { apiKey, basic, hmac, jwt = [], optional, forwardCredentials, allow } = policies.authentication;
     const isPlaced = apiKey?.headers?.length || apiKey?.queryParameters?.length;
@@ -59,6 +74,7 @@ export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources):
       ...(basic ? { basic: { realm: basic.realm ?? spec.hosts[0] ?? 'api' } } : {}),
       ...(hmac ? { hmac: { clockSkewSeconds: hmac.clockSkewSeconds ?? 0, requiresDigest: hmac.requiresDigest ?? false } } : {}),
       jwt: jwt.map(jwtProvider),
+      consumers: consumerSecretNames(api).map(sdsSecret),
       namespace: api.namespace,
       allowsAnonymous: optional ?? false,
       forwardsCredentials: forwardCredentials ?? false,
@@ -94,14 +110,14 @@ export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources):
     configs[policyFilters.transcoder] = packAny(TranscodingPerRouteSchema, { descriptorSet, services: [...services], maxBodyBytes: maxBodyBytes ?? 0 });
   }
   if (policies.credential) {
-    const { header, queryParameter, prefix, secret } = policies.credential;
+    const { header, queryParameter, prefix, secret: source } = policies.credential;
     configs[policyFilters.credential] = packAny(CredentialPerRouteSchema, {
       header: header ?? '',
       queryParameter: queryParameter ?? '',
-      value: `${prefix ?? ''}${secretText(secret, 'spec.policies.credential.secret', api, sources)}`,
+      value: secret('credential', `${prefix ?? ''}${secretText(source, 'spec.policies.credential.secret', api, sources)}`),
     });
   }
-  return configs;
+  return { configs, secrets };
 }
 
 /** A value of a Secret in the API's namespace, without the blanks around it. */
@@ -114,7 +130,12 @@ function secretText({ name, key }: SecretKeySpec, field: string, { namespace }: 
 const minCookieSecretBytes = 32;
 const defaultSessionSeconds = 8 * 60 * 60;
 
-function login(spec: LoginSpec, api: Configured<ApiSpec>, sources: PolicySources): Init<typeof LoginPerRouteSchema> {
+function login(
+  spec: LoginSpec,
+  api: Configured<ApiSpec>,
+  sources: PolicySources,
+  secret: (use: ApiSecretUse, value: string) => ReturnType<typeof sdsSecret>,
+): Init<typeof LoginPerRouteSchema> {
   const at = 'spec.policies.login';
   const cookieSecret = secretText(spec.cookieSecret, `${at}.cookieSecret`, api, sources);
   if (Buffer.byteLength(cookieSecret) < minCookieSecretBytes)
@@ -123,8 +144,8 @@ function login(spec: LoginSpec, api: Configured<ApiSpec>, sources: PolicySources
     name: `${api.namespace}/${api.name}`,
     issuer: spec.issuer,
     clientId: spec.clientId,
-    clientSecret: spec.clientSecret === undefined ? '' : secretText(spec.clientSecret, `${at}.clientSecret`, api, sources),
-    cookieSecret,
+    ...(spec.clientSecret === undefined ? {} : { clientSecret: secret('login.client', secretText(spec.clientSecret, `${at}.clientSecret`, api, sources)) }),
+    cookieSecret: secret('login.cookie', cookieSecret),
     scopes: [...new Set(['openid', ...(spec.scopes ?? ['profile', 'email'])])],
     callbackPath: spec.callbackPath ?? '/oauth2/callback',
     logoutPath: spec.logoutPath ?? '/oauth2/logout',

@@ -1,13 +1,13 @@
 import type { ConsumerSpec, CredentialSpec } from '@mizzen/api';
 import { describeOrigin } from '@mizzen/common';
 import type { Init } from '@mizzen/envoy-api';
-import type { AuthenticationSchema, CredentialSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
+import type { ConsumerListSchema, CredentialSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { Finding } from '../analysis/finding.ts';
 import type { Configured } from '../snapshot.ts';
 
-export type ConsumerTable = Init<typeof AuthenticationSchema>;
+export type ConsumerTable = Init<typeof ConsumerListSchema>;
 
-/** All consumers with their credentials, as proxies are told them. Credentials that lead to nobody, or to no secret, are left out and reported. */
+/** All consumers with their credentials, as SDS gives them to proxies. Credentials that lead to nobody, or to no secret, are left out and reported. */
 export function consumerTable(
   consumers: readonly Configured<ConsumerSpec>[],
   credentials: readonly Configured<CredentialSpec>[],

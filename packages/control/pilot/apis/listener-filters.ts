@@ -15,7 +15,6 @@ import { servedGateways } from '../generate/served-gateways.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { policyFilters } from './api-policies.ts';
-import type { ConsumerTable } from './consumer-table.ts';
 import { type ResolvedApi, sidecarGateway } from './resolved-api.ts';
 
 /** The cluster of the mesh's rate limit service. */
@@ -43,17 +42,10 @@ export function apisOf(
 
 const none = { edge: [], client: [], sidecar: [] };
 
-/** Those who may call any of these APIs: consumers of their namespaces, and others that they name. Nobody else's credentials are told. */
-function consumersOf(apis: readonly ResolvedApi[], snapshot: MeshSnapshot): ConsumerTable {
-  const namespaces = new Set(apis.map(({ api }) => api.namespace));
-  const named = new Set(apis.flatMap(({ api }) => api.spec.policies?.authentication?.allow?.consumers ?? []));
-  return { consumers: (snapshot.consumers.consumers ?? []).filter(({ name = '' }) => namespaces.has(name.slice(0, name.indexOf('/'))) || named.has(name)) };
-}
-
 type HttpFilter = Init<typeof HttpFilterSchema>;
 
 /** The filters that these APIs need on a listener: a listener without APIs has none of them, and its requests pay for none. */
-export function apiFilters(apis: readonly ResolvedApi[], snapshot: MeshSnapshot): HttpFilter[] {
+export function apiFilters(apis: readonly ResolvedApi[]): HttpFilter[] {
   const used = new Set(apis.flatMap(({ filterConfigs }) => Object.keys(filterConfigs)));
   if (used.size === 0) return [];
   const filter = (name: string, value: ReturnType<typeof packAny>): HttpFilter => ({ name, configType: { case: 'typedConfig', value } });
@@ -61,7 +53,7 @@ export function apiFilters(apis: readonly ResolvedApi[], snapshot: MeshSnapshot)
   const all: readonly HttpFilter[] = [
     filter(policyFilters.ipAccess, packAny(IpAccessPerRouteSchema, {})),
     filter(policyFilters.login, packAny(LoginPerRouteSchema, {})),
-    filter(policyFilters.authentication, packAny(AuthenticationSchema, consumersOf(apis, snapshot))),
+    filter(policyFilters.authentication, packAny(AuthenticationSchema, {})),
     filter(policyFilters.rateLimit, packAny(RateLimitSchema, hasGlobalLimits ? { serviceTarget: rateLimitCluster } : {})),
     filter(policyFilters.validation, packAny(ValidationPerRouteSchema, {})),
     filter(policyFilters.script, packAny(ScriptPerRouteSchema, {})),

@@ -9,12 +9,14 @@ export interface ResolvedApi {
   /** Bound to gateways, or to the mesh for APIs of others; for sidecars to nothing. */
   readonly virtualService: Configured<VirtualServiceSpec>;
   readonly filterConfigs: Readonly<Record<string, Any>>;
+  /** The generic secrets that `filterConfigs` names. They travel by SDS alone (../generate/generic-secrets.ts). */
+  readonly secrets: ReadonlyMap<string, Uint8Array>;
   readonly hasGlobalLimits: boolean;
 }
 
 export function resolveApi(api: Configured<ApiSpec>, sources: PolicySources): ResolvedApi {
   const { spec } = api;
-  const filterConfigs = policyConfigs(api, sources);
+  const { configs: filterConfigs, secrets } = policyConfigs(api, sources);
   const { service, port, subset } = spec.upstream;
   const policies = spec.policies ?? {};
   const versionMatch = spec.versionHeader === undefined ? {} : { headers: { [spec.versionHeader.toLowerCase()]: { exact: spec.version! } } };
@@ -43,6 +45,7 @@ export function resolveApi(api: Configured<ApiSpec>, sources: PolicySources): Re
     api,
     virtualService: { ...api, spec: { hosts: spec.hosts, gateways, http, ...(spec.placement === 'client' ? { exportTo: ['.'] } : {}) } },
     filterConfigs,
+    secrets,
     hasGlobalLimits: policies.rateLimits?.some((limit) => limit.scope === 'global') ?? false,
   };
 }

@@ -15,7 +15,11 @@ export function brokerPolicyFor(view: ProxyView, snapshot: MeshSnapshot): Broker
       .filter(({ spec }) => spec.type === 'pubsub.mizzen')
       .map((component): BrokerComponent => {
         const { namespace, scopes } = component;
-        const { name, type, metadata } = pubSubComponent(component, snapshot);
+        const { told, secrets } = pubSubComponent(component, snapshot);
+        const { name, type, secretNames = {} } = told;
+        // A rule of access that stands in a Secret is enforced as well.
+        const fromSecrets = Object.entries(secretNames).map(([key, secret]) => [key, Buffer.from(secrets.get(secret) ?? []).toString('utf8')] as const);
+        const metadata = { ...told.metadata, ...Object.fromEntries(fromSecrets) };
         const topicPolicies = topicPoliciesOf(namespace, snapshot).filter(({ pubsub }) => pubsub === name);
         return {
           ...{ name, namespace, type, scopes, topicPolicies },

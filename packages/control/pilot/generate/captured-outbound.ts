@@ -175,7 +175,7 @@ function httpChain(name: string, routeConfigName: string, isOnly: boolean, view:
         routes: { case: 'rds', value: { configSource: ads, routeConfigName } },
         direction: 'outbound',
         isTls: false,
-        filters: apiFilters(apisOf(view, snapshot).client, snapshot),
+        filters: apiFilters(apisOf(view, snapshot).client),
         tracing: tracingFor(view, snapshot),
       }),
     ],

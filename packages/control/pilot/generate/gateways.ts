@@ -106,7 +106,7 @@ function httpFilter(routeConfigName: string, isTls: boolean, view: ProxyView, sn
     routes: { case: 'rds', value: { configSource: ads, routeConfigName } },
     direction: 'gateway',
     isTls,
-    filters: [...securityFilters(view, snapshot, undefined), ...apiFilters(apisOf(view, snapshot).edge, snapshot)],
+    filters: [...securityFilters(view, snapshot, undefined), ...apiFilters(apisOf(view, snapshot).edge)],
     tracing: tracingFor(view, snapshot),
     paths: pathNormalizationFor(view, snapshot),
   });

@@ -6,7 +6,7 @@ import { TlsParameters_TlsProtocol } from '@mizzen/envoy-api/gen/envoy/extension
 import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { MeshConfig } from '../mesh-config.ts';
 import type { InboundPort, ProxyView } from '../proxy-view.ts';
-import { isHttp, type Protocol, protocolOf, type Service } from '../registry/service.ts';
+import { type Instance, isHttp, type Protocol, protocolOf, type Service } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { type ConnectionManagerOptions, connectionManager, plainHttp, tcpProxy } from './connection-manager.ts';
 import { inboundRoutes } from './inbound-routes.ts';
@@ -104,10 +104,7 @@ export function inboundChains({
 export function implementedService(inbound: InboundPort, view: ProxyView, snapshot: MeshSnapshot): { service: Service | undefined; protocol: Protocol } {
   for (const service of snapshot.services) {
     if (service.namespace !== view.namespace) continue;
-    const isOurs = service.instances.some(
-      (instance) => instance.address === view.address && [...instance.ports.values()].includes(splitAddress(inbound.listen).port),
-    );
-    if (!isOurs) continue;
+    if (!service.instances.some((instance) => isInstance(instance, inbound, view))) continue;
     const port = service.ports.find(
       (candidate) => candidate.targetPort === inbound.port || (typeof candidate.targetPort === 'string' && candidate.targetPort === inbound.name),
     );
@@ -117,6 +114,16 @@ export function implementedService(inbound: InboundPort, view: ProxyView, snapsh
     service: undefined,
     protocol: inbound.protocol === undefined ? protocolOf(inbound.name, undefined, undefined) : protocolOf(undefined, inbound.protocol, undefined),
   };
+}
+
+/**
+ * Whether an instance is this workload at this port. Address and ports of a proxy may be claims: the service account of the instance must be the proxy's.
+ * Endpoints of an EndpointSlice have none; no secret depends on them (./public-listeners.ts).
+ */
+export function isInstance({ address, ports, serviceAccount }: Instance, { listen }: InboundPort, view: ProxyView): boolean {
+  return (
+    address === view.address && (serviceAccount === '' || serviceAccount === view.serviceAccount) && [...ports.values()].includes(splitAddress(listen).port)
+  );
 }
 
 /** Takes the mesh's own certificates, and nobody without one. */

@@ -11,20 +11,37 @@ import {
   type TopicRule,
 } from '@mizzen/envoy-api';
 import { isForTopics } from '../analysis/not-implemented.ts';
+import { componentSecretName } from '../apis/secret-names.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { type Configured, type MeshSnapshot, resolveHost, type Scoped } from '../snapshot.ts';
 import { implementedService } from './inbound-chains.ts';
 import { outboundClusterName } from './names.ts';
 
+/** A component as a sidecar is told of it, and the generic secrets that it names. */
+interface ResolvedComponent {
+  readonly namespace: string;
+  readonly name: string;
+  readonly told: PubSubComponent;
+  readonly secrets: ReadonlyMap<string, Uint8Array>;
+}
+
+/** The components of the sidecar's namespace whose scopes include its app id. */
+export function messagingComponents({ appId, namespace }: ProxyView, snapshot: MeshSnapshot): ResolvedComponent[] {
+  if (appId === undefined) return [];
+  return snapshot.messaging.components
+    .filter((component) => component.namespace === namespace && (component.scopes.length === 0 || component.scopes.includes(appId)))
+    .map((component) => pubSubComponent(component, snapshot));
+}
+
 /** What a sidecar is told of the message mesh: what of its namespace is for its application. */
 export function messagingFor(view: ProxyView, snapshot: MeshSnapshot): MessagingConfig {
   const { appId, namespace } = view;
   if (appId === undefined) return noMessaging;
-  const { components, subscriptions, resiliencies, routes } = snapshot.messaging;
+  const { subscriptions, resiliencies, routes } = snapshot.messaging;
   const isOurs = (object: Scoped<unknown>) => object.namespace === namespace && (object.scopes.length === 0 || object.scopes.includes(appId));
   return {
     appId,
-    components: components.filter(isOurs).map((component) => pubSubComponent(component, snapshot)),
+    components: messagingComponents(view, snapshot).map(({ told }) => told),
     subscriptions: subscriptions.filter(isOurs).map(
       ({ spec }): Subscription => ({
         pubsubname: spec.pubsubname,
@@ -45,14 +62,23 @@ export function messagingFor(view: ProxyView, snapshot: MeshSnapshot): Messaging
   };
 }
 
-export function pubSubComponent({ name, namespace, spec }: MeshSnapshot['messaging']['components'][number], snapshot: MeshSnapshot): PubSubComponent {
+export function pubSubComponent(component: MeshSnapshot['messaging']['components'][number], snapshot: MeshSnapshot): ResolvedComponent {
+  const { name, namespace, spec } = component;
   const metadata: Record<string, string> = {};
+  const secretNames: Record<string, string> = {};
+  const secrets = new Map<string, Uint8Array>();
   for (const { name: key, value, secretKeyRef } of spec.metadata ?? []) {
-    const secret = secretKeyRef && snapshot.secrets.get(`${namespace}/${secretKeyRef.name}`)?.[secretKeyRef.key ?? secretKeyRef.name];
-    metadata[key] = secret === undefined ? String(value ?? '') : Buffer.from(secret, 'base64').toString('utf8').trim();
+    if (secretKeyRef === undefined) {
+      metadata[key] = String(value ?? '');
+      continue;
+    }
+    secretNames[key] = componentSecretName(component, key);
+    const secret = snapshot.secrets.get(`${namespace}/${secretKeyRef.name}`)?.[secretKeyRef.key ?? secretKeyRef.name];
+    if (secret !== undefined) secrets.set(secretNames[key], Buffer.from(Buffer.from(secret, 'base64').toString('utf8').trim()));
   }
-  if (spec.type === 'pubsub.mizzen' && metadata['address'] === undefined && snapshot.brokerAddress !== undefined) metadata['address'] = snapshot.brokerAddress;
-  return { name, type: spec.type, metadata };
+  const hasAddress = metadata['address'] !== undefined || secretNames['address'] !== undefined;
+  if (spec.type === 'pubsub.mizzen' && !hasAddress && snapshot.brokerAddress !== undefined) metadata['address'] = snapshot.brokerAddress;
+  return { namespace, name, told: { name, type: spec.type, metadata, secretNames }, secrets };
 }
 
 /** Of all Components of a namespace. */

@@ -11,7 +11,7 @@ import { pathNormalizationFor, securityFilters } from '../security/authorization
 import { type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import { connectionManager, socketAddress } from './connection-manager.ts';
-import { implementedService } from './inbound-chains.ts';
+import { implementedService, isInstance } from './inbound-chains.ts';
 import { inboundClusterName, provenance, splitAddress } from './names.ts';
 import { ads } from './tls-contexts.ts';
 import { routesOf, type VirtualHost } from './virtual-service-routes.ts';
@@ -30,6 +30,8 @@ export function publicApis(view: ProxyView, snapshot: MeshSnapshot): PublicApi[]
     const inbound = view.inbound.find((candidate) => {
       const { service } = implementedService(candidate, view, snapshot);
       if (service?.hostname !== host) return false;
+      // The listener has the certificate and the consumers of the API: it is for the service account of the service alone.
+      if (!service.instances.some((instance) => instance.serviceAccount === view.serviceAccount && isInstance(instance, candidate, view))) return false;
       const port = service.ports.find(({ targetPort }) => targetPort === candidate.port || targetPort === candidate.name);
       return api.spec.upstream.port === undefined || port?.number === api.spec.upstream.port;
     });
@@ -104,13 +106,7 @@ function chain(apis: readonly PublicApi[], index: number, port: number, view: Pr
         routes: { case: 'routeConfig', value: { name: `public.${port}.${index}`, validateClusters: false, virtualHosts: virtualHosts(apis, view, snapshot) } },
         direction: 'gateway',
         isTls: tls !== undefined,
-        filters: [
-          ...securityFilters(view, snapshot, apis[0]!.inbound.port),
-          ...apiFilters(
-            apis.map(({ resolved }) => resolved),
-            snapshot,
-          ),
-        ],
+        filters: [...securityFilters(view, snapshot, apis[0]!.inbound.port), ...apiFilters(apis.map(({ resolved }) => resolved))],
         tracing: tracingFor(view, snapshot),
         paths: pathNormalizationFor(view, snapshot),
       }),

@@ -4,10 +4,12 @@ import type { CertificateValidationContextSchema } from '@mizzen/envoy-api/gen/e
 import { type Secret, SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { SPIFFECertValidatorConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config_pb.js';
 import type { TrustBundle } from '../../citadel/trust-bundles.ts';
+import { secretScheme } from '../apis/secret-names.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { selects } from '../registry/service.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
 import { clientSecrets, clientTlsOf } from './client-tls.ts';
+import { GenericSecrets } from './generic-secrets.ts';
 import { publicApis } from './public-listeners.ts';
 import { mayRead, servedGateways } from './served-gateways.ts';
 import { secretsOf } from './server-tls.ts';
@@ -15,14 +17,21 @@ import { rootSecretName, trustDomainsOf } from './tls-contexts.ts';
 
 /**
  * SDS: the mesh's roots for every proxy; the certificates of Gateway servers for the gateways that serve the Gateway and may read its namespace; those of
- * Apis and DestinationRules for the proxies that they are for. Only what is proved of a proxy counts (xds/proven-identity.ts). A workload's own key is never
+ * Apis and DestinationRules for the proxies that they are for; generic secrets for the proxies that ./generic-secrets.ts lists. Only what is proved of a proxy counts (xds/proven-identity.ts). A workload's own key is never
  * here: it does not leave the workload.
  */
 export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: TrustBundle): Secret[] {
   const secrets: Secret[] = [];
+  const generic = new GenericSecrets(view, snapshot);
   for (const name of names) {
     if (name === rootSecretName) {
       secrets.push(create(SecretSchema, { name, type: { case: 'validationContext', value: meshRoots(snapshot, trustBundle) } }));
+      continue;
+    }
+    if (name.startsWith(secretScheme)) {
+      const value = generic.find(name);
+      if (value !== undefined)
+        secrets.push(create(SecretSchema, { name, type: { case: 'genericSecret', value: { secret: { specifier: { case: 'inlineBytes', value } } } } }));
       continue;
     }
     if (

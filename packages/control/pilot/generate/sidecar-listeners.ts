@@ -50,7 +50,7 @@ function outboundHttp(statPrefix: string, routeConfigName: string, view: ProxyVi
     routes: { case: 'rds', value: { configSource: ads, routeConfigName } },
     direction: 'outbound',
     isTls: false,
-    filters: apiFilters(apisOf(view, snapshot).client, snapshot),
+    filters: apiFilters(apisOf(view, snapshot).client),
     tracing: tracingFor(view, snapshot),
   });
 }

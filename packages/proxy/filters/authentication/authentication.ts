@@ -1,9 +1,17 @@
-import { type AuthenticationPerRoute, AuthenticationPerRouteSchema, AuthenticationSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
+import { fromBinary } from '@bufbuild/protobuf';
+import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import {
+  type AuthenticationPerRoute,
+  AuthenticationPerRouteSchema,
+  AuthenticationSchema,
+  ConsumerListSchema,
+} from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { queryValues, removeQueryParameter } from '@mizzen/gateway';
 import type { Consumer, Exchange } from '../../http/exchange.ts';
 import type { Fields } from '../../message/fields.ts';
 import type { ProxyCounters } from '../../telemetry/proxy-counters.ts';
 import type { FilterKind, HttpFilter, SecretsInQuery } from '../filter.ts';
+import { type NeedsSecrets, refuseWithoutSecret, secretNameOf } from '../generic-secrets.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { CredentialTable, type Holder } from './credential-table.ts';
 import { JwtVerifier } from './jwt-verifier.ts';
@@ -16,7 +24,7 @@ export const groupsHeader = 'x-mizzen-consumer-groups';
 const defaultSkewSeconds = 300;
 const defaultMaxBodyBytes = 1024 * 1024;
 
-interface RouteAuthentication extends SecretsInQuery {
+interface RouteAuthentication extends SecretsInQuery, NeedsSecrets {
   readonly config: AuthenticationPerRoute;
   readonly headers: readonly string[];
   readonly verifiers: readonly JwtVerifier[];
@@ -25,6 +33,8 @@ interface RouteAuthentication extends SecretsInQuery {
   /** `www-authenticate`, one for each way in. */
   readonly challenges: Fields;
   readonly replays: ReplayWindow;
+  /** Each holds the consumers whose credentials count here. */
+  readonly secretNames: readonly string[];
 }
 
 /** What a request shows. */
@@ -41,12 +51,15 @@ type Shown =
  */
 export const authentication: FilterKind = {
   name,
-  create(any, place, { counters }) {
-    const config = any === undefined ? undefined : unpackConfig(AuthenticationSchema, any, place);
-    return new AuthenticationFilter(new CredentialTable(config ?? ({ consumers: [] } as never), place), counters);
+  create(any, place, { counters, logger }) {
+    if (any !== undefined) unpackConfig(AuthenticationSchema, any, place);
+    return new AuthenticationFilter(counters, logger);
   },
   compileRoute(any, place): RouteAuthentication {
     const config = unpackConfig(AuthenticationPerRouteSchema, any, place);
+    const secretNames = config.consumers.map((secret) => secretNameOf(secret, 'consumers', place));
+    if (secretNames.length === 0 && (config.apiKey ?? config.basic ?? config.hmac) !== undefined)
+      throw new MizzenError('invalid-filter', `${place}: consumers must name the generic secrets that hold the credentials`);
     const challenges: (readonly [string, string])[] = [];
     const realm = `realm="${(config.basic?.realm || 'api').replace(/[^\x20-\x7e]|["\\]/g, '')}"`;
     if (config.apiKey !== undefined) challenges.push(['www-authenticate', `ApiKey ${realm}`]);
@@ -61,6 +74,7 @@ export const authentication: FilterKind = {
       allowedGroups: new Set(config.allowedGroups),
       challenges,
       secretParameters: [...(config.apiKey?.queryParameters ?? []), ...config.jwt.flatMap((provider) => provider.queryParameters)],
+      secretNames,
       replays: new ReplayWindow((config.hmac?.clockSkewSeconds || defaultSkewSeconds) * 2_000),
     };
   },
@@ -68,12 +82,12 @@ export const authentication: FilterKind = {
 
 class AuthenticationFilter implements HttpFilter {
   readonly name = name;
-  readonly #table: CredentialTable;
   readonly #counters: ProxyCounters;
+  readonly #logger: Logger;
 
-  constructor(table: CredentialTable, counters: ProxyCounters) {
-    this.#table = table;
+  constructor(counters: ProxyCounters, logger: Logger) {
     this.#counters = counters;
+    this.#logger = logger;
   }
 
   onRequest(exchange: Exchange): 'continue' | 'stop' {
@@ -82,6 +96,8 @@ class AuthenticationFilter implements HttpFilter {
     const { headers } = exchange.head;
     headers.remove(consumerHeader);
     headers.remove(groupsHeader);
+    const tables = this.#tablesOf(exchange, route);
+    if (tables === undefined) return refuseWithoutSecret(exchange, 'authentication');
     const shown = credentialsOf(exchange, route);
     if (shown.length === 0) {
       if (route.config.allowsAnonymous) return 'continue';
@@ -94,21 +110,45 @@ class AuthenticationFilter implements HttpFilter {
       case 'unreadable':
         return this.#refuse(exchange, route, credential.reason, 'the credential cannot be read');
       case 'apiKey':
-        return this.#takeHolder(exchange, route, this.#table.byApiKey(credential.key), 'unknown_key');
+        return this.#takeHolder(
+          exchange,
+          route,
+          findIn(tables, (table) => table.byApiKey(credential.key)),
+          'unknown_key',
+        );
       case 'basic':
-        return this.#basic(exchange, route, credential.username, credential.password);
+        return this.#basic(exchange, route, tables, credential.username, credential.password);
       case 'jwt':
-        return this.#jwt(exchange, route, credential.token, credential.verifiers);
+        return this.#jwt(exchange, route, tables, credential.token, credential.verifiers);
       case 'hmac':
-        return this.#hmac(exchange, route, credential.input, credential.signature);
+        return this.#hmac(exchange, route, tables, credential.input, credential.signature);
     }
   }
 
-  #basic(exchange: Exchange, route: RouteAuthentication, username: string, password: string): 'continue' | 'stop' {
+  /** undefined: a secret that holds consumers has not arrived. */
+  #tablesOf({ settings }: Exchange, { secretNames }: RouteAuthentication): readonly CredentialTable[] | undefined {
+    const tables: CredentialTable[] = [];
+    for (const secretName of secretNames) {
+      const secret = settings.context.genericSecret(secretName);
+      if (secret === undefined) return undefined;
+      let table = compiledTables.get(secret);
+      if (table === undefined) {
+        table = readTable(secret, secretName, this.#logger);
+        compiledTables.set(secret, table);
+      }
+      tables.push(table);
+    }
+    return tables;
+  }
+
+  #basic(exchange: Exchange, route: RouteAuthentication, tables: readonly CredentialTable[], username: string, password: string): 'continue' | 'stop' {
     const now = Date.now();
-    const known = this.#table.rememberedLogin(username, password, now);
+    // The table that knows the name; one that does not makes a wrong name take as long as a wrong password.
+    const table = tables.find((one) => one.hasLogin(username)) ?? tables[0];
+    if (table === undefined) return this.#takeHolder(exchange, route, undefined, 'wrong_login');
+    const known = table.rememberedLogin(username, password, now);
     if (known !== undefined) return this.#takeHolder(exchange, route, known, '');
-    this.#table.checkLogin(username, password, now, (holder) => {
+    table.checkLogin(username, password, now, (holder) => {
       if (exchange.isOver) return;
       if (holder === 'busy') {
         this.#counters.countRejection('authentication', 'busy');
@@ -121,23 +161,35 @@ class AuthenticationFilter implements HttpFilter {
     return 'stop';
   }
 
-  #jwt(exchange: Exchange, route: RouteAuthentication, token: string, verifiers: readonly JwtVerifier[]): 'continue' | 'stop' {
+  #jwt(
+    exchange: Exchange,
+    route: RouteAuthentication,
+    tables: readonly CredentialTable[],
+    token: string,
+    verifiers: readonly JwtVerifier[],
+  ): 'continue' | 'stop' {
     const now = Date.now();
     for (const verifier of verifiers) {
       const consumer = verifier.remembered(token, now);
-      if (consumer !== undefined) return this.#take(exchange, route, consumer, verifier);
+      if (consumer !== undefined) return this.#takeToken(exchange, route, tables, consumer, verifier);
     }
-    void this.#verify(exchange, route, token, verifiers);
+    void this.#verify(exchange, route, tables, token, verifiers);
     return 'stop';
   }
 
-  async #verify(exchange: Exchange, route: RouteAuthentication, token: string, verifiers: readonly JwtVerifier[]): Promise<void> {
+  async #verify(
+    exchange: Exchange,
+    route: RouteAuthentication,
+    tables: readonly CredentialTable[],
+    token: string,
+    verifiers: readonly JwtVerifier[],
+  ): Promise<void> {
     let problem = 'malformed';
     for (const verifier of verifiers) {
       const result = await verifier.verify(token);
       if (exchange.isOver) return;
       if ('consumer' in result) {
-        if (this.#take(exchange, route, result.consumer, verifier) === 'continue') exchange.resumeFilters();
+        if (this.#takeToken(exchange, route, tables, result.consumer, verifier) === 'continue') exchange.resumeFilters();
         return;
       }
       // The provider that knew the token best says what is wrong with it.
@@ -154,7 +206,7 @@ class AuthenticationFilter implements HttpFilter {
     this.#refuse(exchange, route, problem, `the token is not accepted: ${problem.replaceAll('_', ' ')}`, true);
   }
 
-  #hmac(exchange: Exchange, route: RouteAuthentication, inputText: string, signature: string): 'continue' | 'stop' {
+  #hmac(exchange: Exchange, route: RouteAuthentication, tables: readonly CredentialTable[], inputText: string, signature: string): 'continue' | 'stop' {
     const { head } = exchange;
     const { hmac } = route.config;
     const refuse = (reason: string, detail: string) => this.#refuse(exchange, route, reason, detail);
@@ -167,7 +219,7 @@ class AuthenticationFilter implements HttpFilter {
     if (input.expires !== undefined && now > input.expires * 1000) return refuse('expired', 'the signature has expired');
     if (!coversRequest(input.components, head.target.includes('?'), head.hasBody || hmac?.requiresDigest === true))
       return refuse('not_covered', 'the signature must cover @method, @authority, @path, @query where there is one, and content-digest where there is a body');
-    const key = this.#table.byHmacKeyId(input.keyId);
+    const key = findIn(tables, (table) => table.byHmacKeyId(input.keyId));
     const base = signatureBase(input, head, exchange.settings.isTls ? 'https' : 'http');
     if (base === undefined) return refuse('not_covered', 'the signature covers a field that the request does not have');
     if (key === undefined || !isSignedWith(key.secret, base, input.label, signature)) return refuse('wrong_signature', 'the signature is not right');
@@ -187,16 +239,17 @@ class AuthenticationFilter implements HttpFilter {
     return this.#take(exchange, route, holder.consumer, undefined);
   }
 
-  /** `proved`: the holder of a credential, or what a token says; a token whose subject is mapped to a Consumer is that Consumer's. */
-  #take(exchange: Exchange, route: RouteAuthentication, proved: Consumer, verifier: JwtVerifier | undefined): 'continue' | 'stop' {
-    const isKnown = ({ name: known }: Consumer) =>
-      route.config.namespace === '' || known.startsWith(`${route.config.namespace}/`) || route.allowed?.has(known) === true;
-    const holder = verifier === undefined || proved.name === '' ? undefined : this.#table.bySubject(proved.name, isKnown);
+  /** What a token says; one whose subject is mapped to a Consumer is that Consumer's. */
+  #takeToken(exchange: Exchange, route: RouteAuthentication, tables: readonly CredentialTable[], proved: Consumer, verifier: JwtVerifier): 'continue' | 'stop' {
+    const holder = proved.name === '' ? undefined : findIn(tables, (table) => table.bySubject(proved.name, (consumer) => isKnown(route, consumer)));
     if (holder !== undefined && Date.now() >= holder.expiresAtMs) return this.#refuse(exchange, route, 'expired', 'the credential has expired');
-    const consumer = holder === undefined ? proved : { ...holder.consumer, claims: proved.claims };
+    return this.#take(exchange, route, holder === undefined ? proved : { ...holder.consumer, claims: proved.claims }, verifier);
+  }
+
+  #take(exchange: Exchange, route: RouteAuthentication, consumer: Consumer, verifier: JwtVerifier | undefined): 'continue' | 'stop' {
     const { config, allowed, allowedGroups, headers: keyHeaders } = route;
     // A listener may answer for APIs of several namespaces: each has its own consumers. Tokens say themselves whose they are.
-    const isStranger = verifier === undefined && !isKnown(consumer);
+    const isStranger = verifier === undefined && !isKnown(route, consumer);
     if (isStranger || (allowed !== undefined && !allowed.has(consumer.name) && !consumer.groups.some((group) => allowedGroups.has(group)))) {
       this.#counters.countRejection('authentication', 'not_allowed');
       exchange.replyProblem(403, { title: 'Forbidden', detail: 'this consumer may not call this API' }, 'consumer_not_allowed');
@@ -231,6 +284,33 @@ class AuthenticationFilter implements HttpFilter {
     exchange.replyProblem(401, { title: 'Unauthorized', detail }, `unauthorized_${reason}`, challenges);
     return 'stop';
   }
+}
+
+/** Tables by the secret that they were made of: one that has changed is another object. */
+const compiledTables = new WeakMap<Buffer, CredentialTable>();
+
+/** Content that cannot be read holds no consumers: no request passes by it. */
+function readTable(secret: Buffer, secretName: string, logger: Logger): CredentialTable {
+  const onProblem = (problem: string) => logger.error('a credential cannot be used', { secret: secretName, reason: problem });
+  try {
+    return new CredentialTable(fromBinary(ConsumerListSchema, secret), onProblem);
+  } catch (error) {
+    onProblem(messageOf(error));
+    return new CredentialTable({ consumers: [] }, onProblem);
+  }
+}
+
+function findIn<Found>(tables: readonly CredentialTable[], find: (table: CredentialTable) => Found | undefined): Found | undefined {
+  for (const table of tables) {
+    const found = find(table);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** Consumers of the API's namespace, and others that it allows by name. */
+function isKnown({ config, allowed }: RouteAuthentication, { name: known }: Consumer): boolean {
+  return config.namespace === '' || known.startsWith(`${config.namespace}/`) || allowed?.has(known) === true;
 }
 
 function credentialsOf({ head }: Exchange, { config, headers, verifiers }: RouteAuthentication): Shown[] {

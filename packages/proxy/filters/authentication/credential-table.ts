@@ -1,6 +1,5 @@
 import { createHash, createHmac, randomBytes, scrypt, timingSafeEqual } from 'node:crypto';
-import { MizzenError } from '@mizzen/common';
-import type { Authentication } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
+import type { ConsumerList } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { Consumer } from '../../http/exchange.ts';
 
 /**
@@ -33,7 +32,7 @@ const rememberMs = 5 * 60_000;
 const maxRemembered = 10_000;
 
 /**
- * All credentials that a proxy knows, found by what their holders show: API keys by their SHA-256, so that the keys themselves are nowhere;
+ * The credentials of some consumers, found by what their holders show: API keys by their SHA-256, so that the keys themselves are nowhere;
  * passwords against their scrypt hash (RFC 7914).
  */
 export class CredentialTable {
@@ -46,7 +45,8 @@ export class CredentialTable {
   readonly #rememberKey: Buffer;
   #pendingPasswords: number;
 
-  constructor(config: Authentication, place: string) {
+  /** `onProblem` is told of a credential that cannot be used: it opens nothing, and the others are not affected. */
+  constructor({ consumers }: Pick<ConsumerList, 'consumers'>, onProblem: (problem: string) => void) {
     this.#keys = new Map();
     this.#logins = new Map();
     this.#hmacKeys = new Map();
@@ -54,7 +54,7 @@ export class CredentialTable {
     this.#remembered = new Map();
     this.#rememberKey = randomBytes(32);
     this.#pendingPasswords = 0;
-    for (const { name, groups, credentials } of config.consumers) {
+    for (const { name, groups, credentials } of consumers) {
       const consumer: Consumer = { name, groups, claims: {} };
       for (const credential of credentials) {
         const holder: Holder = {
@@ -64,10 +64,13 @@ export class CredentialTable {
         };
         const { kind } = credential;
         if (kind.case === 'apiKey') this.#keys.set(Buffer.from(kind.value.sha256).toString('base64'), holder);
-        else if (kind.case === 'basic') this.#logins.set(kind.value.username, readLogin(kind.value.passwordHash, holder, place));
-        else if (kind.case === 'hmac') this.#hmacKeys.set(kind.value.keyId, { holder, secret: Buffer.from(kind.value.secret) });
+        else if (kind.case === 'basic') {
+          const login = readLogin(kind.value.passwordHash, holder);
+          if (login === undefined) onProblem(`the password of credential ${credential.name} is not a scrypt hash (scrypt$N$r$p$salt$hash)`);
+          else this.#logins.set(kind.value.username, login);
+        } else if (kind.case === 'hmac') this.#hmacKeys.set(kind.value.keyId, { holder, secret: Buffer.from(kind.value.secret) });
         else if (kind.case === 'jwt') this.#addSubject(subjectName(kind.value.issuer, kind.value.subject), holder);
-        else throw new MizzenError('invalid-filter', `${place}: credential ${credential.name} is of no kind that is known`);
+        else onProblem(`credential ${credential.name} is of an unknown kind`);
       }
     }
   }
@@ -88,6 +91,10 @@ export class CredentialTable {
 
   byHmacKeyId(keyId: string): { readonly holder: Holder; readonly secret: Buffer } | undefined {
     return this.#hmacKeys.get(keyId);
+  }
+
+  hasLogin(username: string): boolean {
+    return this.#logins.has(username);
   }
 
   /** A login that was right a short while ago; undefined says nothing. */
@@ -119,11 +126,10 @@ export class CredentialTable {
 
 const noLogin = { parameters: { N: 16_384, r: 8, p: 1 }, salt: Buffer.alloc(16), hash: Buffer.alloc(32) };
 
-function readLogin(text: string, holder: Holder, place: string): Login {
+function readLogin(text: string, holder: Holder): Login | undefined {
   const match = /^scrypt\$(\d+)\$(\d+)\$(\d+)\$([A-Za-z0-9+/]+=*)\$([A-Za-z0-9+/]+=*)$/.exec(text);
   const [N, r, p] = (match ?? []).slice(1, 4).map(Number);
   // What a hash costs is bounded: it is paid for every login.
-  if (match === null || !(N! >= 1024 && N! <= 65_536 && r! >= 1 && r! <= 16 && p! >= 1 && p! <= 4) || (N! & (N! - 1)) !== 0)
-    throw new MizzenError('invalid-filter', `${place}: the password of credential ${holder.credential} is no scrypt hash (scrypt$N$r$p$salt$hash)`);
+  if (match === null || !(N! >= 1024 && N! <= 65_536 && r! >= 1 && r! <= 16 && p! >= 1 && p! <= 4) || (N! & (N! - 1)) !== 0) return undefined;
   return { holder, parameters: { N: N!, r: r!, p: p! }, salt: Buffer.from(match[4]!, 'base64'), hash: Buffer.from(match[5]!, 'base64') };
 }

@@ -10,6 +10,7 @@ import type { ResponseHead } from '../../message/response-head.ts';
 import { consumerHeader, groupsHeader } from '../authentication/authentication.ts';
 import { subjectName } from '../authentication/credential-table.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
+import { type NeedsSecrets, refuseWithoutSecret, secretNameOf } from '../generic-secrets.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { OpenIdProvider, RefusedByProvider, type Tokens } from './openid-provider.ts';
 import { joinedCookie, SealedCookies, setCookies } from './sealed-cookies.ts';
@@ -17,6 +18,8 @@ import { joinedCookie, SealedCookies, setCookies } from './sealed-cookies.ts';
 const name = 'mizzen.filters.http.login';
 const loginSeconds = 600;
 const maxLoginsAtOnce = 5;
+const minCookieSecretBytes = 32;
+const noSecret = Buffer.alloc(0);
 const maxRemembered = 2_000;
 /** Requests that came beside the one that refreshed still show the session before. */
 const refreshedLivesMs = 30_000;
@@ -72,6 +75,7 @@ class LoginFilter implements HttpFilter {
   onRequest(exchange: Exchange): 'continue' | 'stop' {
     const route = exchange.filterConfig(name) as Login | undefined;
     if (route === undefined) return 'continue';
+    if (!route.takeSecrets(this.#context.genericSecret)) return refuseWithoutSecret(exchange, 'login');
     const { head } = exchange;
     for (const header of route.ownHeaders) head.headers.remove(header);
     const path = head.target.split('?', 1)[0]!;
@@ -200,29 +204,65 @@ class LoginFilter implements HttpFilter {
 type Config = ReturnType<typeof unpackConfig<typeof LoginPerRouteSchema>>;
 
 /** What one API asks of its users. */
-class Login {
+class Login implements NeedsSecrets {
   readonly config: Config;
   readonly provider: OpenIdProvider;
-  readonly cookies: SealedCookies;
+  readonly secretNames: readonly string[];
   /** In the names of cookies. */
   readonly mark: string;
   readonly ownHeaders: readonly string[];
   readonly #claimHeaders: readonly (readonly [claim: string, header: string])[];
   readonly #remembered: Map<string, Session>;
   readonly #refreshing: Map<string, Promise<Session>>;
+  readonly #clientSecretName: string | undefined;
+  readonly #cookieSecretName: string;
+  #clientSecret: string;
+  #clientSecretBytes: Buffer;
+  #cookieSecret: Buffer | undefined;
+  #cookies: SealedCookies | undefined;
 
   constructor(config: Config, place: string) {
     const { issuer, clientId, clientSecret, cookieSecret } = config;
-    if (!URL.canParse(issuer) || clientId === '' || cookieSecret.length < 32 || !config.callbackPath.startsWith('/'))
-      throw new MizzenError('invalid-filter', `${place}: issuer (a URL), client_id, callback_path and a cookie_secret of 32 bytes are needed`);
+    if (!URL.canParse(issuer) || clientId === '' || !config.callbackPath.startsWith('/'))
+      throw new MizzenError('invalid-filter', `${place}: issuer (a URL), client_id and callback_path are needed`);
     this.config = config;
-    this.provider = new OpenIdProvider({ issuer, id: clientId, secret: clientSecret });
-    this.cookies = new SealedCookies(cookieSecret, JSON.stringify([issuer, clientId, config.name]));
+    this.#cookieSecretName = secretNameOf(cookieSecret, 'cookie_secret', place);
+    this.#clientSecretName = clientSecret === undefined ? undefined : secretNameOf(clientSecret, 'client_secret', place);
+    this.secretNames = this.#clientSecretName === undefined ? [this.#cookieSecretName] : [this.#cookieSecretName, this.#clientSecretName];
+    this.#clientSecret = '';
+    this.#clientSecretBytes = noSecret;
+    this.#cookieSecret = undefined;
+    this.#cookies = undefined;
+    this.provider = new OpenIdProvider({ issuer, id: clientId, secret: () => this.#clientSecret });
     this.mark = createHash('sha256').update(config.name).digest('hex').slice(0, 8);
     this.#claimHeaders = Object.entries(config.claimToHeader).map(([claim, header]) => [claim, header.toLowerCase()]);
     this.ownHeaders = [consumerHeader, groupsHeader, ...this.#claimHeaders.map(([, header]) => header)];
     this.#remembered = new Map();
     this.#refreshing = new Map();
+  }
+
+  /** Takes the secrets as they are now. Whether they are there, and a session can be sealed with them. */
+  takeSecrets(secretOf: ProxyContext['genericSecret']): boolean {
+    const cookieSecret = secretOf(this.#cookieSecretName);
+    const clientSecret = this.#clientSecretName === undefined ? noSecret : secretOf(this.#clientSecretName);
+    if (cookieSecret === undefined || clientSecret === undefined || cookieSecret.length < minCookieSecretBytes) return false;
+    if (this.#clientSecretBytes !== clientSecret) {
+      this.#clientSecretBytes = clientSecret;
+      this.#clientSecret = clientSecret.toString('utf8');
+    }
+    if (this.#cookieSecret === cookieSecret) return true;
+    const { issuer, clientId, name: ofApi } = this.config;
+    this.#cookieSecret = cookieSecret;
+    this.#cookies = new SealedCookies(cookieSecret.toString('utf8'), JSON.stringify([issuer, clientId, ofApi]));
+    // Sessions that were sealed with the secret before are no longer good.
+    this.#remembered.clear();
+    return true;
+  }
+
+  /** Only after `takeSecrets`. */
+  get cookies(): SealedCookies {
+    if (this.#cookies === undefined) throw new MizzenError('missing-secret', `the cookie secret of ${this.config.name} has not arrived`);
+    return this.#cookies;
   }
 
   /** undefined: nobody is logged in. */

@@ -10,8 +10,8 @@ const discoveryPauseMs = 2_000;
 export interface Client {
   readonly issuer: string;
   readonly id: string;
-  /** '': a public client. */
-  readonly secret: string;
+  /** '': a public client. Read at each use: it may change. */
+  readonly secret: () => string;
 }
 
 /** OpenID Connect Discovery 1.0 section 3, as far as it matters here. */
@@ -89,7 +89,8 @@ export class OpenIdProvider {
   }
 
   async #tokens(parameters: Readonly<Record<string, string>>, nonce: string | undefined): Promise<Tokens> {
-    const { id, secret } = this.#client;
+    const { id } = this.#client;
+    const secret = this.#client.secret();
     const { tokenEndpoint, takesSecretInBody, keys } = await this.#discover();
     const isInBody = secret === '' || takesSecretInBody;
     const form = new URLSearchParams({
