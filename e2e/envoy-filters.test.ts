@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { findKind } from '@mizzen/api';
+import { write } from './support/api.ts';
 import { call, until } from './support/http.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 import { rateLimitServer } from './support/rate-limit-server.ts';
@@ -236,5 +237,67 @@ describe('EnvoyFilters', () => {
       ({ status }) => status === 418,
     );
     assert.ok(mesh.plane.pilot.proxies().every(({ state }) => state === 'synced'));
+    await remove();
+    await mesh.plane.registry.delete(findKind('networking.istio.io', 'VirtualService')!, 'default', 'shop');
+  });
+
+  it('tell their writer at the write what has no effect: what cannot be read, matches nothing, is for no proxy, or is refused by a proxy', async () => {
+    const told = async (patches: string, more = '') => {
+      const { status, warnings, message } = await write(mesh, filter(patches, more));
+      assert.ok(status < 300, message);
+      return warnings.join('\n');
+    };
+    assert.match(
+      await told('  - applyTo: CLUSTER\n    patch: { operation: MERGE, value: { connect_timout: 3s } }\n'),
+      /patch 0 is not in effect: .*connect_timout.*MZ0006/,
+    );
+    assert.match(await told('  - applyTo: CLUSTER\n    patch: { operation: ADD, value: null }\n'), /operation ADD needs a value.*MZ0006/);
+    assert.match(
+      await told('  - applyTo: CLUSTER\n    match: { cluster: { name: none } }\n    patch: { operation: REMOVE }\n'),
+      /patch 0 \(CLUSTER\) matches nothing.*MZ0007/,
+    );
+    assert.match(
+      await told('  - applyTo: CLUSTER\n    patch: { operation: REMOVE }\n', '  workloadSelector: { labels: { app: other } }\n'),
+      /is for no connected proxy.*MZ0007/,
+    );
+    assert.match(
+      await told(
+        '  - applyTo: CLUSTER\n    match: { context: SIDECAR_OUTBOUND }\n    patch: { operation: MERGE, value: { track_cluster_stats: { timeout_budgets: true } } }\n',
+      ),
+      /goes on without it, since it refuses what comes of it: .*track_cluster_stats.*MZ0008/,
+    );
+    await remove();
+  });
+
+  it('do not take others with them that a proxy can use', async () => {
+    const limit = `
+  - applyTo: HTTP_FILTER
+    match: { context: SIDECAR_INBOUND, listener: { filterChain: { filter: { name: envoy.filters.network.http_connection_manager } } } }
+    patch:
+      operation: INSERT_BEFORE
+      value:
+        name: limit
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+          stat_prefix: all
+          token_bucket: { max_tokens: 1, fill_interval: 600s }
+          filter_enabled: { default_value: { numerator: 100 } }
+          filter_enforced: { default_value: { numerator: 100 } }
+`;
+    const broken = (name: string) =>
+      filter(`  - applyTo: HTTP_FILTER\n    match: { context: SIDECAR_INBOUND }\n    patch: { operation: INSERT_FIRST, value: { name: ${name} } }\n`, '', name);
+    await mesh.apply(broken('older'));
+    await mesh.apply(filter(limit));
+    await mesh.apply(broken('newer'));
+    await until(
+      'both are left out',
+      async () => mesh.plane.pilot.findings.filter(({ code }) => code === 'MZ0008').map(({ object }) => object),
+      (objects) =>
+        objects.includes('EnvoyFilter default/older') && objects.includes('EnvoyFilter default/newer') && !objects.includes('EnvoyFilter default/patch'),
+    );
+    await mesh.synced();
+    assert.deepEqual([(await ask()).status, (await ask()).status], [200, 429]);
+    for (const name of ['older', 'newer']) await mesh.plane.registry.delete(findKind('networking.istio.io', 'EnvoyFilter')!, 'default', name);
+    await remove();
   });
 });

@@ -360,15 +360,19 @@ async function meshState(pilot: Pilot, path: readonly string[], caller: Caller):
 
 const schemas = { cluster: true, endpoint: true, listener: true, route: true, secret: true } as const;
 
-const kindsWithFindings = new Set([
-  ...['VirtualService', 'DestinationRule', 'Gateway', 'ConfigMap', 'Api', 'Consumer', 'Credential', 'Sidecar', 'EnvoyFilter', 'ListenerSet'],
-  ...['AuthorizationPolicy', 'RequestAuthentication', 'PeerAuthentication'],
-]);
+/** Kinds that are written in masses, as inventory, and that no finding is about. A snapshot is not built for each write of one. */
+const inventory = new Set([...['Namespace', 'Service', 'ServiceAccount', 'Endpoints', 'EndpointSlice', 'Secret', 'Pod', 'Event', 'Lease', 'WorkloadEntry']]);
+
+/** Proxies have this long to answer, where what they say of an object is told to its writer. */
+const maxVerdictMs = 2_000;
 
 /** What a resource that was just written leads to, once pilot has seen it. */
 async function pendingFindings(pilot: Pilot, resource: Resource): Promise<string[]> {
-  if (!kindsWithFindings.has(resource.kind)) return [];
+  if (inventory.has(resource.kind)) return [];
   await pilot.refresh();
-  const object = `${resource.kind} ${resource.metadata.namespace}/${resource.metadata.name}`;
+  // Only a proxy knows whether it takes what a patch makes of its resources.
+  if (resource.kind === 'EnvoyFilter') await pilot.answered(maxVerdictMs);
+  const { namespace, name } = resource.metadata;
+  const object = `${resource.kind} ${namespace ? `${namespace}/` : ''}${name}`;
   return pilot.findings.filter((finding) => finding.object === object).map(describeFinding);
 }

@@ -225,6 +225,11 @@ export class Pilot {
       await sleep(syncPollMs);
   }
 
+  /** Resolves when all connected proxies have accepted or refused what they were sent, or after so long. */
+  async answered(maxMs: number): Promise<void> {
+    for (let waited = 0; waited < maxMs && this.proxies().some(({ state }) => state === 'stale'); waited += syncPollMs) await sleep(syncPollMs);
+  }
+
   healthChanged(connection: ProxyConnection, reason: string | undefined): void {
     this.#registration.healthChanged(connection, reason);
   }

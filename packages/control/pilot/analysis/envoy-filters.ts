@@ -1,5 +1,5 @@
 import { describeOrigin } from '@mizzen/common';
-import { patchesFor, readFilter } from '../envoy-filters/patches.ts';
+import { isFor, patchesFor, readFilter } from '../envoy-filters/patches.ts';
 import type { EnvoyFilterSpec } from '../envoy-filters/types.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
 import { type ProxyConnection, patchKey } from '../xds/proxy-connection.ts';
@@ -19,8 +19,8 @@ export function envoyFilterFindings(snapshot: MeshSnapshot, connections: readonl
     for (const { index, message } of notes) add(filter, 'MZ0007', 'warning', `spec.configPatches[${index}]`, `patch ${index}: ${message}.`);
   }
   const refused = new Set<string>();
-  for (const { refusedPatches, view } of connections)
-    for (const filter of refusedPatches?.filters ?? []) {
+  for (const { refusedFilters, view } of connections)
+    for (const { filter, reason } of refusedFilters) {
       const key = `${filter.namespace}/${filter.name}@${filter.revision}`;
       if (refused.has(key)) continue;
       refused.add(key);
@@ -29,9 +29,12 @@ export function envoyFilterFindings(snapshot: MeshSnapshot, connections: readonl
         'MZ0008',
         'error',
         'spec.configPatches',
-        `the proxy ${view.namespace}/${view.name} goes on without it, since it refuses what comes of it: ${refusedPatches!.reason}`,
+        `the proxy ${view.namespace}/${view.name} goes on without it, since it refuses what comes of it: ${reason}`,
       );
     }
+  if (connections.length > 0)
+    for (const filter of snapshot.envoyFilters)
+      if (!connections.some(({ view }) => isFor(filter, view))) add(filter, 'MZ0007', 'info', 'spec', 'it is for no connected proxy.');
   const known = new Set(connections.flatMap(({ patched }) => [...patched]));
   const wanted = new Map(connections.flatMap(({ view }) => patchesFor(view, snapshot.envoyFilters)).map((patch) => [patchKey(patch), patch]));
   for (const [key, { filter, index, applyTo }] of wanted)

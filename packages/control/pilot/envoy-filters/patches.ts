@@ -130,7 +130,8 @@ export function patchesFor(view: ProxyView, filters: readonly Configured<EnvoyFi
     .filter(({ match }) => proxyFits(match, view));
 }
 
-function isFor({ namespace, spec }: Configured<EnvoyFilterSpec>, view: ProxyView): boolean {
+/** Whether a filter selects a proxy. */
+export function isFor({ namespace, spec }: Configured<EnvoyFilterSpec>, view: ProxyView): boolean {
   if (namespace !== rootNamespace && namespace !== view.namespace) return false;
   if (spec.targetRefs?.length)
     return spec.targetRefs.some(({ kind, name }) => kind === 'Gateway' && namespace === view.namespace && view.labels[gatewayNameLabel] === name);

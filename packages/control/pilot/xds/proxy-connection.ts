@@ -7,11 +7,11 @@ import { type DiscoveryRequest, type DiscoveryResponse, DiscoveryResponseSchema 
 import type { Identity } from '../../citadel/spiffe-identity.ts';
 import type { TrustBundle } from '../../citadel/trust-bundles.ts';
 import { type Patch, patchesFor } from '../envoy-filters/patches.ts';
-import type { EnvoyFilterSpec } from '../envoy-filters/types.ts';
 import { resourcesFor } from '../generate/resources.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { WorkloadBinding, WorkloadBindings } from '../registry/workload-bindings.ts';
-import type { Configured, MeshSnapshot } from '../snapshot.ts';
+import type { MeshSnapshot } from '../snapshot.ts';
+import { PatchTrial } from './patch-trial.ts';
 import { type ProvenIdentity, proveIdentity, UnprovenIdentity } from './proven-identity.ts';
 
 /** Asked for without names: all that there is of the type. */
@@ -42,8 +42,8 @@ export class ProxyConnection {
   readonly #failures: Map<DiscoveryType, string>;
   /** Patches of EnvoyFilters that have found their place, as `NAMESPACE/NAME@REVISION#INDEX`. */
   readonly patched: Set<string>;
-  /** The patches that the proxy did not take, and why: it is given none until they change. */
-  #refusedPatches: RefusedPatches | undefined;
+  /** Which EnvoyFilters the proxy does not take. */
+  readonly #trial: PatchTrial;
 
   constructor(claimed: ProxyView, proven: ProvenIdentity, identity: Identity | undefined, peer: string, certificate: ShownCertificate, now: Date) {
     this.#claimed = claimed;
@@ -57,7 +57,7 @@ export class ProxyConnection {
     this.#subscriptions = new Map();
     this.#failures = new Map();
     this.patched = new Set();
-    this.#refusedPatches = undefined;
+    this.#trial = new PatchTrial();
   }
 
   get view(): ProxyView {
@@ -103,14 +103,15 @@ export class ProxyConnection {
       if (request.errorDetail) {
         subscription.error = request.errorDetail.message.slice(0, 4096) || 'refused without a reason';
         nack = { nack: subscription.error };
-        if (this.#blamePatches(type, subscription.error, snapshot)) {
-          this.push(snapshot, trustBundle);
-          return nack;
-        }
+        if (this.#tryWithoutPatches(type, subscription, snapshot, trustBundle)) return nack;
       } else {
         subscription.error = undefined;
         subscription.acknowledged = subscription.version;
         subscription.acknowledgedAt = new Date();
+        if (this.#trial.accepted(type)) {
+          this.push(snapshot, trustBundle);
+          return undefined;
+        }
       }
     }
     if (namesChanged) this.#send(type, subscription, snapshot, trustBundle, true);
@@ -137,28 +138,28 @@ export class ProxyConnection {
     return sent;
   }
 
-  /** The EnvoyFilters that make for something that the proxy refuses, and what it said. */
-  get refusedPatches(): RefusedPatches | undefined {
-    return this.#refusedPatches;
+  /** EnvoyFilters that are not in effect, since the proxy refuses what comes of them, and what it said. */
+  get refusedFilters(): PatchTrial['leftOut'] {
+    return this.#trial.leftOut;
   }
 
-  /** Without patches it may be right: they are left out, so that all else goes on. */
-  #blamePatches(type: DiscoveryType, reason: string, snapshot: MeshSnapshot): boolean {
+  /** Without a filter it may be right: one after the other is left out until the proxy accepts, so that all else goes on. */
+  #tryWithoutPatches(type: DiscoveryType, subscription: Subscription, snapshot: MeshSnapshot, trustBundle: TrustBundle): boolean {
     if (type !== 'cluster' && type !== 'listener' && type !== 'route') return false;
     const patches = patchesFor(this.view, snapshot.envoyFilters);
-    const signature = signatureOf(patches);
-    if (patches.length === 0 || this.#refusedPatches?.signature === signature) return false;
-    this.#refusedPatches = { signature, reason, filters: [...new Set(patches.map(({ filter }) => filter))] };
-    return true;
+    const reason = subscription.error ?? '';
+    while (this.#trial.refused(type, reason, patches)) {
+      if (!this.#send(type, subscription, snapshot, trustBundle, false)) continue;
+      this.push(snapshot, trustBundle);
+      return true;
+    }
+    // It is not because of a filter: those that were left out for the trial come back.
+    return this.push(snapshot, trustBundle) > 0;
   }
 
   #patches(snapshot: MeshSnapshot): readonly Patch[] {
     if (snapshot.envoyFilters.length === 0) return [];
-    const patches = patchesFor(this.view, snapshot.envoyFilters);
-    if (this.#refusedPatches === undefined) return patches;
-    if (this.#refusedPatches.signature === signatureOf(patches)) return [];
-    this.#refusedPatches = undefined;
-    return patches;
+    return this.#trial.allowed(patchesFor(this.view, snapshot.envoyFilters));
   }
 
   status(): ProxyStatus {
@@ -237,14 +238,7 @@ export class ProxyConnection {
   }
 }
 
-export interface RefusedPatches {
-  readonly signature: string;
-  readonly reason: string;
-  readonly filters: readonly Configured<EnvoyFilterSpec>[];
-}
-
 export const patchKey = ({ filter, index }: Patch) => `${filter.namespace}/${filter.name}@${filter.revision}#${index}`;
-const signatureOf = (patches: readonly Patch[]) => patches.map(patchKey).join(' ');
 
 class Subscription {
   names: ReadonlySet<string> = new Set();
