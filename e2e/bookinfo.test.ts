@@ -9,7 +9,7 @@ import { Bookinfo, fixture, fixturesMissing } from './support/bookinfo.ts';
 import { call, until } from './support/http.ts';
 
 const root = join(import.meta.dirname, '..');
-const loadSeconds = Number(process.env['MIZZEN_LOAD_SECONDS'] ?? 60);
+const loadSeconds = Number(process.env['MIZZEN_LOAD_SECONDS'] ?? 20);
 
 describe('the bookinfo example', () => {
   let mesh: Bookinfo;

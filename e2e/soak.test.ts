@@ -3,7 +3,7 @@ import { describe, it } from 'node:test';
 import { soak } from './support/soak.ts';
 
 /** One minute; `npm run soak` does the same for thirty. */
-const seconds = Number(process.env['MIZZEN_SOAK_SECONDS'] ?? 60);
+const seconds = Number(process.env['MIZZEN_SOAK_SECONDS'] ?? 30);
 
 describe('a proxy under all kinds of traffic', () => {
   it(`keeps its memory flat and leaks nothing in ${seconds} s`, async () => {
