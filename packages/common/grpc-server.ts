@@ -1,18 +1,29 @@
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { constants } from 'node:http2';
 import { type ConnectNodeAdapterOptions, connectNodeAdapter } from '@connectrpc/connect-node';
+import { peerOf } from './connection-guard.ts';
+import { PendingRequests } from './pending-requests.ts';
 
 /** Limits that hold before a caller is authenticated: what an RPC may cost until its response begins. */
 export interface GrpcLimits {
   /** Of one message, before and after decompression; gRPC's own default. */
   readonly maxMessageBytes: number;
-  /** Of all requests together whose response has not begun; further requests are refused with RESOURCE_EXHAUSTED. */
+  /** Of all requests together whose response has not begun; the largest ends. */
   readonly maxPendingBytes: number;
+  /** Requests of one address that are still being read; one more ends the oldest. Those that wait for their response; further ones are refused with RESOURCE_EXHAUSTED. */
+  readonly maxReadingPerPeer: number;
+  readonly maxWaitingPerPeer: number;
   /** From the head of a request to the beginning of its response; undefined: no limit, for streams that wait for events. */
   readonly maxResponseDelayMs: number | undefined;
 }
 
-export const defaultGrpcLimits: GrpcLimits = { maxMessageBytes: 4 * 1024 * 1024, maxPendingBytes: 64 * 1024 * 1024, maxResponseDelayMs: 30_000 };
+export const defaultGrpcLimits: GrpcLimits = {
+  maxMessageBytes: 4 * 1024 * 1024,
+  maxPendingBytes: 64 * 1024 * 1024,
+  maxReadingPerPeer: 500,
+  maxWaitingPerPeer: 1_000,
+  maxResponseDelayMs: 30_000,
+};
 
 /** For HTTP/2 servers of ours: what one session may hold open at once. */
 export const grpcServerSettings = { settings: { maxConcurrentStreams: 250, maxHeaderListSize: 16 * 1024 } } as const;
@@ -28,31 +39,26 @@ export function grpcHandler(
   options: ConnectNodeAdapterOptions,
   limits: Partial<GrpcLimits> = {},
 ): (request: Http2ServerRequest, response: Http2ServerResponse) => void {
-  const { maxMessageBytes, maxPendingBytes, maxResponseDelayMs } = { ...defaultGrpcLimits, ...limits };
+  const { maxMessageBytes, maxResponseDelayMs, ...pendingLimits } = { ...defaultGrpcLimits, ...limits };
   const handler = connectNodeAdapter({ readMaxBytes: maxMessageBytes, ...options });
-  let pendingBytes = 0;
+  const requests = new PendingRequests(pendingLimits);
   return (request, response) => {
-    if (pendingBytes >= maxPendingBytes) {
-      const headers = { 'content-type': 'application/grpc', 'grpc-status': grpcResourceExhausted, 'grpc-message': 'too many requests are being read' };
-      response.writeHead(200, headers).end();
-      return;
-    }
     const { stream } = request;
     let counted = 0;
-    const release = () => {
-      pendingBytes -= counted;
-      counted = 0;
-    };
+    // A request whose response has begun counts no more; it is only found out here that it has.
+    const refuse = () => !response.headersSent && stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    const pending = requests.open(peerOf(stream.session?.socket ?? { remoteAddress: undefined }), refuse);
     const push = request.push.bind(request);
     request.push = (chunk: Buffer | null) => {
-      if (response.headersSent) release();
+      if (response.headersSent) pending.release();
       else if (chunk !== null) {
         counted += chunk.length;
-        pendingBytes += chunk.length;
-        if (pendingBytes > maxPendingBytes || counted > 2 * maxMessageBytes) {
-          stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
-          return false;
-        }
+        pending.add(chunk.length);
+        if (counted > 2 * maxMessageBytes) refuse();
+        if (stream.closed) return false;
+      } else if (!stream.closed && !pending.wasRead()) {
+        const headers = { 'content-type': 'application/grpc', 'grpc-status': grpcResourceExhausted, 'grpc-message': 'too many requests of this peer wait' };
+        response.writeHead(200, headers).end();
       }
       return push(chunk);
     };
@@ -65,7 +71,7 @@ export function grpcHandler(
     stream.once('finish', () => !stream.readableEnded && setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), trailersMs).unref());
     stream.once('close', () => {
       clearTimeout(deadline);
-      release();
+      pending.release();
     });
     request.headers[':authority'] = 'localhost';
     try {

@@ -8,6 +8,7 @@ import { createRegistry } from '@bufbuild/protobuf';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
+import { ConnectionGuard, maxHandshakeMs } from '@mizzen/common/connection-guard';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { PeerValidity } from '@mizzen/common/peer-validity';
 import { ServerConnections } from '@mizzen/common/server-connections';
@@ -177,14 +178,25 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   });
   const handler = grpcHandler({
     routes,
-    contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never, validity)),
+    contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never, validity, guard)),
   });
   const secure = createSecureServer(
-    { cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false, ...tlsDefaults, ...grpcServerSettings },
+    {
+      ...{ cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false },
+      ...{ handshakeTimeout: maxHandshakeMs, ...tlsDefaults, ...grpcServerSettings },
+    },
     handler,
   );
+  const guard = new ConnectionGuard(secure);
   const plain = options.xdsPlainPort === undefined ? undefined : createServer(grpcServerSettings, handler);
-  secure.on('secureConnection', (socket) => void validity.follow(socket));
+  // The plain port proves nothing; a request there is worth a place of its own.
+  const plainGuard = plain && new ConnectionGuard(plain);
+  plain?.on('stream', ({ session }) => session !== undefined && plainGuard?.prove(session.socket, 'plain'));
+  secure.on('secureConnection', (socket) => {
+    const problem = validity.follow(socket);
+    const certificate = socket.authorized && problem === undefined ? socket.getPeerX509Certificate() : undefined;
+    if (certificate !== undefined) guard.prove(socket, certificate.subjectAltName ?? certificate.fingerprint256);
+  });
   const connections = [secure, plain].flatMap((server) => (server === undefined ? [] : [new ServerConnections(server)]));
   const authenticator = new Authenticator({
     adminToken,

@@ -3,8 +3,9 @@ import type { Http2ServerRequest } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
 import { Code, ConnectError, createContextKey, type HandlerContext } from '@connectrpc/connect';
 import { MizzenError } from '@mizzen/common';
+import type { ConnectionGuard } from '@mizzen/common/connection-guard';
 import type { PeerValidity } from '@mizzen/common/peer-validity';
-import { type Identity, parseSpiffeUri } from './spiffe-identity.ts';
+import { type Identity, parseSpiffeUri, spiffeUri } from './spiffe-identity.ts';
 import { uriNamesOf } from './subject-alt-names.ts';
 import type { WorkloadTokens } from './workload-tokens.ts';
 
@@ -18,6 +19,8 @@ export interface TransportPeer {
   readonly certificate: X509Certificate | undefined;
   /** Why it proves nothing any more. */
   readonly problem?: string;
+  /** Called when the caller has proved an identity in another way than by a certificate. */
+  readonly prove?: (identity: string) => void;
   /** The connection is plain text from this machine. */
   readonly isPlainLoopback: boolean;
 }
@@ -28,7 +31,7 @@ export const transportPeerKey = createContextKey<TransportPeer>(
 );
 
 /** Reads the peer of the connection that a request came on. */
-export function transportPeerOf(request: Http2ServerRequest, validity: Pick<PeerValidity, 'problemOf'>): TransportPeer {
+export function transportPeerOf(request: Http2ServerRequest, validity: Pick<PeerValidity, 'problemOf'>, guard?: Pick<ConnectionGuard, 'prove'>): TransportPeer {
   const socket = request.stream.session?.socket as TLSSocket | undefined;
   const address = `${socket?.remoteAddress ?? 'unknown'}:${socket?.remotePort ?? 0}`;
   if (!socket?.encrypted) return { address, identity: undefined, certificate: undefined, isPlainLoopback: true };
@@ -36,7 +39,8 @@ export function transportPeerOf(request: Http2ServerRequest, validity: Pick<Peer
   const problem = certificate && validity.problemOf(certificate);
   if (problem !== undefined) return { address, identity: undefined, certificate: undefined, problem, isPlainLoopback: false };
   const uris = certificate ? uriNamesOf(certificate.subjectAltName) : [];
-  return { address, identity: uris?.length === 1 ? parseSpiffeUri(uris[0]!) : undefined, certificate, isPlainLoopback: false };
+  const prove = (identity: string) => void guard?.prove(socket, identity);
+  return { address, identity: uris?.length === 1 ? parseSpiffeUri(uris[0]!) : undefined, certificate, prove, isPlainLoopback: false };
 }
 
 /**
@@ -55,7 +59,9 @@ export async function authenticate(context: HandlerContext, tokens: WorkloadToke
   if (scheme?.toLowerCase() !== 'bearer' || !token)
     throw new ConnectError('neither a client certificate of this mesh nor a bearer token was given', Code.Unauthenticated);
   try {
-    return { trustDomain, ...(await tokens.verify(token, forCertificate)) };
+    const identity = { trustDomain, ...(await tokens.verify(token, forCertificate)) };
+    peer.prove?.(spiffeUri(identity));
+    return identity;
   } catch (error) {
     throw new ConnectError(error instanceof MizzenError ? error.message : 'the token could not be checked', Code.Unauthenticated);
   }

@@ -2,7 +2,8 @@ import { once } from 'node:events';
 import { createServer, type Http2Server } from 'node:http2';
 import { Code, ConnectError, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
 import { PushQueue } from '@mizzen/common';
-import { grpcHandler } from '@mizzen/common/grpc-server';
+import { ConnectionGuard } from '@mizzen/common/connection-guard';
+import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { ServerConnections } from '@mizzen/common/server-connections';
 import type { Init, Subscription } from '@mizzen/envoy-api';
 import { Dapr } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/dapr_pb.js';
@@ -31,6 +32,7 @@ export class DaprGrpcServer {
   constructor(runtime: MessageRuntime, http: DaprHttpApi, port: number, apiToken?: string) {
     this.#port = port;
     this.#server = createServer(
+      grpcServerSettings,
       grpcHandler(
         { routes: (router) => router.service(Dapr, daprService(runtime, http)), interceptors: [requireApiToken(apiToken)] },
         // A subscription's response begins with its first message.
@@ -38,6 +40,8 @@ export class DaprGrpcServer {
       ),
     );
     this.#connections = new ServerConnections(this.#server);
+    const guard = new ConnectionGuard(this.#server);
+    this.#server.on('stream', ({ session }) => session !== undefined && guard.prove(session.socket, 'local'));
   }
 
   async listen(): Promise<void> {

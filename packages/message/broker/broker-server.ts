@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import net from 'node:net';
 import tls from 'node:tls';
 import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
+import { ConnectionGuard, maxHandshakeMs } from '@mizzen/common/connection-guard';
 import type { PeerValidity } from '@mizzen/common/peer-validity';
 import { ServerConnections } from '@mizzen/common/server-connections';
 import { recordLengthAt, recordOverheadBytes } from '../log/record.ts';
@@ -52,6 +53,7 @@ export class BrokerServer {
   readonly #options: BrokerServerOptions;
   readonly #server: net.Server;
   readonly #connections: ServerConnections;
+  readonly #guard: ConnectionGuard;
   readonly #sweep: NodeJS.Timeout | undefined;
   readonly #stopFollowing: (() => void) | undefined;
   #adopting: Promise<void>;
@@ -74,7 +76,7 @@ export class BrokerServer {
           socket.on('error', () => {});
           return void socket.destroy();
         }
-        new Connection(socket, options, identity);
+        if (this.#guard.prove(socket, identity ?? 'plain')) new Connection(socket, options, identity);
       } catch (error) {
         options.logger.error(`a connection to the broker cannot be served: ${messageOf(error)}`);
         socket.on('error', () => {});
@@ -84,7 +86,8 @@ export class BrokerServer {
     this.#server =
       options.tls === undefined
         ? net.createServer(onSocket)
-        : tls.createServer({ ...tlsDefaults, ...options.tls(), requestCert: true, rejectUnauthorized: true }, onSocket);
+        : tls.createServer({ ...tlsDefaults, ...options.tls(), requestCert: true, rejectUnauthorized: true, handshakeTimeout: maxHandshakeMs }, onSocket);
+    this.#guard = new ConnectionGuard(this.#server);
     this.#connections = new ServerConnections(this.#server);
     this.#sweep = authorization === undefined ? undefined : setInterval(() => authorization.validity.endInvalid(), sweepMs).unref();
     this.#stopFollowing = authorization?.access.onChange(() => this.#adopt(authorization.access));

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { http, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { ConnectionGuard, httpServerOptions, limitHttpTimes } from '@mizzen/common/connection-guard';
 import { ServerConnections } from '@mizzen/common/server-connections';
 import { renderPrometheus } from '../telemetry/prometheus.ts';
 import type { StatsSnapshot } from '../telemetry/stats-snapshot.ts';
@@ -30,17 +31,16 @@ export class AdminServer {
 
   constructor(options: AdminServerOptions) {
     this.#options = options;
-    this.#server = http.createServer((request, response) => {
+    this.#server = http.createServer(httpServerOptions, (request, response) => {
       this.#answer(request, response).catch((error: unknown) => {
         options.logger.error('an admin request failed', { path: request.url?.slice(0, 100), error: messageOf(error) });
         if (!response.headersSent) send(response, 500, 'text/plain', `${messageOf(error)}\n`);
       });
     });
     this.#connections = new ServerConnections(this.#server);
-    this.#server.maxConnections = 100;
-    // Nothing is read here but heads.
-    this.#server.headersTimeout = 5_000;
-    this.#server.requestTimeout = 10_000;
+    // Nothing is read here but heads, and nothing is proved.
+    new ConnectionGuard(this.#server, { maxConnections: 100, maxUnproven: 100, maxUnprovenPerPeer: 50 });
+    limitHttpTimes(this.#server, { maxHeadMs: 5_000, maxRequestMs: 10_000 });
   }
 
   async listen(): Promise<number> {

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import { http, MizzenError, messageOf } from '@mizzen/common';
+import { ConnectionGuard, httpServerOptions, limitHttpTimes } from '@mizzen/common/connection-guard';
 import { ServerConnections } from '@mizzen/common/server-connections';
 
 /**
@@ -20,7 +21,7 @@ export class PublicServer {
 
   constructor(options: PublicServerOptions) {
     this.#options = options;
-    this.#server = http.createServer((request, response) => {
+    this.#server = http.createServer(httpServerOptions, (request, response) => {
       const path = (request.url ?? '/').split('?')[0];
       if (path !== options.path || (request.method !== 'GET' && request.method !== 'HEAD'))
         return void response.writeHead(404, { 'content-type': 'text/plain' }).end(`only GET ${options.path} is answered here\n`);
@@ -30,10 +31,9 @@ export class PublicServer {
       );
     });
     this.#connections = new ServerConnections(this.#server);
-    this.#server.maxConnections = 100;
-    // Nothing is read here but heads.
-    this.#server.headersTimeout = 5_000;
-    this.#server.requestTimeout = 10_000;
+    // Nothing is read here but heads, and nothing is proved.
+    new ConnectionGuard(this.#server, { maxConnections: 100, maxUnproven: 100, maxUnprovenPerPeer: 50 });
+    limitHttpTimes(this.#server, { maxHeadMs: 5_000, maxRequestMs: 10_000 });
   }
 
   async listen(): Promise<void> {

@@ -7,6 +7,7 @@ import { dirname } from 'node:path';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
 import { type Logger, MizzenError, messageOf, PushQueue, pemCertificates } from '@mizzen/common';
+import { ConnectionGuard } from '@mizzen/common/connection-guard';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { ServerConnections } from '@mizzen/common/server-connections';
 import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
@@ -38,12 +39,19 @@ export interface WorkloadApiOptions {
   readonly logger: Logger;
 }
 
+/** A connection, and who is at its other end. */
+interface Admitted {
+  readonly attestation: Attestation;
+  readonly socket: Socket;
+}
+
 interface X509Svid {
   readonly chain: Uint8Array;
   readonly key: Uint8Array;
 }
 
-const maxConnections = 1_000;
+/** Connections of processes that have no identity (yet) lose their places to newer ones. */
+const connectionLimits = { maxConnections: 1_000, maxUnproven: 500, maxUnprovenPerPeer: 500, maxPerIdentity: 250 };
 const sessionKey = createContextKey<ServerHttp2Session | undefined>(undefined, { description: 'HTTP/2 session' });
 
 /** The SPIFFE Workload API: any SPIFFE library takes X.509-SVIDs, JWT-SVIDs and trust bundles from it, for the identities of whoever is at the other end of the socket. */
@@ -52,9 +60,10 @@ export class WorkloadApi {
   readonly #server: Server;
   readonly #http2: Http2Server;
   readonly #sockets: Set<Socket>;
-  readonly #attestations: WeakMap<ServerHttp2Session, Attestation>;
+  readonly #attestations: WeakMap<ServerHttp2Session, Admitted>;
+  readonly #guard: ConnectionGuard;
   /** Of the connection that is being given to the HTTP/2 server. */
-  #admitted: Attestation | undefined;
+  #admitted: Admitted | undefined;
   readonly #connections: ServerConnections;
   /** Streams to tell when something changes. */
   readonly #watchers: Set<() => void>;
@@ -91,12 +100,12 @@ export class WorkloadApi {
       socket.on('close', () => this.#sockets.delete(socket));
       void options.attestor.attest(socket).then((attestation) => {
         if (socket.destroyed) return;
-        this.#admitted = attestation;
+        this.#admitted = { attestation, socket };
         this.#http2.emit('connection', socket);
         socket.resume();
       });
     });
-    this.#server.maxConnections = maxConnections;
+    this.#guard = new ConnectionGuard(this.#server, connectionLimits);
   }
 
   async listen(): Promise<void> {
@@ -190,10 +199,11 @@ export class WorkloadApi {
   async #admit(context: HandlerContext): Promise<readonly string[]> {
     if (context.requestHeader.get('workload.spiffe.io') !== 'true')
       throw new ConnectError('the metadata workload.spiffe.io: true is missing (SPIFFE Workload Endpoint, section 3.1)', Code.InvalidArgument);
-    const attestation = this.#attestations.get(context.values.get(sessionKey)!);
-    if (attestation === undefined) throw new ConnectError('the connection is not known', Code.Internal);
-    const identities = await attestation.verify();
+    const admitted = this.#attestations.get(context.values.get(sessionKey)!);
+    if (admitted === undefined) throw new ConnectError('the connection is not known', Code.Internal);
+    const identities = await admitted.attestation.verify();
     if (identities instanceof ConnectError) throw identities;
+    this.#guard.prove(admitted.socket, identities.join(' '));
     return identities;
   }
 

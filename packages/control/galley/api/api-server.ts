@@ -6,6 +6,8 @@ import type { AddressInfo } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
 import { type Logger, MizzenError, messageOf, type Origin, parseBool, version as programVersion, tlsDefaults } from '@mizzen/common';
+import { ConnectionGuard, httpServerOptions, limitHttpTimes, maxHandshakeMs, peerOf } from '@mizzen/common/connection-guard';
+import { PendingRequests } from '@mizzen/common/pending-requests';
 import { ServerConnections } from '@mizzen/common/server-connections';
 import { ApiError, badRequest, notFound } from '../api-error.ts';
 import { jsonPatch } from '../patch/json-patch.ts';
@@ -94,8 +96,11 @@ const onceAnnotation = 'mizzen.dev/once';
 const apiAudience = 'mizzen-api';
 
 /** A client has so long for the head of a request, and for all of it. */
-const maxHeadersMs = 10_000;
+const maxHeadMs = 10_000;
 const maxRequestMs = 60_000;
+/** Bodies that are being read: of all callers, and how many of one address. The largest ends, or the oldest. */
+const maxPendingBodyBytes = 64 * 1024 * 1024;
+const maxBodiesPerPeer = 200;
 
 export class ApiServer {
   readonly #options: ApiServerOptions;
@@ -103,23 +108,27 @@ export class ApiServer {
   readonly #localServer: HttpServer;
   readonly #connections: readonly ServerConnections[];
   readonly #openApiCache: Map<string, string>;
+  readonly #guard: ConnectionGuard;
+  /** Bodies that are being read. */
+  readonly #bodies: PendingRequests;
 
   constructor(options: ApiServerOptions) {
     this.#options = options;
     this.#openApiCache = new Map();
-    this.#server = createServer({ ...options.certificate, ...tlsDefaults, requestCert: true, rejectUnauthorized: false }, (request, response) => {
-      this.#answer(request, response, (one) => options.authenticator.callerOf(one)).catch((error: unknown) => this.#fail(request, response, error));
-    });
-    this.#localServer = createHttpServer((request, response) => {
+    this.#bodies = new PendingRequests({ maxPendingBytes: maxPendingBodyBytes, maxReadingPerPeer: maxBodiesPerPeer, maxWaitingPerPeer: maxBodiesPerPeer });
+    this.#server = createServer(
+      { ...options.certificate, ...tlsDefaults, ...httpServerOptions, requestCert: true, rejectUnauthorized: false, handshakeTimeout: maxHandshakeMs },
+      (request, response) => {
+        this.#answer(request, response, (one) => this.#identify(one)).catch((error: unknown) => this.#fail(request, response, error));
+      },
+    );
+    this.#guard = new ConnectionGuard(this.#server);
+    this.#localServer = createHttpServer(httpServerOptions, (request, response) => {
       this.#answer(request, response, async () => sameUser).catch((error: unknown) => this.#fail(request, response, error));
     });
-    for (const server of [this.#server, this.#localServer]) {
-      server.headersTimeout = maxHeadersMs;
-      server.requestTimeout = maxRequestMs;
-    }
     this.#connections = [this.#localServer, this.#server].map((server) => new ServerConnections(server));
+    for (const server of [this.#server, this.#localServer]) limitHttpTimes(server, { maxHeadMs, maxRequestMs });
     this.#server.on('secureConnection', (socket) => options.onConnection?.(socket));
-    this.#server.maxConnections = 1_000;
   }
 
   /** Starts to listen; resolves to the port. */
@@ -146,6 +155,22 @@ export class ApiServer {
 
   async close(): Promise<void> {
     await Promise.all(this.#connections.map((each) => each.close()));
+  }
+
+  /** Throws ApiError 401. */
+  async #identify(request: IncomingMessage): Promise<Caller> {
+    const caller = await this.#options.authenticator.callerOf(request);
+    this.#guard.prove(request.socket, caller.name);
+    return caller;
+  }
+
+  async #readBody(request: IncomingMessage): Promise<unknown> {
+    const body = this.#bodies.open(peerOf(request.socket), () => request.destroy());
+    try {
+      return await readBody(request, (bytes) => body.add(bytes));
+    } finally {
+      body.release();
+    }
   }
 
   #fail(request: IncomingMessage, response: ServerResponse, error: unknown): void {
@@ -232,7 +257,7 @@ export class ApiServer {
       this.#options.audit.write({ ...entry, status: 403 });
       throw new ApiError(403, 'Forbidden', `${caller.name} (${caller.role}) cannot do that: it concerns the whole mesh, and is for admins`);
     }
-    const body = await readBody(request);
+    const body = await this.#readBody(request);
     let result: unknown;
     try {
       result = await this.#options.meshAction?.(path, isPlainObject(body) ? body : {});
@@ -377,7 +402,7 @@ export class ApiServer {
   }
 
   async #create(call: Call, target: Target): Promise<void> {
-    const body = await readBody(call.request);
+    const body = await this.#readBody(call.request);
     if (target.kind.kind === 'ServiceAccount' && target.subresource === 'token') return this.#createToken(call, target, body);
     if (target.name !== undefined) throw new ApiError(405, 'MethodNotAllowed', 'POST is only allowed on a collection');
     const namespace = target.namespace ?? namespaceOf(body);
@@ -415,7 +440,7 @@ export class ApiServer {
   async #reviewToken({ caller, request, response }: Call): Promise<void> {
     if (caller.role !== 'admin' || caller.namespaces !== undefined)
       throw new ApiError(403, 'Forbidden', `${caller.name} (${caller.role}) cannot review tokens: that is for admins`);
-    const body = await readBody(request);
+    const body = await this.#readBody(request);
     const spec = isPlainObject(body) && isPlainObject(body['spec']) ? body['spec'] : {};
     const { token } = spec;
     if (typeof token !== 'string') throw badRequest('spec.token is needed');
@@ -443,7 +468,7 @@ export class ApiServer {
 
   async #update(call: Call, target: Target): Promise<void> {
     requireName(target);
-    const body = await readBody(call.request);
+    const body = await this.#readBody(call.request);
     const subresource = this.#statusOrNone(target);
     const { registry } = this.#options;
     (await this.#escalationCheck(call, target))(target.namespace!, target.name!, body);
@@ -460,7 +485,7 @@ export class ApiServer {
     requireName(target);
     const { registry } = this.#options;
     const type = (call.request.headers['content-type'] ?? '').split(';')[0]!.trim();
-    const patch = await readBody(call.request);
+    const patch = await this.#readBody(call.request);
     const context = this.#context(call);
     const subresource = this.#statusOrNone(target);
     const check = await this.#escalationCheck(call, target);
@@ -502,7 +527,7 @@ export class ApiServer {
   }
 
   async #delete(call: Call, target: Target): Promise<void> {
-    const body = await readBody(call.request);
+    const body = await this.#readBody(call.request);
     const options = isPlainObject(body) ? body : {};
     const preconditions = isPlainObject(options['preconditions']) ? (options['preconditions'] as { uid?: string; resourceVersion?: string }) : {};
     const dryRun = call.url.searchParams.get('dryRun') === 'All' || (Array.isArray(options['dryRun']) && options['dryRun'].includes('All'));

@@ -6,7 +6,7 @@ import { ApiError, badRequest } from '../api-error.ts';
 export const bodyLimitBytes = 3 * 1024 * 1024;
 
 /** Reads a body within the limit, and decodes it as JSON or YAML by its content type. */
-export async function readBody(request: IncomingMessage): Promise<unknown> {
+export async function readBody(request: IncomingMessage, onBytes: (bytes: number) => void = () => {}): Promise<unknown> {
   const declared = Number(request.headers['content-length'] ?? 0);
   const tooLarge = new ApiError(413, 'RequestEntityTooLarge', `the request is larger than ${bodyLimitBytes} bytes`);
   if (declared > bodyLimitBytes) throw tooLarge;
@@ -14,6 +14,7 @@ export async function readBody(request: IncomingMessage): Promise<unknown> {
   let size = 0;
   for await (const chunk of request as AsyncIterable<Buffer>) {
     size += chunk.length;
+    onBytes(chunk.length);
     if (size > bodyLimitBytes) throw tooLarge;
     chunks.push(chunk);
   }
