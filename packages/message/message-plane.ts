@@ -10,6 +10,7 @@ import type { MessagingService, MessagingSurroundings } from '@mizzen/proxy';
 import { Engine } from '@mizzen/proxy/engine';
 import { defaultOverloadSettings } from '@mizzen/proxy/overload/overload-manager';
 import { unknownPeer } from '@mizzen/proxy/telemetry/peer-metadata';
+import { isRevoked, leafCrls } from '@mizzen/proxy/tls/leaf-crl';
 import { rootSecretName, workloadSecretName } from '@mizzen/proxy/tls/secret-names';
 import { sendOwnRequest } from '@mizzen/proxy/upstream/own-request';
 import { appFieldsOf } from './api/api-token.ts';
@@ -69,10 +70,12 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
         key: pair.key,
         ca: roots.pem,
         servername: 'mizzen-broker',
-        checkServerIdentity: (_host, certificate) =>
-          (certificate.subjectaltname ?? '') === `URI:spiffe://${config.trustDomain}${brokerPath}`
-            ? undefined
-            : new Error(`the server is ${certificate.subjectaltname ?? 'nobody'}, not the mesh's broker`),
+        checkServerIdentity: (_host, certificate) => {
+          if ((certificate.subjectaltname ?? '') !== `URI:spiffe://${config.trustDomain}${brokerPath}`)
+            return new Error(`the server is ${certificate.subjectaltname ?? 'without a name'}, not the mesh's broker`);
+          const isBad = roots.leafCrl !== undefined && isRevoked(certificate.raw, leafCrls(roots.leafCrl));
+          return isBad ? new Error("the certificate of the mesh's broker is revoked") : undefined;
+        },
       } satisfies tls.ConnectionOptions;
     },
     appFields,

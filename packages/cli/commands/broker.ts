@@ -24,6 +24,7 @@ export interface BrokerOptions {
 }
 
 const maxTopics = 10_000;
+const maxTopicsOfComponent = 2_000;
 
 /** `mizzen broker`: the embedded broker, durable topics for the message mesh. */
 export async function broker(options: BrokerOptions): Promise<void> {
@@ -39,6 +40,7 @@ export async function broker(options: BrokerOptions): Promise<void> {
       folder,
       partitions: wholeNumber(options.partitions, '--partitions', 1, 256),
       maxTopics,
+      maxTopicsOfComponent,
       keepsUnadopted: options.config !== undefined,
       log: {
         ...defaultLogSettings,

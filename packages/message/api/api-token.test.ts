@@ -40,6 +40,18 @@ describe("Dapr's API token", () => {
     await server.listen();
     const client = createClient(Dapr, createGrpcTransport({ baseUrl: `http://127.0.0.1:${port}` }));
     await assert.rejects(client.getMetadata({}), (error) => ConnectError.from(error).code === Code.Unauthenticated);
+    async function* none() {}
+    const calls: readonly (() => Promise<unknown>)[] = [
+      () => client.publishEvent({ pubsubName: 'p', topic: 't' }),
+      () => client.bulkPublishEvent({ pubsubName: 'p', topic: 't' }),
+      () => client.bulkPublishEventAlpha1({ pubsubName: 'p', topic: 't' }),
+      () => client.setMetadata({ key: 'k', value: 'v' }),
+      () => client.publishEvent({}, { headers: { 'dapr-api-token': 'Secret' } }),
+      async () => {
+        for await (const _ of client.subscribeTopicEventsAlpha1(none()));
+      },
+    ];
+    for (const call of calls) await assert.rejects(call(), (error) => ConnectError.from(error).code === Code.Unauthenticated);
     assert.equal((await client.getMetadata({}, { headers: { 'dapr-api-token': 'secret' } })).id, 'a');
     await server.close();
     await runtime.close();

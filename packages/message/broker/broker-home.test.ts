@@ -321,7 +321,7 @@ describe("the broker's directory", () => {
     for (const topic of ['orders', `${'X'.repeat(190)}/long`])
       it(`are adopted by one with all messages and the progress of groups: ${topic.slice(0, 10)}`, async () => {
         let broker = await prepare(topic);
-        assert.deepEqual(broker.unadopted(), [{ topic, owners: ['spiffe://td/ns/a/sa/b'] }]);
+        assert.deepEqual(broker.unadopted(), [topic]);
         assert.match((await publish(broker, `a/c|${topic}`, 'x'))!, /of an earlier version belongs to no Component yet.*mizzen messages adopt/);
         await broker.adopt(topic, 'a/c');
         for (let round = 0; round < 2; round++) {
@@ -347,10 +347,7 @@ describe("the broker's directory", () => {
       const shape = readFileSync(join(before, 'topic.json'), 'utf8');
       writeFileSync(join(before, 'topic.json'), shape.replace('orders', 'a/c|orders'));
       broker = start();
-      assert.deepEqual(
-        broker.unadopted().map(({ topic }) => topic),
-        ['orders'],
-      );
+      assert.deepEqual(broker.unadopted(), ['orders']);
       await broker.adopt('orders', 'a/c');
       assert.deepEqual(await receive(broker, 'a/c|orders', 6, 'g'), bodies.slice(4));
     });

@@ -104,14 +104,13 @@ export class BrokerServer {
     if (this.#server instanceof tls.Server && this.#options.tls !== undefined) this.#server.setSecureContext(this.#options.tls());
   }
 
-  /** Gives topics of earlier versions to the only Component that they can be of: of the namespaces that own their groups, else of all. */
+  /** Gives topics of earlier versions to the only Component that there is. Where there are several, the operator decides. */
   #adopt(access: BrokerAccess): void {
     this.#adopting = this.#adopting.then(async () => {
       const { broker, logger } = this.#options;
-      for (const { topic, owners } of broker.unadopted()) {
-        const namespaces = owners.flatMap((owner) => /\/ns\/([^/]+)\//.exec(owner)?.[1] ?? []);
-        const spaces = access.spaces.filter((space) => namespaces.length === 0 || namespaces.includes(space.split('/')[0]!));
-        if (spaces.length === 0) continue;
+      const { spaces } = access;
+      if (spaces.length === 0) return;
+      for (const topic of broker.unadopted()) {
         const problem = spaces.length > 1 ? `it may be of ${spaces.join(', ')}` : await broker.adopt(topic, spaces[0]!).then(() => undefined, messageOf);
         if (problem !== undefined)
           logger.error(`a topic of an earlier version waits for its Component: ${problem}; run \`mizzen messages adopt ${topic} NAMESPACE/COMPONENT\``, {

@@ -24,6 +24,8 @@ export interface BrokerSettings {
   /** Of topics that are new. */
   readonly partitions: number;
   readonly maxTopics: number;
+  /** Topics of one Component; absent: as many as of all. One application cannot take all topics of the broker. */
+  readonly maxTopicsOfComponent?: number;
   /** Topics of earlier versions, which belong to no Component yet, are kept whatever their age. */
   readonly keepsUnadopted?: boolean;
 }
@@ -230,11 +232,9 @@ export class Broker {
     return this.#offsets.has(group, topic) && caller.ownershipOf(topic, group, this.#offsets.ownerOf(group, topic)) === 'own';
   }
 
-  /** Topics of earlier versions, which belong to no Component yet, with the identities that own their groups. */
-  unadopted(): { readonly topic: string; readonly owners: readonly string[] }[] {
-    return [...this.#topics.keys()]
-      .filter((name) => splitFullName(name).space === '')
-      .map((topic) => ({ topic, owners: [...new Set(this.#offsets.groupsOf(topic).map((group) => this.#offsets.ownerOf(group, topic)))].filter(Boolean) }));
+  /** Topics of earlier versions, which belong to no Component yet. */
+  unadopted(): string[] {
+    return [...this.#topics.keys()].filter((name) => splitFullName(name).space === '');
   }
 
   /**
@@ -324,6 +324,12 @@ export class Broker {
       );
     if (this.#topics.size + this.#unusable.size >= this.#settings.maxTopics)
       throw new MizzenError('too-many-topics', `there are ${this.#settings.maxTopics} topics already, which is the limit`);
+    const { maxTopicsOfComponent = this.#settings.maxTopics } = this.#settings;
+    if (space !== '' && this.#countOf(space) >= maxTopicsOfComponent)
+      throw new MizzenError(
+        'too-many-topics',
+        `the Component ${space} has ${maxTopicsOfComponent} topics already, which is the limit (maxTopicsOfComponent): use another Component`,
+      );
     const shape = { name, partitions: this.#settings.partitions };
     try {
       const folder = join(this.#topicsFolder, folderOfTopic(name));
@@ -333,6 +339,12 @@ export class Broker {
     } catch (error) {
       throw new MizzenError('topic-unusable', `the topic cannot be created: ${messageOf(error)}`);
     }
+  }
+
+  #countOf(space: string): number {
+    let count = 0;
+    for (const names of [this.#topics.keys(), this.#unusable.keys()]) for (const name of names) if (splitFullName(name).space === space) count++;
+    return count;
   }
 
   #tryOpen(name: string, folder: string): Topic | undefined {
