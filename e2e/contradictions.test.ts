@@ -1,9 +1,17 @@
 import assert from 'node:assert/strict';
-import { after, before, describe, it } from 'node:test';
+import { after, before, describe, it, mock } from 'node:test';
+import { findKind } from '@mizzen/api';
+import type { Finding } from '@mizzen/control';
+import { degradations } from '../packages/cli/commands/status.ts';
+import type { StoredResource } from '../packages/control/galley/config-store.ts';
+import { SqliteStore } from '../packages/control/galley/sqlite-store.ts';
+import { get, write } from './support/api.ts';
 import { call } from './support/http.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 const istio = (kind: string, name: string, spec: string) => `apiVersion: networking.istio.io/v1\nkind: ${kind}\nmetadata: { name: ${name} }\nspec:\n${spec}`;
+const serviceEntry = (host: string) =>
+  `---\n${istio('ServiceEntry', host, `  hosts: [${host}]\n  resolution: STATIC\n  ports: [{ number: 80, name: http, protocol: HTTP }]\n  endpoints: [{ address: 127.0.0.1 }]\n`)}`;
 
 /** Configuration that contradicts itself or other configuration: told on the object, with its line, and what works goes on. */
 describe('contradictions', () => {
@@ -104,5 +112,78 @@ describe('contradictions', () => {
       /test\.yaml:7:\d+: spec\.http\[0\]\.match\[0\]\.uri\.regex: "\/\(\?=a\)b" is not a valid RE2 expression/,
     );
     await works();
+  });
+
+  it('objects that generation fails with: one is left out, one stays in its version before, and all that looks at the mesh says so', async () => {
+    const { store } = mesh.plane.registry;
+    const broken = new Set<string>();
+    // An exception is injected into generation: these objects cannot be read further than to their host.
+    const list = mock.method(store, 'list', async (group: string, kind: string, namespace?: string) => {
+      const listed = await SqliteStore.prototype.list.call(store, group, kind, namespace);
+      const poison = (stored: StoredResource): StoredResource => ({
+        ...stored,
+        resource: {
+          ...stored.resource,
+          get spec(): never {
+            throw new Error(`injected for ${stored.key.name}`);
+          },
+        } as never,
+      });
+      return { ...listed, items: listed.items.map((stored) => (broken.has(`${stored.key.kind} ${stored.key.name}`) ? poison(stored) : stored)) };
+    });
+    try {
+      let [asked, failed, isOver] = [0, 0, false];
+      const traffic = (async () => {
+        while (!isOver) {
+          asked++;
+          if ((await call({ port: client.outboundPort, headers: { host: 'shop:9080' } })).status !== 200) failed++;
+        }
+      })();
+      const api = (path: string) => get(mesh, path);
+      const conditions = async (kind: string, name: string) => {
+        await mesh.plane.pilot.statusesWritten();
+        const { resource } = await mesh.plane.registry.get(findKind('networking.istio.io', kind)!, 'default', name);
+        return ((resource.status as { conditions?: { type: string; status: string; reason: string; message: string }[] } | undefined)?.conditions ?? []).map(
+          ({ type, status, reason, message }) => `${type} ${status} ${reason}: ${message}`,
+        );
+      };
+      broken.add('DestinationRule other');
+      await mesh.apply(istio('DestinationRule', 'other', '  host: shop\n  trafficPolicy: { connectionPool: { tcp: { maxConnections: 5 } } }\n'), 'other.yaml');
+      broken.add('VirtualService shop');
+      await mesh.apply(istio('VirtualService', 'shop', '  hosts: [shop]\n  http: [{ directResponse: { status: 418 } }]\n'), 'broken.yaml');
+      told('MZ0017', 'other.yaml:1:1', /^DestinationRule default\/other: cannot generate configuration with it: injected for other\. It is left out\.$/);
+      told('MZ0017', 'broken.yaml:1:1', /^VirtualService default\/shop: .* injected for shop\. The version before it stays in effect\.$/);
+      assert.deepEqual(await conditions('DestinationRule', 'other'), [
+        'Reconciled False LeftOut: cannot generate configuration: injected for other; it is left out',
+      ]);
+      assert.deepEqual(await conditions('VirtualService', 'shop'), [
+        'Reconciled False VersionBeforeInEffect: cannot generate configuration: injected for shop; the version before it stays in effect',
+      ]);
+      const metrics = await api('/metrics');
+      assert.match(metrics, /^mizzen_control_excluded_objects\{kind="DestinationRule",effect="left_out"\} 1$/m);
+      assert.match(metrics, /^mizzen_control_excluded_objects\{kind="VirtualService",effect="version_before"\} 1$/m);
+      assert.match(metrics, /^mizzen_control_findings\{level="error",code="MZ0017"\} 2$/m);
+      const { findings } = JSON.parse(await api('/mizzen/v1/findings')) as { findings: Finding[] };
+      assert.ok(degradations(mesh.plane.pilot.proxies(), findings).includes('VirtualService default/shop is not in effect as written [MZ0017]'));
+      const warned = await write(
+        mesh,
+        istio('DestinationRule', 'other', '  host: shop\n  trafficPolicy: { connectionPool: { tcp: { maxConnections: 6 } } }\n'),
+      );
+      assert.match(warned.warnings.join(), /DestinationRule default\/other: cannot generate configuration with it.*MZ0017/);
+      // Everything else takes effect.
+      await mesh.apply(istio('VirtualService', 'tea', '  hosts: [tea.test]\n  http: [{ directResponse: { status: 418 } }]\n') + serviceEntry('tea.test'));
+      assert.equal((await call({ port: client.outboundPort, headers: { host: 'tea.test' } })).status, 418);
+      isOver = true;
+      await traffic;
+      assert.deepEqual([failed, asked > 0], [0, true]);
+      broken.clear();
+      await mesh.apply(istio('DestinationRule', 'other', '  host: shop\n  trafficPolicy: { connectionPool: { tcp: { maxConnections: 7 } } }\n'));
+      await mesh.apply(istio('VirtualService', 'shop', '  hosts: [shop]\n  http: [{ route: [{ destination: { host: shop, subset: v1 } }] }]\n'));
+      assert.deepEqual([await conditions('DestinationRule', 'other'), await conditions('VirtualService', 'shop')], [[], []]);
+      assert.doesNotMatch(await api('/metrics'), /^mizzen_control_excluded_objects\{/m);
+    } finally {
+      list.mock.restore();
+      await mesh.plane.registry.delete(findKind('networking.istio.io', 'DestinationRule')!, 'default', 'other');
+    }
   });
 });

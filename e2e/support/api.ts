@@ -43,3 +43,23 @@ export async function write(mesh: TestMesh, yaml: string): Promise<Written> {
     request.end(JSON.stringify(value));
   });
 }
+
+/** Reads a path of the API server as an admin. */
+export async function get(mesh: TestMesh, path: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    https
+      .get(
+        {
+          ...{ host: '127.0.0.1', port: mesh.plane.apiPort, path, ca: readFileSync(homeFiles(mesh.home).rootCertificate), agent: false },
+          headers: { authorization: `Bearer ${readFileSync(homeFiles(mesh.home).adminToken, 'utf8').trim()}` },
+        },
+        (response) => {
+          let body = '';
+          response.setEncoding('utf8');
+          response.on('data', (chunk: string) => (body += chunk));
+          response.on('end', () => resolve(body));
+        },
+      )
+      .on('error', reject);
+  });
+}

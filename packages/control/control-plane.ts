@@ -22,6 +22,7 @@ import { FetchPolicy } from './citadel/fetch-policy.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
 import type { TokenIssuer } from './citadel/token-issuer.ts';
+import { controlMetrics } from './control-metrics.ts';
 import { type Caller, type Role, roles, sees } from './galley/api/access-control.ts';
 import { ApiServer } from './galley/api/api-server.ts';
 import { AuditLog } from './galley/api/audit-log.ts';
@@ -221,6 +222,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       const { namespace, serviceAccount } = await tokens.verify(token, false, audience);
       return `system:serviceaccount:${namespace}:${serviceAccount}`;
     },
+    metrics: () => controlMetrics(pilot),
     published: { [bundlePath]: () => citadel.bundle.document() },
     meshState: async (path, caller) =>
       path.join('/') === 'ca'

@@ -246,6 +246,7 @@ export class Pilot {
       translation,
       this.#snapshot,
       [...this.#connections].map(({ view }) => view),
+      this.#quarantine.excluded,
     );
   }
 

@@ -55,6 +55,8 @@ export interface ApiServerOptions {
   readonly reviewToken?: (token: string, audience: string | undefined) => Promise<string>;
   /** Answers below /mizzen/v1/: the mesh's own state. Resolves to undefined for paths it does not know. */
   readonly meshState: (path: readonly string[], caller: Caller) => Promise<unknown>;
+  /** What `/metrics` has, for every caller who is authenticated. */
+  readonly metrics?: () => string;
   /** What anybody may read, by path: JSON. */
   readonly published?: Readonly<Record<string, () => Promise<string>>>;
   /** Does what is asked below /mizzen/v1/ by POST. Resolves to undefined for paths it does not know; throws MizzenError for what it will not do. */
@@ -231,6 +233,8 @@ export class ApiServer {
         gitTreeState: '',
         buildDate: '',
       });
+    if (url.pathname === '/metrics' && this.#options.metrics !== undefined)
+      return void response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(this.#options.metrics());
     if (path[0] === 'openapi' && path[1] === 'v3') return this.#openApi(response, path.slice(2));
     // Older than v3, and only asked for when a kind is not found there: an empty document (of zero bytes, in protobuf) lets kubectl say so.
     if (path[0] === 'openapi' && path[1] === 'v2')

@@ -1,16 +1,20 @@
 import { isDeepStrictEqual } from 'node:util';
 import { findKind, isPlainObject } from '@mizzen/api';
 import { type Logger, messageOf } from '@mizzen/common';
+import type { ResourceKey } from '../../galley/config-store.ts';
 import type { ResourceRegistry } from '../../galley/resource-registry.ts';
 import { policyTargetStates } from '../analysis/policy-targets.ts';
 import type { ProxyView } from '../proxy-view.ts';
+import type { Excluded } from '../quarantine.ts';
 import { selects } from '../registry/service.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
 import { backendTlsStates } from './backend-tls.ts';
+import { ExclusionStatus } from './exclusion-status.ts';
 import { supportedFeatures } from './features.ts';
 import { type GatewayState, gatewayNameLabel, type Listener } from './listeners.ts';
+import { dated, entriesOf, type Status } from './status-conditions.ts';
 import type { Translation } from './translate.ts';
-import { type Condition, condition, controllerName, failed, group } from './types.ts';
+import { condition, controllerName, failed, group } from './types.ts';
 
 const manager = 'mizzen-gateway-controller';
 
@@ -18,17 +22,20 @@ const manager = 'mizzen-gateway-controller';
 export class StatusWriter {
   readonly #registry: ResourceRegistry;
   readonly #logger: Logger;
+  readonly #exclusions: ExclusionStatus;
   #queue: Promise<void>;
 
   constructor(registry: ResourceRegistry, logger: Logger) {
     this.#registry = registry;
     this.#logger = logger;
+    this.#exclusions = new ExclusionStatus(registry);
     this.#queue = Promise.resolve();
   }
 
-  /** `proxies`: those that are connected. */
-  write(translation: Translation, snapshot: MeshSnapshot, proxies: readonly ProxyView[]): void {
+  /** `proxies`: those that are connected; `excluded`: objects that generation fails with. */
+  write(translation: Translation, snapshot: MeshSnapshot, proxies: readonly ProxyView[], excluded: readonly Excluded[]): void {
     this.#queue = this.#queue.then(async () => {
+      for (const { stored, change } of await this.#exclusions.changes(excluded)) await this.#change(stored.key, change);
       for (const one of snapshot.gatewayApi.classes)
         if (one.spec.controllerName === controllerName)
           await this.#set(one, (before) => ({
@@ -120,7 +127,13 @@ export class StatusWriter {
   }
 
   async #set(object: Configured<unknown>, make: (before: Status) => Status, ofGroup = group): Promise<void> {
-    const kind = findKind(ofGroup, object.kind);
+    const key = { group: ofGroup, kind: object.kind, namespace: object.namespace, name: object.name };
+    // Its status says that it is left out, or which version of it is in effect.
+    if (!this.#exclusions.has(key)) await this.#change(key, make);
+  }
+
+  async #change(object: ResourceKey, make: (before: Status) => Status): Promise<void> {
+    const kind = findKind(object.group, object.kind);
     if (kind === undefined) return;
     try {
       const { resource } = await this.#registry.get(kind, object.namespace, object.name);
@@ -142,9 +155,6 @@ export class StatusWriter {
   }
 }
 
-type Status = Readonly<Record<string, unknown>>;
-
-const entriesOf = (value: unknown): Status[] => (Array.isArray(value) ? value.filter(isPlainObject) : []);
 /** What other controllers have written stays. */
 const othersOf = (value: unknown) => entriesOf(value).filter((entry) => entry['controllerName'] !== controllerName);
 
@@ -155,13 +165,3 @@ const ownEntry = (value: unknown, key: string, ref: unknown) =>
 const parentBefore = (before: Status, ref: unknown) => ownEntry(before['parents'], 'parentRef', ref);
 const ancestorBefore = (before: Status, ref: unknown): Status => ownEntry(before['ancestors'], 'ancestorRef', ref) ?? {};
 const listenerBefore = (before: Status, { spec }: Listener): Status => entriesOf(before['listeners']).find((entry) => entry['name'] === spec.name) ?? {};
-
-/** Conditions say since when they hold, and of which version of the object. */
-function dated(conditions: readonly Condition[], before: Status, { generation }: Configured<unknown>): Status[] {
-  const known = entriesOf(before['conditions']);
-  return conditions.map((one) => {
-    const same = known.find((entry) => entry['type'] === one.type && entry['status'] === one.status);
-    const since = same?.['lastTransitionTime'];
-    return { ...one, observedGeneration: generation, lastTransitionTime: typeof since === 'string' ? since : `${new Date().toISOString().slice(0, 19)}Z` };
-  });
-}
