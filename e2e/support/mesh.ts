@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { decodeYaml, describeProblem, findKind, groupOf } from '@mizzen/api';
-import { silentLogger } from '@mizzen/common';
+import { type Logger, silentLogger } from '@mizzen/common';
 import { type ControlPlane, type ControlPlaneOptions, homeFiles, startControlPlane } from '@mizzen/control';
 import { startMessaging } from '@mizzen/message';
 import { type ProxyConfig, type StartedProxy, type StartOptions, startProxy } from '@mizzen/proxy';
@@ -14,23 +14,26 @@ import { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
 export class TestMesh {
   readonly home: string;
   readonly ports: PortAllocator;
+  /** Of the control plane and of all proxies. */
+  readonly logger: Logger;
   plane!: ControlPlane;
   readonly #closers: (() => Promise<void>)[];
 
-  private constructor() {
+  private constructor(logger: Logger) {
+    this.logger = logger;
     this.home = mkdtempSync(join(tmpdir(), 'mizzen-test-'));
     this.ports = new PortAllocator();
     this.#closers = [];
   }
 
-  static async start(options: Partial<Omit<ControlPlaneOptions, 'home' | 'logger'>> = {}): Promise<TestMesh> {
-    const mesh = new TestMesh();
+  static async start(options: Partial<Omit<ControlPlaneOptions, 'home'>> = {}): Promise<TestMesh> {
+    const mesh = new TestMesh(options.logger ?? silentLogger);
     mesh.plane = await startControlPlane({
       home: mesh.home,
       apiPort: 0,
       xdsPort: 0,
       xdsPlainPort: 0,
-      logger: silentLogger,
+      logger: mesh.logger,
       allowedFetchHosts: ['127.0.0.1', 'localhost'],
       registrationGraceMs: 500,
       ...options,
@@ -109,7 +112,7 @@ export class TestMesh {
       ...(fields.type === 'gateway' ? {} : { outbound }),
       ...fields,
     };
-    const proxy = await startProxy(config, silentLogger, { logLevel: 'error', messaging: startMessaging, ...start });
+    const proxy = await startProxy(config, this.logger, { logLevel: 'error', messaging: startMessaging, ...start });
     this.onClose(() => proxy.close());
     return {
       proxy,

@@ -16,6 +16,8 @@ export interface PubSubComponent {
   readonly metadata: Readonly<Record<string, string>>;
   /** Fields of the metadata whose values are generic secrets, with the secrets' names in SDS. Absent in the configuration of an earlier control plane. */
   readonly secretNames?: Readonly<Record<string, string>>;
+  /** In the sidecar: fields of the metadata that hold the values of secrets. */
+  readonly secretFields?: readonly string[];
 }
 
 export interface Subscription {

@@ -177,7 +177,7 @@ function withSecrets(config: MessagingConfig, secretOf: (name: string) => Buffer
         if (secret === undefined) missing[field] = name;
         else metadata[field] = secret.toString('utf8');
       }
-      return { ...component, metadata, secretNames: missing };
+      return { ...component, metadata, secretNames: missing, secretFields: Object.keys(component.secretNames ?? {}) };
     }),
   };
 }

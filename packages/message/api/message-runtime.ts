@@ -171,6 +171,7 @@ export class MessageRuntime {
         : makeDriver(component.type, component.metadata, {
             ...{ logger: this.#options.logger, meshTls: this.#options.meshTls },
             ...{ space: `${this.#options.namespace}/${component.name}`, appId: this.appId },
+            secretFields: component.secretFields ?? [],
           });
     const opened: Opened = { component, key: keyOf(component, this.appId), driver, ready: undefined, problem: undefined };
     driver.then(

@@ -20,6 +20,8 @@ export interface EmbeddedDriverOptions {
   readonly host: string;
   readonly port: number;
   readonly logger: Logger;
+  /** Takes the secrets of the component out of a text (./hide-secrets.ts). */
+  readonly hide?: (text: string) => string;
   /** Asked at each connection; undefined: plain TCP. Throws while there is no certificate yet. */
   readonly tls?: (() => tls.ConnectionOptions) | undefined;
   /** Namespace and name of the Component, whose topics are its own; absent: names of topics go to the broker as they are. */
@@ -237,7 +239,8 @@ export class EmbeddedDriver implements BrokerDriver {
     this.#isReady = false;
     this.#socket = undefined;
     this.#frames = undefined;
-    this.#problem = `the broker at ${this.#options.host}:${this.#options.port} cannot be reached: ${reason}`;
+    const { host, port, hide = String } = this.#options;
+    this.#problem = hide(`the broker at ${host}:${port} cannot be reached: ${reason}`);
     for (const { fail } of this.#asking.values()) fail(this.#problem);
     this.#asking.clear();
     if (this.#isClosed) return;

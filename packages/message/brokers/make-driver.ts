@@ -2,6 +2,7 @@ import type tls from 'node:tls';
 import { type Logger, MizzenError } from '@mizzen/common';
 import type { BrokerDriver } from './driver.ts';
 import { EmbeddedDriver } from './embedded.ts';
+import { secretHider } from './hide-secrets.ts';
 
 export interface DriverSurroundings {
   readonly logger: Logger;
@@ -10,6 +11,8 @@ export interface DriverSurroundings {
   /** Namespace and name of the Component. */
   readonly space: string;
   readonly appId: string;
+  /** Fields of the metadata whose values came from Secrets. */
+  readonly secretFields?: readonly string[];
 }
 
 /** The component types that there are, with the metadata that each takes (names are Dapr's where Dapr has them). */
@@ -24,8 +27,9 @@ export const componentTypes: Readonly<Record<string, readonly string[]>> = {
 export async function makeDriver(
   type: string,
   metadata: Readonly<Record<string, string>>,
-  { logger, meshTls, space, appId }: DriverSurroundings,
+  { logger, meshTls, space, appId, secretFields = [] }: DriverSurroundings,
 ): Promise<BrokerDriver> {
+  const hide = secretHider(metadata, secretFields);
   const need = (name: string) => {
     const value = metadata[name];
     if (value === undefined || value === '') throw new MizzenError('invalid-component', `a component of type ${type} needs ${name} in its metadata`);
@@ -40,6 +44,7 @@ export async function makeDriver(
         host: address.slice(0, cut),
         port: Number(address.slice(cut + 1)),
         logger,
+        hide,
         tls: isPlain ? undefined : meshTls,
         space,
         appId,
@@ -54,6 +59,7 @@ export async function makeDriver(
         user: metadata['user'],
         password: metadata['password'],
         logger,
+        hide,
       });
     }
     case 'pubsub.rabbitmq': {
@@ -61,11 +67,17 @@ export async function makeDriver(
       const { hostname = 'localhost', username = 'guest', password = 'guest', protocol = 'amqp' } = metadata;
       const url =
         metadata['connectionString'] ?? metadata['host'] ?? `${protocol}://${encodeURIComponent(username)}:${encodeURIComponent(password)}@${hostname}`;
-      return new RabbitDriver({ url, logger });
+      return new RabbitDriver({ url, logger, hide: secretHider({ ...metadata, url }, secretFields) });
     }
     case 'pubsub.redis': {
       const { RedisDriver } = await import('./redis.ts');
-      return new RedisDriver({ address: need('redisHost'), password: metadata['redisPassword'], maxLength: Number(metadata['maxLenApprox'] ?? 0), logger });
+      return new RedisDriver({
+        address: need('redisHost'),
+        password: metadata['redisPassword'],
+        maxLength: Number(metadata['maxLenApprox'] ?? 0),
+        logger,
+        hide,
+      });
     }
     default:
       throw new MizzenError('unknown-component', `components of type ${type} are not known here: ${Object.keys(componentTypes).join(', ')}`);

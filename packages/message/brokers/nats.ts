@@ -27,6 +27,8 @@ export interface NatsDriverOptions {
   /** What a consumer has neither settled nor said that it works on for so long is given to another one; 30 s. */
   readonly takeOverMs?: number;
   readonly logger: Logger;
+  /** Takes the secrets of the component out of a text (./hide-secrets.ts). */
+  readonly hide?: (text: string) => string;
 }
 
 const defaultTakeOverMs = 30_000;
@@ -178,7 +180,7 @@ export class NatsDriver implements BrokerDriver {
   }
 
   async #connect(): Promise<{ nc: NatsConnection; js: JetStreamClient; manager: JetStreamManager }> {
-    const { url, stream, token, user, password, logger } = this.#options;
+    const { url, stream, token, user, password, logger, hide = String } = this.#options;
     const backoff = new Backoff(50, 2_000);
     for (;;) {
       if (this.#abort.signal.aborted) throw new Error('the driver is closed');
@@ -204,7 +206,7 @@ export class NatsDriver implements BrokerDriver {
         void this.#watch(nc);
         return { nc, js, manager };
       } catch (error) {
-        const problem = `NATS at ${url} cannot be used: ${messageOf(error)}`;
+        const problem = hide(`NATS at ${url} cannot be used: ${messageOf(error)}`);
         if (this.#problem !== problem) logger.warn(problem);
         this.#problem = problem;
         await new Promise((resolve) => setTimeout(resolve, backoff.nextMs()));
@@ -215,7 +217,8 @@ export class NatsDriver implements BrokerDriver {
   async #watch(nc: NatsConnection): Promise<void> {
     for await (const status of nc.status()) {
       if (status.type === 'disconnect') {
-        this.#problem = `NATS at ${this.#options.url} is away`;
+        const { url, hide = String } = this.#options;
+        this.#problem = hide(`NATS at ${url} is away`);
         this.#options.logger.warn(`${this.#problem}. Trying again.`);
       } else if (status.type === 'reconnect') this.#problem = undefined;
     }

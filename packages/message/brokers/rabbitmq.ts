@@ -10,6 +10,8 @@ export interface RabbitDriverOptions {
   /** amqp://user:password@host:port/vhost */
   readonly url: string;
   readonly logger: Logger;
+  /** Takes the secrets of the component out of a text (./hide-secrets.ts). */
+  readonly hide?: (text: string) => string;
 }
 
 /**
@@ -221,8 +223,8 @@ export class RabbitDriver implements BrokerDriver {
   }
 
   async #connect(): Promise<{ model: ChannelModel; channel: ConfirmChannel }> {
-    const { url, logger } = this.#options;
-    const shown = url.replace(/\/\/[^@/]*@/, '//');
+    const { url, logger, hide = String } = this.#options;
+    const shown = hide(url);
     for (;;) {
       if (this.#isClosed) throw new Error('the driver is closed');
       let model: ChannelModel | undefined;
@@ -243,7 +245,7 @@ export class RabbitDriver implements BrokerDriver {
         return { model: connected, channel };
       } catch (error) {
         model?.close().catch(() => {});
-        const problem = `RabbitMQ at ${shown} cannot be used: ${messageOf(error)}`;
+        const problem = `RabbitMQ at ${shown} cannot be used: ${hide(messageOf(error))}`;
         if (this.#problem !== problem) logger.warn(problem);
         this.#problem = problem;
         await new Promise((resolve) => setTimeout(resolve, this.#backoff.nextMs()));

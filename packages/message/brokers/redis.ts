@@ -14,6 +14,8 @@ export interface RedisDriverOptions {
   /** What a consumer has neither settled nor claimed again for so long is given to another one; 30 s. */
   readonly takeOverMs?: number;
   readonly logger: Logger;
+  /** Takes the secrets of the component out of a text (./hide-secrets.ts). */
+  readonly hide?: (text: string) => string;
 }
 
 const blockMs = 1_000;
@@ -29,6 +31,7 @@ export class RedisDriver implements BrokerDriver {
 
   constructor(options: RedisDriverOptions) {
     this.#options = options;
+    const { hide = String } = options;
     this.#consumer = randomUUID();
     this.#problem = 'not connected yet';
     this.#redis = this.#connect({ commandTimeout: publishTimeoutMs, maxRetriesPerRequest: null });
@@ -36,12 +39,12 @@ export class RedisDriver implements BrokerDriver {
       this.#problem = undefined;
     });
     this.#redis.on('error', (error) => {
-      const problem = `Redis at ${options.address} cannot be used: ${error.message}`;
+      const problem = hide(`Redis at ${options.address} cannot be used: ${error.message}`);
       if (this.#problem !== problem) options.logger.warn(problem);
       this.#problem = problem;
     });
     this.#redis.on('close', () => {
-      this.#problem ??= `Redis at ${options.address} is away`;
+      this.#problem ??= hide(`Redis at ${options.address} is away`);
     });
   }
 
