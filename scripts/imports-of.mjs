@@ -15,9 +15,10 @@ export function importsOf(name, text) {
   const isTypeStatement = (start) => /^(import|export)\s+type\b/.test(text.slice(start));
   for (const { moduleRequest, entries, start } of module.staticImports)
     add(moduleRequest.value, start, isTypeStatement(start) || (entries.length > 0 && entries.every((entry) => entry.isType)), false);
-  for (const { entries, start, end } of module.staticExports) {
-    // What is imported by one statement and exported by another counts once, as an import.
-    const from = entries.filter((entry) => entry.moduleRequest !== null && entry.moduleRequest.start >= start && entry.moduleRequest.end <= end);
+  for (const { entries, start } of module.staticExports) {
+    // A name that one statement imports and another exports stands with the import, and has been counted.
+    if (!text.startsWith('export', start)) continue;
+    const from = entries.filter((entry) => entry.moduleRequest !== null);
     if (from.length > 0) add(from[0].moduleRequest.value, start, isTypeStatement(start) || from.every((entry) => entry.isType), false);
   }
   const literal = (node) => (node?.type === 'Literal' && typeof node.value === 'string' ? node.value : undefined);
