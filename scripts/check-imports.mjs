@@ -11,7 +11,7 @@ const packages = {
   gateway: ['envoy-api', 'common'],
   filter: [],
   api: ['common'],
-  'envoy-api': [],
+  'envoy-api': ['common'],
   common: [],
 };
 

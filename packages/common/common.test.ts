@@ -1,8 +1,14 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { Backoff, closestName, describeOrigin, formatDurationMs, Logger, parseDurationMs } from './index.ts';
+import { Backoff, closestName, describeOrigin, formatDurationMs, Logger, maxTimerMs, parseDurationMs, timerMs } from './index.ts';
 
 describe('small things that everything uses', () => {
+  it('a duration that is given to a timer is one that a timer can wait', () => {
+    const given = [-1, 0, 1.5, maxTimerMs, maxTimerMs + 1, 1e15, Number.POSITIVE_INFINITY, Number.NaN];
+    assert.deepEqual(given.map(timerMs), [0, 0, 1.5, maxTimerMs, maxTimerMs, maxTimerMs, maxTimerMs, maxTimerMs]);
+    for (const ms of given) clearTimeout(setTimeout(() => {}, timerMs(ms)));
+  });
+
   it('reads durations as Go writes them', () => {
     for (const [text, ms] of [
       ['7s', 7_000],

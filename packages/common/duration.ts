@@ -14,6 +14,14 @@ export function parseDurationMs(text: string): number | undefined {
   return Number.isFinite(total) && total <= 315_576_000_000_000 ? total : undefined;
 }
 
+/** The longest time that a timer of Node.js can wait (24.8 days); it fires after 1 ms when asked for more. */
+export const maxTimerMs = 2 ** 31 - 1;
+
+/** What to give to a timer for a duration that comes from configuration or a peer: a longer one waits for `maxTimerMs`. */
+export function timerMs(ms: number): number {
+  return Number.isNaN(ms) ? maxTimerMs : Math.min(maxTimerMs, Math.max(0, ms));
+}
+
 /** A duration for people: `450ms`, `7s`, `2m5s`, `3h`, `4d`. */
 export function formatDurationMs(ms: number): string {
   if (ms < 1000) return `${Math.round(ms)}ms`;

@@ -3,7 +3,7 @@ export { Backoff } from './backoff.ts';
 export { closestName, editDistance } from './closest-name.ts';
 export { coarseNow } from './coarse-clock.ts';
 export { type DerElement, derElement, derElements } from './der.ts';
-export { formatDurationMs, parseDurationMs } from './duration.ts';
+export { formatDurationMs, maxTimerMs, parseDurationMs, timerMs } from './duration.ts';
 export {
   clearFaults,
   ErrorBoundary,
@@ -15,7 +15,7 @@ export {
   logErrorsTo,
   unattributedErrors,
 } from './error-boundary.ts';
-export { collectYoung, compactHeap } from './garbage.ts';
+export { collectAll, collectYoung, compactHeap } from './garbage.ts';
 export { limitedText } from './limited-text.ts';
 export { type LogFields, Logger, type LogLevel, lostLogLines, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';

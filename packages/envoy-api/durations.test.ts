@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { durationToMs, durationToTimerMs, maxTimerMs } from './durations.ts';
+import { maxTimerMs } from '@mizzen/common';
+import { durationToMs, durationToTimerMs } from './durations.ts';
 
 describe('A duration for a timer', () => {
   it('is never longer than a timer of Node.js can wait', () => {

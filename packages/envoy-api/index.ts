@@ -3,7 +3,7 @@
  * `@mizzen/envoy-api/gen/...`, since loading all 400 files would cost every process what it does not use.
  */
 export { type Init, packAny, typeUrlOf, unpackAny } from './any.ts';
-export { durationFromMs, durationToMs, durationToTimerMs, maxTimerMs } from './durations.ts';
+export { durationFromMs, durationToMs, durationToTimerMs } from './durations.ts';
 export {
   type BrokerApp,
   type BrokerComponent,

@@ -72,7 +72,11 @@ export class Engine {
     this.#metrics = new RequestMetricsTable();
     this.#tcpMetrics = new TcpMetricsTable();
     const overload = new OverloadState(Number.POSITIVE_INFINITY);
-    this.#overload = new OverloadManager(options.overload, overload, logger);
+    this.#overload = new OverloadManager(options.overload, overload, {
+      held: (visit) => this.state.held(visit),
+      onReset: () => void this.counters.values.streams_overload_reset_total++,
+      logger,
+    });
     const events = new EventEmitter();
     this.ready = once(events, 'ready').then(() => undefined);
     this.prepared = once(events, 'prepared').then(() => undefined);

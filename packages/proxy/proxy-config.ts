@@ -1,4 +1,4 @@
-import { MizzenError } from '@mizzen/common';
+import { MizzenError, maxTimerMs } from '@mizzen/common';
 import { readWorkloadEntries, type WorkloadEntry } from './spiffe/workload-entries.ts';
 
 /** What a proxy is told when it starts: who it is, where its control plane is, where it listens. Everything else comes by xDS. */
@@ -91,8 +91,6 @@ const required = ['type', 'name', 'namespace', 'workload', 'serviceAccount', 'tr
 
 export const defaultDrainMs = 5_000;
 export const defaultMaxDrainingProcesses = 24;
-/** Timers end at 2^31 - 1 milliseconds. */
-const maxTimerMs = 2 ** 31 - 1;
 const numbers = [
   ['drainMs', 0, maxTimerMs - 10_000],
   ['restartDrainMs', 0, maxTimerMs - 10_000],

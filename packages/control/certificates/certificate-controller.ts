@@ -2,7 +2,7 @@ import 'reflect-metadata';
 import { createPrivateKey, generateKeyPairSync, type KeyObject, webcrypto, X509Certificate } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { type CertificateIssuerSpec, type CertificateSpec, findKind, type Kind, type Resource } from '@mizzen/api';
-import { Backoff, type Logger, messageOf, parseDurationMs } from '@mizzen/common';
+import { Backoff, type Logger, maxTimerMs, messageOf, parseDurationMs, timerMs } from '@mizzen/common';
 import * as x509 from '@peculiar/x509';
 import { exportKey } from '../citadel/ca-generation.ts';
 import type { FetchPolicy } from '../citadel/fetch-policy.ts';
@@ -51,7 +51,6 @@ const context = { manager, origin: { source: 'api', name: manager } } as const;
 const clusterNamespace = 'mizzen-system';
 const annotations = { certificate: `${group}/certificate-name`, issuer: `${group}/issuer-name`, issuerKind: `${group}/issuer-kind` } as const;
 const mostRetryMs = 3_600_000;
-const mostTimerMs = 2 ** 31 - 1;
 
 /**
  * Certificates for gateways from ACME servers, by cert-manager's kinds: for each Certificate there is a Secret whose certificate is renewed before it ends. One that is good is left alone,
@@ -128,7 +127,7 @@ export class CertificateController {
     try {
       const renewalTime = await this.#reconcile(name);
       entry.backoff.reset();
-      waitMs = renewalTime === undefined ? mostTimerMs : renewalTime.getTime() - Date.now();
+      waitMs = renewalTime === undefined ? maxTimerMs : renewalTime.getTime() - Date.now();
     } catch (error) {
       if (this.#abort.signal.aborted) return;
       waitMs = entry.backoff.nextMs();
@@ -142,7 +141,7 @@ export class CertificateController {
     entry.isWorking = false;
     if (this.#abort.signal.aborted || this.#entries.get(name) !== entry) return;
     if (entry.isStale) return this.#look(name);
-    entry.timer = setTimeout(() => this.#look(name), Math.min(Math.max(waitMs, 0), mostTimerMs)).unref();
+    entry.timer = setTimeout(() => this.#look(name), timerMs(waitMs)).unref();
   }
 
   /** Resolves to when the certificate has to be renewed; undefined: there is none wanted. Throws Error with why there is no good one. */

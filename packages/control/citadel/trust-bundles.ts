@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkServerIdentity, type PeerCertificate } from 'node:tls';
-import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, type Logger, messageOf, timerMs } from '@mizzen/common';
 import type { FetchPolicy } from './fetch-policy.ts';
 import { callHttps } from './https-call.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
@@ -168,7 +168,10 @@ export class TrustBundles {
     }
     const least = this.#options.leastRefreshMs ?? leastRefreshMs;
     const hint = Math.min(Math.max((endpoint.bundle?.refreshSeconds ?? 0) * 1000, least), mostRefreshMs);
-    endpoint.timer = setTimeout(() => void this.#refresh(endpoint), endpoint.problem === undefined ? hint * (0.9 + Math.random() * 0.1) : backoff.nextMs());
+    endpoint.timer = setTimeout(
+      () => void this.#refresh(endpoint),
+      endpoint.problem === undefined ? timerMs(hint * (0.9 + Math.random() * 0.1)) : backoff.nextMs(),
+    );
     endpoint.timer.unref();
     if (JSON.stringify(endpoint.bundle) !== before) onChange();
   }

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Http2Server } from 'node:http2';
 import { Code, ConnectError, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
-import { PushQueue } from '@mizzen/common';
+import { PushQueue, timerMs } from '@mizzen/common';
 import { ConnectionGuard } from '@mizzen/common/connection-guard';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { ServerConnections } from '@mizzen/common/server-connections';
@@ -148,7 +148,7 @@ async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<Subscr
   const channel: AppChannel = {
     deliver(event, timeoutMs, done) {
       const id = textOf(event.event['id']);
-      const timer = setTimeout(() => settle(id, retry(`the stream has not said within ${timeoutMs} ms what became of it`)), timeoutMs);
+      const timer = setTimeout(() => settle(id, retry(`the stream has not said within ${timeoutMs} ms what became of it`)), timerMs(timeoutMs));
       // An event of the same id that is still open has been given up by its broker.
       open.get(id)?.(retry('it was delivered again'));
       open.set(id, (outcome) => {

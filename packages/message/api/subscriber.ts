@@ -1,4 +1,4 @@
-import { type Logger, messageOf } from '@mizzen/common';
+import { type Logger, messageOf, timerMs } from '@mizzen/common';
 import type { CanaryRoute, ResiliencyPolicy, Subscription } from '@mizzen/envoy-api';
 import type { BrokerDriver, BrokerSubscription, Delivery } from '../brokers/driver.ts';
 import type { AppChannel, DeliveredEvent, DeliveryOutcome } from './app-channel.ts';
@@ -327,7 +327,7 @@ export class Subscriber {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       then();
-    }, ms);
+    }, timerMs(ms));
     this.#timers.add(timer);
   }
 

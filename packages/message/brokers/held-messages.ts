@@ -1,3 +1,5 @@
+import { timerMs } from '@mizzen/common';
+
 /** Timers of messages that wait on this side of a broker, which all end with their subscription. */
 export class HeldMessages {
   readonly #timers: Set<NodeJS.Timeout>;
@@ -12,13 +14,10 @@ export class HeldMessages {
   hold(ms: number, then: () => void): void {
     if (this.#isClosed) return;
     if (ms <= 0) return then();
-    const timer = setTimeout(
-      () => {
-        this.#timers.delete(timer);
-        then();
-      },
-      Math.min(ms, 2_147_483_647),
-    );
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      then();
+    }, timerMs(ms));
     this.#timers.add(timer);
   }
 

@@ -1,4 +1,4 @@
-import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, type Logger, messageOf, timerMs } from '@mizzen/common';
 import {
   AckPolicy,
   type Consumer,
@@ -127,7 +127,7 @@ export class NatsDriver implements BrokerDriver {
     const { headers, key, publishedAtMs, deliverAtMs, isExpired } = readWireHeaders(wire, now);
     if (isExpired) return message.ack();
     if (deliverAtMs > now) return message.nak(deliverAtMs - now);
-    const working = setInterval(() => message.working(), (this.#options.takeOverMs ?? defaultTakeOverMs) / 3);
+    const working = setInterval(() => message.working(), timerMs((this.#options.takeOverMs ?? defaultTakeOverMs) / 3));
     timers.add(working);
     let isSettled = false;
     const settle = (then: () => void) => {

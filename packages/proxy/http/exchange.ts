@@ -337,7 +337,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   #start(): void {
     const { head, settings } = this;
     if (!this.#requestEnded) this.#replay = [];
-    if (settings.context.overload.refusesRequests) return this.#refuseForOverload();
+    if (!settings.context.overload.acceptsRequest()) return this.#refuseForOverload();
     if (head.upgrade !== '' && !this.#acceptsUpgrade()) return;
     this.peerMetadata = applyForwardingHeaders(head, this.downstream.client, settings);
     if (settings.tracer !== undefined) this.span = settings.tracer.begin(this);
@@ -1005,6 +1005,12 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     if (this.#headSent) return this.#breakOff('SI');
     this.downstream.makeLast();
     this.reply(408, 'stream timeout', 'SI', 'stream_idle_timeout');
+  }
+
+  /** The process is short of memory, and this stream holds a lot of it. */
+  onOverload(): void {
+    if (this.#headSent) return this.#breakOff('OM');
+    this.#refuseForOverload();
   }
 
   // ---- tunnels ----

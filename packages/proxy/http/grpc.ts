@@ -1,4 +1,4 @@
-import { maxTimerMs } from '@mizzen/envoy-api';
+import { timerMs } from '@mizzen/common';
 import type { RequestHead } from '../message/request-head.ts';
 
 /** gRPC over HTTP (grpc PROTOCOL-HTTP2.md), as far as a proxy has to know it. */
@@ -105,5 +105,5 @@ const unitMs: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1
 /** `grpc-timeout` in milliseconds, at least 1 (0 would be no limit), at most what a timer can wait; undefined when it is absent or no timeout. */
 export function grpcTimeoutMs(head: RequestHead): number | undefined {
   const match = /^(\d{1,8})([HMSmun])$/.exec(head.headers.get('grpc-timeout') ?? '');
-  return match === null ? undefined : Math.min(maxTimerMs, Math.max(1, Math.ceil(Number(match[1]) * unitMs[match[2]!]!)));
+  return match === null ? undefined : timerMs(Math.max(1, Math.ceil(Number(match[1]) * unitMs[match[2]!]!)));
 }

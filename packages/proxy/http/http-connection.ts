@@ -13,7 +13,11 @@ export interface SpokenHttp {
   onData(chunk: Buffer): void;
   drain(gently: boolean): void;
   sweep(now: number): void;
+  held(visit: HeldVisitor): void;
 }
+
+/** Is given the bytes that wait for a slow reader, and how to end what they belong to. */
+export type HeldVisitor = (bytes: number, reset: () => void) => void;
 
 /** `p` of `preface`: how many of its bytes tell HTTP/2 from a request of HTTP/1.1 whose method is PRI, which there is none. */
 const tellingBytes = 4;
@@ -77,6 +81,10 @@ export class HttpConnection {
 
   close(): void {
     this.socket.destroy();
+  }
+
+  held(visit: HeldVisitor): void {
+    this.#spoken?.held(visit);
   }
 
   /** `now` in the milliseconds of performance.now(). */

@@ -16,7 +16,7 @@ import { countAllocatedRead } from '../net/read-buffers.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import type { Client, Downstream } from './downstream.ts';
 import { Exchange } from './exchange.ts';
-import type { SpokenHttp } from './http-connection.ts';
+import type { HeldVisitor, SpokenHttp } from './http-connection.ts';
 import { Http2Downstream } from './http2-downstream.ts';
 import { statusLine } from './reason-phrases.ts';
 
@@ -313,6 +313,14 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
     } else if (this.#isDraining && now - this.lastActivity > drainIdleMs) this.#closeAfterOutput();
     else if (settings.idleTimeoutMs > 0 && now - this.lastActivity > settings.idleTimeoutMs) this.close();
     else if (settings.maxConnectionDurationMs > 0 && now - this.#openedAt > settings.maxConnectionDurationMs) this.drain(false);
+  }
+
+  held(visit: HeldVisitor): void {
+    visit(this.socket.writableLength, () => {
+      this.#exchange?.onOverload();
+      // What the client has not taken yet goes with the connection.
+      this.close();
+    });
   }
 
   onData(received: Buffer): void {

@@ -11,7 +11,7 @@ import { countAllocatedRead } from '../net/read-buffers.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import type { Client, Downstream } from './downstream.ts';
 import { Exchange } from './exchange.ts';
-import type { SpokenHttp } from './http-connection.ts';
+import type { HeldVisitor, SpokenHttp } from './http-connection.ts';
 
 const boundary = errorBoundary('http2.downstream');
 
@@ -102,6 +102,15 @@ export class Http2Downstream implements SpokenHttp, StreamServer, ByteWriter {
     if (maxConnectionDurationMs > 0 && now - this.#openedAt > maxConnectionDurationMs) this.http2.drain();
   }
 
+  held(visit: HeldVisitor): void {
+    for (const stream of this.http2.openStreams())
+      visit(stream.pendingBytes, () => {
+        (stream.handler as Http2Request | undefined)?.overloaded();
+        this.http2.drain();
+      });
+    visit(this.#socket.writableLength, () => this.#socket.destroy());
+  }
+
   // ---- where its bytes go ----
 
   get pendingBytes(): number {
@@ -182,6 +191,10 @@ class Http2Request implements Downstream, StreamHandler {
     else if (exchange.isTunnel) return;
     else if (requestTimeoutMs > 0 && !exchange.isRequestComplete && now - exchange.beganAt > requestTimeoutMs) exchange.onRequestTimeout();
     else if (maxStreamDurationMs > 0 && now - exchange.beganAt > maxStreamDurationMs) exchange.onMaxDuration();
+  }
+
+  overloaded(): void {
+    this.#exchange.onOverload();
   }
 
   // ---- the answer ----

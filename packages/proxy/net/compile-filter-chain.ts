@@ -3,7 +3,7 @@ import type net from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { create, toBinary } from '@bufbuild/protobuf';
 import { errorBoundary, MizzenError } from '@mizzen/common';
-import { durationToMs, unpackAny } from '@mizzen/envoy-api';
+import { durationToMs, durationToTimerMs, unpackAny } from '@mizzen/envoy-api';
 import type { CidrRange } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
 import { TrafficDirection } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import {
@@ -123,7 +123,7 @@ export function compileFilterChain(
         tlsConfig,
         environment.secrets,
         {
-          handshakeTimeoutMs: durationToMs(message.transportSocketConnectTimeout) ?? defaultHandshakeTimeoutMs,
+          handshakeTimeoutMs: durationToTimerMs(message.transportSocketConnectTimeout) ?? defaultHandshakeTimeoutMs,
           sessionTicketKeys: environment.sessionTicketKeys,
           onReady: environment.onSecretReady,
           onSecure(socket: TLSSocket, info: ConnectionInfo) {
@@ -179,6 +179,10 @@ export function compileFilterChain(
     },
     // `handshakes` holds every connection with TLS, also those whose handshake is under way.
     activeConnections: () => Math.max(connections.size + sessions.size, handshakes.size),
+    held(visit) {
+      for (const connection of connections) connection.held(visit);
+      for (const session of sessions) visit(session.heldBytes, () => session.close('OM', 'overload'));
+    },
     sweep(now) {
       // One that throws closes, and the others are still swept.
       for (const connection of connections) if (!sweeping.run(() => connection.sweep(now))) connection.close();

@@ -1,5 +1,6 @@
 import net from 'node:net';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
+import type { HeldVisitor } from '../http/http-connection.ts';
 import type { ServerTls } from '../tls/server-tls.ts';
 import type { ConnectionInfo } from './connection-info.ts';
 
@@ -20,6 +21,8 @@ export interface FilterChain {
   drain(gently: boolean): void;
   closeAll(): void;
   activeConnections(): number;
+  /** Visits what waits for slow readers. */
+  held(visit: HeldVisitor): void;
   sweep(now: number): void;
   close(): void;
 }

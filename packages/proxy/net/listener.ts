@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import { errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import type { HeldVisitor } from '../http/http-connection.ts';
 import type { OverloadState } from '../overload/overload-state.ts';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { type ConnectionInfo, connectionInfoOf } from './connection-info.ts';
@@ -159,6 +160,10 @@ export class Listener implements InspectionResult {
     if (this.#retired.length === 0) return;
     for (const chain of this.#retired) chain.sweep(now);
     this.#retired = this.#retired.filter((chain) => chain.activeConnections() > 0);
+  }
+
+  held(visit: HeldVisitor): void {
+    for (const chain of [...this.#allChains(), ...this.#retired]) chain.held(visit);
   }
 
   /** Connections end with the request they are serving; new ones are still taken until `stopListening`. */

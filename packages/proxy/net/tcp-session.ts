@@ -192,6 +192,11 @@ export class TcpSession implements LoggedStream {
     }
   }
 
+  /** Bytes that wait for either side. */
+  get heldBytes(): number {
+    return this.#downstream.writableLength + (this.#upstream?.writableLength ?? 0);
+  }
+
   /** Ends both sides now. Idempotent. */
   close(flag = '', details = ''): void {
     if (this.#isClosed) return;

@@ -6,7 +6,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
-import { type Logger, MizzenError, messageOf, PushQueue, pemCertificates } from '@mizzen/common';
+import { type Logger, MizzenError, messageOf, PushQueue, pemCertificates, timerMs } from '@mizzen/common';
 import { ConnectionGuard } from '@mizzen/common/connection-guard';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { ServerConnections } from '@mizzen/common/server-connections';
@@ -247,7 +247,7 @@ export class WorkloadApi {
     const certificates = derOf(pair.cert);
     const expiresAt = Date.parse(new X509Certificate(certificates[0]!).validTo);
     clearTimeout(this.#timers.get(spiffeId));
-    const timer = setTimeout(() => this.#renew(spiffeId), Math.min(2 ** 31 - 1, (expiresAt - Date.now()) / 2)).unref();
+    const timer = setTimeout(() => this.#renew(spiffeId), timerMs((expiresAt - Date.now()) / 2)).unref();
     this.#timers.set(spiffeId, timer);
     return { chain: Buffer.concat(certificates), key: createPrivateKey(pair.key).export({ format: 'der', type: 'pkcs8' }) };
   }

@@ -8,6 +8,7 @@ export class ProxyCounters {
     downstream_requests_active: 0,
     downstream_connections_overload_rejected_total: 0,
     downstream_requests_overload_rejected_total: 0,
+    streams_overload_reset_total: 0,
     tcp_sessions_total: 0,
     tcp_sessions_active: 0,
     udp_sessions_total: 0,

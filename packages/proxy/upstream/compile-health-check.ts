@@ -1,5 +1,5 @@
 import { MizzenError } from '@mizzen/common';
-import { durationToMs } from '@mizzen/envoy-api';
+import { durationToMs, durationToTimerMs } from '@mizzen/envoy-api';
 import { RequestMethod } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import {
   HealthCheck_GrpcHealthCheckSchema,
@@ -21,7 +21,7 @@ const supported = new Set([
 export function compileHealthCheck(message: HealthCheckMessage, clusterPlace: string): HealthCheck {
   const place = `${clusterPlace}, health_checks`;
   refuseUnsupported(HealthCheckSchema, message, supported, place);
-  const [intervalMs, timeoutMs] = [durationToMs(message.interval), durationToMs(message.timeout)];
+  const [intervalMs, timeoutMs] = [durationToMs(message.interval), durationToTimerMs(message.timeout)];
   if (!intervalMs || !timeoutMs || !message.unhealthyThreshold || !message.healthyThreshold)
     throw new MizzenError('invalid-health-check', `${place}: interval, timeout, unhealthy_threshold and healthy_threshold must be given and above 0`);
   const common = { intervalMs, timeoutMs, unhealthyThreshold: message.unhealthyThreshold, healthyThreshold: message.healthyThreshold };

@@ -1,3 +1,4 @@
+import { timerMs } from '@mizzen/common';
 import { type Fields, noFields } from '../message/fields.ts';
 import { RequestHead } from '../message/request-head.ts';
 import type { ResponseHead } from '../message/response-head.ts';
@@ -71,7 +72,7 @@ class OwnExchange implements ResponseReceiver {
 
   start(): void {
     const { timeoutMs } = this.#request;
-    if (timeoutMs > 0) this.#timer = setTimeout(() => this.#fail('timeout', `no answer within ${timeoutMs} ms`), timeoutMs);
+    if (timeoutMs > 0) this.#timer = setTimeout(() => this.#fail('timeout', `no answer within ${timeoutMs} ms`), timerMs(timeoutMs));
     this.#attempt();
   }
 

@@ -1,5 +1,5 @@
 import net from 'node:net';
-import { http } from '@mizzen/common';
+import { http, timerMs } from '@mizzen/common';
 import type { ProxyConfig } from '../proxy-config.ts';
 import { checkGrpcHealth } from './grpc-health.ts';
 
@@ -44,11 +44,11 @@ export class HealthProber {
       this.#onChange(problem);
     }
     // An application that starts is asked often, so that it is in use as soon as it can be.
-    this.#timer = setTimeout(() => void this.#round(), this.#isHealthy ? (this.#probe.periodMs ?? 2_000) : 100);
+    this.#timer = setTimeout(() => void this.#round(), this.#isHealthy ? timerMs(this.#probe.periodMs ?? 2_000) : 100);
   }
 
   #ask(): Promise<string | undefined> {
-    const timeoutMs = this.#probe.timeoutMs ?? 1_000;
+    const timeoutMs = timerMs(this.#probe.timeoutMs ?? 1_000);
     const { path, port, address = '127.0.0.1', grpcService } = this.#probe;
     if (grpcService !== undefined) return checkGrpcHealth(address, port, grpcService, timeoutMs);
     return new Promise((resolve) => {

@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { DescService } from '@bufbuild/protobuf';
 import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
-import { Backoff, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { Backoff, type Logger, MizzenError, messageOf, timerMs } from '@mizzen/common';
 import { GrpcConnection, maxMessageBytes } from '@mizzen/common/grpc-client';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
@@ -141,7 +141,7 @@ export class IdentityAgent {
         this.#backoff.reset();
         this.#logger.info('has a certificate', { identity: certificate.subjectAltName?.replace(/^URI:/, ''), until: new Date(this.#expiresAt).toISOString() });
         const life = this.#expiresAt - Date.now();
-        this.#timer = setTimeout(() => void this.#obtain(), Math.min(2 ** 31 - 1, life * (0.45 + Math.random() * 0.1))).unref();
+        this.#timer = setTimeout(() => void this.#obtain(), timerMs(life * (0.45 + Math.random() * 0.1))).unref();
         if (isRenewal) this.#onRenewed();
         this.#rootsChanged();
         return;

@@ -9,6 +9,7 @@ import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/l
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import type { ProxyContext } from '../http/connection-settings.ts';
+import type { HeldVisitor } from '../http/http-connection.ts';
 import { type CompiledListener, compileListener } from '../net/compile-listener.ts';
 import { Listener, type ListenerSurroundings } from '../net/listener.ts';
 import { UdpListener } from '../net/udp-listener.ts';
@@ -339,6 +340,11 @@ export class ResourceState {
     let sum = 0;
     for (const listener of [...this.#open.values(), ...this.#draining.keys()]) if (listener instanceof Listener) sum += listener.activeConnections();
     return sum;
+  }
+
+  /** Visits what waits for slow readers. */
+  held(visit: HeldVisitor): void {
+    for (const listener of [...this.#open.values(), ...this.#draining.keys()]) if (listener instanceof Listener) listener.held(visit);
   }
 
   async close(): Promise<void> {

@@ -1,6 +1,6 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
-import { Backoff, type Logger } from '@mizzen/common';
+import { Backoff, type Logger, timerMs } from '@mizzen/common';
 import type { ProxyCounters } from '../../telemetry/proxy-counters.ts';
 import { ScriptChild } from './script-child.ts';
 import { type FromProcess, heartbeatMs, type ScriptCall, type ScriptResult } from './script-messages.ts';
@@ -124,7 +124,7 @@ export class ScriptHost {
   #send(current: Process, pending: Pending): void {
     const id = (this.#nextId++ & 0x3fffffff) + 1;
     current.pending.set(id, pending);
-    pending.timer = setTimeout(() => this.#timedOut(current, id), pending.timeoutMs);
+    pending.timer = setTimeout(() => this.#timedOut(current, id), timerMs(pending.timeoutMs));
     current.child.send({ ...pending.call, id });
   }
 
@@ -273,6 +273,6 @@ export class ScriptHost {
     const end = () => old.child.kill('it was replaced');
     if (old.pending.size === 0) return end();
     const last = Math.max(...[...old.pending.values()].map(({ timeoutMs }) => timeoutMs));
-    setTimeout(end, last + 50).unref();
+    setTimeout(end, timerMs(last + 50)).unref();
   }
 }
