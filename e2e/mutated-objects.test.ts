@@ -5,10 +5,13 @@ import { syncBuiltinESMExports } from 'node:module';
 import { after, describe, it, mock } from 'node:test';
 import { rootCertificates } from 'node:tls';
 import { create } from '@bufbuild/protobuf';
-import { decodeObject, decodeYaml, groupOf, kinds, nameOf, type Resource } from '@mizzen/api';
+import { decodeObject, decodeYaml, findKind, groupOf, kinds, nameOf, type Resource } from '@mizzen/api';
 import { messageOf, silentLogger } from '@mizzen/common';
 import { NodeSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
+import { ApiError } from '../packages/control/galley/api-error.ts';
 import { keyText, type StoredResource } from '../packages/control/galley/config-store.ts';
+import { ResourceRegistry } from '../packages/control/galley/resource-registry.ts';
+import { SqliteStore } from '../packages/control/galley/sqlite-store.ts';
 import { notEnforced } from '../packages/control/pilot/analysis/not-implemented.ts';
 import { patchesFor } from '../packages/control/pilot/envoy-filters/patches.ts';
 import { resourcesFor } from '../packages/control/pilot/generate/resources.ts';
@@ -27,6 +30,9 @@ const seed = Number(process.env['MUTATION_SEED'] ?? 20_261_130);
 const maxCases = Number(process.env['MUTATION_CASES'] ?? 20_000);
 /** Kinds that are stored or refused, and that no generator reads. */
 const withoutEffect = ['/Pod', '/Event', 'extensions.istio.io/WasmPlugin'];
+/** Every so many cases are written to a store, too. */
+const apiEvery = 10;
+const writer = { manager: 'test', origin: { source: 'api', name: 'test' } } as const;
 /** Mutated objects beside each other and the valid rest of the mesh, in one build. */
 const casesPerBuild = 60;
 
@@ -124,9 +130,25 @@ describe('Mutated objects', () => {
   withoutResolver();
   const proxies = views.map((view) => ({ view, engine: engineOf() }));
   after(() => Promise.all(proxies.map(({ engine }) => engine.close(0, 0))));
+  const builder = new SnapshotBuilder('cluster.local', silentLogger, undefined, undefined, keySets as never);
+  const attempt = async (reader: ConfigReader): Promise<void> => {
+    const snapshot = await builder.probe(reader);
+    for (const { view, engine } of proxies) {
+      const patches = patchesFor(view, snapshot.envoyFilters);
+      const generate = (type: Parameters<typeof resourcesFor>[0], names: string[]) =>
+        resourcesFor(type, new Set(names), view, snapshot, trust as never, patches, () => {});
+      for (const type of ['name-table', 'messaging'] as const) generate(type, []);
+      for (const type of ['cluster', 'endpoint', 'listener', 'route', 'secret'] as const) {
+        const wanted = engine.state.wanted(type);
+        const resources = generate(type, wanted);
+        engine.accept(type, resources);
+      }
+    }
+  };
+  const validObjects = () => decodeYaml(readFileSync(new URL('support/valid-objects.yaml', import.meta.url), 'utf8'), 'valid-objects.yaml');
 
   it('stop nothing but themselves', async (context) => {
-    const { resources, problems } = decodeYaml(readFileSync(new URL('support/valid-objects.yaml', import.meta.url), 'utf8'), 'valid-objects.yaml');
+    const { resources, problems } = validObjects();
     assert.deepEqual(problems, []);
     const seeds = new Set(resources.map(({ resource }) => `${groupOf(resource.apiVersion)}/${resource.kind}`));
     assert.deepEqual(
@@ -135,22 +157,23 @@ describe('Mutated objects', () => {
       'a kind has no valid object to mutate',
     );
     const valid = resources.map(({ resource }, i) => storedOf(resource, i + 1));
-    const builder = new SnapshotBuilder('cluster.local', silentLogger, undefined, undefined, keySets as never);
-    const attempt = async (reader: ConfigReader): Promise<void> => {
-      const snapshot = await builder.probe(reader);
-      for (const { view, engine } of proxies) {
-        const patches = patchesFor(view, snapshot.envoyFilters);
-        const generate = (type: Parameters<typeof resourcesFor>[0], names: string[]) =>
-          resourcesFor(type, new Set(names), view, snapshot, trust as never, patches, () => {});
-        for (const type of ['name-table', 'messaging'] as const) generate(type, []);
-        for (const type of ['cluster', 'endpoint', 'listener', 'route', 'secret'] as const) {
-          const wanted = engine.state.wanted(type);
-          const resources = generate(type, wanted);
-          engine.accept(type, resources);
-        }
-      }
-    };
     await attempt(readerOf(valid));
+
+    const store = new SqliteStore(':memory:');
+    const registry = new ResourceRegistry(store, notEnforced);
+    for (const name of ['default', 'istio-system', 'mizzen-system', 'shop', 'other'])
+      await registry.apply(findKind('', 'Namespace')!, '', name, { apiVersion: 'v1', kind: 'Namespace', metadata: { name } }, true, writer);
+    /** By the API, and as a document of a followed folder: refused with a reason, or stored. */
+    const writeBothWays = async (value: Record<string, unknown>, where: string) => {
+      const { apiVersion, kind, metadata } = value as unknown as Resource;
+      try {
+        await registry.apply(findKind(groupOf(apiVersion), kind)!, metadata.namespace ?? '', metadata.name, value, true, writer);
+      } catch (error) {
+        assert.ok(error instanceof ApiError && error.status < 500, `a write throws ${messageOf(error)}: ${where}`);
+      }
+      const { resources: decoded, problems: found } = decodeYaml(JSON.stringify(value), 'mutated.yaml');
+      assert.equal(decoded.length + Number(found.length > 0), 1, where);
+    };
 
     const isolated = new Map<string, string>();
     let [cases, accepted] = [0, 0];
@@ -161,6 +184,7 @@ describe('Mutated objects', () => {
         const at = Math.floor(random() * valid.length);
         const { value, what } = mutate(valid[at]!.resource);
         const where = `seed ${seed}, case ${cases}: ${what}`;
+        if (cases % apiEvery === 0) await writeBothWays(value, where);
         let decoded: ReturnType<typeof decodeObject>;
         try {
           decoded = decodeObject(value);
@@ -188,10 +212,86 @@ describe('Mutated objects', () => {
         isolated.set(where.replace(/.*case \d+: /, ''), reason);
       }
     }
+    await store.close();
     context.diagnostic(`${cases} mutations, ${accepted} accepted, ${isolated.size} left out by generation`);
     const refused = [...isolated].filter(([what]) => !what.startsWith('EnvoyFilter '));
     assert.deepEqual(refused, [], 'accepted objects that generation or the proxy refuses');
     if (process.env['MUTATION_REPORT']) for (const [what, reason] of isolated) context.diagnostic(`${what}: ${reason}`);
     assert.ok(accepted > cases / 20);
   });
+
+  /** An object with this value at the place that `PUT` stands for. */
+  const once: Readonly<Record<string, string>> = {
+    'requestHeaderModifier.add of an HTTPRoute': httpRoute(
+      '{ filters: [{ type: RequestHeaderModifier, requestHeaderModifier: { set: [{ name: x, value: z }], add: PUT } }], backendRefs: [{ name: shop, port: 80 }] }',
+    ),
+    'replacePrefixMatch of an HTTPRoute': httpRoute(
+      '{ filters: [{ type: URLRewrite, urlRewrite: { path: { type: ReplacePrefixMatch, replacePrefixMatch: PUT } } }], backendRefs: [{ name: shop, port: 80 }] }',
+    ),
+    'matches.method of a GRPCRoute':
+      'apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: { name: once }\nspec: { parentRefs: [{ kind: Service, group: "", name: shop }], rules: [{ matches: [{ method: PUT }], backendRefs: [{ name: shop, port: 80 }] }] }\n',
+    'rules.when of an AuthorizationPolicy': security('AuthorizationPolicy', '{ rules: [{ when: PUT }] }'),
+    'rules.when.values of an AuthorizationPolicy': security('AuthorizationPolicy', '{ rules: [{ when: [{ key: "request.headers[x]", values: PUT }] }] }'),
+    'the spec of an AuthorizationPolicy': security('AuthorizationPolicy', 'PUT'),
+    'headers.x.regex of a VirtualService': istio(
+      'VirtualService',
+      '{ hosts: [shop], http: [{ match: [{ headers: { x: { regex: PUT } } }], route: [{ destination: { host: shop } }] }] }',
+    ),
+    'jwtRules.fromHeaders of a RequestAuthentication': security(
+      'RequestAuthentication',
+      '{ jwtRules: [{ issuer: "https://a.test", jwks: "{}", fromHeaders: PUT }] }',
+    ),
+    'jwtRules.fromCookies of a RequestAuthentication': security(
+      'RequestAuthentication',
+      '{ jwtRules: [{ issuer: "https://a.test", jwks: "{}", fromCookies: PUT }] }',
+    ),
+    'jwtRules.outputClaimToHeaders of a RequestAuthentication': security(
+      'RequestAuthentication',
+      '{ jwtRules: [{ issuer: "https://a.test", jwks: "{}", outputClaimToHeaders: PUT }] }',
+    ),
+    'defaultEndpoint of a Sidecar': istio(
+      'Sidecar',
+      '{ ingress: [{ port: { number: 9080, protocol: HTTP, name: http }, defaultEndpoint: PUT }], egress: [{ hosts: ["*/*"] }] }',
+    ),
+    'match of an EnvoyFilter': istio(
+      'EnvoyFilter',
+      '{ configPatches: [{ applyTo: HTTP_FILTER, match: PUT, patch: { operation: INSERT_FIRST, value: { name: envoy.filters.http.grpc_web } } }] }',
+      'v1alpha3',
+    ),
+    'match.listener of an EnvoyFilter': istio(
+      'EnvoyFilter',
+      '{ configPatches: [{ applyTo: HTTP_FILTER, match: { context: ANY, listener: PUT }, patch: { operation: INSERT_FIRST, value: { name: envoy.filters.http.grpc_web } } }] }',
+      'v1alpha3',
+    ),
+    ...Object.fromEntries(
+      [
+        'tcp: { maxConnections: PUT }',
+        ...['http1MaxPendingRequests', 'http2MaxRequests', 'maxRequestsPerConnection', 'maxRetries'].map((field) => `http: { ${field}: PUT }`),
+      ].map((pool) => [`${pool} of a DestinationRule`, istio('DestinationRule', `{ host: shop, trafficPolicy: { connectionPool: { ${pool} } } }`)]),
+    ),
+    'tls.caCertificates of a Gateway': istio(
+      'Gateway',
+      '{ selector: { app: edge }, servers: [{ port: { number: 443, name: https, protocol: HTTPS }, hosts: ["*"], tls: { mode: MUTUAL, serverCertificate: /a, privateKey: /b, caCertificates: PUT } }] }',
+    ),
+  };
+  for (const [place, yaml] of Object.entries(once))
+    it(`do not stop a mesh with null, {}, [] or -1 as ${place}`, async () => {
+      const valid = validObjects().resources.map(({ resource }, i) => storedOf(resource, i + 1));
+      for (const value of ['null', '{}', '[]', '-1', '""']) {
+        const { resources, problems } = decodeYaml(yaml.replace('PUT', value), 'once.yaml');
+        assert.equal(resources.length + Number(problems.length > 0), 1, `${value}: refused with a reason, or accepted`);
+        const accepted = resources.filter(({ resource }) => notEnforced(resource) === undefined);
+        await attempt(readerOf([...valid, ...accepted.map(({ resource }, i) => storedOf(resource, valid.length + i + 1))]));
+      }
+    });
 });
+
+function istio(kind: string, spec: string, version = 'v1'): string {
+  return `apiVersion: networking.istio.io/${version}\nkind: ${kind}\nmetadata: { name: once, namespace: default }\nspec: ${spec}\n`;
+}
+function security(kind: string, spec: string): string {
+  return `apiVersion: security.istio.io/v1\nkind: ${kind}\nmetadata: { name: once, namespace: default }\nspec: ${spec}\n`;
+}
+function httpRoute(rule: string): string {
+  return `apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: { name: once, namespace: default }\nspec: { parentRefs: [{ kind: Service, group: "", name: shop }], rules: [${rule}] }\n`;
+}
