@@ -56,7 +56,7 @@ export class AcmeServer {
       'Pebble answers',
       () => call({ port, path: '/dir', headers: { host: 'localhost', 'user-agent': 'test' }, tls: { rejectUnauthorized: false } }),
       ({ status }) => status === 200,
-      20_000,
+      60_000,
     ).catch((error: unknown) => {
       server.close();
       throw error;

@@ -81,7 +81,7 @@ export class BrokerProcess {
     return BrokerProcess.#started(folder, port, [...program, 'broker', '--plain', '--data', folder, '--port', String(port)]);
   }
 
-  static async #started(folder: string, port: number, command: readonly string[], env: NodeJS.ProcessEnv = {}, startMs = 20_000): Promise<BrokerProcess> {
+  static async #started(folder: string, port: number, command: readonly string[], env: NodeJS.ProcessEnv = {}, startMs = 60_000): Promise<BrokerProcess> {
     const broker = new BrokerProcess(folder, port, command, env, startMs);
     await broker.start();
     return broker;

@@ -125,7 +125,7 @@ export class TestEngine {
       if (child.exitCode !== null || child.signalCode !== null) return;
       const exited = once(child, 'exit');
       child.kill('SIGTERM');
-      const timer = setTimeout(() => child.kill('SIGKILL'), 15_000);
+      const timer = setTimeout(() => child.kill('SIGKILL'), 30_000);
       await exited;
       clearTimeout(timer);
     });
@@ -138,7 +138,7 @@ export class TestEngine {
       'ready',
       () => call({ port: adminPort, path: '/ready' }),
       (answer) => answer.status === 200,
-      20_000,
+      60_000,
     );
   }
 
@@ -209,7 +209,7 @@ export class RawClient {
   }
 
   /** Resolves when what has come matches. */
-  async until(pattern: RegExp, timeoutMs = 5_000): Promise<string> {
+  async until(pattern: RegExp, timeoutMs = 20_000): Promise<string> {
     const deadline = Date.now() + timeoutMs;
     while (!pattern.test(this.text)) {
       if (this.isClosed) throw new Error(`closed before ${pattern}; received ${JSON.stringify(this.text.slice(0, 300))}`);
@@ -225,7 +225,7 @@ export class RawClient {
     return this.text;
   }
 
-  async closed(timeoutMs = 10_000): Promise<string> {
+  async closed(timeoutMs = 30_000): Promise<string> {
     if (!this.isClosed) await once(this.socket, 'close', { signal: AbortSignal.timeout(timeoutMs) });
     return this.text;
   }

@@ -97,7 +97,7 @@ export class GrpcClient {
     }) as never;
   }
 
-  say(text: string, metadata: Record<string, string> = {}, deadlineMs = 10_000): Promise<GrpcAnswer> {
+  say(text: string, metadata: Record<string, string> = {}, deadlineMs = 30_000): Promise<GrpcAnswer> {
     return new Promise((resolve) => {
       let body = '';
       const call = (this.#client['say'] as Unary).call(

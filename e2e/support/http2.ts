@@ -159,7 +159,7 @@ export class RawHttp2 {
   }
 
   /** Resolves with the first frame that is as wanted, among those that have come and those that will. */
-  async until(what: string, isWanted: (frame: Frame) => boolean, timeoutMs = 5_000): Promise<Frame> {
+  async until(what: string, isWanted: (frame: Frame) => boolean, timeoutMs = 20_000): Promise<Frame> {
     const deadline = Date.now() + timeoutMs;
     for (;;) {
       const found = this.frames.find(isWanted);
@@ -182,7 +182,7 @@ export class RawHttp2 {
     return { code: payload.readUInt32BE(4), reason: payload.toString('latin1', 8) };
   }
 
-  async closed(timeoutMs = 10_000): Promise<void> {
+  async closed(timeoutMs = 30_000): Promise<void> {
     if (!this.isClosed) await once(this.socket, 'close', { signal: AbortSignal.timeout(timeoutMs) });
   }
 

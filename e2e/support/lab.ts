@@ -23,7 +23,7 @@ export async function program(
   command: readonly string[],
   options: { readonly env?: NodeJS.ProcessEnv; readonly input?: string; readonly timeoutMs?: number } = {},
 ): Promise<ProgramOutput> {
-  const child = spawn(command[0]!, command.slice(1), { stdio: 'pipe', env: options.env ?? process.env, timeout: options.timeoutMs ?? 30_000 });
+  const child = spawn(command[0]!, command.slice(1), { stdio: 'pipe', env: options.env ?? process.env, timeout: options.timeoutMs ?? 60_000 });
   let output = '';
   let error = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));

@@ -55,7 +55,7 @@ export class TestMesh {
 
   /** Resolves when every connected proxy has acknowledged what it was sent. */
   async synced(): Promise<void> {
-    const deadline = Date.now() + 10_000;
+    const deadline = Date.now() + 60_000;
     while (this.plane.pilot.proxies().some((proxy) => proxy.state === 'stale')) {
       if (Date.now() > deadline) throw new Error(`not synced: ${JSON.stringify(this.plane.pilot.proxies().map((proxy) => [proxy.name, proxy.types]))}`);
       await new Promise((resolve) => setTimeout(resolve, 5));

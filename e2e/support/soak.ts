@@ -120,7 +120,7 @@ export async function soak(seconds: number, say: (text: string) => void): Promis
     await call({ port: tls, headers: { host: 'a' }, tls: { rejectUnauthorized: false } });
     const isQuiet = (found: Awaited<ReturnType<typeof look>>) =>
       found['upstream connections'] === 0 && found['downstream connections'] === 0 && found['requests under way'] === 0 && found['TCP sessions'] === 0;
-    const before = await until('quiet before the load', look, isQuiet, 15_000);
+    const before = await until('quiet before the load', look, isQuiet, 60_000);
 
     const end = Date.now() + seconds * 1_000;
     let requests = 0;
@@ -212,7 +212,7 @@ export async function soak(seconds: number, say: (text: string) => void): Promis
     // What is closed goes a turn of the event loop later, which takes a moment on a busy machine; what has leaked never goes.
     const isAsBefore = (found: Awaited<ReturnType<typeof look>>) =>
       Object.entries(found).every(([name, count]) => count <= before[name as keyof typeof before] + 2);
-    const after = await until(`as quiet as before the load: ${JSON.stringify(before)}`, look, (found) => isQuiet(found) && isAsBefore(found), 15_000);
+    const after = await until(`as quiet as before the load: ${JSON.stringify(before)}`, look, (found) => isQuiet(found) && isAsBefore(found), 60_000);
     const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
     const quarter = Math.floor(memory.length / 4);
     return { requests, memory, growthMib: median(memory.slice(-quarter)) - median(memory.slice(quarter, 2 * quarter)), before, after };
