@@ -3,6 +3,7 @@ import { readFileSync, statSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import { after, before, describe, it } from 'node:test';
+import { findKind, type Kind, kinds } from '@mizzen/api';
 import { homeFiles } from '@mizzen/control';
 import { service, TestMesh } from './support/mesh.ts';
 
@@ -13,6 +14,9 @@ interface Asked {
   readonly method?: string;
   readonly path: string;
   readonly body?: unknown;
+  /** Of the body; JSON by default. */
+  readonly type?: string;
+  readonly more?: Readonly<Record<string, string>>;
 }
 
 interface AuditLine {
@@ -28,13 +32,15 @@ interface AuditLine {
 
 describe('access to the API', () => {
   let mesh: TestMesh;
+  const agent = new https.Agent({ keepAlive: true });
   const files = () => homeFiles(mesh.home);
-  const ask = ({ token, pair, socketPath, method = 'GET', path, body }: Asked) =>
+  const ask = ({ token, pair, socketPath, method = 'GET', path, body, type = 'application/json', more }: Asked) =>
     new Promise<{ status: number; body: Record<string, unknown> }>((resolve, reject) => {
       const text = body === undefined ? undefined : JSON.stringify(body);
       const headers = {
         ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
-        ...(text === undefined ? {} : { 'content-type': 'application/json' }),
+        ...(text === undefined ? {} : { 'content-type': type }),
+        ...more,
       };
       const request =
         socketPath === undefined
@@ -46,7 +52,7 @@ describe('access to the API', () => {
               host: '127.0.0.1',
               port: mesh.plane.apiPort,
               ca: readFileSync(files().rootCertificate),
-              agent: false,
+              agent: pair === undefined ? agent : false,
             })
           : http.request({ method, path, headers, socketPath });
       request.on('error', reject);
@@ -81,7 +87,10 @@ describe('access to the API', () => {
     await mesh.apply(service('web'));
     await mesh.apply('apiVersion: v1\nkind: Namespace\nmetadata: { name: other }\n');
   });
-  after(() => mesh.close());
+  after(async () => {
+    agent.destroy();
+    await mesh.close();
+  });
 
   it('is for those who prove who they are, by what was made for it', async () => {
     assert.equal((await ask({ path: routes('default') })).status, 401);
@@ -151,6 +160,96 @@ describe('access to the API', () => {
       assert.equal(await status('POST', '/mizzen/v1/access', { user: 'x', role: 'admin' }), 403, who);
     }
     assert.equal((await ask({ token: admin(), method: 'POST', path: '/api/v1/namespaces/default/serviceaccounts/boss/token', body: {} })).status, 201);
+  });
+
+  it('lets no caller exceed its rights, by any kind, verb and form of a patch', async () => {
+    const path = (kind: Kind, where: string, name = '') => {
+      const group = kind.group === '' ? `/api/${kind.versions[0]}` : `/apis/${kind.group}/${kind.versions[0]}`;
+      return `${group}${where === '' ? '' : `/namespaces/${where}`}/${kind.plural}${name === '' ? '' : `/${name}`}`;
+    };
+    const object = (kind: Kind, name: string, more: object = {}) => ({
+      ...{ apiVersion: kind.group === '' ? kind.versions[0]! : `${kind.group}/${kind.versions[0]}`, kind: kind.kind, metadata: { name }, ...more },
+    });
+    // What belongs to the service account `boss`, an admin, and what decides whom the mesh trusts.
+    const bound: readonly [string, string, string, object][] = [
+      ['mizzen.dev', 'Workload', 'held', { spec: { serviceAccount: 'boss', command: ['x'] } }],
+      ['networking.istio.io', 'WorkloadGroup', 'held', { spec: { template: { serviceAccount: 'boss' } } }],
+      ['networking.istio.io', 'WorkloadEntry', 'held', { spec: { address: '10.0.0.1', serviceAccount: 'boss' } }],
+    ];
+    const protectedObjects: { kind: Kind; where: string; name: string; content: object }[] = [];
+    for (const [group, kindName, name, content] of bound) {
+      const kind = findKind(group, kindName)!;
+      assert.equal((await ask({ token: admin(), method: 'POST', path: path(kind, 'default'), body: object(kind, name, content) })).status, 201);
+      protectedObjects.push({ kind, where: 'default', name, content });
+    }
+    const configMap = findKind('', 'ConfigMap')!;
+    protectedObjects.push({ kind: configMap, where: 'istio-system', name: 'mizzen-access', content: { data: { bindings: '[]' } } });
+    const policies = findKind('security.istio.io', 'AuthorizationPolicy')!;
+    const denyAll = object(policies, 'deny-all', { spec: {} });
+    assert.equal((await ask({ token: admin(), method: 'POST', path: path(policies, 'istio-system'), body: denyAll })).status, 201);
+    const state = async () => {
+      const found: unknown[] = [];
+      for (const { kind, where, name } of protectedObjects) found.push((await ask({ token: admin(), path: path(kind, where, name) })).body);
+      return [...found, (await ask({ token: admin(), path: path(policies, 'istio-system', 'deny-all') })).body];
+    };
+    const before = await state();
+    const patches = (kind: Kind, name: string, change: object): readonly [string, unknown, string][] => [
+      ['application/merge-patch+json', change, ''],
+      ['application/strategic-merge-patch+json', change, ''],
+      ['application/json-patch+json', [{ op: 'add', path: '/metadata/labels', value: { app: 'taken' } }], ''],
+      ['application/json-patch+json; charset=utf-8', [{ op: 'replace', path: '/metadata', value: { name, labels: { app: 'taken' } } }], ''],
+      ['application/apply-patch+yaml', object(kind, name, change), '?fieldManager=x'],
+      ['application/apply-patch+yaml', object(kind, name, change), '?fieldManager=x&force=true'],
+      ['application/apply-patch+yaml', object(kind, name, { metadata: { name, annotations: { 'mizzen.dev/addresses': '0.0.0.0/0' } } }), '?fieldManager=mizzen&force=true'],
+    ];
+    const callers: Readonly<Record<string, string>> = {
+      viewer: await tokenFor('vera', 'viewer'),
+      operator: await tokenFor('otto', 'operator'),
+      local: await tokenFor('lotte', 'operator', ['default']),
+      localAdmin: await tokenFor('lars', 'admin', ['default']),
+    };
+    const refused = async (who: string, method: string, where: string, asked: Partial<Asked> = {}) => {
+      const { status } = await ask({ token: callers[who]!, method, path: where, ...asked });
+      assert.ok(status >= 400 && status < 500, `${who}: ${method} ${where} ${asked.type ?? ''} ${JSON.stringify(asked.body)}: ${status}`);
+    };
+    for (const who of Object.keys(callers)) {
+      for (const { kind, where, name, content } of protectedObjects) {
+        const labelled = { ...content, metadata: { name, labels: { app: 'taken' } } };
+        await refused(who, 'PUT', path(kind, where, name), { body: object(kind, name, labelled) });
+        await refused(who, 'PUT', `${path(kind, where, name)}?dryRun=All`, { body: object(kind, name, labelled) });
+        for (const [type, body, query] of patches(kind, name, { metadata: { name, labels: { app: 'taken' } } }))
+          await refused(who, 'PATCH', path(kind, where, name) + query, { type, body });
+        await refused(who, 'POST', path(kind, where), { body: object(kind, `${name}-${who.toLowerCase()}`, content) });
+      }
+      // A new object by a patch, and one that becomes bound by a patch.
+      for (const [group, kindName, , content] of bound) {
+        const kind = findKind(group, kindName)!;
+        const name = `new-${who.toLowerCase()}`;
+        await refused(who, 'PATCH', `${path(kind, 'default', name)}?fieldManager=x`, { type: 'application/apply-patch+yaml', body: object(kind, name, content) });
+        await refused(who, 'PUT', path(kind, 'default', name), { body: object(kind, name, content) });
+      }
+      if (who !== 'localAdmin') await refused(who, 'DELETE', path(policies, 'istio-system', 'deny-all'));
+      for (const kind of kinds) {
+        const where = kind.isNamespaced ? 'istio-system' : '';
+        const body = object(kind, 'taken');
+        await refused(who, 'POST', path(kind, where), { body });
+        await refused(who, 'PUT', path(kind, where, 'taken'), { body });
+        await refused(who, 'PATCH', `${path(kind, where, 'taken')}?fieldManager=x`, { type: 'application/apply-patch+yaml', body });
+        await refused(who, 'DELETE', path(kind, where));
+        // Of all namespaces at once, which takes those of the mesh with them.
+        if (kind.isNamespaced) await refused(who, 'DELETE', path(kind, ''));
+        if (who === 'viewer' && kind.isNamespaced) {
+          await refused(who, 'POST', path(kind, 'default'), { body });
+          await refused(who, 'DELETE', path(kind, 'default'));
+        }
+      }
+      await refused(who, 'POST', '/api/v1/namespaces/default/serviceaccounts/boss/token', { body: {} });
+      await refused(who, 'GET', '/api/v1/namespaces', { more: { 'impersonate-user': 'admin' } });
+      await refused(who, 'GET', '/api/v1/namespaces', { more: { 'impersonate-group': 'system:masters' } });
+    }
+    assert.deepEqual(await state(), before);
+    const asAdmin = await ask({ token: admin(), path: '/api/v1/namespaces', more: { 'impersonate-user': 'vera' } });
+    assert.equal(asAdmin.status, 403, 'an admin who asks for fewer rights is not given all of them');
   });
 
   it('lets viewers see, operators change, and admins do all', async () => {

@@ -16,6 +16,8 @@ export interface WriteContext {
   readonly manager: string;
   readonly origin: Origin;
   readonly dryRun?: boolean;
+  /** Throws when the writer may not bring this object into being. Called with what would be stored, whatever the form of the write. */
+  readonly authorize?: ((namespace: string, name: string, object: Resource) => void) | undefined;
 }
 
 /** Why a well-formed resource is not accepted, given what else is stored; undefined: it is accepted. */
@@ -162,6 +164,7 @@ export class ResourceRegistry {
 
   async #put(kind: Kind, resource: Resource, context: WriteContext, expected: number | 'absent', onConflict: () => ApiError): Promise<StoredResource> {
     const key = keyOf(kind, resource.metadata.namespace ?? '', resource.metadata.name);
+    context.authorize?.(key.namespace, key.name, resource);
     if (context.dryRun) {
       const current = await this.store.get(key);
       if (expected === 'absent' ? current : current?.revision !== expected) throw onConflict();

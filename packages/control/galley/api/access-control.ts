@@ -45,7 +45,8 @@ export function refusalOf({ name, role, namespaces }: Caller, { verb, kind, name
     if (!isRead) return refuse('viewers change nothing');
     return kind.kind === 'Secret' ? refuse('viewers see no secrets') : undefined;
   }
-  // Somebody to whom the whole mesh is given by name may have meant it; by default it is not.
+  if (!isRead && namespace === undefined) return refuse('a change of all namespaces at once is for admins');
+  // An operator who is given a namespace of the mesh by name may change it; by default none may.
   if (!isRead && namespace !== undefined && meshNamespaces.has(namespace) && namespaces?.includes(namespace) !== true)
     return refuse('what is there holds for the whole mesh, and is for admins, or for operators who are given that namespace by name');
   return undefined;

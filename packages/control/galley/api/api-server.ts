@@ -216,6 +216,9 @@ export class ApiServer {
     const published = request.method === 'GET' ? this.#options.published?.[url.pathname] : undefined;
     if (published !== undefined) return void response.writeHead(200, { 'content-type': 'application/json' }).end(await published());
     const caller = await identify(request);
+    // Who asks to act as another expects fewer rights, or hopes for more: neither happens in silence.
+    if (Object.keys(request.headers).some((name) => name.startsWith('impersonate-')))
+      throw new ApiError(403, 'Forbidden', `${caller.name} cannot act as another user: impersonation (kubectl --as) is not supported`);
     const call: Call = { caller, request, response, url };
     if (request.method === 'POST' && url.pathname === tokenReviewPath) return this.#reviewToken(call);
     if (path[0] === 'api' || path[0] === 'apis') return this.#resources(call, path);
@@ -318,7 +321,7 @@ export class ApiServer {
     if (refusal !== undefined) throw new ApiError(403, 'Forbidden', refusal);
   }
 
-  /** Refuses what would give more authority than the caller has. The check of the object that it resolves to is synchronous: a patch is checked by its result. */
+  /** Refuses what would give more authority than the caller has. The registry calls the check with the object that would be stored. */
   async #escalationCheck({ caller }: Call, { kind }: Target): Promise<(namespace: string, name: string, object: unknown) => void> {
     if (isMeshAdmin(caller)) return () => {};
     const held = (await this.#options.heldRoles?.()) ?? [];
@@ -412,8 +415,9 @@ export class ApiServer {
     const namespace = target.namespace ?? namespaceOf(body);
     this.#require(call, { ...target, namespace }, 'create');
     // A new service account has no identity of more than nothing before an admin binds one; one that is bound already is checked here.
-    (await this.#escalationCheck(call, target))(namespace, nameOf(body), body);
-    const stored = await this.#options.registry.create(target.kind, namespace, body, this.#context(call));
+    const authorize = await this.#escalationCheck(call, target);
+    authorize(namespace, nameOf(body), body);
+    const stored = await this.#options.registry.create(target.kind, namespace, body, { ...this.#context(call), authorize });
     await this.#warn(call, stored.resource);
     this.#send(call, target, 201, stored.resource);
   }
@@ -475,12 +479,14 @@ export class ApiServer {
     const body = await this.#readBody(call.request);
     const subresource = this.#statusOrNone(target);
     const { registry } = this.#options;
-    (await this.#escalationCheck(call, target))(target.namespace!, target.name!, body);
+    const authorize = await this.#escalationCheck(call, target);
+    authorize(target.namespace!, target.name!, body);
+    const context = { ...this.#context(call), authorize };
     const exists = await registry.store.get({ group: target.kind.group, kind: target.kind.kind, namespace: target.namespace!, name: target.name! });
     const stored =
       exists || subresource
-        ? await registry.update(target.kind, target.namespace!, target.name!, body, this.#context(call), subresource)
-        : await registry.create(target.kind, target.namespace!, body, this.#context(call));
+        ? await registry.update(target.kind, target.namespace!, target.name!, body, context, subresource)
+        : await registry.create(target.kind, target.namespace!, body, context);
     await this.#warn(call, stored.resource);
     this.#send(call, target, exists ? 200 : 201, stored.resource);
   }
@@ -490,13 +496,12 @@ export class ApiServer {
     const { registry } = this.#options;
     const type = (call.request.headers['content-type'] ?? '').split(';')[0]!.trim();
     const patch = await this.#readBody(call.request);
-    const context = this.#context(call);
     const subresource = this.#statusOrNone(target);
     const check = await this.#escalationCheck(call, target);
+    const context = { ...this.#context(call), authorize: check };
     if (type === 'application/apply-patch+yaml' || type === 'application/apply-patch+json') {
       if (!isPlainObject(patch)) throw badRequest('an apply patch must be an object');
       if (!call.url.searchParams.get('fieldManager')) throw badRequest('fieldManager is required for an apply patch');
-      check(target.namespace!, target.name!, patch);
       const { stored, created } = await registry.apply(
         target.kind,
         target.namespace!,
@@ -520,11 +525,7 @@ export class ApiServer {
         'UnsupportedMediaType',
         `the patch type ${type || '(none)'} is not supported. Supported: ${Object.keys(patchers).join(', ')}, application/apply-patch+yaml`,
       );
-    const patched = (live: Resource) => {
-      const result = patcher(this.#present(target, live));
-      check(target.namespace!, target.name!, result);
-      return result;
-    };
+    const patched = (live: Resource) => patcher(this.#present(target, live));
     const stored = await registry.change(target.kind, target.namespace!, target.name!, patched, context, subresource);
     await this.#warn(call, stored.resource);
     this.#send(call, target, 200, stored.resource);
