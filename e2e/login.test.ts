@@ -99,6 +99,7 @@ describe('people log in at the gateway', () => {
   let ports: Record<string, number>;
   /** The provider does not know them any more. */
   const dismissed = new Set<string>();
+  let revoked = 0;
   before(async () => {
     mesh = await TestMesh.start();
     providerServer = http.createServer();
@@ -121,6 +122,7 @@ describe('people log in at the gateway', () => {
       ],
       jwks: { keys: [key] },
       cookies: { keys: ['of the provider'] },
+      features: { revocation: { enabled: true } },
       claims: { openid: ['sub'], email: ['email'], profile: ['name', 'groups'] },
       pkce: { required: () => true },
       issueRefreshToken: async (_context, { clientId }) => clientId === 'shop',
@@ -137,6 +139,7 @@ describe('people log in at the gateway', () => {
             },
     });
     providerServer.on('request', provider.callback());
+    provider.on('refresh_token.destroyed', () => revoked++);
     [port, tlsPort] = [await mesh.ports.next(), await mesh.ports.next()];
     const authority = new TestAuthority(mesh.home);
     const { cert, key: serverKey } = authority.issue('server', ['DNS:public.example']);
@@ -292,6 +295,32 @@ ${api('lost', 'http://127.0.0.1:9', '')}`,
     assert.equal((await browser.get('http://public.example/', {})).status, 401);
     for (const [cookie, value] of copied) browser.cookies.get('public.example')!.set(cookie, value);
     assert.equal((await browser.get('http://public.example/', {})).status, 401, 'a copy of the cookie has ended with the session');
+    assert.match(searchParams.get('id_token_hint')!, /^ey[\w-]+\.[\w-]+\.[\w-]+$/, 'the provider need not ask whose session it is');
+  });
+
+  it('revokes the refresh token at logout, so that no other gateway can refresh a copy of the session', async () => {
+    const browser = new Browser(ports);
+    await browser.visit('http://shop.example/');
+    const before = revoked;
+    await browser.get('http://shop.example/oauth2/logout');
+    await until(
+      'the token is revoked',
+      async () => revoked,
+      (count) => count > before,
+    );
+  });
+
+  it('accepts the session of one Api at no other, whatever the cookie is called', async () => {
+    const [one, other] = [new Browser(ports), new Browser(ports)];
+    await one.visit('http://public.example/');
+    await other.visit('http://shop.example/');
+    const cookieOf = (browser: Browser, host: string) => [...browser.cookies.get(host)!].find(([name]) => name.startsWith('mizzen-session-'))!;
+    const [name] = cookieOf(other, 'shop.example');
+    const [, value] = cookieOf(one, 'public.example');
+    const thief = new Browser(ports);
+    thief.cookies.set('shop.example', new Map([[name, value]]));
+    assert.equal((await thief.get('http://shop.example/', {})).status, 401);
+    assert.equal((await other.get('http://shop.example/', {})).status, 200);
   });
 
   it('refuses an answer without iss of a provider that always names itself', async () => {

@@ -36,6 +36,8 @@ interface Begun {
 /** Sessions that ended here by logout: a copy of their cookie is neither accepted nor refreshed. The oldest is forgotten first. */
 const endedSessions = new Set<string>();
 const maxEndedSessions = 100_000;
+/** A longer ID token is not kept for the logout: cookies have room for 4 KiB each. */
+const maxIdTokenBytes = 1_500;
 
 function endSession(id: string): void {
   if (endedSessions.size >= maxEndedSessions) endedSessions.delete(endedSessions.values().next().value ?? '');
@@ -51,6 +53,8 @@ interface Session {
   /** When the provider is asked again. */
   readonly refreshAt: number | undefined;
   readonly refreshToken: string | undefined;
+  /** For the logout at the provider, which need not ask the user then. Absent when it is too long for a cookie. */
+  readonly idToken?: string | undefined;
   readonly accessToken: string | undefined;
 }
 
@@ -162,13 +166,25 @@ class LoginFilter implements HttpFilter {
   async #end(exchange: Exchange, route: Login): Promise<void> {
     const origin = originOf(exchange);
     const session = route.sessionOf(exchange);
-    if (session !== undefined) endSession(session.id);
+    if (session !== undefined) {
+      endSession(session.id);
+      this.#revoke(route, session);
+    }
     const gone = setCookies(sessionCookie(exchange, route), '', attributes(exchange), exchange.head.headers) ?? [];
     // Here the session ends, whether or not the provider can be reached.
-    const url = await route.provider.endSessionUrl(`${origin}/`).catch(() => undefined);
+    const url = await route.provider.endSessionUrl(`${origin}/`, session?.idToken).catch(() => undefined);
     if (exchange.isOver) return;
     this.#count('ended');
     redirect(exchange, url ?? `${origin}/`, gone);
+  }
+
+  /** The browser does not wait for it. */
+  #revoke(route: Login, { refreshToken, accessToken }: Session): void {
+    const token = refreshToken ?? accessToken;
+    if (token === undefined) return;
+    route.provider.revoke(token, refreshToken === undefined ? 'access_token' : 'refresh_token').catch((error: unknown) => {
+      this.#context.logger.warn('cannot revoke the tokens of a session that was ended', { api: route.config.name, error: messageOf(error) });
+    });
   }
 
   async #refresh(exchange: Exchange, route: Login, session: Session): Promise<void> {
@@ -290,6 +306,7 @@ class Login implements NeedsSecrets {
       endsAt: forwardsAccessToken && !mayRefresh ? Math.min(endsAt, tokens.accessTokenEndsAt ?? endsAt) : endsAt,
       refreshAt: mayRefresh ? tokens.accessTokenEndsAt : undefined,
       refreshToken: tokens.refreshToken,
+      idToken: tokens.idToken !== undefined && tokens.idToken.length <= maxIdTokenBytes ? tokens.idToken : undefined,
       accessToken: forwardsAccessToken ? tokens.accessToken : undefined,
     };
   }
@@ -301,7 +318,7 @@ class Login implements NeedsSecrets {
     if (asking === undefined) {
       asking = this.provider.refresh(key).then((tokens) => {
         if (tokens.claims !== undefined && tokens.claims['sub'] !== session.claims['sub']) throw new RefusedByProvider('it is somebody else');
-        return this.newSession(tokens, { ...session.claims, ...tokens.claims }, session.endsAt, session.id);
+        return this.newSession({ ...tokens, idToken: tokens.idToken ?? session.idToken }, { ...session.claims, ...tokens.claims }, session.endsAt, session.id);
       });
       this.#refreshing.set(key, asking);
       const forget = () => void this.#refreshing.delete(key);

@@ -22,6 +22,7 @@ interface Discovered {
   readonly tokenEndpoint: string;
   readonly userinfoEndpoint: string | undefined;
   readonly endSessionEndpoint: string | undefined;
+  readonly revocationEndpoint: string | undefined;
   readonly keys: RemoteKeys;
   readonly takesSecretInBody: boolean;
 }
@@ -31,6 +32,7 @@ export interface Tokens {
   /** In the milliseconds of Date.now(). */
   readonly accessTokenEndsAt: number | undefined;
   readonly refreshToken: string | undefined;
+  readonly idToken: string | undefined;
   readonly claims: Readonly<Record<string, unknown>> | undefined;
 }
 
@@ -66,9 +68,18 @@ export class OpenIdProvider {
   }
 
   /** Where a browser is sent to log out; undefined: the provider has no such place. */
-  async endSessionUrl(returnTo: string): Promise<string | undefined> {
+  async endSessionUrl(returnTo: string, idToken: string | undefined): Promise<string | undefined> {
     const { endSessionEndpoint } = await this.#discover();
-    return endSessionEndpoint && withQuery(endSessionEndpoint, { client_id: this.#client.id, post_logout_redirect_uri: returnTo });
+    const hint: Record<string, string> = idToken === undefined ? {} : { id_token_hint: idToken };
+    return endSessionEndpoint && withQuery(endSessionEndpoint, { client_id: this.#client.id, post_logout_redirect_uri: returnTo, ...hint });
+  }
+
+  /** Ends a token at the provider (RFC 7009), so that a copy of the session cannot be refreshed by any gateway. Without a revocation endpoint nothing happens. */
+  async revoke(token: string, kind: 'refresh_token' | 'access_token'): Promise<void> {
+    const { revocationEndpoint } = await this.#discover();
+    if (revocationEndpoint === undefined) return;
+    const { status } = await this.#post(revocationEndpoint, { token, token_type_hint: kind });
+    if (status !== 200) throw unavailable(`the revocation endpoint responded with ${status}`);
   }
 
   /** `wanted`: claims that are asked of the userinfo endpoint where the ID token lacks them. */
@@ -89,23 +100,8 @@ export class OpenIdProvider {
   }
 
   async #tokens(parameters: Readonly<Record<string, string>>, nonce: string | undefined): Promise<Tokens> {
-    const { id } = this.#client;
-    const secret = this.#client.secret();
-    const { tokenEndpoint, takesSecretInBody, keys } = await this.#discover();
-    const isInBody = secret === '' || takesSecretInBody;
-    const form = new URLSearchParams({
-      ...parameters,
-      ...(isInBody ? { client_id: id } : {}),
-      ...(isInBody && secret !== '' ? { client_secret: secret } : {}),
-    });
-    // RFC 6749 section 2.3.1: both are encoded as in a form first.
-    const encode = (text: string) => new URLSearchParams({ '': text }).toString().slice(1);
-    const authorization = isInBody ? {} : { authorization: `Basic ${Buffer.from(`${encode(id)}:${encode(secret)}`).toString('base64')}` };
-    const { status, body } = await this.#fetch(tokenEndpoint, {
-      method: 'POST',
-      headers: { 'content-type': 'application/x-www-form-urlencoded', accept: 'application/json', ...authorization },
-      body: form.toString(),
-    });
+    const { tokenEndpoint, keys } = await this.#discover();
+    const { status, body } = await this.#post(tokenEndpoint, parameters);
     if (status >= 500) throw unavailable(`the token endpoint answered ${status}`);
     if (status !== 200)
       throw new RefusedByProvider(`the token endpoint answered ${status} ${printable(body['error'])}: ${printable(body['error_description'])}`);
@@ -116,8 +112,30 @@ export class OpenIdProvider {
       accessToken: text('access_token'),
       accessTokenEndsAt: Number.isFinite(seconds) && seconds > 0 ? Date.now() + seconds * 1_000 : undefined,
       refreshToken: text('refresh_token'),
+      idToken,
       claims: idToken === undefined ? undefined : await this.#verify(idToken, keys, nonce),
     };
+  }
+
+  /** A form, from a client that proves who it is. */
+  async #post(url: string, parameters: Readonly<Record<string, string>>): Promise<{ readonly status: number; readonly body: Readonly<Record<string, unknown>> }> {
+    const { id } = this.#client;
+    const secret = this.#client.secret();
+    const { takesSecretInBody } = await this.#discover();
+    const isInBody = secret === '' || takesSecretInBody;
+    const form = new URLSearchParams({
+      ...parameters,
+      ...(isInBody ? { client_id: id } : {}),
+      ...(isInBody && secret !== '' ? { client_secret: secret } : {}),
+    });
+    // RFC 6749 section 2.3.1: both are encoded as in a form first.
+    const encode = (text: string) => new URLSearchParams({ '': text }).toString().slice(1);
+    const authorization = isInBody ? {} : { authorization: `Basic ${Buffer.from(`${encode(id)}:${encode(secret)}`).toString('base64')}` };
+    return this.#fetch(url, {
+      method: 'POST',
+      headers: { 'content-type': 'application/x-www-form-urlencoded', accept: 'application/json', ...authorization },
+      body: form.toString(),
+    });
   }
 
   /** Core section 3.1.3.7. */
@@ -172,6 +190,7 @@ export class OpenIdProvider {
     return {
       namesIssuer: body['authorization_response_iss_parameter_supported'] === true,
       ...{ authorizationEndpoint, tokenEndpoint, userinfoEndpoint: url('userinfo_endpoint'), endSessionEndpoint: url('end_session_endpoint') },
+      revocationEndpoint: url('revocation_endpoint'),
       keys: new RemoteKeys(keys),
       takesSecretInBody: Array.isArray(methods) && !methods.includes('client_secret_basic') && methods.includes('client_secret_post'),
     };
