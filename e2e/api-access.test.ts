@@ -200,7 +200,11 @@ describe('access to the API', () => {
       ['application/json-patch+json; charset=utf-8', [{ op: 'replace', path: '/metadata', value: { name, labels: { app: 'taken' } } }], ''],
       ['application/apply-patch+yaml', object(kind, name, change), '?fieldManager=x'],
       ['application/apply-patch+yaml', object(kind, name, change), '?fieldManager=x&force=true'],
-      ['application/apply-patch+yaml', object(kind, name, { metadata: { name, annotations: { 'mizzen.dev/addresses': '0.0.0.0/0' } } }), '?fieldManager=mizzen&force=true'],
+      [
+        'application/apply-patch+yaml',
+        object(kind, name, { metadata: { name, annotations: { 'mizzen.dev/addresses': '0.0.0.0/0' } } }),
+        '?fieldManager=mizzen&force=true',
+      ],
     ];
     const callers: Readonly<Record<string, string>> = {
       viewer: await tokenFor('vera', 'viewer'),
@@ -225,7 +229,10 @@ describe('access to the API', () => {
       for (const [group, kindName, , content] of bound) {
         const kind = findKind(group, kindName)!;
         const name = `new-${who.toLowerCase()}`;
-        await refused(who, 'PATCH', `${path(kind, 'default', name)}?fieldManager=x`, { type: 'application/apply-patch+yaml', body: object(kind, name, content) });
+        await refused(who, 'PATCH', `${path(kind, 'default', name)}?fieldManager=x`, {
+          type: 'application/apply-patch+yaml',
+          body: object(kind, name, content),
+        });
         await refused(who, 'PUT', path(kind, 'default', name), { body: object(kind, name, content) });
       }
       if (who !== 'localAdmin') await refused(who, 'DELETE', path(policies, 'istio-system', 'deny-all'));

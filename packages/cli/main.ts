@@ -1,8 +1,9 @@
-import { messageOf, version } from '@mizzen/common';
+import { messageOf, printableLines, version } from '@mizzen/common';
 import { Command } from 'commander';
 
 /** The `mizzen` command. Each subcommand loads only what it needs: a sidecar is started by this program too. */
 const program = new Command('mizzen')
+  .configureOutput({ writeErr: (text) => process.stderr.write(printableLines(text)) })
   .description('A service mesh: control plane, sidecars, gateways and the tools to look into them.')
   .version(version, '-v, --version')
   .showSuggestionAfterError()
@@ -396,7 +397,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 try {
   await program.parseAsync();
 } catch (error) {
-  process.stderr.write(`error: ${messageOf(error)}\n`);
+  process.stderr.write(`error: ${printableLines(messageOf(error))}\n`);
   process.exitCode = 1;
   // Whatever is still open (a listener, a timer) must not keep a command alive that has failed.
   setTimeout(() => process.exit(1), 100).unref();

@@ -23,6 +23,7 @@ export { http } from './node-http.ts';
 export { describeOrigin, type Origin } from './origin.ts';
 export { parseBool } from './parse-bool.ts';
 export { pemCertificates } from './pem-certificates.ts';
+export { printableJson, printableLines, printableText } from './printable-text.ts';
 export { PushQueue } from './push-queue.ts';
 export { parseSpiffeId, type SpiffeId } from './spiffe-id.ts';
 export { defaultCipherSuites, tlsDefaults } from './tls-defaults.ts';

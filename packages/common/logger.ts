@@ -1,3 +1,5 @@
+import { printableJson, printableText } from './printable-text.ts';
+
 /**
  * One line per event: time, level, scope, message and `key=value` fields, on standard error, so that standard output stays free
  * for what a command was asked to print. Never pass a key, token or header value of a peer that could be a credential.
@@ -39,9 +41,9 @@ export class Logger {
 
   #log(level: LogLevel, message: string, fields: LogFields | undefined): void {
     if (rank[level] < this.#threshold) return;
-    let line = `${new Date().toISOString()} ${level.padEnd(5)} ${this.#scope}: ${printable(message)}`;
+    let line = `${new Date().toISOString()} ${level.padEnd(5)} ${this.#scope}: ${printableText(message)}`;
     for (const [name, value] of Object.entries(fields ?? {})) {
-      if (value !== undefined) line += ` ${name}=${/^[\w.:/@|-]*$/.test(String(value)) ? value : JSON.stringify(value)}`;
+      if (value !== undefined) line += ` ${name}=${/^[\w.:/@|-]*$/.test(String(value)) ? value : printableJson(value)}`;
     }
     this.#write(`${line}\n`);
   }
@@ -78,11 +80,6 @@ function writeToStderr(line: string): void {
   } catch {
     lostLines++;
   }
-}
-
-/** What a peer sent must not be able to start a new log line or move the cursor. */
-function printable(text: string): string {
-  return text.replace(/[\x00-\x08\x0a-\x1f\x7f]/g, (byte) => `\\x${byte.charCodeAt(0).toString(16).padStart(2, '0')}`);
 }
 
 /** Swallows everything; for tests and for library use. */

@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { keepServingAfterErrors, Logger, type LogLevel, MizzenError } from '@mizzen/common';
+import { keepServingAfterErrors, Logger, type LogLevel, MizzenError, printableLines } from '@mizzen/common';
 import { type CertificateIssuer, IstioCaIssuer, startControlPlane } from '@mizzen/control';
 import { homeOf } from '../home.ts';
 import { exitWithParent, onStopSignal } from '../process-life.ts';
@@ -59,7 +59,7 @@ export async function control(options: ControlOptions): Promise<void> {
       ? {}
       : {
           directory: options.dir,
-          onDirectoryProblems: (problems: readonly string[]) => problems.forEach((problem) => process.stderr.write(`error: ${problem}\n`)),
+          onDirectoryProblems: (problems: readonly string[]) => problems.forEach((problem) => process.stderr.write(`error: ${printableLines(problem)}\n`)),
         }),
   });
   keepServingAfterErrors(logger);

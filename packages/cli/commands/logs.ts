@@ -1,9 +1,10 @@
 import { existsSync, readdirSync, readFileSync, statSync, watch } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import { StringDecoder } from 'node:string_decoder';
 import { closestName, MizzenError } from '@mizzen/common';
 import { homeOf } from '../home.ts';
-import { outputFormat, print, printData } from '../output.ts';
+import { outputFormat, printData, printLog } from '../output.ts';
 
 export interface LogsOptions {
   readonly home?: string;
@@ -31,13 +32,14 @@ export async function logs(name: string, options: LogsOptions): Promise<void> {
   const shown = lines.slice(-Number(options.tail));
   const format = outputFormat(options.output);
   if (format !== 'table') return printData({ name, file: path, lines: shown }, format);
-  if (shown.join('') !== '') print(shown.join('\n'));
+  if (shown.join('') !== '') printLog(`${shown.join('\n')}\n`);
   if (options.follow) await follow(path);
 }
 
 async function follow(path: string): Promise<void> {
   let at = statSync(path).size;
   let reading = Promise.resolve();
+  const decoder = new StringDecoder('utf8');
   const read = async () => {
     const { size } = statSync(path);
     if (size < at) at = 0;
@@ -46,7 +48,7 @@ async function follow(path: string): Promise<void> {
     try {
       const { buffer, bytesRead } = await handle.read(Buffer.alloc(size - at), 0, size - at, at);
       at += bytesRead;
-      process.stdout.write(buffer.subarray(0, bytesRead));
+      printLog(decoder.write(buffer.subarray(0, bytesRead)));
     } finally {
       await handle.close();
     }

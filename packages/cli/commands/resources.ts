@@ -16,7 +16,7 @@ import { MizzenError } from '@mizzen/common';
 import { stringify } from 'yaml';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
 import { controlAccess, homeOf } from '../home.ts';
-import { formatTable, outputFormat, paint, print, printData } from '../output.ts';
+import { formatTable, outputFormat, paint, print, printData, printError } from '../output.ts';
 
 /** The commands on resources: apply, get, delete, api-resources. They speak the same API as kubectl. */
 export interface ResourceOptions {
@@ -87,7 +87,7 @@ export async function apply(options: ResourceOptions): Promise<void> {
           origin,
         });
         applied.push(answer.body);
-        for (const warning of answer.warnings) process.stderr.write(`${paint('warning', 'yellow')}: ${warning}\n`);
+        for (const warning of answer.warnings) printError(`${paint('warning', 'yellow')}: ${warning}`);
         const after = answer.body as Resource;
         if (format === 'table')
           print(
@@ -175,7 +175,7 @@ async function followKind(api: ApiClient, kind: Kind, options: ResourceOptions):
             ? `---\n${stringify({ type, object })}`
             : `${new Date().toISOString().slice(11, 19)}  ${type.toLowerCase().padEnd(8)}  ${object.metadata.namespace ?? ''}/${object.metadata.name}`,
       ),
-    (error) => process.stderr.write(`the watch was lost (${error}); trying again\n`),
+    (error) => printError(`the watch was lost (${error}); trying again`),
   );
   await new Promise<void>((resolve) => process.once('SIGINT', () => resolve()));
   stop();

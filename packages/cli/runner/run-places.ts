@@ -1,6 +1,6 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Logger, MizzenError } from '@mizzen/common';
+import { Logger, MizzenError, printableLines, printableText } from '@mizzen/common';
 import { type ProxyConfig, startProxy } from '@mizzen/proxy';
 import { applyCapture, removeCapture } from '../capture/apply-capture.ts';
 import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
@@ -170,8 +170,8 @@ async function onHost(setting: PlaceSetting, lab: Lab): Promise<ApplicationPlace
     env: { ...process.env, PATH: searchPath(), MIZZEN_RUNNER_PID: String(process.pid) } as Record<string, string>,
     workingDirectory: home,
     logFile: join(home, 'logs', `${config.name}.proxy.log`),
-    onLine: (line) => isVerbose && process.stderr.write(`${line}\n`),
-    onNotice: (text) => process.stderr.write(`mizzen: sidecar: ${text}\n`),
+    onLine: (line) => isVerbose && process.stderr.write(`${printableText(line)}\n`),
+    onNotice: (text) => process.stderr.write(`mizzen: sidecar: ${printableLines(text)}\n`),
     hasChannel: true,
   });
   proxy.start();

@@ -1,6 +1,6 @@
 import { appendFileSync, existsSync, mkdirSync, renameSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { type Logger, messageOf } from '@mizzen/common';
+import { type Logger, messageOf, printableJson } from '@mizzen/common';
 
 /** A log that only its owner may read: a line of JSON for each entry. The file before is kept, as `PATH.1`, when it has grown large. */
 export class PrivateLog<Entry> {
@@ -21,7 +21,7 @@ export class PrivateLog<Entry> {
     try {
       mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
       if (existsSync(this.#path) && statSync(this.#path).size > this.#maxBytes) renameSync(this.#path, `${this.#path}.1`);
-      appendFileSync(this.#path, `${JSON.stringify(entry)}\n`, { mode: 0o600 });
+      appendFileSync(this.#path, `${printableJson(entry)}\n`, { mode: 0o600 });
     } catch (error) {
       this.#logger.error(`${this.#what} cannot be written`, { path: this.#path, error: messageOf(error) });
     }

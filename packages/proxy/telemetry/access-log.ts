@@ -45,11 +45,15 @@ export const defaultAccessLogFormat =
 /** A header of a peer in a line of a log: no line breaks, no quotes that end the field early. */
 const safe = (text: string) => (/["\\\x00-\x1f\x7f-\xff]/.test(text) ? escaped(text) : text);
 
-/** The C1 controls too, which terminals obey: in UTF-8 as C2 80 to C2 9F, and as single bytes where the text is not UTF-8. */
+/** The characters of ../../common/printable-text.ts as UTF-8: C1 controls, which terminals obey, and marks that reorder or hide text. */
+const unprintableUtf8 =
+  /["\\\x00-\x1f\x7f]|\xc2[\x80-\x9f]|\xd8\x9c|\xe1\xa0\x8e|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf|\xef\xbf[\xb9-\xbb]|\xf3\xa0[\x80\x81][\x80-\xbf]/g;
+
+/** Every byte above 7F where the text is not UTF-8. */
 function escaped(text: string): string {
   const isUtf8 = unicodeText(text) !== text;
-  const pattern = isUtf8 ? /["\\\x00-\x1f\x7f]|(?<=\xc2)[\x80-\x9f]|\xc2(?=[\x80-\x9f])/g : /["\\\x00-\x1f\x7f-\xff]/g;
-  return text.replace(pattern, (byte) => `\\x${byte.charCodeAt(0).toString(16).padStart(2, '0')}`);
+  const escapeBytes = (bytes: string) => bytes.replace(/./gs, (byte) => `\\x${byte.charCodeAt(0).toString(16).padStart(2, '0')}`);
+  return text.replace(isUtf8 ? unprintableUtf8 : /["\\\x00-\x1f\x7f-\xff]/g, escapeBytes);
 }
 
 /** Compiles a format string into the function that makes the line. Unknown operators are refused. */

@@ -48,6 +48,11 @@ describe('telemetry', () => {
     const line = (agent: string) => compileAccessLogFormat('%REQ(USER-AGENT)%')({ ...logged, requestHeader: () => agent });
     const bytes = (text: string) => Buffer.from(text).toString('latin1');
     assert.equal(line(bytes('a\u009b31mb')), 'a\\xc2\\x9b31mb');
+    assert.equal(
+      line(bytes('a\u202eb\u2066c\u200fd\u061ce 世')),
+      `a\\xe2\\x80\\xaeb\\xe2\\x81\\xa6c\\xe2\\x80\\x8fd\\xd8\\x9ce ${bytes('世')}`,
+      'marks that reorder',
+    );
     assert.equal(line('a\x9b31m'), 'a\\x9b31m');
     assert.equal(line(bytes('日本 ě')), bytes('日本 ě'));
     for (let code = 0; code < 0x110; code++) {

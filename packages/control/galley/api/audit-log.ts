@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import { isPlainObject, type Resource } from '@mizzen/api';
-import type { Logger } from '@mizzen/common';
+import { type Logger, printableJson } from '@mizzen/common';
 import { PrivateLog } from '../../citadel/private-log.ts';
 import type { Caller } from './access-control.ts';
 
@@ -44,7 +44,7 @@ export function changesBetween(before: Resource | undefined, after: Resource | u
   const shown = (value: unknown, path: string): unknown => {
     if (value === undefined) return undefined;
     const told = isSecret ? withoutSecrets(value, path) : value;
-    const text = JSON.stringify(told);
+    const text = printableJson(told);
     return text.length > maxValueLength ? `${text.slice(0, maxValueLength)}...` : told;
   };
   const visit = (a: unknown, b: unknown, path: string) => {

@@ -118,7 +118,10 @@ export class OpenIdProvider {
   }
 
   /** A form, from a client that proves who it is. */
-  async #post(url: string, parameters: Readonly<Record<string, string>>): Promise<{ readonly status: number; readonly body: Readonly<Record<string, unknown>> }> {
+  async #post(
+    url: string,
+    parameters: Readonly<Record<string, string>>,
+  ): Promise<{ readonly status: number; readonly body: Readonly<Record<string, unknown>> }> {
     const { id } = this.#client;
     const secret = this.#client.secret();
     const { takesSecretInBody } = await this.#discover();
