@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -30,28 +30,47 @@ const patienceMs = isLong ? 60_000 : 15_000;
 class Caller {
   readonly name: string;
   readonly wire: FaultyWire;
-  readonly process: ChildProcess;
+  readonly config: ProxyConfig;
+  process: ChildProcess;
   readonly port: number;
   log: string;
   sent: number;
   readonly failures: string[];
   /** What the newest response had in the header that the test configures. */
   version: string | undefined;
+  /** It was killed, and its port has not opened since: that connections fail is expected. */
+  isDown: boolean;
+  /** How often it was killed: what was sent before says nothing about the process after. */
+  deaths: number;
+  isPaused: boolean;
   #isStopped: boolean;
   #running: Promise<void> | undefined;
 
-  constructor(name: string, wire: FaultyWire, child: ChildProcess, port: number) {
-    this.name = name;
+  constructor(config: ProxyConfig, wire: FaultyWire, child: ChildProcess, port: number) {
+    this.name = config.name;
+    this.config = config;
     this.wire = wire;
     this.process = child;
     this.port = port;
+    this.isDown = false;
+    this.deaths = 0;
+    this.isPaused = false;
     this.log = '';
     this.sent = 0;
     this.failures = [];
     this.version = undefined;
     this.#isStopped = false;
     this.#running = undefined;
+    this.use(child);
+  }
+
+  use(child: ChildProcess): void {
+    this.process = child;
     for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', (text: string) => (this.log += text));
+  }
+
+  async admin(path: string): Promise<string> {
+    return (await fetch(`http://127.0.0.1:${this.config.adminPort}${path}`)).text();
   }
 
   start(): void {
@@ -66,13 +85,19 @@ class Caller {
   async #send(): Promise<void> {
     const agent = new http.Agent({ keepAlive: true });
     while (!this.#isStopped) {
+      if (this.isPaused) {
+        await new Promise((resolve) => setTimeout(resolve, 25));
+        continue;
+      }
       this.sent++;
+      const { deaths } = this;
       try {
         const { status, headers } = await call({ port: this.port, headers: { host: 'web:9080' }, agent: this.sent % 10 === 0 ? new http.Agent() : agent });
+        if (deaths === this.deaths) this.isDown = false;
         if (status !== 200) this.failures.push(`status ${status}`);
         this.version = headers['x-version']?.toString();
       } catch (error) {
-        this.failures.push(String(error));
+        if (!this.isDown && deaths === this.deaths) this.failures.push(String(error));
       }
       await new Promise((resolve) => setTimeout(resolve, 25)); // leaves the cores to the processes under test
     }
@@ -133,16 +158,38 @@ spec: { serviceAccount: ${name}, command: ['true'] }`);
     const config: ProxyConfig = {
       ...{ type: 'sidecar', name, namespace: 'default', workload: name, serviceAccount: name, labels: { app: name }, trustDomain: 'cluster.local' },
       ...{ address: '127.0.0.1', control: `127.0.0.1:${wire.port}`, rootCertificateFile: homeFiles(home).rootCertificate, tokenFile },
-      ...{ adminPort: 0, outbound: `127.0.0.1:${port}`, accessLogFile: join(home, `${name}.access.log`) },
+      ...{
+        adminPort: await ports.next(),
+        stateFolder: join(home, `${name}.state`),
+        outbound: `127.0.0.1:${port}`,
+        accessLogFile: join(home, `${name}.access.log`),
+      },
       ...more,
     };
+    const caller = new Caller(config, wire, forkSidecar(config), port);
+    await readyMs(caller);
+    return caller;
+  };
+  const forkSidecar = (config: ProxyConfig): ChildProcess => {
     const script = join(import.meta.dirname, 'support/drill-sidecar.ts');
     const child = fork(script, [JSON.stringify(config), ...(liveness === undefined ? [] : [JSON.stringify(liveness)])], { silent: true });
     children.push(child);
-    const caller = new Caller(name, wire, child, port);
-    const [message] = (await Promise.race([once(child, 'message'), once(child, 'exit')])) as [unknown];
-    assert.equal(message, 'ready', caller.log);
-    return caller;
+    return child;
+  };
+  /** How long the proxy needed, without the start of its process. */
+  const readyMs = async (caller: Caller): Promise<number> => {
+    const [message] = (await Promise.race([once(caller.process, 'message'), once(caller.process, 'exit')])) as [{ kind: string; afterMs: number }];
+    assert.equal(message?.kind, 'ready', caller.log);
+    return message.afterMs;
+  };
+  const killAndRestart = async (caller: Caller): Promise<number> => {
+    const exited = once(caller.process, 'exit');
+    caller.isDown = true;
+    caller.deaths++;
+    caller.process.kill('SIGKILL');
+    await exited;
+    caller.use(forkSidecar(caller.config));
+    return readyMs(caller);
   };
 
   /** Changes the configuration, and waits until the responses to every caller show it. */
@@ -261,5 +308,54 @@ spec: { hosts: [web], http: [{ headers: { response: { set: { x-version: ${wanted
     await assertChangeArrives();
     await served(20);
     assertNothingFailed();
+  });
+
+  it('serves the configuration kept on disk within a second of a restart while the control plane is away, until it is back', async () => {
+    for (const { wire } of callers) wire.mend();
+    const since = Date.now();
+    await assertChangeArrives();
+    const isKept = ({ config }: Caller, after: number) => {
+      const stat = statSync(join(config.stateFolder!, 'configuration'), { throwIfNoEntry: false });
+      return stat !== undefined && stat.mtimeMs >= after;
+    };
+    await until(
+      'the change is on every disk',
+      async () => callers.filter((caller) => !isKept(caller, since)).map(({ name }) => name),
+      (missing) => missing.length === 0 && isKept(server, 0),
+      patienceMs,
+    );
+    const exited = once(controlProcess, 'exit');
+    controlProcess.kill('SIGKILL');
+    await exited;
+    const restarted = isLong ? callers : callers.slice(0, 2);
+    const took = await Promise.all(restarted.map(killAndRestart));
+    await served(20);
+    for (const caller of callers) caller.isPaused = true;
+    took.push(await killAndRestart(server));
+    for (const caller of callers) caller.isPaused = false;
+    await served(20);
+    assertNothingFailed();
+    // By hand, on a machine with nothing else to do; five processes that start together on a busy one say nothing.
+    if (isLong) assert.ok(Math.max(...took) < 1_000, `ready after ${took.map(Math.round).join(', ')} ms`);
+    for (const caller of [...restarted, server]) {
+      assert.match(
+        await caller.admin('/ready'),
+        /^LIVE\nserving the configuration kept on disk at .*control plane at 127\.0\.0\.1:\d+ has sent none since the start\n$/,
+      );
+      assert.match(await caller.admin('/stats/prometheus'), /^mizzen_kept_configuration_in_use 1$/m);
+      assert.match(caller.log, /serving the configuration kept on disk/);
+    }
+    assert.deepEqual(
+      callers.map((caller) => caller.version),
+      callers.map(() => `v${version}`),
+    );
+    await startControl();
+    await assertChangeArrives();
+    await served(20);
+    assertNothingFailed();
+    for (const caller of [...restarted, server]) {
+      assert.equal(await caller.admin('/ready'), 'LIVE\n');
+      assert.match(await caller.admin('/stats/prometheus'), /^mizzen_kept_configuration_in_use 0$/m);
+    }
   });
 });

@@ -9,10 +9,11 @@ import type { ProxyConfig } from '@mizzen/proxy';
 enableCompileCache();
 const [{ Logger }, { startProxy }] = await Promise.all([import('@mizzen/common'), import('@mizzen/proxy')]);
 const [config, liveness] = process.argv.slice(2).map((text) => JSON.parse(text) as unknown);
+const startedAt = performance.now();
 const proxy = await startProxy(config as ProxyConfig, new Logger('proxy', 'info'), {
   logLevel: 'info',
   controlLiveness: liveness as LivenessOptions | undefined,
 });
 process.once('disconnect', () => process.exit(0));
 await proxy.ready;
-process.send?.('ready');
+process.send?.({ kind: 'ready', afterMs: performance.now() - startedAt });

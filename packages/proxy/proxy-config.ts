@@ -74,6 +74,13 @@ export interface ProxyConfig {
   readonly certificateSeconds?: number;
   /** Where access log lines go that configuration sends to standard output; absent: there. */
   readonly accessLogFile?: string;
+  /**
+   * The folder where the last accepted configuration and certificate are kept (mode 0700), to serve after a restart while the control plane is away; ''
+   * keeps none. `mizzen proxy` takes CONFIG.state beside its configuration file by default.
+   */
+  readonly stateFolder?: string;
+  /** A kept configuration that is older is ignored, in seconds; 604800 (7 days). */
+  readonly maxStateAgeSeconds?: number;
   /** How long connections may take to end when the proxy stops, in milliseconds; 5000. */
   readonly drainMs?: number;
   /** How long streams may go on in this process after another has taken over (hot restart), in milliseconds; one hour. */
@@ -110,6 +117,10 @@ export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
   for (const [name, least, most] of numbers)
     if (config[name] !== undefined && !(Number.isInteger(config[name]) && (config[name] as number) >= least && (config[name] as number) <= most))
       throw new MizzenError('invalid-proxy-config', `"${name}" must be a whole number from ${least} to ${most}`, place);
+  const { stateFolder, maxStateAgeSeconds } = config;
+  if (stateFolder !== undefined && typeof stateFolder !== 'string') throw new MizzenError('invalid-proxy-config', '"stateFolder" must be a path', place);
+  if (maxStateAgeSeconds !== undefined && !(typeof maxStateAgeSeconds === 'number' && maxStateAgeSeconds > 0))
+    throw new MizzenError('invalid-proxy-config', '"maxStateAgeSeconds" must be a number above 0', place);
   for (const name of ['adminPort', 'healthPort', 'metricsPort'] as const)
     if (config[name] !== undefined && !isPort(config[name], 0)) throw new MizzenError('invalid-proxy-config', `"${name}" must be a port`, place);
   if (capture !== undefined) {

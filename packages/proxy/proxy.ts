@@ -2,12 +2,12 @@ import type dgram from 'node:dgram';
 import type net from 'node:net';
 import { availableParallelism } from 'node:os';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import { compactHeap, type Logger, type LogLevel, messageOf } from '@mizzen/common';
+import { compactHeap, type Logger, type LogLevel, messageOf, version } from '@mizzen/common';
 import type { LivenessOptions } from '@mizzen/common/grpc-client';
-import { type ResourceType, unpackAny } from '@mizzen/envoy-api';
+import { type DiscoveryType, type ResourceType, unpackAny } from '@mizzen/envoy-api';
 import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
 import { MessagingSchema } from '@mizzen/envoy-api/gen/mizzen/message/v1/messaging_pb.js';
-import { AdminServer } from './admin/admin-server.ts';
+import { AdminServer, type AdminServerOptions } from './admin/admin-server.ts';
 import { PublicServer } from './admin/public-server.ts';
 import type { StaticConfig } from './bootstrap.ts';
 import { DnsServer } from './dns/dns-server.ts';
@@ -19,11 +19,14 @@ import { defaultDrainMs, type ProxyConfig } from './proxy-config.ts';
 import { type PeerMetadata, unknownPeer } from './telemetry/peer-metadata.ts';
 import { renderPrometheus } from './telemetry/prometheus.ts';
 import type { StatsSnapshot } from './telemetry/stats-snapshot.ts';
+import { workloadSecretName } from './tls/secret-names.ts';
 import type { SecretStore } from './tls/secret-store.ts';
 import { type Predecessor, type Successor, type SuccessorOptions, startSuccessor } from './workers/successor.ts';
 import { WorkerPool } from './workers/worker-pool.ts';
+import { ConfigurationKeeper, type ConfigurationKeeperOptions } from './xds/configuration-keeper.ts';
 import { HealthProber } from './xds/health-prober.ts';
 import type { IdentityAgent } from './xds/identity-agent.ts';
+import { KeptConfigurationFile } from './xds/kept-configuration.ts';
 import { nodeOf } from './xds/node.ts';
 
 /** A running proxy: a sidecar or a gateway. */
@@ -114,11 +117,13 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
   const [{ IdentityAgent: Agent }, { AdsClient }] = await Promise.all([import('./xds/identity-agent.ts'), import('./xds/ads-client.ts')]);
   const identity = new Agent(config, engine.secrets, engine.counters, logger);
   let ads: InstanceType<typeof AdsClient> | undefined;
+  let keeper: ConfigurationKeeper | undefined;
   let prober: HealthProber | undefined;
   let isHealthy = config.probe === undefined;
   await plane.startAdmin(config.adminPort, {
     versions: () => ads?.versions() ?? {},
-    notReadyReason: () => (engine.secrets.keyPair('default') ? undefined : 'no certificate yet'),
+    notReadyReason: () => (engine.secrets.keyPair(workloadSecretName) ? undefined : 'no certificate yet'),
+    notices: () => (keeper?.notice === undefined ? [] : [keeper.notice]),
   });
   const { capture } = config;
   const resolver = readResolverConfig();
@@ -136,17 +141,30 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
           ...(options.sockets === undefined ? {} : { given: { tcp: options.sockets.dnsTcp, udp: options.sockets.dnsUdp } }),
         });
   const messaging = config.messaging === undefined ? undefined : await options.messaging?.({ config, engine, logger: logger.child('messages') });
+  const accept = (type: DiscoveryType, resources: readonly Any[]) => {
+    if (type === 'name-table') dns?.use(tableOf(resources));
+    else if (type === 'messaging') messaging?.accept(unpackAny(MessagingSchema, resources[0])?.config ?? '');
+    else if (type !== 'broker-policy') plane.accept(type, resources);
+  };
+  const wanted = (type: ResourceType) =>
+    type === 'secret' && messaging !== undefined ? [...engine.state.wanted(type), ...messaging.secretNames()] : engine.state.wanted(type);
+  keeper = keeperOf(config, { state: engine.state, wanted, identity, accept, control: config.control, counters: engine.counters, logger });
+  engine.secrets.onChange((name) => name === workloadSecretName && keeper?.changed());
   const client = new AdsClient({
     control: config.control,
     node: nodeOf(config, plane.adminPort),
     state: {
-      wanted: (type) => (type === 'secret' && messaging !== undefined ? [...engine.state.wanted(type), ...messaging.secretNames()] : engine.state.wanted(type)),
+      wanted,
       accept: (type, resources) => {
-        if (type === 'name-table') dns?.use(tableOf(resources));
-        else if (type === 'messaging') messaging?.accept(unpackAny(MessagingSchema, resources[0])?.config ?? '');
-        else if (type !== 'broker-policy') plane.accept(type, resources);
+        try {
+          accept(type, resources);
+        } finally {
+          keeper?.accepted(type, resources);
+        }
       },
     },
+    onConnected: () => identity.controlPlaneIsBack(),
+    onDisconnected: () => keeper?.controlPlaneIsAway(),
     wholeTypes: ['cluster', 'listener', ...(dns === undefined ? [] : ['name-table' as const]), ...(messaging === undefined ? [] : ['messaging' as const])],
     identity,
     counters: engine.counters,
@@ -165,8 +183,9 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
   if (messaging !== undefined) await plane.takePort(() => messaging.listen());
   if (config.probe === undefined) messaging?.applicationIsHealthy();
   // The stream needs no certificate: it starts with the token, so that configuration and certificate arrive together.
-  const starting = identity.start();
   client.start();
+  // A certificate that is kept on disk need not be requested; neither does its renewal delay the start.
+  const starting = (keeper?.start() ?? Promise.resolve()).then(() => identity.start());
   if (config.probe) {
     prober = new HealthProber(config.probe, (reason) => {
       isHealthy = reason === undefined;
@@ -192,9 +211,20 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
       identity.close();
       await workloadApi?.close();
       await client.close();
+      await keeper?.close();
       await starting;
     },
   });
+}
+
+function keeperOf(config: ProxyConfig, dependencies: Omit<ConfigurationKeeperOptions, 'file'>): ConfigurationKeeper | undefined {
+  const { stateFolder, maxStateAgeSeconds, trustDomain, namespace, serviceAccount, control } = config;
+  if (!stateFolder) return undefined;
+  const identity = `spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount}`;
+  // The port of the admin server may be another after each start; the control plane is a part of what the proxy is.
+  const binding = { node: nodeOf(config, undefined), identity, version };
+  const file = new KeptConfigurationFile(stateFolder, binding, maxStateAgeSeconds === undefined ? undefined : maxStateAgeSeconds * 1000);
+  return new ConfigurationKeeper({ ...dependencies, file, control });
 }
 
 /** Loaded only where it is wanted. */
@@ -230,7 +260,7 @@ export async function startStaticProxy(
     logger,
     options,
   );
-  await plane.startAdmin(config.adminPort, { versions: () => ({}), notReadyReason: () => undefined });
+  await plane.startAdmin(config.adminPort, { versions: () => ({}), notReadyReason: () => undefined, notices: () => [] });
   try {
     for (const [type, resources] of config.resources) plane.accept(type, resources);
   } catch (error) {
@@ -310,7 +340,7 @@ class DataPlane {
 
   async startAdmin(
     port: number | undefined,
-    about: { readonly versions: () => Readonly<Record<string, string>>; readonly notReadyReason: () => string | undefined },
+    about: Pick<AdminServerOptions, 'versions' | 'notices'> & { readonly notReadyReason: () => string | undefined },
   ): Promise<void> {
     if (port === undefined) return;
     this.#admin = new AdminServer({
@@ -320,6 +350,7 @@ class DataPlane {
       stats: () => this.#stats(),
       logger: this.#logger,
       versions: about.versions,
+      notices: about.notices,
       isReady: () => {
         if (this.isClosing || this.isDraining) return { ready: false, reason: 'draining' };
         const reason = about.notReadyReason();

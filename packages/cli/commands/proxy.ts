@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { keepServingAfterErrors, Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
 import {
   checkProxyConfig,
@@ -58,12 +59,19 @@ async function start(options: ProxyOptions, logger: Logger): Promise<{ readonly 
     ...(options.restartDrainTime === undefined ? {} : { restartDrainMs: 1000 * wholeNumber(options.restartDrainTime, '--restart-drain-time') }),
     ...(options.maxDraining === undefined ? {} : { maxDrainingProcesses: wholeNumber(options.maxDraining, '--max-draining') }),
   };
-  const config: Pick<ProxyConfig, 'drainMs' | 'maxDrainingProcesses'> = isBootstrap(value) ? given : { ...checkProxyConfig(value, options.config), ...given };
+  const ofMesh = isBootstrap(value) ? undefined : checkProxyConfig(value, options.config);
+  const config: Pick<ProxyConfig, 'drainMs' | 'maxDrainingProcesses'> = { ...ofMesh, ...given };
   const { drainMs = defaultDrainMs, maxDrainingProcesses: maxDraining = defaultMaxDrainingProcesses } = config;
-  const running = isBootstrap(value)
-    ? await startStaticProxy({ ...compileBootstrap(value, options.config), ...given }, logger, start)
-    : await startProxy({ ...checkProxyConfig(value, options.config), ...given }, logger, start);
+  const running =
+    ofMesh === undefined
+      ? await startStaticProxy({ ...compileBootstrap(value, options.config), ...given }, logger, start)
+      : await startProxy({ ...ofMesh, stateFolder: ofMesh.stateFolder ?? stateFolderOf(options.config), ...given }, logger, start);
   return { running, generations: { drainMs, maxDraining } };
+}
+
+/** Beside the configuration file: `reviews.json` has `reviews.state`. */
+export function stateFolderOf(configFile: string): string {
+  return resolve(configFile.replace(/\.(?:json|ya?ml)$/, '').concat('.state'));
 }
 
 /** JSON, or YAML: whose reader is only loaded when the file is YAML. */

@@ -8,6 +8,7 @@ import { hostNameOf, type LabHost } from '../lab/lab-state.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { SidecarProcess } from './sidecar-process.ts';
+import { emptyStateFolder, type StateFolder } from './state-folder.ts';
 import { SupervisedProcess } from './supervised-process.ts';
 import { type WorkloadApiPlace, workloadApiPlace } from './workload-api.ts';
 
@@ -94,6 +95,7 @@ export class Replica {
   #messaging: { readonly httpPort: number; readonly grpcPort: number } | undefined;
   #host: LabHost | undefined;
   #workloadApi: WorkloadApiPlace | undefined;
+  #state: StateFolder | undefined;
 
   constructor(options: ReplicaOptions) {
     this.name = `${options.workload}-${options.index}`;
@@ -106,6 +108,7 @@ export class Replica {
     this.#messaging = undefined;
     this.#host = undefined;
     this.#workloadApi = undefined;
+    this.#state = undefined;
   }
 
   address(): ReplicaAddress {
@@ -132,6 +135,7 @@ export class Replica {
     mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
     await this.#place(hasProxy);
     if (hasProxy && !spec.gateway) this.#workloadApi = workloadApiPlace(home, namespace, this.name, this.#host === undefined ? undefined : sidecarId);
+    if (hasProxy) this.#state = emptyStateFolder(home, namespace, this.name, this.#host === undefined ? undefined : sidecarId);
     if (hasProxy) this.#startProxy(join(folder, `${this.name}.json`));
     if (!spec.gateway) this.#startProcess();
   }
@@ -183,6 +187,7 @@ export class Replica {
     }
     await this.#proxy?.stop(proxyDrainMs + 3_000);
     this.#workloadApi?.remove();
+    this.#state?.remove();
     if (this.#host !== undefined) await this.#options.lab!.removeHost(this.#host);
     this.#host = undefined;
   }
@@ -223,6 +228,7 @@ export class Replica {
       ...(spec.filters ? { filters: spec.filters.map((filter) => ({ ...filter, file: resolve(this.#options.workingDirectory, filter.file) })) } : {}),
       ...(this.#host === undefined ? {} : captureOnHost(lab!.hasIPv6)),
       ...this.#workloadApi?.config,
+      ...this.#state?.config,
     };
     writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
     this.#proxy = new SidecarProcess({

@@ -13,6 +13,7 @@ import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { captureOnHost, hostUrls } from './replica.ts';
 import { SidecarProcess, untilReady } from './sidecar-process.ts';
+import { emptyStateFolder } from './state-folder.ts';
 import { workloadApiPlace } from './workload-api.ts';
 
 /** Where `mizzen run` runs an application: what stands beside it, and how its traffic gets there. */
@@ -160,7 +161,16 @@ async function onHost(setting: PlaceSetting, lab: Lab): Promise<ApplicationPlace
     ...(name ? { name } : {}),
   }));
   const workloadApi = workloadApiPlace(home, config.namespace, config.name, sidecarId);
-  const complete: ProxyConfig = { ...config, ...workloadApi.config, address: host.address, inbound, ...probeOf(inbound), ...captureOnHost(lab.hasIPv6) };
+  const state = emptyStateFolder(home, config.namespace, config.name, sidecarId);
+  const complete: ProxyConfig = {
+    ...config,
+    ...workloadApi.config,
+    ...state.config,
+    address: host.address,
+    inbound,
+    ...probeOf(inbound),
+    ...captureOnHost(lab.hasIPv6),
+  };
   mkdirSync(join(configFile, '..'), { recursive: true, mode: 0o700 });
   mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
   writeFileSync(configFile, JSON.stringify(complete, null, 2), { mode: 0o600 });
@@ -186,6 +196,7 @@ async function onHost(setting: PlaceSetting, lab: Lab): Promise<ApplicationPlace
     async close() {
       await proxy.stop(drainMs + 3_000);
       workloadApi.remove();
+      state.remove();
       await lab.removeHost(host);
       rmSync(configFile, { force: true });
     },

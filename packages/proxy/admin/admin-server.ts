@@ -19,6 +19,8 @@ export interface AdminServerOptions {
   readonly stats: () => Promise<StatsSnapshot>;
   readonly versions: () => Readonly<Record<string, string>>;
   readonly isReady: () => { readonly ready: boolean; readonly reason: string };
+  /** What a person who looks at `/ready` must know although, or because, the proxy is in this state; a line each. */
+  readonly notices: () => readonly string[];
   readonly logger: Logger;
 }
 
@@ -71,7 +73,8 @@ export class AdminServer {
     switch (path) {
       case '/ready': {
         const { ready, reason } = this.#options.isReady();
-        return send(response, ready ? 200 : 503, 'text/plain', ready ? 'LIVE\n' : `PRE_INITIALIZING: ${reason}\n`);
+        const lines = [ready ? 'LIVE' : `PRE_INITIALIZING: ${reason}`, ...this.#options.notices()];
+        return send(response, ready ? 200 : 503, 'text/plain', `${lines.join('\n')}\n`);
       }
       case '/stats/prometheus':
         return send(response, 200, 'text/plain; version=0.0.4', renderPrometheus(await stats()));

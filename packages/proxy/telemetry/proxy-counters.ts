@@ -37,6 +37,9 @@ export class ProxyCounters {
     control_plane_connected: 0,
     control_plane_connection_attempts_total: 0,
     certificates_issued_total: 0,
+    kept_configuration_in_use: 0,
+    kept_configuration_writes_total: 0,
+    kept_configuration_write_failures_total: 0,
   };
   readonly violations: Map<string, number> = new Map();
 

@@ -33,6 +33,10 @@ export interface AdsClientOptions {
   readonly logger: Logger;
   /** How a control plane that hangs is noticed. */
   readonly liveness?: LivenessOptions | undefined;
+  /** A stream is open: the control plane has sent its first response. */
+  readonly onConnected?: (() => void) | undefined;
+  /** A stream could not be opened, or has ended. */
+  readonly onDisconnected?: (() => void) | undefined;
 }
 
 interface Subscription {
@@ -120,6 +124,7 @@ export class AdsClient {
       const wasConnected = counters.values.control_plane_connected === 1;
       counters.values.control_plane_connected = 0;
       if (this.#abort.signal.aborted) return;
+      this.#options.onDisconnected?.();
       if (this.#renewal.signal.aborted) {
         this.#renewal = new AbortController();
         if (wasConnected) continue;
@@ -161,6 +166,7 @@ export class AdsClient {
           counters.values.control_plane_connected = 1;
           logger.info('connected to the control plane', { at: control });
           this.#hasConnectedOnce = true;
+          this.#options.onConnected?.();
         }
         this.#receive(response);
       }

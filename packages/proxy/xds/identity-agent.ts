@@ -27,7 +27,10 @@ export class IdentityAgent {
   readonly #counters: ProxyCounters;
   readonly #logger: Logger;
   readonly #backoff: Backoff;
+  /** Until the next renewal. */
   #timer: NodeJS.Timeout | undefined;
+  /** Until the next attempt, after one that has failed. */
+  #retryTimer: NodeJS.Timeout | undefined;
   #wake: (() => void) | undefined;
   #isClosed: boolean;
   #expiresAt: number;
@@ -35,6 +38,9 @@ export class IdentityAgent {
   #isRevoked: boolean;
   /** A certificate is being asked for, or will be asked for again in a moment. */
   #isObtaining: boolean;
+  /** A certificate was restored that need not be renewed yet. */
+  #isRestored: boolean;
+  readonly #restored: PromiseWithResolvers<void>;
   /** PEM, without blanks: the root that the newest certificate leads to. */
   #root: string;
   #onRenewed: () => void;
@@ -48,11 +54,14 @@ export class IdentityAgent {
     this.#logger = logger;
     this.#backoff = new Backoff(250, 15_000);
     this.#timer = undefined;
+    this.#retryTimer = undefined;
     this.#wake = undefined;
     this.#isClosed = false;
     this.#expiresAt = 0;
     this.#isRevoked = false;
     this.#isObtaining = false;
+    this.#isRestored = false;
+    this.#restored = Promise.withResolvers();
     this.#root = '';
     this.#onRenewed = () => {};
     this.#connection = undefined;
@@ -61,12 +70,39 @@ export class IdentityAgent {
 
   /** Resolves when there is a certificate; keeps trying until then, and goes on renewing it. */
   async start(): Promise<void> {
-    await this.#obtain();
+    await Promise.race([this.#obtain(), this.#restored.promise]);
+  }
+
+  /** The certificate and the root that it leads to, PEM; undefined: there is none. */
+  current(): { readonly pair: KeyPair; readonly root: string } | undefined {
+    const pair = this.#secrets.keyPair(workloadSecretName);
+    return pair === undefined ? undefined : { pair, root: this.#root };
+  }
+
+  /** Takes a certificate of an earlier process of this proxy, which is still valid. It is renewed as if this process had obtained it. */
+  restore(pair: KeyPair, root: string): void {
+    if (this.current() !== undefined || this.#isClosed) return;
+    const certificate = new X509Certificate(pair.cert);
+    this.#expiresAt = Date.parse(certificate.validTo);
+    this.#root = withoutBlanks(root);
+    this.#secrets.setKeyPair(workloadSecretName, pair);
+    this.#logger.info('uses the certificate kept on disk', { until: new Date(this.#expiresAt).toISOString() });
+    const issuedAt = Date.parse(certificate.validFrom);
+    this.#isRestored = this.#renewLater((this.#expiresAt - issuedAt) * renewalShare() - (Date.now() - issuedAt));
+    if (this.#isRestored) this.#wake?.();
+    this.#restored.resolve();
+  }
+
+  /** A certificate that is waited for is requested at once, whatever the pause. */
+  controlPlaneIsBack(): void {
+    this.#backoff.reset();
+    if (this.#isObtaining) this.#wake?.();
   }
 
   close(): void {
     this.#isClosed = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#retryTimer);
     this.#wake?.();
     this.#connection?.connection.close();
   }
@@ -127,6 +163,10 @@ export class IdentityAgent {
   async #obtain(): Promise<void> {
     this.#isObtaining = true;
     while (!this.#isClosed) {
+      if (this.#isRestored) {
+        this.#isRestored = this.#isObtaining = false;
+        return;
+      }
       const shown = this.#goodPair()?.cert;
       try {
         const isRenewal = this.#root !== '';
@@ -140,8 +180,8 @@ export class IdentityAgent {
         this.#counters.values.certificates_issued_total++;
         this.#backoff.reset();
         this.#logger.info('has a certificate', { identity: certificate.subjectAltName?.replace(/^URI:/, ''), until: new Date(this.#expiresAt).toISOString() });
-        const life = this.#expiresAt - Date.now();
-        this.#timer = setTimeout(() => void this.#obtain(), timerMs(life * (0.45 + Math.random() * 0.1))).unref();
+        this.#isRestored = false;
+        this.#renewLater((this.#expiresAt - Date.now()) * renewalShare());
         if (isRenewal) this.#onRenewed();
         this.#rootsChanged();
         return;
@@ -149,12 +189,23 @@ export class IdentityAgent {
         if (isUnauthenticated(error)) this.refused(shown);
         const wait = this.#backoff.nextMs();
         this.#logger.warn(`no certificate from the control plane at ${this.#config.control}: ${explain(error)} Trying again in ${(wait / 1000).toFixed(1)} s.`);
-        await new Promise<void>((resolve) => {
-          this.#wake = resolve;
-          this.#timer = setTimeout(resolve, wait);
-        });
+        if (!this.#isRestored)
+          await new Promise<void>((resolve) => {
+            this.#wake = resolve;
+            this.#retryTimer = setTimeout(resolve, wait);
+          });
+        clearTimeout(this.#retryTimer);
+        this.#wake = undefined;
       }
     }
+  }
+
+  /** Whether there is time until then. */
+  #renewLater(ms: number): boolean {
+    if (ms <= 0) return false;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.#obtain(), timerMs(ms)).unref();
+    return true;
   }
 
   /** A certificate with a key of its own, for whoever is given it; the agent's own key stays here. Of another identity only where the control plane trusts this one with it. */
@@ -189,6 +240,9 @@ export class IdentityAgent {
 const rootChangeSpreadMs = 30_000;
 /** The same for those whose certificates were revoked together: until they have new ones nobody talks to them. */
 const revokedSpreadMs = 500;
+
+/** Of a certificate's life: when it is renewed. */
+const renewalShare = () => 0.45 + Math.random() * 0.1;
 
 const withoutBlanks = (pem: string) => pem.replace(/\s/g, '');
 

@@ -139,6 +139,8 @@ export class ResourceState {
   readonly #byAddress: Map<string, Listener>;
   readonly #accessLogs: Map<string, AccessLogFile>;
   readonly #received: Set<ResourceType>;
+  /** The clusters that a listener's port waits for: those that had never been warm when it could have been opened first. */
+  readonly #awaited: Map<string, Set<string>>;
   #handedOver: net.Server[];
   #mayOpen: boolean;
   #isPrepared: boolean;
@@ -159,6 +161,7 @@ export class ResourceState {
     this.#draining = new Map();
     this.#accessLogs = new Map();
     this.#received = new Set();
+    this.#awaited = new Map();
     this.#handedOver = [];
     this.#mayOpen = !options.expectsSockets;
     this.#isPrepared = false;
@@ -175,6 +178,11 @@ export class ResourceState {
   /** All listeners take connections, with everything that they need. */
   get isReady(): boolean {
     return this.#isReady;
+  }
+
+  /** Neither a cluster nor a listener waits for something. */
+  get isSettled(): boolean {
+    return this.#warming.size === 0 && [...this.#listeners.values()].every(({ compiled }) => compiled.missing().length === 0);
   }
 
   /** What is still waited for, for people. */
@@ -503,11 +511,21 @@ export class ResourceState {
         this.#applied.set(name, compiled);
         if (open instanceof Listener && compiled.kind === 'tcp') open.update(compiled.config);
         else if (open instanceof UdpListener && compiled.kind === 'udp') open.update(compiled.config);
-      } else if (this.#options.opensListeners && this.#mayOpen && !this.#isClosing) this.#openListener(name, compiled);
+      } else if (this.#options.opensListeners && this.#mayOpen && !this.#isClosing && this.#hasItsClusters(name)) this.#openListener(name, compiled);
     }
+    for (const name of this.#awaited.keys()) if (!this.#listeners.has(name)) this.#awaited.delete(name);
     this.#byAddress.clear();
     for (const listener of this.#open.values()) if (listener instanceof Listener) this.#byAddress.set(`${listener.address}|${listener.port}`, listener);
     this.#checkReady();
+  }
+
+  /** A port that is open before its clusters are warm would refuse requests that a moment later are served. */
+  #hasItsClusters(name: string): boolean {
+    if (!this.#received.has('cluster')) return false;
+    let awaited = this.#awaited.get(name);
+    if (awaited === undefined) this.#awaited.set(name, (awaited = new Set(this.#warming.keys())));
+    for (const cluster of awaited) if (!this.#warming.has(cluster) || this.#clusters.has(cluster)) awaited.delete(cluster);
+    return awaited.size === 0;
   }
 
   #openListener(name: string, compiled: CompiledListener): void {

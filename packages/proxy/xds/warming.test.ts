@@ -176,6 +176,19 @@ describe('warming', () => {
     assert.equal(engine.state.openListeners()[0], open, 'the socket is the same');
   });
 
+  it('opens no port before the clusters that it came with are warm, and does not wait for later ones', async () => {
+    engine.accept('listener', [listener('one')]);
+    engine.accept('route', [routes('one')]);
+    assert.deepEqual(engine.state.openListeners(), [], 'no cluster is known yet');
+    engine.accept('cluster', [cluster('a')]);
+    assert.deepEqual(engine.state.openListeners(), [], 'the cluster waits for its endpoints');
+    engine.accept('endpoint', [endpoints('a', 1)]);
+    await engine.ready;
+    assert.equal(engine.state.openListeners().length, 1);
+    engine.accept('cluster', [cluster('a'), cluster('b', { name: 'later' })]);
+    assert.equal(engine.state.openListeners().length, 1);
+  });
+
   it('opens a TLS listener when its certificate has come', async () => {
     const [cert, key] = [join(folder, 'cert.pem'), join(folder, 'key.pem')];
     execFileSync(
