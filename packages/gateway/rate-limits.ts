@@ -14,7 +14,7 @@ import {
 import type { MetadataKey } from '@mizzen/envoy-api/gen/envoy/type/metadata/v3/metadata_pb.js';
 import { type HttpStatus, StatusCode } from '@mizzen/envoy-api/gen/envoy/type/v3/http_status_pb.js';
 import type { TokenBucket } from '@mizzen/envoy-api/gen/envoy/type/v3/token_bucket_pb.js';
-import { refuseUnsupported } from './supported-fields.ts';
+import { refuseUnsupported, supportedFields } from './supported-fields.ts';
 
 /**
  * Which configurations of Envoy's rate limit filters are enforced (local_rate_limit.proto, rate_limit.proto, route_components.proto `RateLimit`).
@@ -31,7 +31,7 @@ function invalid(place: string, problem: string): never {
   throw new MizzenError('invalid-rate-limit', `${place}: ${problem}`);
 }
 
-const supportedOfLocal = new Set([
+const supportedOfLocal = supportedFields(LocalRateLimitSchema, [
   ...['statPrefix', 'status', 'tokenBucket', 'filterEnabled', 'filterEnforced', 'requestHeadersToAddWhenNotEnforced', 'responseHeadersToAdd'],
   ...['descriptors', 'stage', 'localRateLimitPerDownstreamConnection', 'enableXRatelimitHeaders', 'vhRateLimits'],
   ...['alwaysConsumeDefaultTokenBucket', 'rateLimitedAsResourceExhausted'],
@@ -80,7 +80,7 @@ function checkAddedHeaders(count: number, place: string): void {
   if (count > maxAddedHeaders) invalid(place, `${count} headers to add are more than ${maxAddedHeaders}`);
 }
 
-const supportedOfGlobal = new Set([
+const supportedOfGlobal = supportedFields(RateLimitSchema, [
   ...['domain', 'stage', 'requestType', 'timeout', 'failureModeDeny', 'rateLimitedAsResourceExhausted', 'rateLimitService', 'enableXRatelimitHeaders'],
   ...['disableXEnvoyRatelimitedHeader', 'rateLimitedStatus', 'responseHeadersToAdd', 'statusOnError', 'statPrefix'],
 ]);

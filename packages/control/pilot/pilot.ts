@@ -22,6 +22,7 @@ import type { MeshSnapshot } from './snapshot.ts';
 import { SnapshotBuilder } from './snapshot-builder.ts';
 import { UnprovenIdentity } from './xds/proven-identity.ts';
 import type { ProxyConnection, ProxyStatus } from './xds/proxy-connection.ts';
+import { shortfallFindings } from './xds/shortfall-findings.ts';
 
 /**
  * Discovery: follows the configuration, keeps the newest snapshot, and pushes to every connected proxy what of it has changed for it.
@@ -118,7 +119,13 @@ export class Pilot {
   }
 
   get findings(): readonly Finding[] {
-    const own = [...this.#builder.findings, ...this.#quarantine.findings(), ...this.#failureFindings(), ...federationFindings(this.#options.trust.status())];
+    const own = [
+      ...this.#builder.findings,
+      ...this.#quarantine.findings(),
+      ...this.#failureFindings(),
+      ...shortfallFindings([...this.#connections]),
+      ...federationFindings(this.#options.trust.status()),
+    ];
     if (this.#snapshot === undefined) return own;
     try {
       return [...own, ...envoyFilterFindings(this.#snapshot, [...this.#connections])];

@@ -37,6 +37,8 @@ export interface ProxyView {
   /** Its name in the message mesh; undefined: it has no part in it. */
   readonly appId: string | undefined;
   readonly version: string;
+  /** What it supports, as it declares it (packages/envoy-api/proxy-features.ts); empty: it declares nothing. */
+  readonly clientFeatures: readonly string[];
   readonly locality: string;
   /** Certificate or token, and the registry, have proved what this view says (xds/proven-identity.ts). */
   readonly isProven: boolean;
@@ -96,6 +98,7 @@ export function viewOf(node: Node | undefined): ProxyView {
     control: text(metadata, 'MIZZEN_CONTROL'),
     appId: text(metadata, 'MIZZEN_APP_ID'),
     version: node.userAgentName ? `${node.userAgentName}/${node.userAgentVersionType.case === 'userAgentVersion' ? node.userAgentVersionType.value : '?'}` : '',
+    clientFeatures: node.clientFeatures,
     locality: [node.locality?.region, node.locality?.zone, node.locality?.subZone].filter(Boolean).join('/'),
     isProven: false,
     metadata,

@@ -11,11 +11,13 @@ import type { StringMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/
 import { AddressRanges } from '../net/filter-chain.ts';
 import { compileHeaderMatcher, compileStringMatcher } from '../route/matchers.ts';
 import { compileMetadataMatcher } from '../route/metadata-matcher.ts';
+import { isWithheld } from '../xds/supported-fields.ts';
 import { and, constant, type Node, not, or, type PathSpan, peerTest, test } from './node.ts';
 import { compilePathTemplate } from './path-template.ts';
 
 /** envoy rbac.proto `Permission`: what is done. Throws MizzenError for what cannot be honoured: a rule with a gap would let in whom it is to keep out. */
 export function compilePermission({ rule }: Permission, place: string): Node {
+  if (isWithheld(`envoy.config.rbac.v3.Permission.${rule.case}`)) throw unsupported(`a permission of type ${rule.case}`, place);
   switch (rule.case) {
     case 'andRules':
       return and(nonEmpty(rule.value.rules, place).map((inner) => compilePermission(inner, place)));

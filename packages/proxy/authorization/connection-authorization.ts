@@ -6,7 +6,7 @@ import type { ProxyContext } from '../http/connection-settings.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { compileMetadataMatcher, type HasMetadata } from '../route/metadata-matcher.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import type { Enforcement } from './enforcement.ts';
 import { connectionSubject, type Subject } from './subject.ts';
 
@@ -48,7 +48,7 @@ export class ConnectionNotes implements HasMetadata {
 }
 
 const rbacName = 'envoy.filters.network.rbac';
-const supportedOfExtAuthz = new Set(['statPrefix', 'grpcService', 'failureModeAllow', 'transportApiVersion', 'filterEnabledMetadata']);
+const supportedOfExtAuthz = supportedFields(ExtAuthzSchema, ['statPrefix', 'grpcService', 'failureModeAllow', 'transportApiVersion', 'filterEnabledMetadata']);
 const defaultTimeoutMs = 200;
 
 /** envoy.filters.network.rbac: by rules. */

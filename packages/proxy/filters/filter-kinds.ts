@@ -33,7 +33,7 @@ const bridge: FilterKind = {
 };
 
 /** Every HTTP filter that there is, by its own name. A new one is a line here. */
-const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
+export const filterKinds: ReadonlyMap<string, FilterKind> = new Map(
   [
     { name: 'envoy.filters.http.cors', create: () => corsFilter } satisfies FilterKind,
     { name: 'envoy.filters.http.grpc_web', create: () => grpcWebFilter } satisfies FilterKind,

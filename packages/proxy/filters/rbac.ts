@@ -1,12 +1,12 @@
 import { RBACSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/rbac/v3/rbac_pb.js';
 import { Enforcement } from '../authorization/enforcement.ts';
 import type { Exchange } from '../http/exchange.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import type { FilterKind } from './filter.ts';
 import { unpackConfig } from './unpack-config.ts';
 
 const name = 'envoy.filters.http.rbac';
-const supported = new Set(['rules', 'shadowRules', 'shadowRulesStatPrefix']);
+const supported = supportedFields(RBACSchema, ['rules', 'shadowRules', 'shadowRulesStatPrefix']);
 const grpcPermissionDenied = 7;
 
 /** envoy.filters.http.rbac: lets requests in by who sends them and what they ask for. */

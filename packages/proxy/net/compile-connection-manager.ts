@@ -26,13 +26,13 @@ import type { PathSettings } from '../route/normalize-path.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import { type AccessLog, compileAccessLogFormat, defaultAccessLogFormat } from '../telemetry/access-log.ts';
 import { compileTracer } from '../telemetry/tracing/compile-tracer.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { isWithheld, refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import { compileHttp2Options } from './compile-http2-options.ts';
 import type { ListenerEnvironment, ListenerNeeds } from './compile-listener.ts';
 
 const minuteMs = 60_000;
 
-const supportedOfManager = new Set([
+const supportedOfManager = supportedFields(HttpConnectionManagerSchema, [
   ...[
     'http2ProtocolOptions',
     'codecType',
@@ -59,7 +59,14 @@ const supportedOfManager = new Set([
   ...['preserveExternalRequestId', 'alwaysSetRequestIdInResponse', 'generateRequestId', 'normalizePath', 'mergeSlashes', 'pathWithEscapedSlashesAction'],
 ]);
 /** Trailers, absolute forms, HTTP/1.0 and methods of one's own are always taken. */
-const supportedOfHttp1 = new Set(['headerKeyFormat', 'acceptHttp10', 'enableTrailers', 'allowCustomMethods', 'useBalsaParser', 'allowAbsoluteUrl']);
+const supportedOfHttp1 = supportedFields(Http1ProtocolOptionsSchema, [
+  'headerKeyFormat',
+  'acceptHttp10',
+  'enableTrailers',
+  'allowCustomMethods',
+  'useBalsaParser',
+  'allowAbsoluteUrl',
+]);
 
 /** What cannot be switched off, or on, is refused when somebody tries. */
 function refuseWhatIsFixed(manager: HttpConnectionManager, place: string): void {
@@ -213,7 +220,7 @@ function compileFilters(manager: HttpConnectionManager, place: string, environme
   for (const [i, filter] of manager.httpFilters.entries()) {
     const isLast = i === manager.httpFilters.length - 1;
     const config = filter.configType.case === 'typedConfig' ? filter.configType.value : undefined;
-    const kind = filterKindOf(filter.name, config);
+    const kind = isWithheld(filter.name) ? undefined : filterKindOf(filter.name, config);
     if (filter.name === 'envoy.filters.http.router') {
       if (!isLast) throw new MizzenError('invalid-filters', `${place}: the router must be the last HTTP filter`);
     } else if (isLast) throw new MizzenError('invalid-filters', `${place}: the last HTTP filter must be the router`);

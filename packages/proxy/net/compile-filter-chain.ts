@@ -30,7 +30,7 @@ import { WeightedTargets } from '../route/weighted-targets.ts';
 import { explainTlsError } from '../tls/explain-tls-error.ts';
 import { type PeerIdentity, peerIdentityOf } from '../tls/peer-identity.ts';
 import { ServerTls } from '../tls/server-tls.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import { compileAccessLogs, compileConnectionManager } from './compile-connection-manager.ts';
 import type { ListenerEnvironment, ListenerNeeds } from './compile-listener.ts';
 import type { ConnectionInfo } from './connection-info.ts';
@@ -43,8 +43,15 @@ const securing = errorBoundary('tls.server');
 /** Handshakes must have ended by then (`transport_socket_connect_timeout`; Envoy has no limit of its own). */
 const defaultHandshakeTimeoutMs = 15_000;
 
-const supportedOfChain = new Set(['filterChainMatch', 'filters', 'transportSocket', 'name', 'metadata', 'transportSocketConnectTimeout']);
-const supportedOfTcpProxy = new Set([
+const supportedOfChain = supportedFields(FilterChainSchema, [
+  'filterChainMatch',
+  'filters',
+  'transportSocket',
+  'name',
+  'metadata',
+  'transportSocketConnectTimeout',
+]);
+const supportedOfTcpProxy = supportedFields(TcpProxySchema, [
   ...[
     'statPrefix',
     'cluster',
@@ -58,7 +65,7 @@ const supportedOfTcpProxy = new Set([
   ],
 ]);
 
-const supportedOfTunnel = new Set(['hostname']);
+const supportedOfTunnel = supportedFields(TcpProxy_TunnelingConfigSchema, ['hostname']);
 
 function checkedTarget(target: string, place: string): string {
   if (!/^(?:[\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}$/.test(target))
@@ -213,7 +220,7 @@ function compileServing(
   throw new MizzenError('unsupported-filter', `${place}: the network filter ${filter!.name} is not supported`);
 }
 
-const supportedOfRbac = new Set(['rules', 'shadowRules', 'shadowRulesStatPrefix', 'statPrefix']);
+const supportedOfRbac = supportedFields(RBACSchema, ['rules', 'shadowRules', 'shadowRulesStatPrefix', 'statPrefix']);
 
 /** Who may connect. */
 function compileAuthorization({ name, configType }: NetworkFilter, place: string, { context }: ListenerEnvironment): ConnectionStep {

@@ -3,10 +3,10 @@ import { durationToMs } from '@mizzen/envoy-api';
 import { type Http2ProtocolOptions, Http2ProtocolOptionsSchema, KeepaliveSettingsSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/protocol_pb.js';
 import { defaultDefences, defaultHttp2Settings, type Http2Settings } from '../http2/settings.ts';
 import type { HeadLimits } from '../message/head-limits.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 
 /** Extended CONNECT is always taken. `override_stream_error_on_invalid_http_message` is how it is: what is malformed ends its stream. */
-const supported = new Set([
+const supported = supportedFields(Http2ProtocolOptionsSchema, [
   ...['hpackTableSize', 'maxConcurrentStreams', 'initialStreamWindowSize', 'initialConnectionWindowSize', 'allowConnect'],
   ...['maxOutboundControlFrames', 'maxConsecutiveInboundFramesWithEmptyPayload', 'maxInboundPriorityFramesPerStream'],
   ...['maxInboundWindowUpdateFramesPerDataFrameSent', 'overrideStreamErrorOnInvalidHttpMessage', 'connectionKeepalive'],

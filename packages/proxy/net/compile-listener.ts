@@ -11,7 +11,7 @@ import type { ProxyContext } from '../http/connection-settings.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import type { AccessLogFile } from '../telemetry/access-log.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import { compileFilterChain } from './compile-filter-chain.ts';
 import type { InspectorSettings, ListenerFilters, PortRange, ProxyProtocolSettings } from './inspection.ts';
 import type { ListenerConfig } from './listener.ts';
@@ -51,7 +51,7 @@ export type CompiledListener = {
 /** Envoy listener.proto: `per_connection_buffer_limit_bytes`, `tcp_backlog_size`, `listener_filters_timeout`. */
 const defaults = { bufferLimitBytes: 1024 * 1024, backlog: 4096, filtersTimeoutMs: 15_000 };
 
-const supportedOfListener = new Set([
+const supportedOfListener = supportedFields(ListenerSchema, [
   ...['name', 'address', 'statPrefix', 'metadata', 'trafficDirection', 'filterChains', 'defaultFilterChain', 'listenerFilters', 'listenerFiltersTimeout'],
   ...['useOriginalDst', 'bindToPort', 'deprecatedV1'],
   ...['continueOnListenerFiltersTimeout', 'perConnectionBufferLimitBytes', 'tcpBacklogSize', 'enableReusePort', 'reusePort', 'udpListenerConfig'],

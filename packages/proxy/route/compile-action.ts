@@ -15,7 +15,7 @@ import {
   WeightedClusterSchema,
 } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import { utf8Bytes } from '../message/header-bytes.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import { compileFilterConfigs } from './compile-filter-configs.ts';
 import { compileHedge, compileRetry } from './compile-policies.ts';
 import { compileRequestHash } from './hash-policy.ts';
@@ -95,14 +95,14 @@ function prefixRewrite(text: string, path: PathCondition): PathRewrite {
 /** Envoy's default for a route that sets none (route_components.proto `RouteAction.timeout`). */
 const defaultTimeoutMs = 15_000;
 
-const supported = new Set([
+const supported = supportedFields(RouteActionSchema, [
   ...['cluster', 'clusterHeader', 'weightedClusters', 'clusterNotFoundResponseCode', 'prefixRewrite', 'regexRewrite', 'hostRewriteLiteral'],
   ...['hostRewriteHeader', 'hostRewritePathRegex', 'appendXForwardedHost', 'timeout', 'retryPolicy', 'requestMirrorPolicies', 'hashPolicy'],
   ...['maxGrpcTimeout', 'upgradeConfigs', 'hedgePolicy', 'maxStreamDuration', 'rateLimits', 'includeVhRateLimits'],
 ]);
 
-const supportedOfDuration = new Set(['maxStreamDuration', 'grpcTimeoutHeaderMax']);
-const supportedOfWeights = new Set(['clusters', 'totalWeight', 'runtimeKeyPrefix']);
+const supportedOfDuration = supportedFields(RouteAction_MaxStreamDurationSchema, ['maxStreamDuration', 'grpcTimeoutHeaderMax']);
+const supportedOfWeights = supportedFields(WeightedClusterSchema, ['clusters', 'totalWeight', 'runtimeKeyPrefix']);
 
 const notFoundStatus: Readonly<Record<NotFoundCode, number>> = {
   [NotFoundCode.SERVICE_UNAVAILABLE]: 503,
@@ -187,7 +187,7 @@ function compileTargets(action: RouteActionMessage, inherited: Inherited, place:
   }
 }
 
-const supportedOfWeight = new Set([
+const supportedOfWeight = supportedFields(WeightedCluster_ClusterWeightSchema, [
   ...['name', 'clusterHeader', 'weight', 'requestHeadersToAdd', 'requestHeadersToRemove', 'responseHeadersToAdd', 'responseHeadersToRemove'],
   ...['typedPerFilterConfig', 'hostRewriteLiteral'],
 ]);

@@ -1,14 +1,14 @@
 import { MizzenError } from '@mizzen/common';
 import { type QueryParameterMatcher, type RouteMatch, RouteMatchSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import { isGrpcRequest } from '../http/grpc.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import { type Condition, compileHeaderMatcher, compileStringMatcher, regexTest } from './matchers.ts';
 import { compileMetadataMatcher, type HasMetadata } from './metadata-matcher.ts';
 import { queryParameter } from './query.ts';
 import type { PathCondition } from './route.ts';
 import { shareOf } from './share.ts';
 
-const supported = new Set([
+const supported = supportedFields(RouteMatchSchema, [
   ...[
     'prefix',
     'path',

@@ -11,7 +11,7 @@ import { type CorsPolicy as CorsPolicyMessage, CorsPolicySchema } from '@mizzen/
 import { HTTPFaultSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/fault/v3/fault_pb.js';
 import { PreviousPrioritiesConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/retry/priority/previous_priorities/v3/previous_priorities_config_pb.js';
 import { corsFields } from '../filters/cors.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import { compileFieldMatcher, compileHeaderMatcher, compileStringMatcher } from './matchers.ts';
 import type { CorsPolicy, FaultPolicy, HedgePolicy, RetryPolicy } from './route.ts';
 import { shareOf } from './share.ts';
@@ -25,7 +25,7 @@ const retriableGrpc = [
   ['unavailable', 14],
 ] as const;
 
-const supportedOfRetry = new Set([
+const supportedOfRetry = supportedFields(RetryPolicySchema, [
   ...['retryOn', 'numRetries', 'perTryTimeout', 'retryPriority', 'retryHostPredicate', 'hostSelectionRetryMaxAttempts', 'retriableStatusCodes'],
   ...['retryBackOff', 'retriableHeaders', 'retriableRequestHeaders'],
 ]);
@@ -75,7 +75,7 @@ export function compileHedge(policy: HedgePolicyMessage | undefined, place: stri
   return policy.hedgeOnPerTryTimeout ? { onPerTryTimeout: true } : undefined;
 }
 
-const supportedOfCors = new Set([
+const supportedOfCors = supportedFields(CorsPolicySchema, [
   ...['allowOriginStringMatch', 'allowMethods', 'allowHeaders', 'exposeHeaders', 'maxAge', 'allowCredentials', 'forwardNotMatchingPreflights', 'filterEnabled'],
 ]);
 

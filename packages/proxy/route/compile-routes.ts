@@ -8,7 +8,7 @@ import {
   VirtualHostSchema,
 } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_components_pb.js';
 import { type RouteConfiguration, RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import { compileAction } from './compile-action.ts';
 import { compileFilterConfigs } from './compile-filter-configs.ts';
 import { compileMatch } from './compile-match.ts';
@@ -19,15 +19,25 @@ import { Route } from './route.ts';
 import { RouteTable, type ServiceName, VirtualHost } from './route-table.ts';
 
 const headerFields = ['requestHeadersToAdd', 'requestHeadersToRemove', 'responseHeadersToAdd', 'responseHeadersToRemove'] as const;
-const supportedOfTable = new Set([
+const supportedOfTable = supportedFields(RouteConfigurationSchema, [
   ...['name', 'virtualHosts', 'mostSpecificHeaderMutationsWins', 'validateClusters', 'maxDirectResponseBodySizeBytes', 'requestMirrorPolicies'],
   ...['ignorePortInHostMatching', 'typedPerFilterConfig', 'metadata', ...headerFields],
 ]);
-const supportedOfHost = new Set([
+const supportedOfHost = supportedFields(VirtualHostSchema, [
   ...['name', 'domains', 'routes', 'requireTls', 'typedPerFilterConfig', 'includeRequestAttemptCount', 'includeAttemptCountInResponse', 'retryPolicy'],
   ...['hedgePolicy', 'requestMirrorPolicies', 'metadata', 'rateLimits', ...headerFields],
 ]);
-const supportedOfRoute = new Set(['name', 'match', 'route', 'redirect', 'directResponse', 'metadata', 'decorator', 'typedPerFilterConfig', ...headerFields]);
+const supportedOfRoute = supportedFields(RouteSchema, [
+  'name',
+  'match',
+  'route',
+  'redirect',
+  'directResponse',
+  'metadata',
+  'decorator',
+  'typedPerFilterConfig',
+  ...headerFields,
+]);
 
 /** Compiles a RouteConfiguration. What it cannot honour is refused (and becomes a NACK), never left out in silence. */
 export function compileRouteTable(config: RouteConfiguration, random: () => number = Math.random): RouteTable {

@@ -7,10 +7,10 @@ import {
 } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { StringMatcher } from '@mizzen/envoy-api/gen/envoy/type/matcher/v3/string_pb.js';
 import { compileStringMatcher, type TextTest } from '../route/matchers.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import { alternativeNames } from './peer-identity.ts';
 
-const supportedOfValidation = new Set([
+const supportedOfValidation = supportedFields(CertificateValidationContextSchema, [
   ...['trustedCa', 'crl', 'watchedDirectory', 'verifyCertificateSpki', 'verifyCertificateHash', 'matchTypedSubjectAltNames', 'trustChainVerification'],
   ...['customValidatorConfig', 'onlyVerifyLeafCertCrl'],
 ]);

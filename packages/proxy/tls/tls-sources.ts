@@ -11,12 +11,12 @@ import {
 } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { SdsSecretConfig } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { type CommonTlsContext, CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import type { CertificateOf } from './live-peers.ts';
 import { readSecretFile } from './secret-file.ts';
 import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
 
-const supportedOfContext = new Set([
+const supportedOfContext = supportedFields(CommonTlsContextSchema, [
   ...['tlsParams', 'tlsCertificates', 'tlsCertificateSdsSecretConfigs', 'alpnProtocols'],
   ...['validationContext', 'validationContextSdsSecretConfig', 'combinedValidationContext'],
 ]);

@@ -8,14 +8,19 @@ import {
   type Cluster_SlowStartConfig,
   type Cluster as ClusterMessage,
 } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import type { MakeHashTable } from './balancing/hash-table.ts';
 import type { BalancingSettings } from './balancing/host-set.ts';
 import { defaultMaglevSize, MaglevTable } from './balancing/maglev.ts';
 import { leastRequest, type MakePicker, randomChoice, roundRobin, staticWeight, type WeightOf, warmingWeight } from './balancing/pickers.ts';
 import { defaultRing, HashRing } from './balancing/ring-hash.ts';
 
-const supportedOfCommon = new Set(['healthyPanicThreshold', 'zoneAwareLbConfig', 'localityWeightedLbConfig', 'updateMergeWindow']);
+const supportedOfCommon = supportedFields(Cluster_CommonLbConfigSchema, [
+  'healthyPanicThreshold',
+  'zoneAwareLbConfig',
+  'localityWeightedLbConfig',
+  'updateMergeWindow',
+]);
 
 /** How a cluster chooses among its endpoints (cluster.proto `lb_policy` and the settings beside it). */
 export function compileBalancing(message: ClusterMessage, random: () => number, place: string): BalancingSettings {

@@ -27,7 +27,7 @@ import { serviceNameOf } from '../route/compile-routes.ts';
 import { type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';
 import { ClientTls } from '../tls/client-tls.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import type { LocalityEndpoints } from './balancing/host-set.ts';
 import { Cluster, type ClusterSettings } from './cluster.ts';
 import { compileBalancing } from './compile-balancing.ts';
@@ -51,7 +51,7 @@ export interface CompiledCluster {
   missing(): string[];
 }
 
-const supportedOfCluster = new Set([
+const supportedOfCluster = supportedFields(ClusterSchema, [
   ...['name', 'altStatName', 'metadata', 'type', 'edsClusterConfig', 'loadAssignment', 'connectTimeout', 'lbPolicy', 'circuitBreakers', 'preconnectPolicy'],
   ...['ringHashLbConfig', 'maglevLbConfig', 'leastRequestLbConfig', 'roundRobinLbConfig', 'originalDstLbConfig', 'commonLbConfig', 'outlierDetection'],
   ...[
@@ -65,7 +65,15 @@ const supportedOfCluster = new Set([
   ...['transportSocketMatches', 'healthChecks', 'perConnectionBufferLimitBytes', 'dnsLookupFamily', 'dnsRefreshRate', 'respectDnsTtl', 'upstreamBindConfig'],
   'upstreamConnectionOptions',
 ]);
-const supportedOfThresholds = new Set(['priority', 'maxConnections', 'maxPendingRequests', 'maxRequests', 'maxRetries', 'retryBudget', 'trackRemaining']);
+const supportedOfThresholds = supportedFields(CircuitBreakers_ThresholdsSchema, [
+  'priority',
+  'maxConnections',
+  'maxPendingRequests',
+  'maxRequests',
+  'maxRetries',
+  'retryBudget',
+  'trackRemaining',
+]);
 
 export function compileCluster(message: ClusterMessage, secrets: SecretStore, random: () => number): CompiledCluster {
   const place = `cluster ${message.name}`;

@@ -8,11 +8,11 @@ import {
   type HealthCheck as HealthCheckMessage,
   HealthCheckSchema,
 } from '@mizzen/envoy-api/gen/envoy/config/core/v3/health_check_pb.js';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import type { HealthCheck } from './health-checker.ts';
 
 /** Intervals have a jitter of their own; connections are those of the cluster's pool, so they are always used again. */
-const supported = new Set([
+const supported = supportedFields(HealthCheckSchema, [
   ...['timeout', 'interval', 'unhealthyThreshold', 'healthyThreshold', 'reuseConnection', 'httpHealthCheck', 'tcpHealthCheck', 'grpcHealthCheck'],
   ...['intervalJitter', 'intervalJitterPercent', 'initialJitter'],
 ]);

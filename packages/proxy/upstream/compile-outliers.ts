@@ -1,9 +1,9 @@
 import { durationToMs } from '@mizzen/envoy-api';
 import { type OutlierDetection, OutlierDetectionSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/outlier_detection_pb.js';
-import { refuseUnsupported } from '../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import type { OutlierSettings } from './outlier-detector.ts';
 
-const supported = new Set([
+const supported = supportedFields(OutlierDetectionSchema, [
   ...['consecutive5xx', 'consecutiveGatewayFailure', 'consecutiveLocalOriginFailure', 'interval', 'baseEjectionTime', 'maxEjectionPercent'],
   ...['enforcingConsecutive5xx', 'enforcingConsecutiveGatewayFailure', 'enforcingConsecutiveLocalOriginFailure', 'splitExternalLocalOriginErrors'],
   ...['enforcingSuccessRate', 'successRateMinimumHosts', 'successRateRequestVolume', 'successRateStdevFactor', 'enforcingLocalOriginSuccessRate'],

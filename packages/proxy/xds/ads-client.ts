@@ -216,7 +216,7 @@ export class AdsClient {
     const isFirst = this.#requests !== undefined && !this.#requests.hasStarted;
     this.#requests?.push(
       create(DiscoveryRequestSchema, {
-        ...(isFirst || subscription.nonce === '' ? { node: this.#node } : {}),
+        ...(isFirst ? { node: this.#node } : {}),
         typeUrl: typeUrls[type],
         versionInfo: subscription.version,
         responseNonce: subscription.nonce,
@@ -229,7 +229,7 @@ export class AdsClient {
   #sendHealth(): void {
     this.#requests?.push(
       create(DiscoveryRequestSchema, {
-        node: this.#node,
+        ...(this.#requests.hasStarted ? {} : { node: this.#node }),
         typeUrl: healthTypeUrl,
         ...(this.#unhealthyReason === undefined ? {} : { errorDetail: { code: 14, message: this.#unhealthyReason } }),
       }),

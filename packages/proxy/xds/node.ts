@@ -2,6 +2,7 @@ import { create, type JsonObject } from '@bufbuild/protobuf';
 import { version } from '@mizzen/common';
 import { type Node, NodeSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
+import { declaredFeatures } from './declared-features.ts';
 
 /** How this proxy presents itself to the control plane; keys are Istio's where Istio has them. */
 export function nodeOf(config: ProxyConfig, adminPort: number | undefined): Node {
@@ -12,6 +13,7 @@ export function nodeOf(config: ProxyConfig, adminPort: number | undefined): Node
     cluster: `${config.workload}.${config.namespace}`,
     locality: { region, zone, subZone },
     userAgentName: 'mizzen',
+    clientFeatures: declaredFeatures(),
     userAgentVersionType: { case: 'userAgentVersion', value: version },
     metadata: {
       NAME: config.name,

@@ -140,7 +140,7 @@ export class ResourceState {
   readonly #accessLogs: Map<string, AccessLogFile>;
   readonly #received: Set<ResourceType>;
   /** The clusters that a listener's port waits for: those that had never been warm when it could have been opened first. */
-  readonly #awaited: Map<string, Set<string>>;
+  readonly #awaitedClusters: Map<string, Set<string>>;
   #handedOver: net.Server[];
   #mayOpen: boolean;
   #isPrepared: boolean;
@@ -161,7 +161,7 @@ export class ResourceState {
     this.#draining = new Map();
     this.#accessLogs = new Map();
     this.#received = new Set();
-    this.#awaited = new Map();
+    this.#awaitedClusters = new Map();
     this.#handedOver = [];
     this.#mayOpen = !options.expectsSockets;
     this.#isPrepared = false;
@@ -180,9 +180,9 @@ export class ResourceState {
     return this.#isReady;
   }
 
-  /** Neither a cluster nor a listener waits for something. */
+  /** No cluster, listener or route table waits for something. */
   get isSettled(): boolean {
-    return this.#warming.size === 0 && [...this.#listeners.values()].every(({ compiled }) => compiled.missing().length === 0);
+    return this.#warming.size === 0 && this.#warmingRoutes.size === 0 && [...this.#listeners.values()].every(({ compiled }) => compiled.missing().length === 0);
   }
 
   /** What is still waited for, for people. */
@@ -513,7 +513,7 @@ export class ResourceState {
         else if (open instanceof UdpListener && compiled.kind === 'udp') open.update(compiled.config);
       } else if (this.#options.opensListeners && this.#mayOpen && !this.#isClosing && this.#hasItsClusters(name)) this.#openListener(name, compiled);
     }
-    for (const name of this.#awaited.keys()) if (!this.#listeners.has(name)) this.#awaited.delete(name);
+    for (const name of this.#awaitedClusters.keys()) if (!this.#listeners.has(name)) this.#awaitedClusters.delete(name);
     this.#byAddress.clear();
     for (const listener of this.#open.values()) if (listener instanceof Listener) this.#byAddress.set(`${listener.address}|${listener.port}`, listener);
     this.#checkReady();
@@ -522,8 +522,8 @@ export class ResourceState {
   /** A port that is open before its clusters are warm would refuse requests that a moment later are served. */
   #hasItsClusters(name: string): boolean {
     if (!this.#received.has('cluster')) return false;
-    let awaited = this.#awaited.get(name);
-    if (awaited === undefined) this.#awaited.set(name, (awaited = new Set(this.#warming.keys())));
+    let awaited = this.#awaitedClusters.get(name);
+    if (awaited === undefined) this.#awaitedClusters.set(name, (awaited = new Set(this.#warming.keys())));
     for (const cluster of awaited) if (!this.#warming.has(cluster) || this.#clusters.has(cluster)) awaited.delete(cluster);
     return awaited.size === 0;
   }

@@ -1,1 +1,1 @@
-export { refuseUnsupported } from '@mizzen/gateway/supported-fields';
+export { isWithheld, refuseUnsupported, registeredFields, supportedFields, withholdFeatures } from '@mizzen/gateway/supported-fields';

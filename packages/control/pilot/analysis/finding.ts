@@ -30,7 +30,8 @@ export interface Finding {
     | 'MZ0017'
     | 'MZ0018'
     | 'MZ0019'
-    | 'MZ0020';
+    | 'MZ0020'
+    | 'MZ0021';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

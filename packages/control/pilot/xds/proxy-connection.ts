@@ -1,8 +1,10 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { create } from '@bufbuild/protobuf';
+import { create, fromBinary } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
 import { messageOf, PushQueue } from '@mizzen/common';
 import { type DiscoveryType, discoveryTypes, typeUrls } from '@mizzen/envoy-api';
+import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
+import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { type DiscoveryRequest, type DiscoveryResponse, DiscoveryResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { Identity } from '../../citadel/spiffe-identity.ts';
 import type { TrustBundle } from '../../citadel/trust-bundles.ts';
@@ -11,6 +13,8 @@ import { resourcesFor } from '../generate/resources.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import type { WorkloadBinding, WorkloadBindings } from '../registry/workload-bindings.ts';
 import type { MeshSnapshot } from '../snapshot.ts';
+import { limitResources, type RefusalForm, refusing, type Shortfall, securityOf } from './limit-resources.ts';
+import { MissingFeatures } from './missing-features.ts';
 import { PatchTrial } from './patch-trial.ts';
 import { type ProvenIdentity, proveIdentity, UnprovenIdentity } from './proven-identity.ts';
 
@@ -42,6 +46,9 @@ export class ProxyConnection {
   readonly #failures: Map<DiscoveryType, string>;
   /** Patches of EnvoyFilters that have found their place, as `NAMESPACE/NAME@REVISION#INDEX`. */
   readonly patched: Set<string>;
+  /** What it does not know of what is sent to it. */
+  readonly #missing: MissingFeatures;
+  readonly #shortfalls: Map<DiscoveryType, readonly Shortfall[]>;
   /** Which EnvoyFilters the proxy does not take. */
   readonly #trial: PatchTrial;
 
@@ -57,6 +64,8 @@ export class ProxyConnection {
     this.#subscriptions = new Map();
     this.#failures = new Map();
     this.patched = new Set();
+    this.#missing = new MissingFeatures(claimed.clientFeatures);
+    this.#shortfalls = new Map();
     this.#trial = new PatchTrial();
   }
 
@@ -104,8 +113,13 @@ export class ProxyConnection {
         subscription.error = request.errorDetail.message.slice(0, 4096) || 'refused without a reason';
         nack = { nack: subscription.error };
         if (this.#tryWithoutPatches(type, subscription, snapshot, trustBundle)) return nack;
+        if (this.#missing.learn(subscription.error) || this.#close(type, subscription, subscription.error)) {
+          this.push(snapshot, trustBundle);
+          return nack;
+        }
       } else {
         subscription.error = undefined;
+        subscription.accepted = subscription.resources;
         subscription.acknowledged = subscription.version;
         subscription.acknowledgedAt = new Date();
         if (this.#trial.accepted(type)) {
@@ -136,6 +150,58 @@ export class ProxyConnection {
       if (subscription && this.#send(type, subscription, snapshot, trustBundle, false)) sent++;
     }
     return sent;
+  }
+
+  /** What is not sent to this proxy since it does not know it, or has refused it. */
+  shortfalls(): Shortfall[] {
+    return [...this.#shortfalls.values()].flat();
+  }
+
+  /**
+   * A resource that the proxy refuses, for a reason that is not a missing feature, stays in its last good version there. Where that version enforces other policies, or
+   * is not known, the resource is replaced by one that refuses all traffic, so that no policy is dropped. Whether something was.
+   */
+  #close(type: DiscoveryType, subscription: Subscription, reason: string): boolean {
+    if (type !== 'listener' && type !== 'route') return false;
+    const accepted = new Map(subscription.accepted.map((any) => [nameOf(type, any), any]));
+    const isNamed = subscription.generated.some((any) => reason.includes(nameOf(type, any)));
+    let isClosed = false;
+    for (const [i, any] of subscription.generated.entries()) {
+      const name = nameOf(type, any);
+      if ((isNamed && !reason.includes(name)) || securityOf(type, any) === '') continue;
+      const key = keyOf(any);
+      const before = subscription.closed.get(name);
+      if (before?.key === key) {
+        if (before.form === 'close') continue;
+      } else {
+        const current = accepted.get(name);
+        const sent = subscription.resources[i];
+        if (current !== undefined && sent !== undefined && securityOf(type, current) === securityOf(type, sent)) continue;
+      }
+      subscription.closed.set(name, { key, form: before?.key === key ? 'close' : 'http', reason });
+      isClosed = true;
+    }
+    return isClosed;
+  }
+
+  /** What the proxy is sent of what was generated for it. */
+  #limited(type: DiscoveryType, subscription: Subscription, generated: readonly Any[]): readonly Any[] {
+    subscription.generated = generated;
+    if (this.#missing.isEmpty && subscription.closed.size === 0) {
+      this.#shortfalls.delete(type);
+      return generated;
+    }
+    const { resources, shortfalls } = this.#missing.isEmpty ? { resources: [...generated], shortfalls: [] } : limitResources(type, generated, this.#missing);
+    const closed: Shortfall[] = [];
+    for (const [i, any] of generated.entries()) {
+      const found = subscription.closed.size === 0 ? undefined : subscription.closed.get(nameOf(type, any));
+      if (found === undefined || found.key !== keyOf(any)) continue;
+      resources[i] = refusing(type, any, found.form);
+      closed.push({ resource: `${type} ${nameOf(type, any)}`, feature: found.reason.slice(0, 500), effect: 'refuses' });
+    }
+    if (closed.length === 0) subscription.closed.clear();
+    this.#shortfalls.set(type, [...shortfalls, ...closed]);
+    return resources;
   }
 
   /** EnvoyFilters that are not in effect, since the proxy refuses what comes of them, and what it said. */
@@ -193,6 +259,7 @@ export class ProxyConnection {
       state: states.includes('nacked') ? 'nacked' : states.includes('stale') || states.length === 0 ? 'stale' : 'synced',
       types,
       generationErrors: Object.fromEntries(this.#failures),
+      shortfalls: this.shortfalls(),
     };
   }
 
@@ -207,11 +274,12 @@ export class ProxyConnection {
   }
 
   #send(type: DiscoveryType, subscription: Subscription, snapshot: MeshSnapshot, trustBundle: TrustBundle, always: boolean): boolean {
-    let resources: Any[];
+    let resources: readonly Any[];
     try {
-      resources = resourcesFor(type, subscription.names, this.view, snapshot, trustBundle, this.#patches(snapshot), (patch) =>
+      const generated = resourcesFor(type, subscription.names, this.view, snapshot, trustBundle, this.#patches(snapshot), (patch) =>
         this.patched.add(patchKey(patch)),
       );
+      resources = this.#limited(type, subscription, generated);
       this.#failures.delete(type);
     } catch (error) {
       this.#failures.set(type, messageOf(error));
@@ -230,7 +298,7 @@ export class ProxyConnection {
         versionInfo: version,
         typeUrl: typeUrls[type],
         nonce: subscription.nonce,
-        resources,
+        resources: [...resources],
         controlPlane: { identifier: 'mizzen-pilot' },
       }),
     );
@@ -249,6 +317,12 @@ class Subscription {
   sentAt: Date | undefined = undefined;
   acknowledgedAt: Date | undefined = undefined;
   resources: readonly Any[] = [];
+  /** As generated, before they were limited to what the proxy knows. */
+  generated: readonly Any[] = [];
+  /** The newest that the proxy has acknowledged on this stream. */
+  accepted: readonly Any[] = [];
+  /** By resource: the generated version that refuses all traffic instead. */
+  readonly closed: Map<string, { readonly key: string; readonly form: RefusalForm; readonly reason: string }> = new Map();
 }
 
 export interface TypeStatus {
@@ -276,7 +350,15 @@ export interface ProxyStatus {
   readonly types: Readonly<Record<string, TypeStatus>>;
   /** Types that could not be generated, with the reason. */
   readonly generationErrors: Readonly<Record<string, string>>;
+  /** What this proxy does not know or has refused, and what follows from it. */
+  readonly shortfalls: readonly Shortfall[];
 }
+
+function nameOf(type: DiscoveryType, any: Any): string {
+  return type === 'listener' ? fromBinary(ListenerSchema, any.value).name : fromBinary(RouteConfigurationSchema, any.value).name;
+}
+
+const keyOf = (any: Any) => createHash('sha256').update(any.value).digest('base64');
 
 /** The version is the content: the same configuration has the same version on every replica and after every restart. */
 function contentVersion(resources: readonly Any[]): string {

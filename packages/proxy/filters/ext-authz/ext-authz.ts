@@ -16,13 +16,13 @@ import type { ResponseHead } from '../../message/response-head.ts';
 import { compileStringMatcher } from '../../route/matchers.ts';
 import { compileMetadataMatcher } from '../../route/metadata-matcher.ts';
 import { changedQuery } from '../../route/query.ts';
-import { refuseUnsupported } from '../../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../../xds/supported-fields.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { checkByGrpc, checkByHttp, type Decision, type FieldChange, type HeaderChoice, type HttpRules, type ToldBody } from './check.ts';
 
 const name = 'envoy.filters.http.ext_authz';
-const supported = new Set([
+const supported = supportedFields(ExtAuthzSchema, [
   ...['grpcService', 'httpService', 'transportApiVersion', 'failureModeAllow', 'failureModeAllowHeaderAdd', 'withRequestBody', 'clearRouteCache'],
   ...['statusOnError', 'filterEnabledMetadata', 'allowedHeaders', 'disallowedHeaders', 'statPrefix'],
 ]);

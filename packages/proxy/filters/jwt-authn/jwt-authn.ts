@@ -6,14 +6,14 @@ import type { TokenProblem } from '../../jwt/token-verifier.ts';
 import { isHeaderValue, utf8Bytes } from '../../message/header-bytes.ts';
 import { compileMatch } from '../../route/compile-match.ts';
 import { matchesPath } from '../../route/route.ts';
-import { refuseUnsupported } from '../../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../../xds/supported-fields.ts';
 import type { FilterKind } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { Provider } from './provider.ts';
 import { type Accepted, compileRequirement, type Findings, type Outcome, type Requirement, toleratesFailure } from './requirement.ts';
 
 const name = 'envoy.filters.http.jwt_authn';
-const supported = new Set(['providers', 'rules', 'bypassCorsPreflight', 'requirementMap', 'stripFailureResponse']);
+const supported = supportedFields(JwtAuthenticationSchema, ['providers', 'rules', 'bypassCorsPreflight', 'requirementMap', 'stripFailureResponse']);
 
 /** What Envoy says of each. */
 const texts: Readonly<Record<Exclude<Outcome, 'fulfilled'>, string>> = {

@@ -12,9 +12,9 @@ import { TokenVerifier } from '../../jwt/token-verifier.ts';
 import { cookieValue } from '../../message/cookie.ts';
 import type { RequestHead } from '../../message/request-head.ts';
 import { compileStringMatcher } from '../../route/matchers.ts';
-import { refuseUnsupported } from '../../xds/supported-fields.ts';
+import { refuseUnsupported, supportedFields } from '../../xds/supported-fields.ts';
 
-const supported = new Set([
+const supported = supportedFields(JwtProviderSchema, [
   ...['issuer', 'audiences', 'subjects', 'requireExpiration', 'maxLifetime', 'localJwks', 'forward', 'fromHeaders', 'fromParams', 'fromCookies'],
   ...['forwardPayloadHeader', 'padForwardPayloadHeader', 'payloadInMetadata', 'normalizePayloadInMetadata', 'headerInMetadata', 'clockSkewSeconds'],
   ...['jwtCacheConfig', 'claimToHeaders', 'clearRouteCache'],
