@@ -9,7 +9,7 @@ import { cluster, http as httpFilter, listener, TestEngine, tcp } from './suppor
 import { call } from './support/http.ts';
 
 /** Places that traffic of this test enters; the others belong to processes or protocols that it does not run. */
-const isEntered = (place: string) => /^(request|http1|http2|tcp|listener|turn-end|connection|timer)\b/.test(place);
+const isEntered = (place: string) => /^(request|http|http1|http2|tcp|listener|turn-end|connection|timer)\b/.test(place);
 /** Entered only by retries, removals, tunnels, interim responses, upstream failures, or after another failure. */
 const isRare = (place: string) =>
   [
@@ -18,8 +18,10 @@ const isRare = (place: string) =>
     'request.onTunnel',
     'request.onUpstreamFailure',
     'request.timer',
+    'request.filter',
     'turn-end.close',
     'listener.inspection',
+    'listener.open',
   ].includes(place);
 
 describe('an exception at any error boundary', () => {

@@ -1,8 +1,10 @@
 import type { IncomingMessage } from 'node:http';
 import { Agent, request as httpsRequest } from 'node:https';
 import { type Kind, preferredApiVersion } from '@mizzen/api';
-import { MizzenError, messageOf, type Origin, version } from '@mizzen/common';
+import { errorBoundary, MizzenError, messageOf, type Origin, version } from '@mizzen/common';
 import type { ControlAccess } from './home.ts';
+
+const boundary = errorBoundary('api.client');
 
 /** What the API answered when it was not a success: the message is Kubernetes' Status message. */
 export class ApiFailure extends MizzenError {
@@ -76,16 +78,16 @@ export class ApiClient {
             for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
               const event = JSON.parse(text.slice(0, end)) as { type: string; object: never };
               text = text.slice(end + 1);
-              onEvent(event.type, event.object);
+              boundary.run(() => onEvent(event.type, event.object));
             }
           }
         } catch (error) {
-          if (!isStopped) onLost(messageOf(error));
+          if (!isStopped) boundary.run(() => onLost(messageOf(error)));
         }
         if (!isStopped) await new Promise((resolve) => setTimeout(resolve, 500));
       }
     };
-    void run();
+    boundary.start(run);
     return () => {
       isStopped = true;
       current?.destroy();
@@ -95,21 +97,23 @@ export class ApiClient {
   #send(method: string, path: string, options: CallOptions, isRepeat = false): Promise<IncomingMessage> {
     const body = options.body === undefined ? undefined : JSON.stringify(options.body);
     return new Promise((resolve, reject) => {
-      const request = httpsRequest(
-        `${this.#access.api}${path}`,
-        {
-          method,
-          agent: isRepeat ? false : this.#agent,
-          ca: this.#access.rootCertificate,
-          headers: {
-            authorization: `Bearer ${this.#access.token}`,
-            'user-agent': `mizzen/${version}`,
-            accept: options.accept ?? 'application/json',
-            ...(body === undefined ? {} : { 'content-type': options.contentType ?? 'application/json', 'content-length': Buffer.byteLength(body) }),
-            ...(options.origin === undefined ? {} : { 'mizzen-origin': Buffer.from(JSON.stringify(options.origin)).toString('base64') }),
+      const request = boundary.own(
+        httpsRequest(
+          `${this.#access.api}${path}`,
+          {
+            method,
+            agent: isRepeat ? false : this.#agent,
+            ca: this.#access.rootCertificate,
+            headers: {
+              authorization: `Bearer ${this.#access.token}`,
+              'user-agent': `mizzen/${version}`,
+              accept: options.accept ?? 'application/json',
+              ...(body === undefined ? {} : { 'content-type': options.contentType ?? 'application/json', 'content-length': Buffer.byteLength(body) }),
+              ...(options.origin === undefined ? {} : { 'mizzen-origin': Buffer.from(JSON.stringify(options.origin)).toString('base64') }),
+            },
           },
-        },
-        resolve,
+          resolve,
+        ),
       );
       request.once('error', (error: NodeJS.ErrnoException) => {
         // A kept connection may have been closed by the server just as it was taken from the pool: the request was not seen.

@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type tls from 'node:tls';
-import { type Logger, messageOf, tlsDefaults } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf, tlsDefaults } from '@mizzen/common';
 import { PeerValidity } from '@mizzen/common/peer-validity';
 import { type BrokerPolicy, unpackAny } from '@mizzen/envoy-api';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
@@ -19,6 +19,8 @@ import { rootsOfDomain, SecretStore } from '@mizzen/proxy/tls/secret-store';
 import { AdsClient } from '@mizzen/proxy/xds/ads-client';
 import { IdentityAgent } from '@mizzen/proxy/xds/identity-agent';
 import { nodeOf } from '@mizzen/proxy/xds/node';
+
+const boundary = errorBoundary('broker.mesh');
 
 /** What a restarted broker serves with while the control plane is away: in the broker's directory, mode 0600. */
 const stateFile = 'mesh.state';
@@ -114,7 +116,7 @@ export class BrokerMesh implements BrokerAuthorization {
   /** Resolves when the broker may serve. */
   async start(): Promise<void> {
     this.#restore();
-    void this.#identity.start().then(() => this.#checkReady());
+    boundary.start(() => this.#identity.start().then(() => this.#checkReady()));
     this.#control.start();
     await this.ready;
   }

@@ -1,9 +1,11 @@
 import net from 'node:net';
 import { createInterface } from 'node:readline';
-import { type Logger, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import { hotRestartEpoch, type StartedProxy } from '@mizzen/proxy';
 import { pidOf, processIdentity, isRunning as runs } from './process-identity.ts';
-import { isSupervised } from './process-life.ts';
+import { closeAndExit, isSupervised } from './process-life.ts';
+
+const boundary = errorBoundary('process');
 
 /**
  * The processes of one proxy while it is restarted again and again. SIGUSR2 starts a successor; the process before it keeps the streams that
@@ -63,13 +65,18 @@ export class Generations {
     this.#isStopping = false;
     this.#hasStopped = false;
     this.#onDrained = undefined;
-    process.on('SIGUSR2', () => this.#restartRequested());
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => this.#stopRequested());
-    if (!this.#isFirst) this.#openLine();
-    running.ready.then(
-      () => this.#takenOver(),
-      () => {},
+    process.on(
+      'SIGUSR2',
+      boundary.wrap(() => this.#restartRequested()),
     );
+    const stop = boundary.wrap(
+      () => this.#stopRequested(),
+      () => process.exit(1),
+    );
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, stop);
+    if (!this.#isFirst) this.#openLine();
+    const takenOver = () => boundary.run(() => this.#takenOver());
+    running.ready.then(takenOver).catch(() => {});
   }
 
   /** The workload is no longer called, whichever process represents it. */
@@ -79,6 +86,18 @@ export class Generations {
       this.#onDrained = resolve;
       this.#tell('drain');
     });
+  }
+
+  /** The same for callers that do not wait. */
+  stopSoon(): void {
+    boundary.start(
+      () => this.stop(),
+      () => process.exit(1),
+    );
+  }
+
+  #closeSoon(): void {
+    boundary.start(() => this.#running.close());
   }
 
   /** Ends all processes in order: the older ones, then this one. */
@@ -120,10 +139,13 @@ export class Generations {
       line: this.#isFirst ? 'pipe' : lineDescriptor,
     });
     this.#role = 'draining';
-    process.on('SIGHUP', () => void this.#running.close());
+    process.on(
+      'SIGHUP',
+      boundary.wrap(() => this.#closeSoon()),
+    );
     if (line === undefined) this.#line?.destroy();
     else this.#follow(line, processIdentity(pid), exited);
-    void drained.then(() => this.#drained());
+    boundary.start(() => drained.then(() => this.#drained()));
   }
 
   #drained(): void {
@@ -132,13 +154,13 @@ export class Generations {
   }
 
   #stopRequested(): void {
-    if (this.#role !== 'draining') return void this.stop();
+    if (this.#role !== 'draining') return this.stopSoon();
     this.#isStopping = true;
     this.#endDraining();
   }
 
   #endDraining(): void {
-    void this.#running.close();
+    this.#closeSoon();
     if (this.#serving !== undefined) signal(this.#serving, 'SIGTERM');
   }
 
@@ -153,13 +175,14 @@ export class Generations {
       else if (text === 'stopped') this.#hasStopped = true;
       else if (text === 'drained') this.#onDrained?.();
     });
-    line.on('close', () => {
+    const closed = () => {
       this.#onDrained?.();
       if (!isSupervised()) return;
       // Its own child has ended for the system, too, before this process does.
-      if (this.#serving === serving) void exited.then(() => this.#servingIsGone());
+      if (this.#serving === serving) boundary.start(() => exited.then(() => this.#servingIsGone()));
       else this.#servingIsGone();
-    });
+    };
+    line.on('close', boundary.wrap(closed));
   }
 
   /** Its supervisor has to know: what serves can only be started again by it. */
@@ -168,23 +191,23 @@ export class Generations {
       this.#logger.error('the process that has taken over has ended unexpectedly');
       process.exit(1);
     }
-    void this.#running.close().then(() => process.exit(0));
+    closeAndExit(() => this.#running.close());
   }
 
   /** A later process is asked to drain by the first, and ends when a supervised first process has gone. */
   #openLine(): void {
     try {
-      this.#line = new net.Socket({ fd: lineDescriptor });
+      this.#line = boundary.own(new net.Socket({ fd: lineDescriptor }));
     } catch (error) {
       this.#logger.warn('no pipe to the first process of this proxy', { error: messageOf(error) });
       return;
     }
     this.#read((text) => {
-      if (text === 'drain') void this.#running.drain().finally(() => this.#tell('drained'));
+      if (text === 'drain') boundary.start(() => this.#running.drain().finally(() => this.#tell('drained')));
     });
     this.#line.on('close', () => {
       if (this.#role === 'draining') return;
-      if (process.env[firstVariable] !== undefined) return void this.stop();
+      if (process.env[firstVariable] !== undefined) return this.stopSoon();
       this.#isFirst = true;
       this.#line = undefined;
     });
@@ -194,8 +217,7 @@ export class Generations {
   #read(receive: (text: string) => void): void {
     const line = this.#line;
     if (line === undefined) return;
-    line.on('error', () => {});
-    createInterface({ input: line }).on('line', receive);
+    boundary.own(createInterface({ input: boundary.own(line) }), () => {}).on('line', receive);
     line.on('end', () => line.destroy());
   }
 

@@ -1,4 +1,7 @@
+import { errorBoundary } from '@mizzen/common';
 import { isRunning } from './process-identity.ts';
+
+const boundary = errorBoundary('process');
 
 /** Runs `close` on SIGINT or SIGTERM, once, and then ends the process. */
 export function onStopSignal(close: () => Promise<void>): void {
@@ -6,16 +9,22 @@ export function onStopSignal(close: () => Promise<void>): void {
   const stop = () => {
     if (isClosing) return;
     isClosing = true;
-    close().then(
-      () => process.exit(0),
-      (error: unknown) => {
-        process.stderr.write(`while stopping: ${error instanceof Error ? error.message : String(error)}\n`);
-        process.exit(1);
-      },
-    );
+    closeAndExit(close);
   };
-  process.on('SIGINT', stop);
-  process.on('SIGTERM', stop);
+  // An exception: the process is told to stop, and stops.
+  const guarded = boundary.wrap(stop, () => process.exit(1));
+  process.on('SIGINT', guarded);
+  process.on('SIGTERM', guarded);
+}
+
+/** Closes, and ends the process whatever comes of it. */
+export function closeAndExit(close: () => Promise<unknown>): void {
+  close()
+    .then(() => process.exit(0))
+    .catch((error: unknown) => {
+      process.stderr.write(`while stopping: ${error instanceof Error ? error.message : String(error)}\n`);
+      process.exit(1);
+    });
 }
 
 const parentCheckMs = 1_000;
@@ -26,11 +35,11 @@ export function exitWithParent(close: () => void): void {
   const runner = Number(process.env['MIZZEN_RUNNER_PID']);
   // A process that was started by a hot restart ends with the first process of its proxy, which ends with the runner.
   const first = process.env['MIZZEN_HOT_RESTART_FIRST'];
-  const timer = setInterval(() => {
+  const timer = boundary.every(parentCheckMs, () => {
     if (first === undefined ? process.ppid === runner : isRunning(first)) return;
     clearInterval(timer);
     close();
-  }, parentCheckMs);
+  });
   timer.unref();
 }
 
@@ -46,11 +55,13 @@ export type FromProxy = { readonly kind: 'drained' };
 /** The runner may ask for a drain before it stops the application, and only then this proxy. */
 export function onDrainRequest(drain: () => Promise<void>): void {
   if (process.send === undefined) return;
-  process.on('message', (message: ToProxy | undefined) => {
+  const received = (message: ToProxy | undefined) => {
     if (message?.kind !== 'drain') return;
     const said: FromProxy = { kind: 'drained' };
-    void drain().finally(() => process.send?.(said));
-  });
+    const tell = () => process.send?.(said, undefined, undefined, () => {});
+    boundary.start(() => drain().then(tell), tell);
+  };
+  process.on('message', boundary.wrap(received));
   // A channel is no reason to live.
   process.channel?.unref();
 }

@@ -2,6 +2,9 @@ import type { Server as HttpServer } from 'node:http';
 import type { Server as HttpsServer } from 'node:https';
 import { isIPv6, type Server, type Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
+import { errorBoundary } from './error-boundary.ts';
+
+const boundary = errorBoundary('server.connection');
 
 /** What connections to a server of ours may cost before it is known who calls, and after. */
 export interface ConnectionLimits {
@@ -66,7 +69,7 @@ export class ConnectionGuard {
     this.#unprovenCount = 0;
     this.closed = 0;
     // Before the server's own listener, which may know at once who it is.
-    server.prependListener('connection', (socket: Socket) => this.#accept(socket));
+    boundary.own(server).prependListener('connection', (socket: Socket) => this.#accept(socket));
   }
 
   /** The connection's peer has proved to be this identity. False: the identity has too many, and the connection is closed. */
@@ -105,12 +108,12 @@ export class ConnectionGuard {
       return void setImmediate(() => socket.destroy());
     }
     const key = keyOf(socket);
-    const entry: Entry = { key, socket, peer, timer: setTimeout(() => this.#close(entry), maxUnprovenMs).unref(), identity: undefined };
+    const entry: Entry = { key, socket, peer, timer: boundary.after(maxUnprovenMs, () => this.#close(entry)).unref(), identity: undefined };
     this.#entries.set(key, entry);
     const set = this.#unproven.get(peer) ?? new Set();
     this.#unproven.set(peer, set.add(entry));
     this.#unprovenCount++;
-    socket.once('close', () => this.#forget(entry));
+    boundary.own(socket).once('close', () => this.#forget(entry));
   }
 
   #most(): ReadonlySet<Entry> | undefined {

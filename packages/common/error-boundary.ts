@@ -1,9 +1,12 @@
+import { timerMs } from './duration.ts';
+import { guardEvents } from './guarded-events.ts';
 import { Logger } from './logger.ts';
 
 /**
  * Error boundaries. Each unit of work (a request, a connection, a datagram, a timer) runs inside the boundary of its place. An exception
  * ends that unit alone, is counted under its place and logged; other units do not notice. What reaches the process without a boundary is
- * counted apart (`keepServingAfterErrors`), so that tests can assert that nothing did.
+ * counted apart (`last-line.ts`), so that tests can assert that nothing did. `scripts/check-boundaries.ts` verifies that each timer, event
+ * handler, socket and promise has a boundary.
  */
 const logEveryMs = 10_000;
 
@@ -54,6 +57,11 @@ export class ErrorBoundary {
     }
   }
 
+  /** Counts an error of ours. The failures of others (a refused connection, a closed stream, a refused resource) are handled by the caller. */
+  unexpected(error: unknown): void {
+    if (!isFailureOfOthers(error)) this.caught(error);
+  }
+
   /** Runs `work`; returns false when it has thrown. For work that happens rarely: hot paths spell out the `try`. */
   run(work: () => void): boolean {
     try {
@@ -77,6 +85,52 @@ export class ErrorBoundary {
         this.run(fail);
       }
     };
+  }
+
+  /** A callback that never throws, for those that libraries and the runtime call. */
+  wrap<Args extends unknown[]>(callback: (...args: Args) => void, failed?: () => void): (...args: Args) => void {
+    return (...args) => {
+      this.run(() => callback(...args)) || (failed !== undefined && this.run(failed));
+    };
+  }
+
+  /** `setTimeout`, for any delay. `failed` runs when `work` has thrown: a chain of timers sets its next one there. */
+  after(delayMs: number, work: () => void, failed?: () => void): NodeJS.Timeout {
+    return setTimeout(this.wrap(work, failed), timerMs(delayMs));
+  }
+
+  /** `setInterval`. A turn that throws does not end the following ones. */
+  every(periodMs: number, work: () => void): NodeJS.Timeout {
+    return setInterval(this.wrap(work), timerMs(periodMs));
+  }
+
+  /** `setImmediate`. */
+  soon(work: () => void, failed?: () => void): NodeJS.Immediate {
+    return setImmediate(this.wrap(work, failed));
+  }
+
+  /** Runs asynchronous work that no caller waits for. `failed` runs when it has thrown or was rejected. */
+  start(work: () => unknown, failed?: () => void): void {
+    const caught = (error: unknown) => {
+      this.caught(error);
+      if (failed !== undefined) this.run(failed);
+    };
+    try {
+      this.enter();
+      const result = work();
+      if (isThenable(result)) result.then(undefined, caught);
+    } catch (error) {
+      caught(error);
+    }
+  }
+
+  /**
+   * Owns a socket, server, session, stream, process or watcher, and each connection, session, stream and request that it hands over:
+   * their `error` events have a listener, and an exception in any of their event handlers ends only what the event was about. `fail` replaces
+   * that end.
+   */
+  own<Emitter extends object>(emitter: Emitter, fail?: () => void): Emitter {
+    return guardEvents(this, emitter, fail);
   }
 
   resetFault(): void {
@@ -128,29 +182,16 @@ export function logErrorsTo(log: Logger): void {
   logger = log;
 }
 
-let unattributed = 0;
-let isInstalled = false;
-
-/** Errors that no boundary has caught. Each is a defect of ours: a missing boundary. */
-export function unattributedErrors(): number {
-  return unattributed;
+/** Errors that code here throws on purpose, or that the system or a peer caused: they have a code that is not one of Node.js's own for wrong use. */
+function isFailureOfOthers(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const { code } = error as { code?: unknown };
+  if (typeof code === 'string' ? !code.startsWith('ERR_') || /^ERR_(?:HTTP2|TLS|SSL|STREAM_PREMATURE)/.test(code) : typeof code === 'number') return true;
+  return error.name === 'AbortError' || error.name === 'TimeoutError' || (error.name === 'TypeError' && error.cause !== undefined);
 }
 
-/**
- * The last line: an exception or rejection outside all boundaries is counted and logged, and the process keeps serving. State that one
- * connection or object owns is not shared, so that ending the process would only widen the damage.
- */
-export function keepServingAfterErrors(log: Logger): void {
-  logErrorsTo(log);
-  if (isInstalled) return;
-  isInstalled = true;
-  const last = new ErrorBoundary('unattributed');
-  const count = (error: unknown) => {
-    unattributed++;
-    last.caught(error);
-  };
-  process.on('uncaughtException', count);
-  process.on('unhandledRejection', count);
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function';
 }
 
 for (const fault of (process.env['MIZZEN_TEST_FAULTS'] ?? '').split(',')) {

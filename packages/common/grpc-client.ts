@@ -3,6 +3,9 @@ import { isIP } from 'node:net';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { Code, ConnectError, type Transport } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
+import { errorBoundary } from './error-boundary.ts';
+
+const boundary = errorBoundary('grpc.client');
 
 type SessionManager = NonNullable<Parameters<typeof createGrpcTransport>[0]['sessionManager']>;
 
@@ -111,16 +114,18 @@ class OwnedSession {
     const host = url.hostname.replace(/^\[|\]$/g, '');
     const serverName = options.serverName ?? (isIP(host) ? undefined : host);
     const { ca, cert, key } = options.tls;
-    const socket = connectTls({
-      host,
-      port: Number(url.port || 443),
-      ALPNProtocols: ['h2'],
-      ca,
-      ...(serverName === undefined ? {} : { servername: serverName }),
-      ...(cert === undefined || key === undefined ? {} : { cert, key }),
-    });
+    const socket = boundary.own(
+      connectTls({
+        host,
+        port: Number(url.port || 443),
+        ALPNProtocols: ['h2'],
+        ca,
+        ...(serverName === undefined ? {} : { servername: serverName }),
+        ...(cert === undefined || key === undefined ? {} : { cert, key }),
+      }),
+    );
     this.#socket = socket;
-    this.#session = connectHttp2(url.origin, { createConnection: () => socket });
+    this.#session = boundary.own(connectHttp2(url.origin, { createConnection: () => socket }));
     const fail = (error: Error) => this.end(error);
     socket.on('error', fail);
     this.#session.on('error', fail);
@@ -141,7 +146,7 @@ class OwnedSession {
     });
     // Every call waits for it and receives the error; without a call there is no reader.
     this.#connected.catch(() => {});
-    this.#timer = setInterval(() => this.#tick(), tickMs).unref();
+    this.#timer = boundary.every(tickMs, () => this.#tick()).unref();
   }
 
   get takesCalls(): boolean {
@@ -152,8 +157,7 @@ class OwnedSession {
     if (this.#streams++ === 0) this.#session.ref();
     try {
       await this.#connected;
-      const stream = this.#session.request(headers);
-      stream.on('error', () => {}); // the call has a listener of its own, but not from the first moment
+      const stream = boundary.own(this.#session.request(headers));
       stream.once('close', () => this.#streamClosed());
       return stream;
     } catch (error) {

@@ -2,7 +2,10 @@ import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { constants } from 'node:http2';
 import { type ConnectNodeAdapterOptions, connectNodeAdapter } from '@connectrpc/connect-node';
 import { peerOf } from './connection-guard.ts';
+import { errorBoundary } from './error-boundary.ts';
 import { PendingRequests } from './pending-requests.ts';
+
+const boundary = errorBoundary('grpc.request');
 
 /** Limits that hold before a caller is authenticated: what an RPC may cost until its response begins. */
 export interface GrpcLimits {
@@ -65,20 +68,18 @@ export function grpcHandler(
     const deadline =
       maxResponseDelayMs === undefined
         ? undefined
-        : setTimeout(() => !response.headersSent && stream.close(constants.NGHTTP2_CANCEL), maxResponseDelayMs).unref();
+        : boundary.after(maxResponseDelayMs, () => void (!response.headersSent && stream.close(constants.NGHTTP2_CANCEL))).unref();
     // A response that is complete before its request: the rest of the request is not wanted (RFC 9113, section 8.1).
     // Its trailers go out after `finish`.
-    stream.once('finish', () => !stream.readableEnded && setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), trailersMs).unref());
+    boundary.own(stream).once('finish', () => {
+      if (!stream.readableEnded) boundary.after(trailersMs, () => stream.close(constants.NGHTTP2_NO_ERROR)).unref();
+    });
     stream.once('close', () => {
       clearTimeout(deadline);
       pending.release();
     });
     request.headers[':authority'] = 'localhost';
-    try {
-      handler(request, response);
-    } catch {
-      // A request is never worth the process.
-      response.stream?.close(constants.NGHTTP2_INTERNAL_ERROR);
-    }
+    const failed = () => response.stream?.close(constants.NGHTTP2_INTERNAL_ERROR);
+    boundary.run(() => handler(request, response)) || boundary.run(failed);
   };
 }

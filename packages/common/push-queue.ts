@@ -1,4 +1,8 @@
-/** A queue that one side fills and the other side reads with `for await`; ends when it is closed, or throws when it has failed, after what is in it. */
+/**
+ * A queue that one side fills and the other side reads with `for await`; ends when it is closed, or throws when it has failed, after what is in it.
+ * With `slotOf`, an item replaces the waiting one of the same slot, and slots are read in ascending order: a reader that is slow or stopped costs one
+ * item for each slot, and reads the newest.
+ */
 export class PushQueue<Item> implements AsyncIterable<Item> {
   readonly #items: Item[];
   /** Something has been pushed. */
@@ -6,8 +10,10 @@ export class PushQueue<Item> implements AsyncIterable<Item> {
   #wake: (() => void) | undefined;
   #isClosed: boolean;
   #error: Error | undefined;
+  readonly #slotOf: ((item: Item) => number) | undefined;
 
-  constructor() {
+  constructor(slotOf?: (item: Item) => number) {
+    this.#slotOf = slotOf;
     this.#items = [];
     this.hasStarted = false;
     this.#wake = undefined;
@@ -22,8 +28,21 @@ export class PushQueue<Item> implements AsyncIterable<Item> {
   push(item: Item): void {
     if (this.#isClosed) return;
     this.hasStarted = true;
-    this.#items.push(item);
+    this.#insert(item);
     this.#wake?.();
+  }
+
+  #insert(item: Item): void {
+    const slotOf = this.#slotOf;
+    if (slotOf === undefined) {
+      this.#items.push(item);
+      return;
+    }
+    const slot = slotOf(item);
+    const at = this.#items.findIndex((waiting) => slotOf(waiting) >= slot);
+    const next = at < 0 ? undefined : this.#items[at];
+    if (next === undefined) this.#items.push(item);
+    else this.#items.splice(at, slotOf(next) === slot ? 1 : 0, item);
   }
 
   close(): void {

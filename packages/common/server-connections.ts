@@ -3,6 +3,9 @@
 import { once } from 'node:events';
 import type { ServerHttp2Session } from 'node:http2';
 import type { Server, Socket } from 'node:net';
+import { errorBoundary } from './error-boundary.ts';
+
+const boundary = errorBoundary('server.connection');
 
 export class ServerConnections {
   readonly #server: Server;
@@ -14,7 +17,7 @@ export class ServerConnections {
     this.#server = server;
     this.#sockets = new Set();
     this.#sessions = new Set();
-    server.on('connection', (socket: Socket) => {
+    boundary.own(server).on('connection', (socket: Socket) => {
       this.#sockets.add(socket);
       socket.once('close', () => this.#sockets.delete(socket));
     });

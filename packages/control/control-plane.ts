@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { createRegistry } from '@bufbuild/protobuf';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
-import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
 import { ConnectionGuard, maxHandshakeMs } from '@mizzen/common/connection-guard';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { PeerValidity } from '@mizzen/common/peer-validity';
@@ -41,6 +41,9 @@ import { discoveryService } from './pilot/xds/discovery-service.ts';
 import { MemoryCounters } from './rate-limit/limit-counters.ts';
 import { rateLimitService } from './rate-limit/rate-limit-service.ts';
 import { authorityStatus, type RotationStep, takeStep } from './root-rotation.ts';
+
+const serving = errorBoundary('grpc.connection');
+const validating = errorBoundary('control.certificates');
 
 /** The control plane: galley, pilot and citadel over one store, in one process. */
 export interface ControlPlaneOptions extends Pick<CitadelOptions, 'issuer' | 'forwarders' | 'tokenSources' | 'bundleRefreshSeconds'> {
@@ -114,7 +117,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const trustDomain = options.trustDomain ?? defaultTrustDomain;
   const fetchPolicy = new FetchPolicy(options.allowedFetchHosts);
   const citadel = await Citadel.open({
-    ...{ directory: files.certificates, trustDomain, logger: logger.child('citadel'), onTrustChanged: () => void pilot.refresh() },
+    ...{ directory: files.certificates, trustDomain, logger: logger.child('citadel'), onTrustChanged: () => pilot.refreshSoon() },
     fetchPolicy,
     ...{ issuer: options.issuer, forwarders: options.forwarders, tokenSources: options.tokenSources, bundleRefreshSeconds: options.bundleRefreshSeconds },
   });
@@ -148,7 +151,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       directory: options.directory,
       registry,
       logger: logger.child('galley'),
-      onPass: () => isStarted && void pilot.refresh(),
+      onPass: () => isStarted && pilot.refreshSoon(),
       ...(options.onDirectoryProblems ? { onProblems: options.onDirectoryProblems } : {}),
     });
     await directory.start();
@@ -181,15 +184,17 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     routes,
     contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never, validity, guard)),
   });
-  const secure = createSecureServer(
-    {
-      ...{ cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false },
-      ...{ handshakeTimeout: maxHandshakeMs, ...tlsDefaults, ...grpcServerSettings },
-    },
-    handler,
+  const secure = serving.own(
+    createSecureServer(
+      {
+        ...{ cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false },
+        ...{ handshakeTimeout: maxHandshakeMs, ...tlsDefaults, ...grpcServerSettings },
+      },
+      handler,
+    ),
   );
   const guard = new ConnectionGuard(secure);
-  const plain = options.xdsPlainPort === undefined ? undefined : createServer(grpcServerSettings, handler);
+  const plain = options.xdsPlainPort === undefined ? undefined : serving.own(createServer(grpcServerSettings, handler));
   // The plain port proves nothing; a request there is worth a place of its own.
   const plainGuard = plain && new ConnectionGuard(plain);
   plain?.on('stream', ({ session }) => session !== undefined && plainGuard?.prove(session.socket, 'plain'));
@@ -252,7 +257,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
         const serials = new Set(revoked.map((each) => each.serial));
         pilot.endStreamsOf(serials);
         // Requests on open connections are refused from now on; the connections end when their streams have said why.
-        setTimeout(() => validity.endInvalid(serials), endInvalidMs).unref();
+        validating.after(endInvalidMs, () => validity.endInvalid(serials)).unref();
         return { revoked };
       }
       if (path.join('/') !== 'ca/rotate') return undefined;
@@ -266,11 +271,13 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: citadel.roots, ...tlsDefaults });
     api.renewCertificate({ ...newer, ca: citadel.roots });
   };
-  const renewal = setInterval(() => {
-    renewServers().catch((error: unknown) =>
-      logger.error("the servers' own certificate could not be renewed; it will be tried again", { error: messageOf(error) }),
-    );
-  }, serverRenewMs).unref();
+  const renewal = validating
+    .every(serverRenewMs, () => {
+      renewServers().catch((error: unknown) =>
+        logger.error("the servers' own certificate could not be renewed; it will be tried again", { error: messageOf(error) }),
+      );
+    })
+    .unref();
   authority.onChange(async () => {
     writePrivateFile(files.rootCertificate, citadel.roots);
     await citadel.renewCrl();
@@ -284,7 +291,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   });
   await certificates.start();
   let closing: Promise<void> | undefined;
-  const sweep = setInterval(() => validity.endInvalid(), sweepMs).unref();
+  const sweep = validating.every(sweepMs, () => validity.endInvalid()).unref();
   const close = async () => {
     clearInterval(sweep);
     clearInterval(renewal);
@@ -324,7 +331,6 @@ async function listen(server: Http2Server | Http2SecureServer, port: number, hos
       `${host}:${port}`,
     );
   }
-  server.on('error', () => {});
   return (server.address() as AddressInfo).port;
 }
 

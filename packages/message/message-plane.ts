@@ -1,5 +1,5 @@
 import type tls from 'node:tls';
-import { MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, MizzenError, messageOf } from '@mizzen/common';
 import type { MessagingConfig, Subscription } from '@mizzen/envoy-api';
 import { brokerAccount, packAny } from '@mizzen/envoy-api';
 import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
@@ -21,6 +21,8 @@ import { GrpcAppChannel } from './api/grpc-app-channel.ts';
 import { HttpAppChannel } from './api/http-app-channel.ts';
 import { MessageMetrics } from './api/message-metrics.ts';
 import { MessageRuntime } from './api/message-runtime.ts';
+
+const boundary = errorBoundary('message.subscriptions');
 
 const appCluster = 'app';
 const askTimeoutMs = 3_000;
@@ -100,8 +102,12 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
     if (isClosed || app === undefined) return;
     const declared = channel instanceof GrpcAppChannel ? await channel.subscriptions(askTimeoutMs) : await askByHttp();
     if (declared !== undefined) runtime.declare(declared);
-    if (!isClosed) asking = setTimeout(() => void ask(), declared === undefined ? 500 : askAgainMs).unref();
+    if (!isClosed) askAfter(declared === undefined ? 500 : askAgainMs);
   };
+  const askAfter = (delayMs: number) => {
+    asking = boundary.after(delayMs, askSoon, () => askAfter(askAgainMs)).unref();
+  };
+  const askSoon = () => boundary.start(ask, () => isClosed || askAfter(askAgainMs));
   const askByHttp = () =>
     new Promise<Subscription[] | undefined>((resolve) => {
       const cluster = findApp();
@@ -150,7 +156,7 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
     },
     secretNames: () => (told === undefined ? [] : secretNamesOf(told)),
     applicationIsHealthy() {
-      if (asking === undefined) void ask();
+      if (asking === undefined) askSoon();
     },
     async close() {
       if (isClosed) return;

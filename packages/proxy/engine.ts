@@ -107,7 +107,7 @@ export class Engine {
       drainMs: options.drainMs,
     });
     this.#overload.start();
-    this.#sweeper = setInterval(() => sweeping.run(() => this.state.sweep(performance.now())), sweepIntervalMs);
+    this.#sweeper = sweeping.every(sweepIntervalMs, () => this.state.sweep(performance.now()));
     this.#closeBy = Number.POSITIVE_INFINITY;
     this.#closing = undefined;
   }

@@ -2,7 +2,7 @@ import type dgram from 'node:dgram';
 import type net from 'node:net';
 import { availableParallelism } from 'node:os';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import { compactHeap, type Logger, type LogLevel, messageOf, version } from '@mizzen/common';
+import { compactHeap, errorBoundary, type Logger, type LogLevel, messageOf, version } from '@mizzen/common';
 import type { LivenessOptions } from '@mizzen/common/grpc-client';
 import { type DiscoveryType, type ResourceType, unpackAny } from '@mizzen/envoy-api';
 import { NameTableSchema } from '@mizzen/envoy-api/gen/istio/networking/nds/v1/nds_pb.js';
@@ -28,6 +28,8 @@ import { HealthProber } from './xds/health-prober.ts';
 import type { IdentityAgent } from './xds/identity-agent.ts';
 import { KeptConfigurationFile } from './xds/kept-configuration.ts';
 import { nodeOf } from './xds/node.ts';
+
+const boundary = errorBoundary('proxy');
 
 /** A running proxy: a sidecar or a gateway. */
 export interface StartedProxy {
@@ -370,7 +372,7 @@ class DataPlane {
   /** Listens; where another process is replaced, as soon as it gives its port up, which it does when it drains. */
   async takePort(listen: () => Promise<unknown>): Promise<void> {
     if (this.#predecessor === undefined) await listen();
-    else void this.#listenWhenFree(listen);
+    else boundary.start(() => this.#listenWhenFree(listen));
   }
 
   /** What is open to everybody, where the configuration asks for it. */
@@ -444,7 +446,7 @@ class DataPlane {
   close(isReplaced: boolean): Promise<void> {
     const { drainMs, restartDrainMs } = this.#options;
     if (this.#closing === undefined) this.#closing = this.#close(isReplaced ? restartDrainMs : drainMs, isReplaced);
-    else if (!isReplaced) void this.#endConnections(drainMs, 0);
+    else if (!isReplaced) boundary.start(() => this.#endConnections(drainMs, 0));
     return this.#closing;
   }
 
@@ -463,7 +465,7 @@ class DataPlane {
     await Promise.all([this.engine.ready, this.#pool?.ready(), identity]);
     this.#isReady = true;
     this.#predecessor?.done();
-    setImmediate(compactHeap);
+    boundary.soon(compactHeap);
     if (!this.isClosing)
       this.#logger.info('ready', {
         listeners: this.engine.state.listenerCount,

@@ -1,4 +1,7 @@
-import { execFile } from 'node:child_process';
+import { type ExecFileException, execFile } from 'node:child_process';
+import { errorBoundary } from '@mizzen/common';
+
+const boundary = errorBoundary('command');
 
 export interface ProgramResult {
   /** undefined: the program is not there. */
@@ -13,17 +16,17 @@ const timeoutMs = 20_000;
 export function runProgram(command: readonly string[], input?: string): Promise<ProgramResult> {
   const [program, ...args] = command;
   return new Promise((resolve) => {
-    const child = execFile(
-      program!,
-      args,
-      { timeout: timeoutMs, maxBuffer: 16 * 1024 * 1024, env: { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C' } },
-      (error, output, stderr) => {
-        const isMissing = (error as NodeJS.ErrnoException | null)?.code === 'ENOENT';
-        const code = error === null ? 0 : typeof error.code === 'number' ? error.code : 1;
-        resolve({ code: isMissing ? undefined : code, output, error: stderr || (error === null ? '' : error.message) });
-      },
-    );
-    child.stdin?.on('error', () => {});
+    const done = (error: ExecFileException | null, output: string, stderr: string) => {
+      const isMissing = error?.code === 'ENOENT';
+      const code = error === null ? 0 : typeof error.code === 'number' ? error.code : 1;
+      resolve({ code: isMissing ? undefined : code, output, error: stderr || (error === null ? '' : error.message) });
+    };
+    const settings = {
+      timeout: timeoutMs,
+      maxBuffer: 16 * 1024 * 1024,
+      env: { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C' },
+    };
+    const child = boundary.own(execFile(program!, args, settings, done), () => {});
     child.stdin?.end(input ?? '');
   });
 }

@@ -6,7 +6,7 @@ import { parseYaml } from '@mizzen/common/bounded-yaml';
 import { homeFiles } from '@mizzen/control';
 import { checkProxyConfig, startProxy } from '@mizzen/proxy';
 import { controlAccess, homeOf, knownTrustDomain } from '../home.ts';
-import { exitWithParent, onStopSignal } from '../process-life.ts';
+import { closeAndExit, exitWithParent, onStopSignal } from '../process-life.ts';
 import { ownToken } from '../service-account-token.ts';
 
 export interface AgentOptions {
@@ -43,15 +43,14 @@ export async function agent(options: AgentOptions): Promise<void> {
     options.entries,
   );
   const running = await startProxy(config, logger);
-  running.ready.then(
-    () => logger.info('gives identities to the processes of this machine', { SPIFFE_ENDPOINT_SOCKET: `unix://${config.workloadApiSocket}` }),
-    (error: unknown) => {
+  running.ready
+    .then(() => logger.info('gives identities to the processes of this machine', { SPIFFE_ENDPOINT_SOCKET: `unix://${config.workloadApiSocket}` }))
+    .catch((error: unknown) => {
       logger.error(messageOf(error));
       process.exit(1);
-    },
-  );
-  keepServingAfterErrors(logger);
-  exitWithParent(() => void running.close().then(() => process.exit(0)));
+    });
+  keepServingAfterErrors(logger, 'agent');
+  exitWithParent(() => closeAndExit(() => running.close()));
   onStopSignal(() => running.close());
 }
 

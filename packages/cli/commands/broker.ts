@@ -7,7 +7,7 @@ import { checkHome, type HomeFinding, repairHome } from '@mizzen/message/broker/
 import { defaultLogSettings } from '@mizzen/message/log/partition-log';
 import { homeOf } from '../home.ts';
 import { formatTable, print } from '../output.ts';
-import { exitWithParent, onStopSignal } from '../process-life.ts';
+import { closeAndExit, exitWithParent, onStopSignal } from '../process-life.ts';
 
 export interface BrokerOptions {
   readonly home?: string;
@@ -82,8 +82,8 @@ export async function broker(options: BrokerOptions): Promise<void> {
     await store.close();
     await mesh?.close();
   };
-  keepServingAfterErrors(logger);
-  exitWithParent(() => void close().then(() => process.exit(0)));
+  keepServingAfterErrors(logger, 'broker');
+  exitWithParent(() => closeAndExit(() => close()));
   onStopSignal(close);
 }
 

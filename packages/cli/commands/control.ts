@@ -3,7 +3,7 @@ import { pathToFileURL } from 'node:url';
 import { keepServingAfterErrors, Logger, type LogLevel, MizzenError, printableLines } from '@mizzen/common';
 import { type CertificateIssuer, IstioCaIssuer, startControlPlane } from '@mizzen/control';
 import { homeOf } from '../home.ts';
-import { exitWithParent, onStopSignal } from '../process-life.ts';
+import { closeAndExit, exitWithParent, onStopSignal } from '../process-life.ts';
 
 export interface ControlOptions {
   readonly home?: string;
@@ -62,9 +62,9 @@ export async function control(options: ControlOptions): Promise<void> {
           onDirectoryProblems: (problems: readonly string[]) => problems.forEach((problem) => process.stderr.write(`error: ${printableLines(problem)}\n`)),
         }),
   });
-  keepServingAfterErrors(logger);
+  keepServingAfterErrors(logger, 'control');
   logger.info('the control plane is up', { api: `https://${options.host}:${plane.apiPort}`, xds: `${options.xdsHost ?? options.host}:${plane.xdsPort}` });
-  exitWithParent(() => void plane.close().then(() => process.exit(0)));
+  exitWithParent(() => closeAndExit(() => plane.close()));
   onStopSignal(async () => {
     await plane.close();
   });

@@ -1,7 +1,10 @@
 import dgram from 'node:dgram';
 import { once } from 'node:events';
 import net from 'node:net';
+import { errorBoundary } from '@mizzen/common';
 import type { SocketMessage } from '../runner/own-namespace.ts';
+
+const boundary = errorBoundary('command');
 
 /** Runs inside a network namespace: opens the sockets to which its traffic is redirected, hands them to the parent process, and ends. */
 export async function holdSockets(outboundPort: number, dnsPort: number): Promise<void> {
@@ -15,14 +18,14 @@ export async function holdSockets(outboundPort: number, dnsPort: number): Promis
       // The cable carries IPv4; a resolver may be at either loopback address.
       const wanted = [...(isIPv6 ? [] : [['outbound', outboundPort] as const]), ...(dnsPort > 0 ? [['dnsTcp', dnsPort] as const] : [])];
       for (const [kind, port] of wanted) {
-        const server = net.createServer();
+        const server = boundary.own(net.createServer());
         server.listen({ port, host });
         await once(server, 'listening');
         await send({ kind }, server);
         server.close();
       }
       if (dnsPort === 0) continue;
-      const socket = dgram.createSocket(isIPv6 ? 'udp6' : 'udp4');
+      const socket = boundary.own(dgram.createSocket(isIPv6 ? 'udp6' : 'udp4'));
       socket.bind(dnsPort, host);
       await once(socket, 'listening');
       await send({ kind: 'dnsUdp' }, socket);

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { MizzenError } from '@mizzen/common';
+import { errorBoundary, MizzenError } from '@mizzen/common';
 import { homeOf } from '../home.ts';
 import { Lab, removeAllLeftovers, removeLeftovers } from '../lab/lab.ts';
 import { type LabHost, mustReadLab, readHosts, readPartitions, writePartitions } from '../lab/lab-state.ts';
@@ -7,6 +7,8 @@ import { processesIn, signalAll } from '../lab/network-namespace.ts';
 import { applyPartitions, controlName, isNamed } from '../lab/partitions.ts';
 import { formatTable, print } from '../output.ts';
 import { removeDeadNamespaces } from '../runner/own-namespace.ts';
+
+const boundary = errorBoundary('command');
 
 export interface LabOptions {
   readonly home?: string;
@@ -35,7 +37,7 @@ export async function exec(name: string, command: readonly string[], options: La
   const lab = Lab.join(home, mustReadLab(home));
   const [host] = insideHosts(home, name);
   const [program, ...args] = lab.command(host!, command, 'application');
-  const child = spawn(program!, args, { stdio: 'inherit' });
+  const child = boundary.own(spawn(program!, args, { stdio: 'inherit' }));
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => signal !== 'SIGINT' && child.kill(signal));
   process.exitCode = await new Promise<number>((resolve, reject) => {
     child.once('error', reject);

@@ -2,9 +2,11 @@ import { existsSync, readdirSync, readFileSync, statSync, watch } from 'node:fs'
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { StringDecoder } from 'node:string_decoder';
-import { closestName, MizzenError } from '@mizzen/common';
+import { closestName, errorBoundary, MizzenError, messageOf } from '@mizzen/common';
 import { homeOf } from '../home.ts';
 import { outputFormat, printData, printLog } from '../output.ts';
+
+const boundary = errorBoundary('command');
 
 export interface LogsOptions {
   readonly home?: string;
@@ -53,9 +55,10 @@ async function follow(path: string): Promise<void> {
       await handle.close();
     }
   };
-  const watcher = watch(path, () => {
-    reading = reading.then(read);
-  });
+  const follow = () => {
+    reading = reading.then(read).catch((error: unknown) => void process.stderr.write(`${messageOf(error)}\n`));
+  };
+  const watcher = boundary.own(watch(path, follow));
   await new Promise<void>((resolve) => process.once('SIGINT', () => resolve()));
   watcher.close();
 }

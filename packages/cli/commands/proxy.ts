@@ -29,14 +29,14 @@ export interface ProxyOptions {
 /** `mizzen proxy`: one sidecar or gateway. */
 export async function proxy(options: ProxyOptions): Promise<void> {
   const logger = new Logger('proxy', options.logLevel);
+  keepServingAfterErrors(logger, 'proxy');
   const { running, generations: generationsOptions } = await start(options, logger);
-  keepServingAfterErrors(logger);
   running.ready.catch((error: unknown) => {
     logger.error(messageOf(error));
     process.exit(1);
   });
   const generations = new Generations(running, generationsOptions, logger);
-  exitWithParent(() => void generations.stop());
+  exitWithParent(() => generations.stopSoon());
   onDrainRequest(() => generations.drain());
 }
 

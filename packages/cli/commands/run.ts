@@ -1,7 +1,7 @@
 import dgram from 'node:dgram';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, MizzenError, messageOf } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { ApiClient } from '../api-client.ts';
@@ -12,6 +12,8 @@ import { PortAllocator } from '../runner/port-allocator.ts';
 import { searchPath } from '../runner/program.ts';
 import { type ApplicationPlace, beside, captured, isolated, type WantedPort } from '../runner/run-places.ts';
 import { bindWorkload, ownToken, unbindWorkload } from '../service-account-token.ts';
+
+const boundary = errorBoundary('command');
 
 export interface RunOptions {
   readonly home?: string;
@@ -152,7 +154,7 @@ function writeToken(home: string, options: RunOptions, name: string, token: stri
 /** The address of this machine that the control plane, and so the rest of the mesh, would see. */
 async function addressToward(control: string): Promise<string> {
   const { address, port } = splitHostPort(control);
-  const socket = dgram.createSocket(address.includes(':') ? 'udp6' : 'udp4');
+  const socket = boundary.own(dgram.createSocket(address.includes(':') ? 'udp6' : 'udp4'));
   try {
     // Nothing is sent: the kernel only chooses a route.
     await new Promise<void>((resolve, reject) => {

@@ -1,10 +1,13 @@
 import { existsSync, rmSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
-import { keepServingAfterErrors, Logger, MizzenError, parseDurationMs } from '@mizzen/common';
+import { errorBoundary, keepServingAfterErrors, Logger, MizzenError, parseDurationMs } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import { homeOf } from '../home.ts';
 import { formatTable, paint, print } from '../output.ts';
+import { closeAndExit } from '../process-life.ts';
 import { MeshRunner } from '../runner/mesh-runner.ts';
+
+const boundary = errorBoundary('process');
 
 export interface UpOptions {
   readonly home?: string;
@@ -64,13 +67,11 @@ export async function up(directory: string, options: UpOptions): Promise<void> {
     if (stopping) return;
     print(`\n${paint('stopping', 'bold')} (${signal}): workloads, sidecars, gateway, control plane...`);
     stopping = runner.stop().then(() => print('stopped'));
-    stopping.then(
-      () => process.exit(0),
-      () => process.exit(1),
-    );
+    closeAndExit(async () => stopping);
   };
-  process.on('SIGINT', stop);
-  process.on('SIGTERM', stop);
+  const guarded = boundary.wrap(stop, () => process.exit(1));
+  process.on('SIGINT', guarded);
+  process.on('SIGTERM', guarded);
   print(paint(`Starting the mesh of ${basename(folder)} (state in ${home})`, 'bold'));
   try {
     await runner.start();
@@ -78,7 +79,7 @@ export async function up(directory: string, options: UpOptions): Promise<void> {
     await runner.stop();
     throw error;
   }
-  keepServingAfterErrors(new Logger('mizzen'));
+  keepServingAfterErrors(new Logger('mizzen'), 'runner');
   if (stopping) return;
   print(`\n${paint('The mesh is up', 'bold')} after ${((Date.now() - startedAt) / 1000).toFixed(1)} s. What runs where:\n`);
   const rows = runner

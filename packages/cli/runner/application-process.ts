@@ -1,5 +1,8 @@
 import { spawn } from 'node:child_process';
 import { constants } from 'node:os';
+import { errorBoundary } from '@mizzen/common';
+
+const boundary = errorBoundary('application.process');
 
 /** Runs one application in this one's place: with its terminal, its signals, and its exit code. */
 export interface ApplicationOptions {
@@ -19,12 +22,13 @@ const defaultStopMs = 30_000;
 /** Resolves with the exit code as a shell would have it: 127 when the program is not there, 128 and the signal's number when it was killed. */
 export async function runApplication(command: readonly string[], options: ApplicationOptions): Promise<number> {
   const [program, ...args] = command;
-  const child = spawn(program!, args, { stdio: 'inherit', env: { ...options.env }, ...(options.gid === undefined ? {} : { gid: options.gid }) });
+  const child = boundary.own(spawn(program!, args, { stdio: 'inherit', env: { ...options.env }, ...(options.gid === undefined ? {} : { gid: options.gid }) }));
   const isInTerminal = process.stdin.isTTY === true;
   const listeners = new Map<NodeJS.Signals, () => void>();
   const listen = (signal: NodeJS.Signals, listener: () => void) => {
-    process.on(signal, listener);
-    listeners.set(signal, listener);
+    const guarded = boundary.wrap(listener);
+    process.on(signal, guarded);
+    listeners.set(signal, guarded);
   };
   let killTimer: NodeJS.Timeout | undefined;
   let isStopping = false;
@@ -36,7 +40,7 @@ export async function runApplication(command: readonly string[], options: Applic
       child.kill(signal);
       killTimer = setTimeout(() => child.kill('SIGKILL'), options.stopMs ?? defaultStopMs);
     };
-    options.beforeStop().then(end, end);
+    boundary.start(() => options.beforeStop().finally(end));
   };
   for (const signal of passedOn) listen(signal, () => (signal === 'SIGQUIT' && isInTerminal ? undefined : void child.kill(signal)));
   listen('SIGTERM', () => stop('SIGTERM'));

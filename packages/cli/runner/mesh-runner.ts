@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { findKind, type Resource, type WorkloadSpec } from '@mizzen/api';
-import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { homeFiles, originFileAnnotation } from '@mizzen/control';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
 import { controlAccess } from '../home.ts';
@@ -13,6 +13,8 @@ import { ProcessList } from './process-list.ts';
 import { isInPath, mizzenCommand, searchPath } from './program.ts';
 import { Replica, type ReplicaAddress } from './replica.ts';
 import { SupervisedProcess } from './supervised-process.ts';
+
+const boundary = errorBoundary('runner');
 
 /** Runs a folder of resources and workloads on this machine: the control plane, and each Workload's replicas with their sidecars. */
 export interface MeshRunnerOptions {
@@ -113,7 +115,7 @@ export class MeshRunner {
     this.#stopWatching = () => {
       for (const stop of stops) stop();
     };
-    this.#tokenTimer = setInterval(() => void this.#renewTokens(), tokenRenewMs);
+    this.#tokenTimer = boundary.every(tokenRenewMs, () => boundary.start(() => this.#renewTokens()));
     await this.#waitUntilReady();
   }
 
@@ -349,15 +351,12 @@ export class MeshRunner {
       this.#options.onProgress(`${name}: building (${command.join(' ')})`);
       const [program, ...args] = command;
       running = new Promise((resolveBuild) => {
-        execFile(
-          program!,
-          args,
-          { cwd: workingDirectory, env: { ...process.env, PATH: searchPath() }, timeout: 180_000, maxBuffer: 4 * 1024 * 1024 },
-          (error, stdout, stderr) => {
-            this.#builds.delete(key);
-            resolveBuild(error ? `${error.message.split('\n')[0]}\n${(stderr || stdout).trim().split('\n').slice(-10).join('\n')}` : undefined);
-          },
-        );
+        const done = (error: Error | null, stdout: string, stderr: string) => {
+          this.#builds.delete(key);
+          resolveBuild(error ? `${error.message.split('\n')[0]}\n${(stderr || stdout).trim().split('\n').slice(-10).join('\n')}` : undefined);
+        };
+        const settings = { cwd: workingDirectory, env: { ...process.env, PATH: searchPath() }, timeout: 180_000, maxBuffer: 4 * 1024 * 1024 };
+        boundary.own(execFile(program!, args, settings, boundary.wrap(done)), () => {});
       });
       this.#builds.set(key, running);
     }
@@ -446,5 +445,5 @@ function specText(resource: Resource): string {
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((done) => setTimeout(done, ms));
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -2,12 +2,14 @@ import { fork } from 'node:child_process';
 import type dgram from 'node:dgram';
 import { once } from 'node:events';
 import type net from 'node:net';
-import { MizzenError } from '@mizzen/common';
+import { errorBoundary, MizzenError } from '@mizzen/common';
 import { applyCapture } from '../capture/apply-capture.ts';
 import type { CaptureSettings } from '../capture/capture-settings.ts';
 import { inNamespace, ipCommands, namespacesWithPrefix, removeNamespace } from '../lab/network-namespace.ts';
 import { isAlive } from '../process-alive.ts';
 import { mizzenCommand } from './program.ts';
+
+const boundary = errorBoundary('runner');
 
 /**
  * A network namespace for one application whose sidecar stays outside, on this machine. The sidecar's sockets for captured traffic are
@@ -64,11 +66,13 @@ export async function makeOwnNamespace(capture: CaptureSettings): Promise<OwnNam
 /** Starts the helper inside, which opens the sockets, hands them out and ends. */
 async function handOut(namespace: string, { outboundPort, dnsPort }: CaptureSettings): Promise<HandedOutSockets> {
   const [node, file] = mizzenCommand as [string, string];
-  const child = fork(file, ['hold-sockets', String(outboundPort), String(dnsPort ?? 0)], {
-    execPath: 'ip',
-    execArgv: ['netns', 'exec', namespace, node],
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-  });
+  const child = boundary.own(
+    fork(file, ['hold-sockets', String(outboundPort), String(dnsPort ?? 0)], {
+      execPath: 'ip',
+      execArgv: ['netns', 'exec', namespace, node],
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    }),
+  );
   const outbound: net.Server[] = [];
   const dnsTcp: net.Server[] = [];
   const dnsUdp: dgram.Socket[] = [];

@@ -1,6 +1,8 @@
 import { once } from 'node:events';
 import net from 'node:net';
-import { MizzenError } from '@mizzen/common';
+import { errorBoundary, MizzenError } from '@mizzen/common';
+
+const boundary = errorBoundary('runner');
 
 /**
  * Hands out loopback ports below the range from which the kernel takes source ports, so that a port stays free for a process that
@@ -25,7 +27,7 @@ export class PortAllocator {
 }
 
 export async function isFree(port: number, host = '127.0.0.1'): Promise<boolean> {
-  const server = net.createServer();
+  const server = boundary.own(net.createServer());
   server.listen({ port, host, exclusive: true });
   try {
     await once(server, 'listening');

@@ -1,6 +1,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { WorkloadSpec } from '@mizzen/api';
+import { errorBoundary } from '@mizzen/common';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
 import { type Lab, type Role, sidecarId } from '../lab/lab.ts';
@@ -11,6 +12,8 @@ import { SidecarProcess } from './sidecar-process.ts';
 import { emptyStateFolder, type StateFolder } from './state-folder.ts';
 import { SupervisedProcess } from './supervised-process.ts';
 import { type WorkloadApiPlace, workloadApiPlace } from './workload-api.ts';
+
+const boundary = errorBoundary('runner');
 
 /** One replica of a workload: its process and its sidecar, or a gateway proxy alone. */
 export interface ReplicaOptions {
@@ -245,7 +248,7 @@ export class Replica {
       onNotice: (text) => this.#options.onNotice(spec.gateway ? this.name : `${this.name} sidecar`, text),
       hasChannel: true,
     });
-    this.#proxy.on('started', this.#options.onStarted);
+    this.#proxy.on('started', boundary.wrap(this.#options.onStarted));
     this.#proxy.start();
   }
 
@@ -293,7 +296,7 @@ export class Replica {
       onLine: (line) => this.#options.onLine(this.name, line),
       onNotice: (text) => this.#options.onNotice(this.name, text),
     });
-    this.#process.on('started', this.#options.onStarted);
+    this.#process.on('started', boundary.wrap(this.#options.onStarted));
     this.#process.start();
   }
 

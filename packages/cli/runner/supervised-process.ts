@@ -1,7 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
 import { createWriteStream, type WriteStream } from 'node:fs';
-import { Backoff, messageOf } from '@mizzen/common';
+import { Backoff, errorBoundary, messageOf } from '@mizzen/common';
+
+const boundary = errorBoundary('supervisor');
 
 /** What to run, and how it is called in logs. */
 export interface ProcessSpec {
@@ -40,7 +42,7 @@ export class SupervisedProcess extends EventEmitter {
     this.spec = spec;
     this.restarts = 0;
     this.#backoff = new Backoff(500, 30_000);
-    this.#log = createWriteStream(spec.logFile, { flags: 'a', mode: 0o600 });
+    this.#log = boundary.own(createWriteStream(spec.logFile, { flags: 'a', mode: 0o600 }));
     this.#log.on('error', (error) => spec.onNotice(`its log cannot be written: ${error.message}`));
     this.#child = undefined;
     this.#isStopping = false;
@@ -61,45 +63,47 @@ export class SupervisedProcess extends EventEmitter {
     const startedAt = Date.now();
     const last: string[] = [];
     // A group of its own: Ctrl-C in the terminal reaches the runner only, which ends its processes in order.
-    const child = spawn(program!, args, {
-      cwd: spec.workingDirectory,
-      env: { ...spec.env },
-      stdio: ['ignore', 'pipe', 'pipe', ...(spec.hasChannel ? (['ipc'] as const) : [])],
-      detached: true,
-    });
+    const child = boundary.own(
+      spawn(program!, args, {
+        cwd: spec.workingDirectory,
+        env: { ...spec.env },
+        stdio: ['ignore', 'pipe', 'pipe', ...(spec.hasChannel ? (['ipc'] as const) : [])],
+        detached: true,
+      }),
+    );
     this.#child = child;
     child.on('message', (message) => this.emit('message', message));
     for (const stream of [child.stdout!, child.stderr!]) {
       let rest = '';
-      stream.setEncoding('utf8').on('data', (text: string) => {
-        this.#log.write(text);
-        const lines = (rest + text).split('\n');
-        rest = lines.pop()!.slice(-64 * 1024);
-        for (const line of lines) {
-          last.push(line);
-          if (last.length > keptLines) last.shift();
-          spec.onLine(line);
-        }
-      });
+      boundary
+        .own(stream, () => {})
+        .setEncoding('utf8')
+        .on('data', (text: string) => {
+          this.#log.write(text);
+          const lines = (rest + text).split('\n');
+          rest = lines.pop()!.slice(-64 * 1024);
+          for (const line of lines) {
+            last.push(line);
+            if (last.length > keptLines) last.shift();
+            spec.onLine(line);
+          }
+        });
     }
     let ended = false;
     const end = (reason: string) => {
       if (ended) return;
       ended = true;
       this.#child = undefined;
-      this.emit('exited');
+      boundary.run(() => this.emit('exited'));
       if (this.#isStopping) return;
       if (Date.now() - startedAt > steadyMs) this.#backoff.reset();
       const wait = this.#backoff.nextMs();
+      this.#startAfter(wait);
       const context = last
         .filter((line) => line.trim() !== '')
         .map((line) => `\n    ${line}`)
         .join('');
       spec.onNotice(`${reason}. Starting it again in ${(wait / 1000).toFixed(1)} s.${context ? ` Its last words:${context}` : ''}`);
-      this.#timer = setTimeout(() => {
-        this.restarts++;
-        this.start();
-      }, wait);
     };
     child.once('spawn', () => this.emit('started', child.pid));
     child.once('error', (error: NodeJS.ErrnoException) =>
@@ -108,6 +112,15 @@ export class SupervisedProcess extends EventEmitter {
     child.once('exit', (code, signal) =>
       end(signal ? `it was ended by ${signal}` : `it exited with code ${code} after ${((Date.now() - startedAt) / 1000).toFixed(1)} s`),
     );
+  }
+
+  /** Whatever goes wrong on the way, it is started again. */
+  #startAfter(delayMs: number): void {
+    const start = () => {
+      this.restarts++;
+      this.start();
+    };
+    this.#timer = boundary.after(delayMs, start, () => this.#isStopping || this.#startAfter(this.#backoff.nextMs()));
   }
 
   /** Sends a message; to a process without a channel, or one that is gone, it does nothing. */
@@ -123,7 +136,7 @@ export class SupervisedProcess extends EventEmitter {
     if (child?.pid !== undefined) {
       const exited = once(this, 'exited');
       signalGroup(child.pid, 'SIGTERM');
-      const timer = setTimeout(() => signalGroup(child.pid!, 'SIGKILL'), graceMs);
+      const timer = boundary.after(graceMs, () => signalGroup(child.pid!, 'SIGKILL'));
       await exited;
       clearTimeout(timer);
     }

@@ -2,13 +2,15 @@ import 'reflect-metadata';
 import { createPrivateKey, generateKeyPairSync, type KeyObject, webcrypto, X509Certificate } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { type CertificateIssuerSpec, type CertificateSpec, findKind, type Kind, type Resource } from '@mizzen/api';
-import { Backoff, type Logger, maxTimerMs, messageOf, parseDurationMs, timerMs } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, maxTimerMs, messageOf, parseDurationMs } from '@mizzen/common';
 import * as x509 from '@peculiar/x509';
 import { exportKey } from '../citadel/ca-generation.ts';
 import type { FetchPolicy } from '../citadel/fetch-policy.ts';
 import type { Change, StoredResource } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import { AcmeClient, type HttpChallenge } from './acme-client.ts';
+
+const boundary = errorBoundary('certificate.reconcile');
 
 export interface CertificateControllerOptions {
   readonly registry: ResourceRegistry;
@@ -117,7 +119,13 @@ export class CertificateController {
     }
     clearTimeout(entry.timer);
     if (entry.isWorking) entry.isStale = true;
-    else void this.#work(name, entry);
+    else {
+      const working = entry;
+      boundary.start(
+        () => this.#work(name, working),
+        () => this.#lookLater(name, working),
+      );
+    }
   }
 
   async #work(name: string, entry: Entry): Promise<void> {
@@ -125,11 +133,13 @@ export class CertificateController {
     entry.isStale = false;
     let waitMs: number;
     try {
+      boundary.enter();
       const renewalTime = await this.#reconcile(name);
       entry.backoff.reset();
       waitMs = renewalTime === undefined ? maxTimerMs : renewalTime.getTime() - Date.now();
     } catch (error) {
       if (this.#abort.signal.aborted) return;
+      boundary.unexpected(error);
       waitMs = entry.backoff.nextMs();
       this.#options.logger.warn('a certificate cannot be had; it will be tried again', {
         certificate: name,
@@ -141,7 +151,23 @@ export class CertificateController {
     entry.isWorking = false;
     if (this.#abort.signal.aborted || this.#entries.get(name) !== entry) return;
     if (entry.isStale) return this.#look(name);
-    entry.timer = setTimeout(() => this.#look(name), timerMs(waitMs)).unref();
+    this.#lookAfter(waitMs, name, entry);
+  }
+
+  /** After an exception outside the reconciliation itself. */
+  #lookLater(name: string, entry: Entry): void {
+    entry.isWorking = false;
+    if (!this.#abort.signal.aborted && this.#entries.get(name) === entry) this.#lookAfter(entry.backoff.nextMs(), name, entry);
+  }
+
+  #lookAfter(waitMs: number, name: string, entry: Entry): void {
+    entry.timer = boundary
+      .after(
+        waitMs,
+        () => this.#look(name),
+        () => this.#lookLater(name, entry),
+      )
+      .unref();
   }
 
   /** Resolves to when the certificate has to be renewed; undefined: there is none wanted. Throws Error with why there is no good one. */

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { ConnectRouter, HandlerContext } from '@connectrpc/connect';
 import type { Logger } from '@mizzen/common';
+import { errorBoundary } from '@mizzen/common';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { SvidService } from '@mizzen/envoy-api/gen/mizzen/citadel/v1/svid_pb.js';
 import { authenticate, transportPeerKey } from './caller.ts';
@@ -17,6 +18,8 @@ import { SvidTokens, svidService } from './svid-tokens.ts';
 import { TokenIssuer } from './token-issuer.ts';
 import { TrustBundles } from './trust-bundles.ts';
 import { KnownTokens, type TokenSources } from './workload-tokens.ts';
+
+const boundary = errorBoundary('ca.revocations');
 
 const crlSeconds = 7 * 86_400;
 const crlRenewMs = 86_400_000;
@@ -94,7 +97,8 @@ export class Citadel {
   static async open(options: CitadelOptions): Promise<Citadel> {
     const citadel = new Citadel(options, await CertificateAuthority.open(options.directory, options.trustDomain));
     await citadel.renewCrl();
-    citadel.#crlTimer = setInterval(() => void citadel.renewCrl().then(options.onTrustChanged), crlRenewMs).unref();
+    const renew = () => citadel.renewCrl().then(options.onTrustChanged);
+    citadel.#crlTimer = boundary.every(crlRenewMs, () => boundary.start(renew)).unref();
     return citadel;
   }
 

@@ -1,6 +1,9 @@
-import { request as httpRequest, type IncomingHttpHeaders } from 'node:http';
+import { request as httpRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
+import { errorBoundary } from '@mizzen/common';
 import type { FetchPolicy } from './fetch-policy.ts';
+
+const boundary = errorBoundary('https.call');
 
 export interface HttpsCall extends Pick<RequestOptions, 'method' | 'headers' | 'ca' | 'checkServerIdentity' | 'agent'> {
   readonly body?: string | undefined;
@@ -24,7 +27,7 @@ export function callHttps(url: string, { body, maxBytes, policy, ...options }: H
   return new Promise((resolve, reject) => {
     const send = url.startsWith('http:') ? httpRequest : httpsRequest;
     const lookup = policy?.lookupFor(url);
-    const request = send(url, { ...options, ...(lookup === undefined ? {} : { lookup }) }, (response) => {
+    const received = (response: IncomingMessage) => {
       const chunks: Buffer[] = [];
       let length = 0;
       response.on('error', reject);
@@ -32,9 +35,14 @@ export function callHttps(url: string, { body, maxBytes, policy, ...options }: H
         chunks.push(chunk);
         if ((length += chunk.length) > maxBytes) request.destroy(new Error(`the answer has more than ${maxBytes} bytes`));
       });
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString('utf8') }));
-    });
+      boundary
+        .own(response)
+        .on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString('utf8') }));
+    };
+    const request = boundary.own(send(url, { ...options, ...(lookup === undefined ? {} : { lookup }) }, received));
     request.on('error', reject);
+    // Also after an exception in a handler, which has no error event.
+    request.on('close', () => reject(new Error('the connection was closed before the response was complete')));
     request.end(body);
   });
 }

@@ -1,8 +1,10 @@
 import { generateKeyPairSync } from 'node:crypto';
 import { isPlainObject } from '@mizzen/api';
-import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import type { FetchPolicy } from './fetch-policy.ts';
 import { callHttps, type HttpsAnswer } from './https-call.ts';
+
+const boundary = errorBoundary('jwks.fetch');
 
 /** Where the keys of an issuer are published. */
 export interface KeySource {
@@ -62,7 +64,7 @@ export class JwksResolver {
       if (this.#entries.has(key)) continue;
       const entry: Entry = { source, backoff: new Backoff(retryBaseMs, retryMaxMs), keys: undefined, problem: undefined, timer: undefined };
       this.#entries.set(key, entry);
-      void this.#fetch(key, entry);
+      this.#start(key, entry);
     }
   }
 
@@ -82,6 +84,26 @@ export class JwksResolver {
     this.#entries.clear();
   }
 
+  /** Fetches, and after an exception again. */
+  #start(key: string, entry: Entry): void {
+    boundary.start(
+      () => this.#fetch(key, entry),
+      () => this.#startAfter(entry.backoff.nextMs(), key, entry),
+    );
+  }
+
+  #startAfter(delayMs: number, key: string, entry: Entry): void {
+    if (this.#isClosed || this.#entries.get(key) !== entry) return;
+    clearTimeout(entry.timer);
+    entry.timer = boundary
+      .after(
+        delayMs,
+        () => this.#start(key, entry),
+        () => this.#startAfter(entry.backoff.nextMs(), key, entry),
+      )
+      .unref();
+  }
+
   async #fetch(key: string, entry: Entry): Promise<void> {
     const before = [entry.keys, entry.problem];
     try {
@@ -94,11 +116,7 @@ export class JwksResolver {
         this.#logger.warn('the keys of a token issuer cannot be fetched', { issuer: entry.source.issuer, from: key, reason: entry.problem });
     }
     if (this.#isClosed || this.#entries.get(key) !== entry) return;
-    entry.timer = setTimeout(
-      () => void this.#fetch(key, entry),
-      entry.problem === undefined ? this.#refreshMs * (0.9 + Math.random() * 0.2) : entry.backoff.nextMs(),
-    );
-    entry.timer.unref();
+    this.#startAfter(entry.problem === undefined ? this.#refreshMs * (0.9 + Math.random() * 0.2) : entry.backoff.nextMs(), key, entry);
     if (before[0] !== entry.keys || before[1] !== entry.problem) this.#onChange();
   }
 }

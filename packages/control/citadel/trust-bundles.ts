@@ -1,12 +1,14 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkServerIdentity, type PeerCertificate } from 'node:tls';
-import { Backoff, type Logger, messageOf, timerMs } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import type { FetchPolicy } from './fetch-policy.ts';
 import { callHttps } from './https-call.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 import { certificatesIn, type FetchedBundle, readBundleDocument } from './spiffe-bundle.ts';
 import { uriNamesOf } from './subject-alt-names.ts';
+
+const boundary = errorBoundary('federation.refresh');
 
 /** Roots that the mesh trusts beside its own authority's (istio/api mesh config.proto `MeshConfig.CertificateData`). */
 export interface CaCertificate {
@@ -105,7 +107,7 @@ export class TrustBundles {
         ...{ fetchedAt: undefined, problem: undefined, timer: undefined },
       };
       this.#endpoints.set(key, endpoint);
-      void this.#refresh(endpoint);
+      this.#start(endpoint);
     }
   }
 
@@ -143,6 +145,26 @@ export class TrustBundles {
     this.#endpoints.clear();
   }
 
+  /** Fetches a bundle, and after an exception again. */
+  #start(endpoint: Endpoint): void {
+    boundary.start(
+      () => this.#refresh(endpoint),
+      () => this.#startAfter(endpoint.backoff.nextMs(), endpoint),
+    );
+  }
+
+  #startAfter(delayMs: number, endpoint: Endpoint): void {
+    if (this.#isClosed || this.#endpoints.get(keyOf(endpoint)) !== endpoint) return;
+    clearTimeout(endpoint.timer);
+    endpoint.timer = boundary
+      .after(
+        delayMs,
+        () => this.#start(endpoint),
+        () => this.#startAfter(endpoint.backoff.nextMs(), endpoint),
+      )
+      .unref();
+  }
+
   async #refresh(endpoint: Endpoint): Promise<void> {
     const { trustDomain, url, backoff } = endpoint;
     const { logger, onChange } = this.#options;
@@ -168,11 +190,7 @@ export class TrustBundles {
     }
     const least = this.#options.leastRefreshMs ?? leastRefreshMs;
     const hint = Math.min(Math.max((endpoint.bundle?.refreshSeconds ?? 0) * 1000, least), mostRefreshMs);
-    endpoint.timer = setTimeout(
-      () => void this.#refresh(endpoint),
-      endpoint.problem === undefined ? timerMs(hint * (0.9 + Math.random() * 0.1)) : backoff.nextMs(),
-    );
-    endpoint.timer.unref();
+    this.#startAfter(endpoint.problem === undefined ? hint * (0.9 + Math.random() * 0.1) : backoff.nextMs(), endpoint);
     if (JSON.stringify(endpoint.bundle) !== before) onChange();
   }
 

@@ -2,10 +2,12 @@ import { type FSWatcher, watch } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { decodeYaml, describeProblem, findKind, groupOf, nameOf, type SourcedResource } from '@mizzen/api';
-import { type Logger, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import { ApiError } from './api-error.ts';
 import { keyText, type ResourceKey } from './config-store.ts';
 import { keyOf, type ResourceRegistry } from './resource-registry.ts';
+
+const boundary = errorBoundary('directory.sync');
 
 /**
  * Follows a folder of YAML files and keeps the configuration API in step with it: what a file says is applied, what it no longer says
@@ -73,9 +75,26 @@ export class DirectorySource {
   /** Reads the folder and applies the difference; passes never overlap. */
   sync(): Promise<void> {
     this.#running = this.#running
-      .then(() => this.#pass())
-      .catch((error: unknown) => this.#options.logger.error('the folder could not be read', { directory: this.#options.directory, error: messageOf(error) }));
+      .then(() => {
+        boundary.enter();
+        return this.#pass();
+      })
+      .catch((error: unknown) => {
+        boundary.unexpected(error);
+        this.#options.logger.error('the folder could not be read', { directory: this.#options.directory, error: messageOf(error) });
+        this.#retryAfter(this.#options.retryMs ?? defaultRetryMs);
+      });
     return this.#running;
+  }
+
+  #retryAfter(delayMs: number): void {
+    clearTimeout(this.#retryTimer);
+    if (this.#isClosed) return;
+    this.#retryTimer = boundary.after(
+      delayMs + 1,
+      () => boundary.start(() => this.sync()),
+      () => this.#retryAfter(delayMs),
+    );
   }
 
   async close(): Promise<void> {
@@ -86,16 +105,20 @@ export class DirectorySource {
     await this.#running;
   }
 
+  #syncAndFollow(): void {
+    boundary.start(() => this.sync().then(() => this.#follow()));
+  }
+
   /** Watches the folder and those below it; called after each pass, since there may be new ones. */
   async #follow(): Promise<void> {
     const trigger = () => {
       clearTimeout(this.#timer);
-      if (!this.#isClosed) this.#timer = setTimeout(() => void this.sync().then(() => this.#follow()), this.#options.settleMs ?? 60);
+      if (!this.#isClosed) this.#timer = boundary.after(this.#options.settleMs ?? 60, () => this.#syncAndFollow());
     };
     for (const folder of [this.#options.directory, ...(await foldersBelow(this.#options.directory))]) {
       if (this.#isClosed || this.#watchers.has(folder)) continue;
       try {
-        const watcher = watch(folder, trigger);
+        const watcher = boundary.own(watch(folder, trigger), () => {});
         this.#watchers.set(folder, watcher);
         watcher.on('error', () => {
           watcher.close();
@@ -154,7 +177,7 @@ export class DirectorySource {
     clearTimeout(this.#retryTimer);
     const againMs =
       missing.size > 0 ? (this.#options.removeAfterMs ?? defaultRemoveAfterMs) : this.#hasFailed ? (this.#options.retryMs ?? defaultRetryMs) : undefined;
-    if (againMs !== undefined && !this.#isClosed) this.#retryTimer = setTimeout(() => void this.sync(), againMs + 1);
+    if (againMs !== undefined) this.#retryAfter(againMs);
   }
 
   async #apply(

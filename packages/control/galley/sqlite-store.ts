@@ -1,8 +1,10 @@
 import { chmodSync, closeSync, existsSync, openSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import type { Resource } from '@mizzen/api';
-import { MizzenError, messageOf, type Origin } from '@mizzen/common';
+import { errorBoundary, MizzenError, messageOf, type Origin } from '@mizzen/common';
 import { type Change, type ConfigStore, keyText, type ResourceKey, RevisionTooOld, StoreConflict, type StoredResource } from './config-store.ts';
+
+const watching = errorBoundary('store.watcher');
 
 /**
  * The embedded store: every resource in memory, every write through to one SQLite file before it is acknowledged (WAL with full
@@ -141,7 +143,8 @@ export class SqliteStore implements ConfigStore {
   #announce(change: Change): void {
     this.#history.push(change);
     if (this.#history.length > this.#historyLimit) this.#forgotten = this.#history.shift()!.stored.revision;
-    for (const listener of [...this.#listeners]) listener(change);
+    // The change is stored: a listener that throws concerns neither its writer nor the other listeners.
+    for (const listener of [...this.#listeners]) watching.run(() => listener(change));
   }
 }
 

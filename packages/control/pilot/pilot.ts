@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Code, ConnectError } from '@connectrpc/connect';
-import { type Logger, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { OwnedChallenge } from '../certificates/certificate-controller.ts';
@@ -23,6 +23,10 @@ import { SnapshotBuilder } from './snapshot-builder.ts';
 import { UnprovenIdentity } from './xds/proven-identity.ts';
 import type { ProxyConnection, ProxyStatus } from './xds/proxy-connection.ts';
 import { shortfallFindings } from './xds/shortfall-findings.ts';
+
+const boundary = errorBoundary('pilot.push');
+/** Before the configuration is built again after an exception. */
+const failedBuildPauseMs = 1_000;
 
 /**
  * Discovery: follows the configuration, keeps the newest snapshot, and pushes to every connected proxy what of it has changed for it.
@@ -68,6 +72,7 @@ export class Pilot {
   #timer: NodeJS.Timeout | undefined;
   #firstChangeAt: number | undefined;
   #building: Promise<void>;
+  #isClosed: boolean;
   #pushes: number;
   #challenges: readonly OwnedChallenge[];
   readonly #statuses: StatusWriter;
@@ -75,7 +80,7 @@ export class Pilot {
   constructor(options: PilotOptions) {
     this.trustDomain = options.trustDomain;
     this.#options = options;
-    this.#keySets = new JwksResolver(options.logger, () => void this.refresh(), options.fetchPolicy);
+    this.#keySets = new JwksResolver(options.logger, () => this.refreshSoon(), options.fetchPolicy);
     this.#quarantine = new Quarantine(options.registry.store, options.logger);
     this.#builder = new SnapshotBuilder(options.trustDomain, options.logger, options.filesRoot, options.brokerAddress, this.#keySets);
     this.#registration = new Registration({
@@ -93,6 +98,7 @@ export class Pilot {
     this.#timer = undefined;
     this.#firstChangeAt = undefined;
     this.#building = Promise.resolve();
+    this.#isClosed = false;
     this.#pushes = 0;
     this.#statuses = new StatusWriter(options.registry, options.logger);
   }
@@ -108,6 +114,7 @@ export class Pilot {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
     this.#stopWatching?.();
     this.#stopBindings?.();
     this.#keySets.close();
@@ -262,8 +269,22 @@ export class Pilot {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#firstChangeAt = undefined;
-    this.#building = this.#building.then(() => this.#buildAndPush());
+    // One build that throws is one push that is missing, not the last one.
+    this.#building = this.#building
+      .then(() => {
+        boundary.enter();
+        return this.#buildAndPush();
+      })
+      .catch((error: unknown) => {
+        boundary.caught(error);
+        this.#schedule(failedBuildPauseMs);
+      });
     await this.#building;
+  }
+
+  /** The same for callers that do not wait. */
+  refreshSoon(): void {
+    boundary.start(() => this.refresh());
   }
 
   /** The stream of a proxy that is no longer what it was opened as ends; it may come again as what it is now. */
@@ -288,12 +309,17 @@ export class Pilot {
     this.#schedule();
   }
 
-  #schedule(): void {
+  #schedule(leastMs = 0): void {
+    if (this.#isClosed) return;
     const now = Date.now();
     this.#firstChangeAt ??= now;
-    const wait = Math.max(0, Math.min(this.#options.debounceMs ?? 25, this.#firstChangeAt + (this.#options.debounceMaxMs ?? 500) - now));
+    const wait = Math.max(leastMs, Math.min(this.#options.debounceMs ?? 25, this.#firstChangeAt + (this.#options.debounceMaxMs ?? 500) - now));
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.refresh(), wait);
+    this.#timer = boundary.after(
+      wait,
+      () => this.refreshSoon(),
+      () => this.#schedule(failedBuildPauseMs),
+    );
   }
 
   /** Builds a snapshot from all objects that one can be built with. Throws when it cannot be built from none. */

@@ -1,3 +1,6 @@
+import { errorBoundary } from '@mizzen/common';
+
+const boundary = errorBoundary('rate-limit.sweep');
 /** Counts of requests in windows of time, somewhere that all who ask share. */
 export interface LimitCounters {
   /** Adds `hits` to each window and gives what each of them then holds. `resetSeconds` is when the window ends, from now. */
@@ -23,7 +26,7 @@ export class MemoryCounters implements LimitCounters {
   constructor(now: () => number = Date.now) {
     this.#counts = new Map();
     this.#now = now;
-    this.#sweeper = setInterval(() => this.#sweep(), sweepMs).unref();
+    this.#sweeper = boundary.every(sweepMs, () => this.#sweep()).unref();
   }
 
   async add(windows: readonly Window[]): Promise<number[]> {

@@ -1,6 +1,9 @@
 import type { Logger } from '@mizzen/common';
+import { errorBoundary } from '@mizzen/common';
 import { Redis } from 'ioredis';
 import type { LimitCounters, Window } from './limit-counters.ts';
+
+const boundary = errorBoundary('rate-limit.redis');
 
 const prefix = 'mizzen:rl:';
 
@@ -10,13 +13,16 @@ export class RedisCounters implements LimitCounters {
 
   /** `address`: `host:port`, or a redis:// URL. */
   constructor(address: string, logger: Logger) {
-    this.#redis = new Redis(address.includes('://') ? address : `redis://${address}`, {
-      // An answer that comes too late is none: whoever asks has gone on without.
-      commandTimeout: 500,
-      maxRetriesPerRequest: 1,
-      enableOfflineQueue: false,
-      retryStrategy: (attempt) => Math.min(2_000, 50 * attempt),
-    });
+    this.#redis = boundary.own(
+      new Redis(address.includes('://') ? address : `redis://${address}`, {
+        // An answer that comes too late is none: whoever asks has gone on without.
+        commandTimeout: 500,
+        maxRetriesPerRequest: 1,
+        enableOfflineQueue: false,
+        retryStrategy: (attempt) => Math.min(2_000, 50 * attempt),
+      }),
+      () => {},
+    );
     let isReported = false;
     this.#redis.on('error', (error) => {
       if (!isReported) logger.warn(`limits cannot be counted in Redis: ${error.message}`, { at: address });

@@ -1,3 +1,7 @@
+import { errorBoundary } from '@mizzen/common';
+
+const boundary = errorBoundary('message.bulk');
+const failedPauseMs = 1_000;
 /** What waits for a bulk. */
 export interface BulkItem {
   readonly key: string;
@@ -67,7 +71,15 @@ export class BulkQueue<Item extends BulkItem> {
   #schedule(): void {
     if (this.#isClosed) return;
     if (this.#ready.length >= this.#options.maxItems) return this.#sendBulk();
-    this.#timer ??= setTimeout(() => this.#sendBulk(), this.#options.maxWaitMs);
+    this.#timer ??= this.#sendAfter(this.#options.maxWaitMs);
+  }
+
+  /** What waits goes out also after an exception. */
+  #sendAfter(delayMs: number): NodeJS.Timeout {
+    const again = () => {
+      if (!this.#isClosed) this.#timer = this.#sendAfter(failedPauseMs);
+    };
+    return boundary.after(delayMs, () => this.#sendBulk(), again);
   }
 
   #sendBulk(): void {
@@ -94,7 +106,7 @@ export class BulkQueue<Item extends BulkItem> {
     }
     // What is blocked goes out when what it waits for is settled.
     if (bulk.length === 0) return;
-    if (left.length > 0) this.#timer = setTimeout(() => this.#sendBulk(), 0);
+    if (left.length > 0) this.#timer = this.#sendAfter(0);
     this.#options.send(bulk);
   }
 }

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Http2Server } from 'node:http2';
 import { Code, ConnectError, type Interceptor, type ServiceImpl } from '@connectrpc/connect';
-import { PushQueue, timerMs } from '@mizzen/common';
+import { errorBoundary, PushQueue } from '@mizzen/common';
 import { ConnectionGuard } from '@mizzen/common/connection-guard';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { ServerConnections } from '@mizzen/common/server-connections';
@@ -21,6 +21,8 @@ import type { DaprHttpApi } from './dapr-http.ts';
 import { outcomeOf, topicEvent } from './grpc-app-channel.ts';
 import type { MessageRuntime, Publication, PublishProblem, StreamEnd } from './message-runtime.ts';
 
+const boundary = errorBoundary('dapr.request');
+
 const codes: Readonly<Record<number, Code>> = { 400: Code.InvalidArgument, 403: Code.PermissionDenied, 404: Code.NotFound };
 
 /** Dapr's gRPC API, as far as it is about messages (dapr.proto): the same runtime as the HTTP one. */
@@ -31,12 +33,14 @@ export class DaprGrpcServer {
 
   constructor(runtime: MessageRuntime, http: DaprHttpApi, port: number, apiToken?: string) {
     this.#port = port;
-    this.#server = createServer(
-      grpcServerSettings,
-      grpcHandler(
-        { routes: (router) => router.service(Dapr, daprService(runtime, http)), interceptors: [requireApiToken(apiToken)] },
-        // A subscription's response begins with its first message.
-        { maxResponseDelayMs: undefined },
+    this.#server = boundary.own(
+      createServer(
+        grpcServerSettings,
+        grpcHandler(
+          { routes: (router) => router.service(Dapr, daprService(runtime, http)), interceptors: [requireApiToken(apiToken)] },
+          // A subscription's response begins with its first message.
+          { maxResponseDelayMs: undefined },
+        ),
       ),
     );
     this.#connections = new ServerConnections(this.#server);
@@ -148,7 +152,7 @@ async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<Subscr
   const channel: AppChannel = {
     deliver(event, timeoutMs, done) {
       const id = textOf(event.event['id']);
-      const timer = setTimeout(() => settle(id, retry(`the stream has not said within ${timeoutMs} ms what became of it`)), timerMs(timeoutMs));
+      const timer = boundary.after(timeoutMs, () => settle(id, retry(`the stream has not said within ${timeoutMs} ms what became of it`)));
       // An event of the same id that is still open has been given up by its broker.
       open.get(id)?.(retry('it was delivered again'));
       open.set(id, (outcome) => {
@@ -187,8 +191,8 @@ async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<Subscr
       const { subscribeTopicEventsRequestType: type } = next.value;
       if (type.case === 'eventProcessed') settle(type.value.id, outcomeOf(type.value.status?.status ?? 0));
     }
-  })().catch(() => {});
-  void reading.finally(() => answers.close());
+  })().catch((error: unknown) => boundary.unexpected(error));
+  boundary.start(() => reading.finally(() => answers.close()));
   signal.addEventListener('abort', () => answers.close());
   try {
     yield* answers;

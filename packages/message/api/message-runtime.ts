@@ -1,5 +1,5 @@
 import type tls from 'node:tls';
-import { Backoff, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { type MessagingConfig, noMessaging, type PubSubComponent, type Subscription } from '@mizzen/envoy-api';
 import type { Cluster } from '@mizzen/proxy/upstream/cluster';
 import { deniedPrefix } from '../broker/frames.ts';
@@ -14,6 +14,9 @@ import { InvalidEvent, wrap } from './cloud-events.ts';
 import { HttpAppChannel } from './http-app-channel.ts';
 import type { MessageMetrics } from './message-metrics.ts';
 import { nextTrail, Subscriber } from './subscriber.ts';
+
+const measuring = errorBoundary('message.lag');
+const publishing = errorBoundary('message.publish');
 
 export interface RuntimeOptions {
   /** What it is called before the control plane has said anything. */
@@ -116,7 +119,7 @@ export class MessageRuntime {
     this.#isClosed = false;
     this.#refusals = new Backoff(1_000, 30_000);
     this.#retry = undefined;
-    this.#lagTimer = setInterval(() => void this.#measureLag(), lagEveryMs).unref();
+    this.#lagTimer = measuring.every(lagEveryMs, () => measuring.start(() => this.#measureLag())).unref();
   }
 
   get appId(): string {
@@ -174,15 +177,14 @@ export class MessageRuntime {
             secretFields: component.secretFields ?? [],
           });
     const opened: Opened = { component, key: keyOf(component, this.appId), driver, ready: undefined, problem: undefined };
-    driver.then(
-      (made) => {
+    driver
+      .then((made) => {
         opened.ready = made;
-      },
-      (error: unknown) => {
+      })
+      .catch((error: unknown) => {
         opened.problem = messageOf(error);
         this.#options.logger[missing.length > 0 ? 'info' : 'error'](`the component ${component.name} cannot be used: ${opened.problem}`);
-      },
-    );
+      });
     return opened;
   }
 
@@ -255,7 +257,16 @@ export class MessageRuntime {
     // The path that is walked most has no promise on it.
     if (ready instanceof EmbeddedDriver) return ready.publishAll(topic, messages, (problem) => finish(messages.map(() => problem)));
     if (opened.problem !== undefined) return finish(messages.map(() => opened.problem));
-    void opened.driver.then((driver) => driver.publish(topic, messages)).then(finish, (error: unknown) => finish(messages.map(() => messageOf(error))));
+    const failed = (error: unknown): readonly string[] => {
+      publishing.unexpected(error);
+      return messages.map(() => messageOf(error));
+    };
+    publishing.start(() =>
+      opened.driver
+        .then((driver) => driver.publish(topic, messages))
+        .catch(failed)
+        .then(finish),
+    );
   }
 
   #messageOf({ pubsub, topic, contentType, body, metadata, traceparent, tracestate, json }: Publication): OutgoingMessage {
@@ -332,13 +343,13 @@ export class MessageRuntime {
     const current = this.#subscribers.get(name);
     if (current === undefined || this.#isClosed) return;
     this.#subscribers.delete(name);
-    void current.subscriber.close(0);
+    publishing.start(() => current.subscriber.close(0));
     const { pubsubname, topic } = current.subscriber.subscription;
     this.#options.metrics.published(pubsubname, topic, 'subscription_refused', 1);
     const inMs = this.#refusals.nextMs();
     this.#options.logger.error(`there is no subscription to ${name}: ${reason}. It is tried again in ${(inMs / 1000).toFixed(1)} s.`);
     clearTimeout(this.#retry);
-    this.#retry = setTimeout(() => this.#updateSoon(), inMs).unref();
+    this.#retry = publishing.after(inMs, () => this.#updateSoon()).unref();
   }
 
   /** Streams whose access or Component has changed end with a status that says which. */
@@ -432,12 +443,12 @@ export class MessageRuntime {
             delayMs: 0,
             ttlMs: 0,
           };
-          void opened.driver
-            .then((driver) => driver.publish(subscription.deadLetterTopic, [message]))
-            .then(
-              ([problem]) => done(problem),
-              (error: unknown) => done(messageOf(error)),
-            );
+          publishing.start(() =>
+            opened.driver
+              .then((driver) => driver.publish(subscription.deadLetterTopic, [message]))
+              .catch((error: unknown) => [messageOf(error)])
+              .then(([problem]) => done(problem)),
+          );
         },
         onRefused,
         metrics: this.#options.metrics,

@@ -1,4 +1,4 @@
-import { type Logger, messageOf, timerMs } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import type { CanaryRoute, ResiliencyPolicy, Subscription } from '@mizzen/envoy-api';
 import type { BrokerDriver, BrokerSubscription, Delivery } from '../brokers/driver.ts';
 import type { AppChannel, DeliveredEvent, DeliveryOutcome } from './app-channel.ts';
@@ -6,6 +6,9 @@ import { type BulkItem, BulkQueue } from './bulk-queue.ts';
 import { readEvent } from './cloud-events.ts';
 import { EventRouter } from './event-router.ts';
 import type { MessageMetrics } from './message-metrics.ts';
+
+const boundary = errorBoundary('message.delivery');
+const waiting = errorBoundary('message.timer');
 
 export interface SubscriberOptions {
   readonly subscription: Subscription;
@@ -115,12 +118,11 @@ export class Subscriber {
       (delivery) => this.#take(delivery),
       (reason) => this.#options.onRefused(reason),
     );
-    this.#opening.then(
-      (opened) => {
+    this.#opening
+      .then((opened) => {
         this.#opened = opened;
-      },
-      (error: unknown) => this.#options.onRefused(messageOf(error)),
-    );
+      })
+      .catch((error: unknown) => this.#options.onRefused(messageOf(error)));
   }
 
   /** Takes nothing more; handlers that run may end within `drainMs`, and what waits goes back to the broker. */
@@ -175,8 +177,10 @@ export class Subscriber {
     if (this.#isDraining) return;
     job.attempts++;
     try {
+      boundary.enter();
       this.#hand(job);
     } catch (error) {
+      boundary.caught(error);
       // One message ends alone.
       this.#finish(job, { status: 'DROP', reason: `it cannot be handed to the application: ${messageOf(error)}` });
     }
@@ -324,10 +328,12 @@ export class Subscriber {
   }
 
   #later(ms: number, then: () => void): void {
-    const timer = setTimeout(() => {
+    const due = () => {
       this.#timers.delete(timer);
       then();
-    }, timerMs(ms));
+    };
+    // A message whose step has failed is not forgotten.
+    const timer = waiting.after(ms, due, () => this.#later(longestPauseMs, then));
     this.#timers.add(timer);
   }
 
@@ -339,11 +345,13 @@ export class Subscriber {
     for (const [i, job] of jobs.entries()) {
       job.attempts++;
       try {
+        boundary.enter();
         const event = this.#eventOf(job.delivery);
         const path = this.#router.pathFor(event.event);
         if (path === '') this.#finish(job, { status: 'DROP', reason: 'no rule of the subscription matches it, and there is no default' });
         else byPath.set(path, [...(byPath.get(path) ?? []), { job, event: { ...event, path, entryId: String(i) } }]);
       } catch (error) {
+        boundary.caught(error);
         // One message ends alone.
         this.#finish(job, { status: 'DROP', reason: `it cannot be handed to the application: ${messageOf(error)}` });
       }

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import tls from 'node:tls';
-import { type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
 import { ConnectionGuard, maxHandshakeMs } from '@mizzen/common/connection-guard';
 import type { PeerValidity } from '@mizzen/common/peer-validity';
 import { ServerConnections } from '@mizzen/common/server-connections';
@@ -12,6 +12,8 @@ import type { Broker, GroupCaller, Membership } from './broker.ts';
 import type { GroupMember } from './consumer-group.ts';
 import { FrameSocket } from './frame-socket.ts';
 import { type Cursor, deniedPrefix, FrameBuilder, frameKind, protocolVersion, shortText, textBytes } from './frames.ts';
+
+const boundary = errorBoundary('broker.connection');
 
 export interface BrokerServerOptions {
   readonly broker: Broker;
@@ -63,7 +65,9 @@ export class BrokerServer {
     this.#adopting = Promise.resolve();
     const { authorization } = options;
     const onSocket = (socket: net.Socket) => {
+      boundary.own(socket);
       try {
+        boundary.enter();
         const identity = authorization?.identityOf(socket as tls.TLSSocket);
         const problem =
           authorization === undefined
@@ -73,23 +77,22 @@ export class BrokerServer {
               : authorization.validity.follow(socket as tls.TLSSocket);
         if (problem !== undefined) {
           options.logger.warn(`a client of the broker was refused: ${problem}`, { peer: socket.remoteAddress, identity });
-          socket.on('error', () => {});
           return void socket.destroy();
         }
         if (this.#guard.prove(socket, identity ?? 'plain')) new Connection(socket, options, identity);
       } catch (error) {
-        options.logger.error(`a connection to the broker cannot be served: ${messageOf(error)}`);
-        socket.on('error', () => {});
+        boundary.caught(error);
         socket.destroy();
       }
     };
-    this.#server =
+    this.#server = boundary.own(
       options.tls === undefined
         ? net.createServer(onSocket)
-        : tls.createServer({ ...tlsDefaults, ...options.tls(), requestCert: true, rejectUnauthorized: true, handshakeTimeout: maxHandshakeMs }, onSocket);
+        : tls.createServer({ ...tlsDefaults, ...options.tls(), requestCert: true, rejectUnauthorized: true, handshakeTimeout: maxHandshakeMs }, onSocket),
+    );
     this.#guard = new ConnectionGuard(this.#server);
     this.#connections = new ServerConnections(this.#server);
-    this.#sweep = authorization === undefined ? undefined : setInterval(() => authorization.validity.endInvalid(), sweepMs).unref();
+    this.#sweep = authorization === undefined ? undefined : boundary.every(sweepMs, () => authorization.validity.endInvalid()).unref();
     this.#stopFollowing = authorization?.access.onChange(() => this.#adopt(authorization.access));
     if (authorization?.access.isKnown) this.#adopt(authorization.access);
     this.#server.on('tlsClientError', (error: Error) => options.logger.debug('a client of the broker was refused', { error: error.message }));
@@ -106,7 +109,7 @@ export class BrokerServer {
 
   /** Gives topics of earlier versions to the only Component that there is. Where there are several, the operator decides. */
   #adopt(access: BrokerAccess): void {
-    this.#adopting = this.#adopting.then(async () => {
+    const adopt = async () => {
       const { broker, logger } = this.#options;
       const { spaces } = access;
       if (spaces.length === 0) return;
@@ -117,7 +120,8 @@ export class BrokerServer {
             topic,
           });
       }
-    });
+    };
+    this.#adopting = this.#adopting.then(adopt).catch((error: unknown) => boundary.caught(error));
   }
 
   async listen(): Promise<void> {
@@ -177,7 +181,7 @@ class Connection implements GroupCaller {
         this.#subscriptions.clear();
       },
     );
-    socket.on('drain', () => {
+    boundary.own(socket).on('drain', () => {
       for (const { membership } of this.#subscriptions.values()) membership.writable();
     });
   }
@@ -218,7 +222,7 @@ class Connection implements GroupCaller {
       case frameKind.retire:
         return this.#subscriptions.get(content.u32())?.membership.retire();
       case frameKind.ask:
-        return void this.#ask(content.u32(), content.text());
+        return this.#startAnswer(content.u32(), content.text());
       default:
         // Of a later version than this one: what is not understood is not answered.
         return;
@@ -229,7 +233,11 @@ class Connection implements GroupCaller {
     this.#appId = appId;
     if (this.#access === undefined || appId === undefined || this.#access.isBound(this.#peer)) return this.#welcome();
     clearTimeout(this.#waiting);
-    this.#waiting = setTimeout(() => this.#welcome(), maxAppWaitMs);
+    this.#waiting = boundary.after(
+      maxAppWaitMs,
+      () => this.#welcome(),
+      () => this.#frames.close(),
+    );
   }
 
   #welcome(): void {
@@ -328,6 +336,12 @@ class Connection implements GroupCaller {
       this.#subscriptions.delete(id);
       answer(shortText(problemOf(error)));
     }
+  }
+
+  #startAnswer(request: number, text: string): void {
+    const failed = () =>
+      this.#frames.send(new FrameBuilder(frameKind.answer, 4 + textBytes('internal error') + 4).u32(request).text('internal error').u32(0).done());
+    boundary.start(() => this.#ask(request, text), failed);
   }
 
   async #ask(request: number, text: string): Promise<void> {

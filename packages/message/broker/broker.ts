@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { type LogSettings, PartitionLog } from '../log/partition-log.ts';
 import type { Damage } from '../log/segment.ts';
 import { checkTopicName, fullNameOf, isFullName, splitFullName } from '../policy/topic-names.ts';
@@ -17,6 +17,8 @@ import {
   renameTopicFolder,
   writeTopicFile,
 } from './topic-folders.ts';
+
+const boundary = errorBoundary('broker.topic');
 
 export interface BrokerSettings {
   readonly folder: string;
@@ -76,7 +78,7 @@ class Topic {
         partitions.push(new PartitionLog(join(folder, String(i)), settings, pump, Date.now, onDamage));
       }
     } catch (error) {
-      for (const partition of partitions) void partition.close();
+      for (const partition of partitions) boundary.start(() => partition.close());
       throw error;
     }
   }
@@ -132,7 +134,7 @@ export class Broker {
     this.#lock = new HomeLock(settings.folder);
     this.#offsets = new OffsetStore(settings.folder, (problem) => logger.error(problem));
     this.#openAll();
-    this.#retention = setInterval(() => this.#enforceRetention(), retentionEveryMs).unref();
+    this.#retention = boundary.every(retentionEveryMs, () => this.#enforceRetention()).unref();
   }
 
   #openAll(): void {

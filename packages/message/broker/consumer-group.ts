@@ -1,6 +1,11 @@
+import { errorBoundary } from '@mizzen/common';
 import type { PartitionLog } from '../log/partition-log.ts';
 import { deliverAtOf, offsetOf } from '../log/record.ts';
 import type { GroupProgress } from './offset-store.ts';
+
+const boundary = errorBoundary('broker.group');
+/** Before a partition is looked at again after an exception. */
+const failedPauseMs = 1_000;
 
 /** Somebody who takes a group's messages, as many at a time as it has credit for. */
 export interface GroupMember {
@@ -138,7 +143,7 @@ export class GroupPartition {
     }
     if (!isGone && this.#member !== undefined && this.#heldCount > 0) {
       this.#heir = { member };
-      this.#handover ??= setTimeout(() => this.#handOver(), this.#maxHandoverMs);
+      this.#handover ??= boundary.after(this.#maxHandoverMs, () => this.#handOver());
       return;
     }
     this.#heir = { member };
@@ -230,7 +235,7 @@ export class GroupPartition {
     const reading = this.#reading;
     // What retention has taken away is gone.
     if (this.#cursor < this.#log.firstOffset) this.#cursor = this.#log.firstOffset;
-    this.#log.read(this.#cursor, readBytes, (records) => {
+    const given = (records: readonly Buffer[]) => {
       if (reading !== this.#reading) return;
       this.#isReading = false;
       const now = this.#now();
@@ -251,11 +256,43 @@ export class GroupPartition {
         this.#open.set(offset, { attempt: 1, holder: member, notBeforeMs: 0 });
         this.#heldCount++;
         member.credit--;
-        member.deliver(this.partition, 1, record);
+        this.#deliver(member, 1, record, offset);
       }
       this.#setTimer();
       if (records.length > 0) this.pump();
-    });
+    };
+    this.#log.read(
+      this.#cursor,
+      readBytes,
+      boundary.wrap(given, () => this.#readFailed(reading)),
+    );
+  }
+
+  /** Hands out one record. One that cannot be sent is given out again after a pause; those behind it go on. */
+  #deliver(member: GroupMember, attempt: number, record: Buffer, offset: number): void {
+    try {
+      boundary.enter();
+      member.deliver(this.partition, attempt, record);
+    } catch (error) {
+      boundary.caught(error);
+      member.credit++;
+      this.#heldCount--;
+      this.#delayedCount++;
+      this.#open.set(offset, { attempt: 0, holder: undefined, notBeforeMs: this.#now() + failedPauseMs });
+      this.#due.push(offset);
+    }
+  }
+
+  /** The partition does not stay as if it were read: it is looked at again. */
+  #readFailed(reading: number): void {
+    if (reading !== this.#reading) return;
+    this.#isReading = false;
+    clearTimeout(this.#timer);
+    this.#timer = boundary.after(
+      failedPauseMs,
+      () => this.pump(),
+      () => this.#readFailed(reading),
+    );
   }
 
   /** Moves the cursor over what was done before a restart. */
@@ -301,7 +338,7 @@ export class GroupPartition {
         }
         let isBack = false;
         let isSync = true;
-        this.#log.read(offset, 1, ([record]) => {
+        const given = ([record]: readonly Buffer[]) => {
           if (reading !== this.#reading) return;
           isBack = true;
           if (record === undefined || offsetOf(record) !== offset) {
@@ -314,10 +351,17 @@ export class GroupPartition {
             open.holder = member;
             this.#heldCount++;
             member.credit--;
-            member.deliver(this.partition, open.attempt, record);
+            this.#deliver(member, open.attempt, record, offset);
           }
           if (!isSync) next(i + 1);
-        });
+        };
+        const failed = () => {
+          isBack = true;
+          this.#due.push(...due.slice(i));
+          this.#readFailed(reading);
+        };
+        this.#log.read(offset, 1, boundary.wrap(given, failed));
+        if (!this.#isReading) return;
         isSync = false;
         if (!isBack) return;
       }
@@ -334,7 +378,10 @@ export class GroupPartition {
     let next = Number.POSITIVE_INFINITY;
     for (const offset of this.#due) next = Math.min(next, this.#open.get(offset)?.notBeforeMs ?? next);
     if (next === Number.POSITIVE_INFINITY || this.#member === undefined || this.#isReading) return;
-    this.#timer = setTimeout(() => this.pump(), Math.min(maxTimerMs, Math.max(1, next - this.#now())));
+    const again = () => {
+      this.#timer = boundary.after(failedPauseMs, () => this.pump(), again);
+    };
+    this.#timer = boundary.after(Math.min(maxTimerMs, Math.max(1, next - this.#now())), () => this.pump(), again);
   }
 
   close(): void {
@@ -437,7 +484,11 @@ export class ConsumerGroup {
 
   /** A member has room again. Its credit counts for all of its partitions: each of them comes first in its turn, so that none starves beside a long one. */
   pumpSoon(member: GroupMember): void {
-    if (this.#pumping.size === 0) setImmediate(() => this.#pumpAll());
+    if (this.#pumping.size === 0)
+      boundary.soon(
+        () => this.#pumpAll(),
+        () => this.#pumping.clear(),
+      );
     this.#pumping.add(member);
   }
 
@@ -446,7 +497,7 @@ export class ConsumerGroup {
     this.#firstPumped++;
     for (let i = 0; i < length; i++) {
       const partition = this.partitions[(this.#firstPumped + i) % length]!;
-      if (partition.member !== undefined && this.#pumping.has(partition.member)) partition.pump();
+      if (partition.member !== undefined && this.#pumping.has(partition.member)) boundary.run(() => partition.pump());
     }
     this.#pumping.clear();
   }

@@ -1,6 +1,8 @@
 import type net from 'node:net';
-import { messageOf } from '@mizzen/common';
+import { errorBoundary, messageOf } from '@mizzen/common';
 import { type Cursor, FrameReader } from './frames.ts';
+
+const boundary = errorBoundary('broker.frames');
 
 /** A socket that carries frames: everything that is sent in one turn of the event loop goes out with one write. */
 export class FrameSocket {
@@ -16,11 +18,12 @@ export class FrameSocket {
     const reader = new FrameReader();
     let reason = 'the connection was closed';
     socket.setNoDelay(true);
-    socket.on('data', (chunk: Buffer) => {
+    boundary.own(socket).on('data', (chunk: Buffer) => {
       let problem: string | undefined;
       try {
         problem = reader.read(chunk, onFrame);
       } catch (error) {
+        boundary.caught(error);
         // Whatever a frame causes ends its connection alone.
         problem = `a frame could not be handled: ${messageOf(error)}`;
       }
@@ -47,7 +50,10 @@ export class FrameSocket {
     this.#waiting.push(...buffers);
     if (this.#isScheduled) return;
     this.#isScheduled = true;
-    setImmediate(() => this.#flush());
+    boundary.soon(
+      () => this.#flush(),
+      () => this.#socket.destroy(),
+    );
   }
 
   #flush(): void {

@@ -1,7 +1,9 @@
 import { existsSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { messageOf } from '@mizzen/common';
+import { errorBoundary, messageOf } from '@mizzen/common';
 import { openLine, readTextFile, sealLine, writeDurably } from '../log/durable-file.ts';
+
+const boundary = errorBoundary('broker.offsets');
 
 /** What a group has done of a partition: everything below `committed`, and the ranges of offsets in `done` (pairs: from, before). */
 export interface GroupProgress {
@@ -64,7 +66,7 @@ export class OffsetStore {
   /** The group has come further. */
   changed(group: string, topic: string): void {
     this.#entry(group, topic).line = undefined;
-    this.#timer ??= setTimeout(() => this.save(), saveDelayMs);
+    this.#timer ??= this.#saveAfter(saveDelayMs);
   }
 
   /** The identity that a group belongs to; '': none. */
@@ -103,6 +105,13 @@ export class OffsetStore {
     return [...this.#entries.values()].filter((entry) => entry.topic === topic).map(({ group }) => group);
   }
 
+  #saveAfter(delayMs: number): NodeJS.Timeout {
+    const again = () => {
+      this.#timer = this.#saveAfter(5 * saveDelayMs);
+    };
+    return boundary.after(delayMs, () => this.save(), again);
+  }
+
   save(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -124,7 +133,7 @@ export class OffsetStore {
       // Until it succeeds a restart delivers again what has been done since: nothing is lost.
       if (!this.#isFailing) this.#onProblem(`the progress of consumers cannot be saved, trying again: ${messageOf(error)}`);
       this.#isFailing = true;
-      this.#timer ??= setTimeout(() => this.save(), 5 * saveDelayMs);
+      this.#timer ??= this.#saveAfter(5 * saveDelayMs);
     }
   }
 

@@ -1,6 +1,6 @@
 import net from 'node:net';
 import tls from 'node:tls';
-import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import { FrameSocket } from '../broker/frame-socket.ts';
 import { type Cursor, deniedPrefix, FrameBuilder, frameKind, protocolVersion, textBytes } from '../broker/frames.ts';
 import { decodeRecord, maxRecordBytes, recordBytes, writeRecord } from '../log/record.ts';
@@ -15,6 +15,8 @@ import {
   type SubscriptionRequest,
   ttlHeader,
 } from './driver.ts';
+
+const boundary = errorBoundary('driver.embedded');
 
 export interface EmbeddedDriverOptions {
   readonly host: string;
@@ -92,7 +94,7 @@ export class EmbeddedDriver implements BrokerDriver {
     this.#nextId = 1;
     this.#isClosed = false;
     this.#reconnect = undefined;
-    this.#sweeper = setInterval(() => this.#sweep(), sweepMs);
+    this.#sweeper = boundary.every(sweepMs, () => this.#sweep());
     this.#connect();
   }
 
@@ -216,7 +218,7 @@ export class EmbeddedDriver implements BrokerDriver {
     let socket: net.Socket;
     try {
       const own = this.#options.tls?.();
-      socket = own === undefined ? net.connect({ host, port }) : tls.connect({ host, port, ...own });
+      socket = boundary.own(own === undefined ? net.connect({ host, port }) : tls.connect({ host, port, ...own }));
     } catch (error) {
       return this.#lost(messageOf(error));
     }
@@ -245,7 +247,11 @@ export class EmbeddedDriver implements BrokerDriver {
     this.#asking.clear();
     if (this.#isClosed) return;
     if (wasReady) this.#options.logger.warn(`${this.#problem}. Trying again; what was not confirmed is sent again.`);
-    this.#reconnect = setTimeout(() => this.#connect(), this.#backoff.nextMs());
+    this.#reconnect = boundary.after(
+      this.#backoff.nextMs(),
+      () => this.#connect(),
+      () => this.#lost('internal error'),
+    );
   }
 
   #onFrame(kind: number, content: Cursor): void {
@@ -266,9 +272,9 @@ export class EmbeddedDriver implements BrokerDriver {
         if (publishing === undefined) return;
         if (problem.startsWith(deniedPrefix) && !publishing.isSecond) {
           publishing.isSecond = true;
-          return void setTimeout(() => {
+          return void boundary.after(deniedPauseMs, () => {
             if (this.#isReady && this.#publishing.has(id)) this.#frames!.send(publishing.frame);
-          }, deniedPauseMs);
+          });
         }
         this.#publishing.delete(id);
         return publishing.done(problem === '' ? undefined : problem);
@@ -278,9 +284,9 @@ export class EmbeddedDriver implements BrokerDriver {
         const problem = content.text();
         if (subscribed !== undefined && problem.startsWith(deniedPrefix) && !subscribed.isSecond) {
           subscribed.isSecond = true;
-          setTimeout(() => {
+          boundary.after(deniedPauseMs, () => {
             if (this.#isReady && this.#subscriptions.get(subscribed.id) === subscribed) this.#sendSubscribe(subscribed);
-          }, deniedPauseMs);
+          });
           return;
         }
         if (subscribed !== undefined) subscribed.isSecond = false;

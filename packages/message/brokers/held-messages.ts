@@ -1,5 +1,7 @@
-import { timerMs } from '@mizzen/common';
+import { errorBoundary } from '@mizzen/common';
 
+const boundary = errorBoundary('driver.held-message');
+const failedPauseMs = 5_000;
 /** Timers of messages that wait on this side of a broker, which all end with their subscription. */
 export class HeldMessages {
   readonly #timers: Set<NodeJS.Timeout>;
@@ -14,10 +16,12 @@ export class HeldMessages {
   hold(ms: number, then: () => void): void {
     if (this.#isClosed) return;
     if (ms <= 0) return then();
-    const timer = setTimeout(() => {
+    const due = () => {
       this.#timers.delete(timer);
       then();
-    }, timerMs(ms));
+    };
+    // A message whose step has failed is not forgotten.
+    const timer = boundary.after(Math.min(ms, 2_147_483_647), due, () => this.hold(failedPauseMs, then));
     this.#timers.add(timer);
   }
 

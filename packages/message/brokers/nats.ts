@@ -1,4 +1,4 @@
-import { Backoff, type Logger, messageOf, timerMs } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import {
   AckPolicy,
   type Consumer,
@@ -16,6 +16,10 @@ import type { BrokerDriver, BrokerSubscription, Delivery, OutgoingMessage, Subsc
 import { publishTimeoutMs } from './driver.ts';
 import { readWireHeaders, wireHeaders } from './message-headers.ts';
 import { within } from './within.ts';
+
+const boundary = errorBoundary('driver.nats');
+/** Before a message comes again that has thrown here. */
+const failedPauseMs = 5_000;
 
 export interface NatsDriverOptions {
   /** nats://host:port, or several with commas. */
@@ -88,7 +92,8 @@ export class NatsDriver implements BrokerDriver {
         try {
           if (messages === undefined) await open();
           backoff.reset();
-          for await (const message of messages!) this.#take(message, working, deliver);
+          // A message that cannot be handled comes again later; those behind it go on.
+          for await (const message of messages!) boundary.run(() => this.#take(message, working, deliver)) || boundary.run(() => message.nak(failedPauseMs));
         } catch (error) {
           if (!isClosed) this.#options.logger.warn(`the subscription to ${request.topic} was interrupted: ${messageOf(error)}`);
         }
@@ -127,7 +132,7 @@ export class NatsDriver implements BrokerDriver {
     const { headers, key, publishedAtMs, deliverAtMs, isExpired } = readWireHeaders(wire, now);
     if (isExpired) return message.ack();
     if (deliverAtMs > now) return message.nak(deliverAtMs - now);
-    const working = setInterval(() => message.working(), timerMs((this.#options.takeOverMs ?? defaultTakeOverMs) / 3));
+    const working = boundary.every((this.#options.takeOverMs ?? defaultTakeOverMs) / 3, () => message.working());
     timers.add(working);
     let isSettled = false;
     const settle = (then: () => void) => {
@@ -203,7 +208,7 @@ export class NatsDriver implements BrokerDriver {
           await manager.streams.add({ name: stream, subjects: [`${stream}.>`], storage: StorageType.File });
         }
         this.#problem = undefined;
-        void this.#watch(nc);
+        boundary.start(() => this.#watch(nc));
         return { nc, js, manager };
       } catch (error) {
         const problem = hide(`NATS at ${url} cannot be used: ${messageOf(error)}`);

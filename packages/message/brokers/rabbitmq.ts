@@ -1,10 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import { Backoff, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import { type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect, type Message } from 'amqplib';
 import { type BrokerDriver, type BrokerSubscription, type Delivery, type OutgoingMessage, publishTimeoutMs, type SubscriptionRequest } from './driver.ts';
 import { HeldMessages } from './held-messages.ts';
 import { readWireHeaders, wireHeaders } from './message-headers.ts';
 import { within } from './within.ts';
+
+const boundary = errorBoundary('driver.rabbitmq');
+/** Before a message comes again that has thrown here. */
+const failedPauseMs = 5_000;
 
 export interface RabbitDriverOptions {
   /** amqp://user:password@host:port/vhost */
@@ -65,7 +69,7 @@ export class RabbitDriver implements BrokerDriver {
           new Promise<string | undefined>((resolve) => {
             const failed = (error: unknown) => resolve(`the message was not stored: ${messageOf(error)}`);
             // A connection that breaks confirms nothing more.
-            const timer = setTimeout(() => failed(this.#problem ?? `not confirmed within ${publishTimeoutMs} ms`), publishTimeoutMs);
+            const timer = boundary.after(publishTimeoutMs, () => failed(this.#problem ?? `not confirmed within ${publishTimeoutMs} ms`));
             const messageId = randomUUID();
             try {
               channel.publish(
@@ -101,8 +105,7 @@ export class RabbitDriver implements BrokerDriver {
       await within(openOn(model), stepMs);
     };
     const openOn = async (model: ChannelModel): Promise<void> => {
-      const channel = await model.createChannel();
-      channel.on('error', () => {});
+      const channel = boundary.own(await model.createChannel());
       await channel.assertExchange(exchangeOf(topic), 'fanout', { durable: true });
       const queue = queueOf(topic, group);
       await channel.assertQueue(queue, { durable: true });
@@ -113,7 +116,10 @@ export class RabbitDriver implements BrokerDriver {
         isOpen = false;
       });
       await channel.consume(queue, (message) => {
-        if (message !== null) this.#take(message, channel, () => isOpen, held, attempts, deliver);
+        if (message === null) return;
+        // A message that cannot be handled comes again later; those behind it go on.
+        const again = () => held.hold(failedPauseMs, () => isOpen && channel.nack(message, false, true));
+        boundary.run(() => this.#take(message, channel, () => isOpen, held, attempts, deliver)) || boundary.run(again);
       });
       current = { close: () => channel.close() };
     };
@@ -131,8 +137,7 @@ export class RabbitDriver implements BrokerDriver {
 
   async lag(topic: string, group: string): Promise<number | undefined> {
     const { model } = await this.#connected();
-    const channel = await model.createChannel();
-    channel.on('error', () => {});
+    const channel = boundary.own(await model.createChannel());
     try {
       // What consumers have and have not settled is not counted: RabbitMQ tells it by its management API only.
       return (await channel.checkQueue(queueOf(topic, group))).messageCount;
@@ -230,11 +235,9 @@ export class RabbitDriver implements BrokerDriver {
       let model: ChannelModel | undefined;
       try {
         // A server that dies in the middle of a step never ends it.
-        model = await within(connect(url, { timeout: stepMs }), stepMs);
+        model = boundary.own(await within(connect(url, { timeout: stepMs }), stepMs));
         const connected = model;
-        model.on('error', () => {});
-        const channel = await within(model.createConfirmChannel(), stepMs);
-        channel.on('error', () => {});
+        const channel = boundary.own(await within(model.createConfirmChannel(), stepMs));
         channel.on('return', ({ properties }: Message) => this.#returned.add(String(properties.messageId)));
         model.on('close', () => this.#lost(shown));
         this.#exchanges.clear();
@@ -267,7 +270,7 @@ export class RabbitDriver implements BrokerDriver {
         }
       }
     };
-    for (const open of this.#subscriptions) void again(open);
+    for (const open of this.#subscriptions) boundary.start(() => again(open));
     this.#connected().catch(() => {});
   }
 }

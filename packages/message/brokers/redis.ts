@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto';
-import { type Logger, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import { Redis } from 'ioredis';
 import { type BrokerDriver, type BrokerSubscription, type Delivery, type OutgoingMessage, publishTimeoutMs, type SubscriptionRequest } from './driver.ts';
 import { HeldMessages } from './held-messages.ts';
 import { readWireHeaders, wireHeaders } from './message-headers.ts';
+
+const boundary = errorBoundary('driver.redis');
 
 export interface RedisDriverOptions {
   /** `host:port`, or a redis:// URL. */
@@ -34,7 +36,7 @@ export class RedisDriver implements BrokerDriver {
     const { hide = String } = options;
     this.#consumer = randomUUID();
     this.#problem = 'not connected yet';
-    this.#redis = this.#connect({ commandTimeout: publishTimeoutMs, maxRetriesPerRequest: null });
+    this.#redis = boundary.own(this.#connect({ commandTimeout: publishTimeoutMs, maxRetriesPerRequest: null }));
     this.#redis.on('ready', () => {
       this.#problem = undefined;
     });
@@ -50,11 +52,14 @@ export class RedisDriver implements BrokerDriver {
 
   #connect(more: object): Redis {
     const { address, password } = this.#options;
-    return new Redis(address.includes('://') ? address : `redis://${address}`, {
-      retryStrategy: (attempt: number) => Math.min(1_000, 50 * attempt),
-      ...(password === undefined ? {} : { password }),
-      ...more,
-    });
+    return boundary.own(
+      new Redis(address.includes('://') ? address : `redis://${address}`, {
+        retryStrategy: (attempt: number) => Math.min(1_000, 50 * attempt),
+        ...(password === undefined ? {} : { password }),
+        ...more,
+      }),
+      () => {},
+    );
   }
 
   problem(): string | undefined {
@@ -84,7 +89,6 @@ export class RedisDriver implements BrokerDriver {
     const claimEveryMs = takeOverMs / 3;
     // Reading blocks: it has a connection of its own.
     const reader = this.#connect({ maxRetriesPerRequest: null });
-    reader.on('error', () => {});
     const held = new HeldMessages();
     const inFlight = new Map<string, number>();
     let wake: (() => void) | undefined;
@@ -136,6 +140,14 @@ export class RedisDriver implements BrokerDriver {
         }),
       );
     };
+    // A message that cannot be handled stays pending and is claimed again later; those behind it go on.
+    const giveAlone = (id: Buffer, fields: readonly Buffer[], attempt: number) => {
+      const failed = () => {
+        inFlight.delete(id.toString());
+        wake?.();
+      };
+      boundary.run(() => give(id.toString(), fields, attempt)) || failed();
+    };
     const read = async (): Promise<void> => {
       while (!isClosed) {
         if (inFlight.size >= maxInFlight) {
@@ -151,7 +163,7 @@ export class RedisDriver implements BrokerDriver {
             ...['GROUP', group, this.#consumer, 'COUNT', maxInFlight - inFlight.size, 'BLOCK', blockMs, 'STREAMS', stream, '>'],
           );
           if (isClosed) return;
-          for (const [id, fields] of entriesOf(answer)) give(id.toString(), fields, 1);
+          for (const [id, fields] of entriesOf(answer)) giveAlone(id, fields, 1);
         } catch (error) {
           if (isClosed) return;
           // A server that came back without its data has no groups either.
@@ -172,9 +184,9 @@ export class RedisDriver implements BrokerDriver {
         Buffer,
         ([Buffer, Buffer[]] | null)[],
       ];
-      for (const entry of entries) if (entry !== null && !inFlight.has(entry[0].toString())) give(entry[0].toString(), entry[1], 2);
+      for (const entry of entries) if (entry !== null && !inFlight.has(entry[0].toString())) giveAlone(entry[0], entry[1], 2);
     };
-    const claims = setInterval(() => claim().catch(() => {}), claimEveryMs);
+    const claims = boundary.every(claimEveryMs, () => claim().catch((error: unknown) => boundary.unexpected(error)));
     const reading = read();
     return {
       close: async () => {

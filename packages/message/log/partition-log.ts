@@ -1,8 +1,13 @@
 import { fdatasync, mkdirSync, read, readdirSync, rmSync, writev } from 'node:fs';
-import { messageOf } from '@mizzen/common';
+import { errorBoundary, messageOf } from '@mizzen/common';
 import { syncFolder } from './durable-file.ts';
 import { isSound, maxRecordBytes, offsetOf, recordLengthAt, sealRecord, timestampOf } from './record.ts';
 import { type Damage, Segment } from './segment.ts';
+
+const boundary = errorBoundary('broker.log');
+const callbacks = errorBoundary('broker.log.callback');
+/** Before a read is repeated after an exception. */
+const failedPauseMs = 1_000;
 
 export interface LogSettings {
   readonly segmentBytes: number;
@@ -98,7 +103,10 @@ export class PartitionLog {
     // What else comes in this turn of the event loop is written together with it.
     if (!this.#isWriting) {
       this.#isWriting = true;
-      setImmediate(() => this.#write());
+      boundary.soon(
+        () => this.#write(),
+        () => this.#brokenOff(),
+      );
     }
   }
 
@@ -126,11 +134,20 @@ export class PartitionLog {
         sealRecord(record, offset++, now);
         buffers.push(record);
       }
-    writeAll(segment.fd, joinNeighbours(buffers), (error) => {
+    const failed = () => this.#failed(batch, segment, new Error('internal error'));
+    const synced = (error: Error | null) => (error === null ? this.#written(batch, buffers, segment, now) : this.#failed(batch, segment, error));
+    const written = (error: Error | undefined) => {
       if (error !== undefined) return this.#failed(batch, segment, error);
       if (!this.#settings.syncs) return this.#written(batch, buffers, segment, now);
-      fdatasync(segment.fd, (syncError) => (syncError === null ? this.#written(batch, buffers, segment, now) : this.#failed(batch, segment, syncError)));
-    });
+      fdatasync(segment.fd, boundary.wrap(synced, failed));
+    };
+    writeAll(segment.fd, joinNeighbours(buffers), boundary.wrap(written, failed));
+  }
+
+  /** After an exception: what waits is refused, and the next append writes again. */
+  #brokenOff(): void {
+    this.#isWriting = false;
+    for (const { done } of this.#waiting.splice(0)) callbacks.run(() => done(new Error('the message cannot be stored: internal error')));
   }
 
   #written(batch: readonly Waiting[], buffers: readonly Buffer[], segment: Segment, now: number): void {
@@ -141,18 +158,20 @@ export class PartitionLog {
       this.#tailBytes += record.length;
     }
     while (this.#tailBytes > tailBytes && this.#tail.length > 1) this.#tailBytes -= this.#tail.shift()!.length;
+    // An exception in a callback of one publisher, or of a reader, is not one of the log.
     for (const { records, done } of batch) {
-      done(first);
+      const offset = first;
+      callbacks.run(() => done(offset));
       first += records.length;
     }
-    this.#onAppended();
+    callbacks.run(() => this.#onAppended());
     this.#write();
   }
 
   /** What may have been written in part is taken back, so that nothing is found later that was not acknowledged. */
   #failed(batch: readonly Waiting[], segment: Segment | undefined, error: Error): void {
     if (segment !== undefined) this.#takeBack(segment);
-    for (const { done } of batch) done(new Error(`the message cannot be stored: ${messageOf(error)}`));
+    for (const { done } of batch) callbacks.run(() => done(new Error(`the message cannot be stored: ${messageOf(error)}`)));
     this.#write();
   }
 
@@ -229,7 +248,7 @@ export class PartitionLog {
     const wanted = Math.min(maxBytes + 64 * 1024, segment.sizeBytes - position);
     if (wanted <= 0) return this.#readBehind(segment, expected, offset, maxBytes, done);
     const bytes = Buffer.allocUnsafe(wanted);
-    read(segment.fd, bytes, 0, wanted, position, (error, count) => {
+    const received = (error: Error | null, count: number) => {
       if (error !== null) return this.#unreadable(segment, position, error, done);
       // Bytes that a failed write has left behind the end belong to no record.
       const end = this.#endOf(segment);
@@ -257,7 +276,16 @@ export class PartitionLog {
       if (needed > held.length && needed <= maxRecordBytes && position + needed <= segment.sizeBytes && needed > maxBytes)
         return this.#readFile(segment, position, next, offset, needed, done);
       this.#readDamaged(segment, position, next, offset, maxBytes, done);
-    });
+    };
+    const again = () =>
+      boundary
+        .after(
+          failedPauseMs,
+          () => this.#readFile(segment, position, expected, offset, maxBytes, done),
+          () => done([]),
+        )
+        .unref();
+    read(segment.fd, bytes, 0, wanted, position, boundary.wrap(received, again));
   }
 
   #readDamaged(segment: Segment, position: number, expected: number, offset: number, maxBytes: number, done: (records: readonly Buffer[]) => void): void {

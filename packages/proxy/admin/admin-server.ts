@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { http, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, http, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { ConnectionGuard, httpServerOptions, limitHttpTimes } from '@mizzen/common/connection-guard';
 import { ServerConnections } from '@mizzen/common/server-connections';
 import { renderPrometheus } from '../telemetry/prometheus.ts';
@@ -9,6 +9,8 @@ import type { StatsSnapshot } from '../telemetry/stats-snapshot.ts';
 import type { SecretStore } from '../tls/secret-store.ts';
 import type { ResourceState } from '../xds/resource-state.ts';
 import { describeCertificates } from './describe-certificates.ts';
+
+const boundary = errorBoundary('admin.request');
 
 /** The admin server, on loopback only and read-only: what the proxy has, does and counts. */
 export interface AdminServerOptions {
@@ -33,12 +35,14 @@ export class AdminServer {
 
   constructor(options: AdminServerOptions) {
     this.#options = options;
-    this.#server = http.createServer(httpServerOptions, (request, response) => {
-      this.#answer(request, response).catch((error: unknown) => {
-        options.logger.error('an admin request failed', { path: request.url?.slice(0, 100), error: messageOf(error) });
-        if (!response.headersSent) send(response, 500, 'text/plain', `${messageOf(error)}\n`);
-      });
-    });
+    this.#server = boundary.own(
+      http.createServer(httpServerOptions, (request, response) => {
+        boundary.start(
+          () => this.#answer(request, response),
+          () => (response.headersSent ? response.destroy() : send(response, 500, 'text/plain', 'internal error: see the log\n')),
+        );
+      }),
+    );
     this.#connections = new ServerConnections(this.#server);
     // Nothing is read here but heads, and nothing is proved.
     new ConnectionGuard(this.#server, { maxConnections: 100, maxUnproven: 100, maxUnprovenPerPeer: 50 });

@@ -1,8 +1,10 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
-import { http, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, http, MizzenError, messageOf } from '@mizzen/common';
 import { ConnectionGuard, httpServerOptions, limitHttpTimes } from '@mizzen/common/connection-guard';
 import { ServerConnections } from '@mizzen/common/server-connections';
+
+const boundary = errorBoundary('public.request');
 
 /**
  * The two things that others than this machine's own people may ask a sidecar: whether it is ready (Istio's port 15021) and its metrics
@@ -21,15 +23,20 @@ export class PublicServer {
 
   constructor(options: PublicServerOptions) {
     this.#options = options;
-    this.#server = http.createServer(httpServerOptions, (request, response) => {
-      const path = (request.url ?? '/').split('?')[0];
-      if (path !== options.path || (request.method !== 'GET' && request.method !== 'HEAD'))
-        return void response.writeHead(404, { 'content-type': 'text/plain' }).end(`only GET ${options.path} is answered here\n`);
-      options.answer().then(
-        ({ status, type, body }) => response.writeHead(status, { 'content-type': type, 'x-content-type-options': 'nosniff' }).end(body),
-        (error: unknown) => response.writeHead(500, { 'content-type': 'text/plain' }).end(`${messageOf(error)}\n`),
-      );
-    });
+    this.#server = boundary.own(
+      http.createServer(httpServerOptions, (request, response) => {
+        const path = (request.url ?? '/').split('?')[0];
+        if (path !== options.path || (request.method !== 'GET' && request.method !== 'HEAD'))
+          return void response.writeHead(404, { 'content-type': 'text/plain' }).end(`only GET ${options.path} is answered here\n`);
+        boundary.start(
+          async () => {
+            const { status, type, body } = await options.answer();
+            response.writeHead(status, { 'content-type': type, 'x-content-type-options': 'nosniff' }).end(body);
+          },
+          () => (response.headersSent ? response.destroy() : response.writeHead(500, { 'content-type': 'text/plain' }).end('internal error\n')),
+        );
+      }),
+    );
     this.#connections = new ServerConnections(this.#server);
     // Nothing is read here but heads, and nothing is proved.
     new ConnectionGuard(this.#server, { maxConnections: 100, maxUnproven: 100, maxUnprovenPerPeer: 50 });

@@ -1,8 +1,11 @@
 import { randomInt } from 'node:crypto';
 import dgram from 'node:dgram';
 import net from 'node:net';
+import { errorBoundary } from '@mizzen/common';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { type AnswerSummary, type Query, readAnswer, responseCodes } from './dns-message.ts';
+
+const boundary = errorBoundary('dns.forward');
 
 /** Asks other servers what the mesh does not know, and keeps what they said for as long as they said it holds. */
 export interface DnsForwarderOptions {
@@ -172,22 +175,23 @@ export class DnsForwarder {
         if (this.#sockets.delete(socket)) socket.close();
         resolve(answer);
       };
-      const timer = setTimeout(() => finish(undefined), this.#timeoutMs);
+      const timer = boundary.after(this.#timeoutMs, () => finish(undefined));
       socket.on('error', () => finish(undefined));
       // Connected: datagrams of others do not come through.
-      socket.on('message', (bytes) => {
+      const read = (bytes: Buffer) => {
         const summary = bytes.length >= 2 && bytes.readUInt16BE(0) === id ? readAnswer(bytes, question) : undefined;
         if (summary !== undefined) finish({ bytes, summary });
-      });
-      socket.connect(server.port, server.address, () => {
-        socket.send(withId(message, id), (error) => error && finish(undefined));
-      });
+      };
+      const fail = () => finish(undefined);
+      socket.on('message', boundary.guard(read, fail));
+      const send = () => socket.send(withId(message, id), (error) => error && finish(undefined));
+      socket.connect(server.port, server.address, boundary.wrap(send, fail));
     });
   }
 
   async #boundSocket(address: string): Promise<dgram.Socket | undefined> {
     for (let attempt = 0; attempt < bindAttempts && !this.#isClosed; attempt++) {
-      const socket = dgram.createSocket(net.isIPv6(address) ? 'udp6' : 'udp4');
+      const socket = boundary.own(dgram.createSocket(net.isIPv6(address) ? 'udp6' : 'udp4'));
       const isBound = await new Promise<boolean>((resolve) => {
         socket.once('error', () => resolve(false));
         socket.bind(randomInt(sourcePorts.from, sourcePorts.to), () => resolve(true));
@@ -196,7 +200,6 @@ export class DnsForwarder {
         socket.close();
         continue;
       }
-      socket.removeAllListeners('error');
       this.#sockets.add(socket);
       return socket;
     }
@@ -206,7 +209,7 @@ export class DnsForwarder {
   #askByTcp(message: Buffer, question: Buffer, server: { readonly address: string; readonly port: number }): Promise<Answer | undefined> {
     const id = randomInt(65_536);
     return new Promise((resolve) => {
-      const socket = net.connect({ host: server.address, port: server.port, noDelay: true });
+      const socket = boundary.own(net.connect({ host: server.address, port: server.port, noDelay: true }));
       this.#sockets.add(socket);
       let received = Buffer.alloc(0);
       const finish = (answer: Answer | undefined) => {
@@ -215,7 +218,7 @@ export class DnsForwarder {
         socket.destroy();
         resolve(answer);
       };
-      const timer = setTimeout(() => finish(undefined), this.#timeoutMs);
+      const timer = boundary.after(this.#timeoutMs, () => finish(undefined));
       socket.on('error', () => finish(undefined));
       socket.on('close', () => finish(undefined));
       socket.on('connect', () => socket.write(framed(withId(message, id))));

@@ -76,8 +76,8 @@ export class DnsServer {
     const { port, addresses, given } = this.#options;
     if (given !== undefined) return this.#takeOver(given);
     for (const address of addresses) {
-      const socket = dgram.createSocket({ type: net.isIPv6(address) ? 'udp6' : 'udp4', reuseAddr: false, recvBufferSize: 1024 * 1024 });
-      const server = net.createServer((connection) => this.#serveTcp(connection));
+      const socket = boundary.own(dgram.createSocket({ type: net.isIPv6(address) ? 'udp6' : 'udp4', reuseAddr: false, recvBufferSize: 1024 * 1024 }), () => {});
+      const server = boundary.own(net.createServer((connection) => this.#serveTcp(connection)));
       server.maxConnections = maxTcpConnections;
       this.#udp.push(socket);
       this.#tcp.push(server);
@@ -99,7 +99,7 @@ export class DnsServer {
 
   #takeOver({ tcp, udp }: NonNullable<DnsServerOptions['given']>): void {
     for (const server of tcp) {
-      this.#tcp.push(server);
+      this.#tcp.push(boundary.own(server));
       server.maxConnections = maxTcpConnections;
       server.on('connection', (connection: net.Socket) => this.#serveTcp(connection));
       this.#serveOn(undefined, server);
@@ -150,7 +150,7 @@ export class DnsServer {
     this.#connections.add(connection);
     let received = Buffer.alloc(0);
     let underWay = 0;
-    connection.setTimeout(tcpIdleMs, () => connection.destroy());
+    boundary.own(connection).setTimeout(tcpIdleMs, () => connection.destroy());
     connection.on('close', () => this.#connections.delete(connection));
     connection.on('error', () => connection.destroy());
     const read = (chunk: Buffer) => {

@@ -53,6 +53,7 @@ const boundaries = {
   onUpstreamFailure: errorBoundary('request.onUpstreamFailure'),
   onTunnel: errorBoundary('request.onTunnel'),
   timer: errorBoundary('request.timer'),
+  filter: errorBoundary('request.filter'),
   record: errorBoundary('request.record'),
 };
 
@@ -1303,7 +1304,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
 
   // ---- the end ----
 
-  /** Runs a continuation of a filter: what it throws ends this exchange alone. */
+  /** Runs a timer of this exchange: what it throws ends this exchange alone. */
   runGuarded(work: () => void): void {
     try {
       boundaries.timer.enter();
@@ -1311,6 +1312,31 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     } catch (error) {
       this.#failed(error, boundaries.timer);
     }
+  }
+
+  /**
+   * A continuation of a filter, for a callback of another service, process or thread. What it throws ends this exchange alone, with 500, and it
+   * does nothing when the exchange is over.
+   */
+  later<Args extends unknown[]>(continuation: (...args: Args) => void): (...args: Args) => void {
+    return (...args) => {
+      if (this.isOver) return;
+      try {
+        boundaries.filter.enter();
+        continuation(...args);
+      } catch (error) {
+        this.#failed(error, boundaries.filter);
+      }
+    };
+  }
+
+  /** Asynchronous work of a filter, which resumes the filters itself. Its rejection ends this exchange alone, with 500. */
+  startWork(work: () => Promise<void>): void {
+    this.later(() => {
+      work().catch((error: unknown) => {
+        if (!this.isOver) this.#failed(error, boundaries.filter);
+      });
+    })();
   }
 
   /** Ends this exchange after an exception: with 500, or by breaking off a response that has begun. Never throws. */

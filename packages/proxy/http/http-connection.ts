@@ -1,5 +1,5 @@
 import type net from 'node:net';
-import { coarseNow } from '@mizzen/common';
+import { coarseNow, errorBoundary } from '@mizzen/common';
 import { connectionPreface } from '../http2/frames.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
@@ -7,6 +7,8 @@ import type { ConnectionSettings } from './connection-settings.ts';
 import { Client } from './downstream.ts';
 import { Http1Downstream } from './http1-downstream.ts';
 import { Http2Downstream } from './http2-downstream.ts';
+
+const boundary = errorBoundary('http.connection');
 
 /** What a connection does once it is known what it speaks. */
 export interface SpokenHttp {
@@ -56,7 +58,10 @@ export class HttpConnection {
     context.counters.values.downstream_connections_total++;
     context.counters.values.downstream_connections_active++;
     socket.on('error', () => socket.destroy());
-    socket.on('close', () => this.#closed());
+    socket.on(
+      'close',
+      boundary.wrap(() => this.#closed()),
+    );
     socket.once('end', () => {
       if (this.#spoken === undefined) socket.destroy();
     });
@@ -96,7 +101,12 @@ export class HttpConnection {
     if ((limit > 0 && age > limit) || (this.#isDraining && age > drainIdleMs)) this.close();
   }
 
-  readonly #onFirst = (chunk: Buffer): void => {
+  readonly #onFirst = boundary.wrap(
+    (chunk: Buffer) => this.#detect(chunk),
+    () => this.socket.destroy(),
+  );
+
+  #detect(chunk: Buffer): void {
     const first = this.#first === undefined ? chunk : Buffer.concat([this.#first, chunk]);
     const compared = Math.min(first.length, tellingBytes);
     const mayBeHttp2 = connectionPreface.compare(first, 0, compared, 0, compared) === 0;
@@ -111,7 +121,7 @@ export class HttpConnection {
       mayBeHttp2 ? new Http2Downstream(socket, client, this.#settings) : new Http1Downstream(socket, client, this.#settings, (next) => this.#begin(next)),
     );
     this.#spoken!.onData(first);
-  };
+  }
 
   /** Once, and again when HTTP/1.1 goes over into HTTP/2 (an Upgrade to h2c, or a CONNECT). */
   #begin(spoken: SpokenHttp): void {

@@ -271,12 +271,13 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
     const waiting = this.#waiting;
     if (waiting !== undefined) {
       // Not from within the end of the request before: a long pipeline would deepen the stack with each. Until then nothing more is read.
-      setImmediate(() => {
+      const next = () => {
         this.#waiting = undefined;
         if (this.#isClosed) return;
         if (this.socket.isPaused()) this.socket.resume();
         this.onData(waiting);
-      });
+      };
+      boundary.soon(next, () => this.socket.destroy());
     } else if (this.socket.isPaused()) this.socket.resume();
   }
 

@@ -97,7 +97,14 @@ export class Inspection {
     this.#isTlsKnown = !inspects(filters.tls, info);
     this.#isHttpKnown = !inspects(filters.http, info);
     this.#isDone = false;
-    this.#timer = filters.timeoutMs > 0 ? setTimeout(() => boundary.run(() => this.#timedOut()) || socket.destroy(), filters.timeoutMs) : undefined;
+    this.#timer =
+      filters.timeoutMs > 0
+        ? boundary.after(
+            filters.timeoutMs,
+            () => this.#timedOut(),
+            () => socket.destroy(),
+          )
+        : undefined;
     socket.on('data', this.#onData);
     socket.on('end', this.#onGone);
     socket.on('close', this.#onGone);

@@ -1,6 +1,6 @@
 import type net from 'node:net';
 import { coarseNow, errorBoundary } from '@mizzen/common';
-import { ConnectionNotes, type ConnectionStep } from '../authorization/connection-authorization.ts';
+import { ConnectionNotes, type ConnectionRefusal, type ConnectionStep } from '../authorization/connection-authorization.ts';
 import type { ProxyContext } from '../http/connection-settings.ts';
 import type { WeightedTargets } from '../route/weighted-targets.ts';
 import { type AccessLog, type LoggedStream, writeAccessLogs } from '../telemetry/access-log.ts';
@@ -132,12 +132,13 @@ export class TcpSession implements LoggedStream {
   #authorize(step: number, notes: ConnectionNotes): void {
     const authorization = this.settings.authorizations[step];
     if (authorization === undefined) return this.#connect();
-    this.#giveUpAuthorization = authorization.authorize(this, notes, (refusal) => {
+    const decided = (refusal: ConnectionRefusal | undefined) => {
       this.#giveUpAuthorization = undefined;
       if (this.#isClosed) return;
       if (refusal !== undefined) this.close(refusal.flag, refusal.details);
       else this.#authorize(step + 1, notes);
-    });
+    };
+    this.#giveUpAuthorization = authorization.authorize(this, notes, boundary.wrap(decided, this.#fail));
   }
 
   // ---- what an access log line says ----
@@ -274,7 +275,7 @@ export class TcpSession implements LoggedStream {
       upstream.destroy();
       this.#connect();
     };
-    this.#connectTimer = setTimeout(() => boundary.run(failed) || this.#fail(), cluster.settings.connectTimeoutMs);
+    this.#connectTimer = boundary.after(cluster.settings.connectTimeoutMs, failed, this.#fail);
     const ready = () => {
       if (this.settings.tunnelTo === undefined) return this.#join(upstream);
       this.#handshake = new ConnectHandshake(this.settings.tunnelTo);
@@ -288,7 +289,11 @@ export class TcpSession implements LoggedStream {
       // Both directions have ended; what the client has not taken yet still goes out.
       this.#downstream.end();
       if (this.#downstream.writableFinished) this.close();
-      else this.#downstream.once('finish', () => this.close());
+      else
+        this.#downstream.once(
+          'finish',
+          boundary.wrap(() => this.close(), this.#fail),
+        );
     };
     upstream.on('close', boundary.guard(closed, this.#fail));
   }
@@ -348,7 +353,10 @@ export class TcpSession implements LoggedStream {
     if (upstream === undefined || !this.#isJoined || !this.#downstream.readableEnded) return this.close('DC', 'downstream_remote_disconnect');
     // The client has said all it had to say and taken all it wanted: the server still gets what is on its way to it.
     if (upstream.writableFinished) return this.close();
-    upstream.once('finish', () => this.close());
+    upstream.once(
+      'finish',
+      boundary.wrap(() => this.close(), this.#fail),
+    );
     upstream.end();
   }
 

@@ -136,12 +136,13 @@ export class UdpListener {
       'message',
       boundary.guard(answered, () => this.#end(session)),
     );
-    socket.on('error', () => {
+    const refused = () => {
       // The endpoint's host has answered that nobody listens there.
       cluster.counters.upstreamCxConnectFail++;
       values.udp_datagrams_dropped_total++;
       this.#end(session);
-    });
+    };
+    socket.on('error', boundary.wrap(refused));
     this.#sessions.set(key, session);
     cluster.counters.upstreamCxTotal++;
     endpoint.activeRequests++;
@@ -157,7 +158,11 @@ export class UdpListener {
     session.cluster.counters.upstreamRqTotal++;
     const send = () => session.socket.send(data, (error) => error && this.#config.context.counters.values.udp_datagrams_dropped_total++);
     if (isConnected(session.socket)) send();
-    else session.socket.once('connect', send);
+    else
+      session.socket.once(
+        'connect',
+        boundary.wrap(send, () => this.#end(session)),
+      );
   }
 
   #end(session: Session): void {

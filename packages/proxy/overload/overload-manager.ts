@@ -211,12 +211,12 @@ export class OverloadManager {
 
   start(): void {
     this.#expectedAt = performance.now() + this.#settings.refreshIntervalMs;
-    this.#timer = setInterval(() => {
+    this.#timer = boundary.every(this.#settings.refreshIntervalMs, () => {
       const now = performance.now();
       this.#loopDelayMs = Math.max(0, now - this.#expectedAt);
       this.#expectedAt = now + this.#settings.refreshIntervalMs;
-      boundary.run(() => this.look());
-    }, this.#settings.refreshIntervalMs);
+      this.look();
+    });
     this.#timer.unref();
   }
 

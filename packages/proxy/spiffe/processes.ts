@@ -5,6 +5,9 @@ import { createReadStream, readdirSync, readFileSync, readlinkSync, statSync } f
 import type { Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { setImmediate } from 'node:timers/promises';
+import { errorBoundary } from '@mizzen/common';
+
+const boundary = errorBoundary('spiffe.process');
 
 const timeoutMs = 5_000;
 
@@ -65,7 +68,7 @@ function isInNamespacesOfAgent(pid: number): boolean {
 export async function programHash(pid: number): Promise<string | undefined> {
   const hash = createHash('sha256');
   try {
-    for await (const chunk of createReadStream(`/proc/${pid}/exe`)) hash.update(chunk as Buffer);
+    for await (const chunk of boundary.own(createReadStream(`/proc/${pid}/exe`))) hash.update(chunk as Buffer);
   } catch {
     return undefined;
   }
@@ -200,7 +203,10 @@ const script = 'readlink /proc/self/fd/3 && exec ss -xHn state established';
  * sees. The kernel tells the other end by sock_diag(7) alone, which `ss` (iproute2) asks.
  */
 export async function socketPeer(socket: Socket): Promise<number | undefined> {
-  const child = spawn('/bin/sh', ['-c', script], { stdio: ['ignore', 'pipe', 'pipe', socket], timeout: timeoutMs, killSignal: 'SIGKILL' });
+  const child = boundary.own(
+    spawn('/bin/sh', ['-c', script], { stdio: ['ignore', 'pipe', 'pipe', socket], timeout: timeoutMs, killSignal: 'SIGKILL' }),
+    () => {},
+  );
   const [output, errors, [code]] = await Promise.all([text(child.stdout!), text(child.stderr!), once(child, 'close') as Promise<[number | null]>]);
   if (code !== 0)
     throw new Error(`who is at the other end of a socket cannot be found out (${errors.trim() || `ss ended with ${code}`}): ss, of iproute2, is needed`);

@@ -6,7 +6,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { Code, ConnectError, createContextKey, createContextValues, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
-import { type Logger, MizzenError, messageOf, PushQueue, pemCertificates, timerMs } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf, PushQueue, pemCertificates } from '@mizzen/common';
 import { ConnectionGuard } from '@mizzen/common/connection-guard';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { ServerConnections } from '@mizzen/common/server-connections';
@@ -27,6 +27,8 @@ import { rootsOfDomain, type SecretStore } from '../tls/secret-store.ts';
 import type { IdentityAgent } from '../xds/identity-agent.ts';
 import type { Attestation, WorkloadAttestor } from './process-attestor.ts';
 import { isWorkloadOf } from './svid-subject.ts';
+
+const boundary = errorBoundary('spiffe.connection');
 
 export interface WorkloadApiOptions {
   readonly socketPath: string;
@@ -84,28 +86,37 @@ export class WorkloadApi {
     this.#attestations = new WeakMap();
     this.#sockets = new Set();
     this.#admitted = undefined;
-    this.#http2 = createHttp2Server(
-      grpcServerSettings,
-      grpcHandler({
-        routes: (router) => void router.service(SpiffeWorkloadAPI, this.#service()),
-        contextValues: (request) => createContextValues().set(sessionKey, (request as Http2ServerRequest).stream.session as ServerHttp2Session),
-      }),
+    this.#http2 = boundary.own(
+      createHttp2Server(
+        grpcServerSettings,
+        grpcHandler({
+          routes: (router) => void router.service(SpiffeWorkloadAPI, this.#service()),
+          contextValues: (request) => createContextValues().set(sessionKey, (request as Http2ServerRequest).stream.session as ServerHttp2Session),
+        }),
+      ),
     );
     this.#connections = new ServerConnections(this.#http2);
     this.#http2.on('session', (session) => this.#attestations.set(session, this.#admitted!));
-    // Who it is is found out before anything is read: whoever looks may take the socket for it.
-    this.#server = createServer({ pauseOnConnect: true }, (socket) => {
-      this.#sockets.add(socket);
-      socket.on('error', () => {});
-      socket.on('close', () => this.#sockets.delete(socket));
-      void options.attestor.attest(socket).then((attestation) => {
-        if (socket.destroyed) return;
-        this.#admitted = { attestation, socket };
-        this.#http2.emit('connection', socket);
-        socket.resume();
-      });
-    });
+    this.#server = boundary.own(
+      createServer({ pauseOnConnect: true }, (socket) => {
+        this.#sockets.add(socket);
+        boundary.own(socket).on('close', () => this.#sockets.delete(socket));
+        boundary.start(
+          () => this.#accept(socket),
+          () => socket.destroy(),
+        );
+      }),
+    );
     this.#guard = new ConnectionGuard(this.#server, connectionLimits);
+  }
+
+  /** The peer is attested before anything is read: attestors may pass the socket to a child. */
+  async #accept(socket: Socket): Promise<void> {
+    const attestation = await this.#options.attestor.attest(socket);
+    if (socket.destroyed) return;
+    this.#admitted = { attestation, socket };
+    this.#http2.emit('connection', socket);
+    socket.resume();
   }
 
   async listen(): Promise<void> {
@@ -216,7 +227,7 @@ export class WorkloadApi {
 
   /** What there is now, and again whenever it changes. */
   async *#stream<T>(context: HandlerContext, make: (identities: readonly string[]) => Promise<T>): AsyncIterable<T> {
-    const changes = new PushQueue<true>();
+    const changes = new PushQueue<true>(() => 0);
     const watcher = () => changes.push(true);
     this.#watchers.add(watcher);
     context.signal.addEventListener('abort', () => changes.close());
@@ -225,6 +236,7 @@ export class WorkloadApi {
       for await (const _ of changes) yield await this.#respond(context, make);
     } catch (error) {
       if (error instanceof ConnectError) throw error;
+      boundary.unexpected(error);
       throw new ConnectError(`the control plane gives no identity: ${messageOf(error)}`, Code.Unavailable);
     } finally {
       this.#watchers.delete(watcher);
@@ -247,7 +259,7 @@ export class WorkloadApi {
     const certificates = derOf(pair.cert);
     const expiresAt = Date.parse(new X509Certificate(certificates[0]!).validTo);
     clearTimeout(this.#timers.get(spiffeId));
-    const timer = setTimeout(() => this.#renew(spiffeId), timerMs((expiresAt - Date.now()) / 2)).unref();
+    const timer = boundary.after(Math.min(2 ** 31 - 1, (expiresAt - Date.now()) / 2), () => this.#renew(spiffeId)).unref();
     this.#timers.set(spiffeId, timer);
     return { chain: Buffer.concat(certificates), key: createPrivateKey(pair.key).export({ format: 'der', type: 'pkcs8' }) };
   }

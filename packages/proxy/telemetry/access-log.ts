@@ -1,9 +1,11 @@
 import { close, open, write } from 'node:fs';
 import { hostname } from 'node:os';
-import { MizzenError } from '@mizzen/common';
+import { errorBoundary, MizzenError } from '@mizzen/common';
 import { unicodeText, utf8Bytes } from '../message/header-bytes.ts';
 import type { ProxyCounters } from './proxy-counters.ts';
 import { redactQuery } from './redact-query.ts';
+
+const boundary = errorBoundary('access-log');
 
 /** What an access log line can say of a finished request or TCP connection; what the latter has not is '' or 0. */
 export interface LoggedStream {
@@ -246,10 +248,11 @@ export class AccessLogFile {
     this.#idle = undefined;
     this.#descriptor = path === '/dev/stdout' ? 1 : path === '/dev/stderr' ? 2 : undefined;
     if (this.#descriptor === undefined) {
-      open(path, 'a', (error, descriptor) => {
+      const opened = (error: NodeJS.ErrnoException | null, descriptor: number) => {
         this.#descriptor = error ? 2 : descriptor;
         this.#writeNext();
-      });
+      };
+      open(path, 'a', boundary.wrap(opened));
     }
   }
 
@@ -260,7 +263,7 @@ export class AccessLogFile {
       return;
     }
     this.#used += this.#block.write(line, this.#used, 'latin1');
-    if (this.#timer === undefined) this.#timer = setTimeout(() => this.#flush(), flushIntervalMs).unref();
+    if (this.#timer === undefined) this.#timer = boundary.after(flushIntervalMs, () => this.#flush()).unref();
   }
 
   /** Writes what is left. */
@@ -293,13 +296,17 @@ export class AccessLogFile {
   }
 
   #writeAll(bytes: Buffer, from: number): void {
-    write(this.#descriptor!, bytes, from, bytes.length - from, null, (error, written) => {
-      if (error?.code === 'EAGAIN') return void setTimeout(() => this.#writeAll(bytes, from), 10);
+    const done = (error: NodeJS.ErrnoException | null, written: number) => {
+      if (error?.code === 'EAGAIN') return void boundary.after(10, () => this.#writeAll(bytes, from), failed);
       if (!error && from + written < bytes.length) return this.#writeAll(bytes, from + written);
       // A full disk, a closed pipe: what the block held is lost, and requests go on.
       if (error) this.#counters.values.access_log_lines_dropped_total += linesIn(bytes, from);
       this.#isWriting = false;
       this.#writeNext();
-    });
+    };
+    const failed = () => {
+      this.#isWriting = false;
+    };
+    write(this.#descriptor!, bytes, from, bytes.length - from, null, boundary.wrap(done, failed));
   }
 }

@@ -1,7 +1,7 @@
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
 import { type ConnectionOptions, createSecureContext, type PeerCertificate, type SecureContext, type TLSSocket } from 'node:tls';
-import { MizzenError, parseSpiffeId } from '@mizzen/common';
+import { errorBoundary, MizzenError, parseSpiffeId } from '@mizzen/common';
 import type { UpstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { Content } from '../upstream/transport.ts';
 import { isRevoked, leafCrls } from './leaf-crl.ts';
@@ -11,6 +11,8 @@ import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
 import { contextOptions } from './secure-context.ts';
 import { TlsSources, validationOf } from './tls-sources.ts';
 import { constrainedRoots } from './trust-domains.ts';
+
+const boundary = errorBoundary('tls.client');
 
 const isHttp1Name = (name: string) => name.startsWith('istio-http/') || name.startsWith('http/1');
 const isHttp2Name = (name: string) => name === 'h2' || name === 'istio-h2';
@@ -107,7 +109,7 @@ export class ClientTls {
       return certificate;
     };
     const verifiedBy = this.#contextRoots;
-    socket.once('secureConnect', () => {
+    const secured = () => {
       const roots = this.#sources.roots();
       // Lists may have come while hands were shaken; those that were there have been looked at.
       const crl = roots === verifiedBy ? undefined : roots?.leafCrl;
@@ -115,15 +117,20 @@ export class ClientTls {
       if (shown !== undefined && crl !== undefined && isRevoked(shown, leafCrls(crl)))
         socket.destroy(new MizzenError('wrong-server', revoked, `${host}:${port}`));
       else this.#sources.followPeer(socket, certificateOf);
-    });
+    };
+    socket.once(
+      'secureConnect',
+      boundary.wrap(secured, () => socket.destroy()),
+    );
     if (!this.#resumes) return;
     const context = this.#context;
-    socket.on('session', (session) => {
+    const remember = (session: Buffer) => {
       if (context !== this.#context || (this.#sources.hasRoots && !socket.authorized)) return;
       this.#sessions.delete(key);
       if (this.#sessions.size >= maxSessions) this.#sessions.delete(this.#sessions.keys().next().value!);
       this.#sessions.set(key, { session, certificate: certificateOf() });
-    });
+    };
+    socket.on('session', boundary.wrap(remember));
     socket.once('error', () => this.#sessions.delete(key));
   }
 

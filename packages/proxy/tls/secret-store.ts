@@ -1,6 +1,6 @@
 import { X509Certificate } from 'node:crypto';
 import { createSecureContext, type TLSSocket } from 'node:tls';
-import { type Logger, MizzenError, messageOf, silentLogger } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf, silentLogger } from '@mizzen/common';
 import type { DataSource } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import type { CertificateValidationContext, TlsCertificate } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { GenericSecret, Secret } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
@@ -9,6 +9,8 @@ import { leafCrls, readLeafCrls } from './leaf-crl.ts';
 import { type CertificateOf, LivePeers } from './live-peers.ts';
 import { constrainedRoots, type RootsByDomain, readTrustDomains } from './trust-domains.ts';
 import { WatchedFiles } from './watched-files.ts';
+
+const boundary = errorBoundary('tls.revocation');
 
 /** A certificate chain with its key, PEM. Never printed: admin shows only what ./describe-certificates.ts makes of it. */
 export interface KeyPair {
@@ -87,7 +89,10 @@ export class SecretStore {
     if (current?.pem === roots.pem && current.crl === roots.crl && current.leafCrl === roots.leafCrl && sameDomains(current.domains, roots.domains)) return;
     this.#roots.set(name, roots);
     this.#changed(name);
-    if (roots.leafCrl !== undefined && roots.leafCrl !== current?.leafCrl) void this.#livePeers.endRevoked(name, leafCrls(roots.leafCrl));
+    if (roots.leafCrl !== undefined && roots.leafCrl !== current?.leafCrl) {
+      const { leafCrl } = roots;
+      boundary.start(() => this.#livePeers.endRevoked(name, leafCrls(leafCrl)));
+    }
   }
 
   setGeneric(name: string, value: Buffer): void {

@@ -1,7 +1,7 @@
 import { constants, createHash, X509Certificate } from 'node:crypto';
 import type net from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
-import { MizzenError, tlsDefaults } from '@mizzen/common';
+import { errorBoundary, MizzenError, tlsDefaults } from '@mizzen/common';
 import { CertificateValidationContext_TrustChainVerification as TrustChainVerification } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { DownstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ConnectionInfo } from '../net/connection-info.ts';
@@ -12,6 +12,8 @@ import { PeerRequirements } from './peer-requirements.ts';
 import type { SecretStore, TrustedRoots } from './secret-store.ts';
 import { contextOptions } from './secure-context.ts';
 import { TlsSources, validationOf } from './tls-sources.ts';
+
+const boundary = errorBoundary('tls.handshake');
 
 /**
  * TLS termination for one filter chain. Sockets are handed in by the listener; each comes out as a TLSSocket when its handshake is done.
@@ -130,7 +132,7 @@ export class ServerTls {
       return;
     }
     const server = tls.createServer(options);
-    server.on('secureConnection', (socket) => {
+    const secured = (socket: TLSSocket) => {
       const key = keyOf(socket);
       const info = this.#handshakes.get(key);
       this.#handshakes.delete(key);
@@ -139,15 +141,21 @@ export class ServerTls {
       socket.setNoDelay(true);
       this.#handlers.onSecure(socket, info);
       if (!socket.destroyed) this.#sources.followPeer(socket, () => socket.getPeerX509Certificate()?.raw);
-    });
+    };
+    server.on('secureConnection', (socket) => boundary.run(() => secured(socket)) || socket.destroy());
     server.on('tlsClientError', (error, socket) => {
-      this.#handlers.onError(error, socket);
+      boundary.run(() => this.#handlers.onError(error, socket));
       socket.destroy();
     });
-    if (pairs.some((pair) => pair.ocspStaple !== undefined))
-      server.on('OCSPRequest', (certificate: Buffer, _issuer: Buffer, callback: (error: Error | null, response: Buffer | null) => void) =>
-        callback(null, this.#stapleFor(certificate)),
-      );
+    server.on('error', (error) => boundary.caught(error));
+    const staple = (certificate: Buffer, _issuer: Buffer, callback: (error: Error | null, response: Buffer | null) => void) => {
+      let response: Buffer | null = null;
+      boundary.run(() => {
+        response = this.#stapleFor(certificate);
+      });
+      callback(null, response);
+    };
+    if (pairs.some((pair) => pair.ocspStaple !== undefined)) server.on('OCSPRequest', boundary.wrap(staple));
     const isFirst = this.#server === undefined;
     this.#server = server;
     this.#isFederated = isFederated;

@@ -1,5 +1,8 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
+import { errorBoundary } from '@mizzen/common';
+
+const boundary = errorBoundary('tls.files');
 
 /** Files are written in several steps, and certificate and key one after the other: a change counts when it has been quiet this long. */
 const settleMs = 100;
@@ -27,7 +30,7 @@ export class WatchedFiles {
         clearTimeout(timer);
         this.#timers.delete(timer);
       }
-      timer = setTimeout(changed, settleMs).unref();
+      timer = boundary.after(settleMs, changed).unref();
       this.#timers.add(timer);
     };
     for (const folder of new Set(directory ? [directory] : paths.map(dirname))) {
@@ -48,10 +51,13 @@ export class WatchedFiles {
     this.#interested.set(folder, known);
     known.add(onEvent);
     if (this.#watchers.has(folder)) return;
-    const watcher = watch(folder, { persistent: false }, (_event, name) => {
-      for (const listener of known) listener(name);
-    });
-    watcher.on('error', () => {}); // the folder is gone: what was read from it stays in effect
+    // An error: the folder is gone, and what was read from it stays in effect.
+    const watcher = boundary.own(
+      watch(folder, { persistent: false }, (_event, name) => {
+        for (const listener of known) listener(name);
+      }),
+      () => {},
+    );
     this.#watchers.set(folder, watcher);
   }
 }

@@ -1,4 +1,7 @@
 import { lookup as systemLookup } from 'node:dns/promises';
+import { errorBoundary } from '@mizzen/common';
+
+const boundary = errorBoundary('dns.refresh');
 
 /** All addresses of a name; rejects when there are none. */
 export type Lookup = (
@@ -35,7 +38,7 @@ export class DnsAddresses {
     this.#addresses = new Map();
     this.#timer = undefined;
     this.#isClosed = false;
-    void this.#refresh();
+    this.#next();
   }
 
   close(): void {
@@ -55,7 +58,14 @@ export class DnsAddresses {
     );
     if (this.#isClosed) return;
     if (hasChanged) this.#onChange(this.#addresses);
-    this.#timer = setTimeout(() => void this.#refresh(), this.#settings.refreshMs).unref();
+  }
+
+  /** Resolves the names now, and again after the pause, whatever the outcome. */
+  #next(): void {
+    const again = () => {
+      if (!this.#isClosed) this.#timer = boundary.after(this.#settings.refreshMs, () => this.#next(), again).unref();
+    };
+    boundary.start(() => this.#refresh().then(again), again);
   }
 
   async #resolve(name: string): Promise<string[] | undefined> {

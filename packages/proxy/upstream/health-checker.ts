@@ -1,4 +1,5 @@
 import type net from 'node:net';
+import { errorBoundary } from '@mizzen/common';
 import { type Fields, noFields } from '../message/fields.ts';
 import { RequestHead } from '../message/request-head.ts';
 import type { ResponseHead } from '../message/response-head.ts';
@@ -6,6 +7,8 @@ import type { Cluster } from './cluster.ts';
 import type { Endpoint } from './endpoint.ts';
 import { healthRequest, servingStatus } from './grpc-health-messages.ts';
 import type { ResponseReceiver, UpstreamFailure, UpstreamStream } from './upstream-stream.ts';
+
+const boundary = errorBoundary('health-check');
 
 /** One active health check (core health_check.proto `HealthCheck`). */
 export interface HealthCheck {
@@ -80,7 +83,10 @@ export class HealthChecker {
       this.#record(endpoint, checked, problem, isDecisive);
     });
     checked.underWay = check;
-    check.start(this.#cluster, endpoint);
+    // One that cannot even be begun is a failure of this proxy, not of the endpoint: the next one is due in an interval.
+    if (boundary.run(() => check.start(this.#cluster, endpoint))) return;
+    checked.underWay = undefined;
+    check.cancel();
   }
 
   #record(endpoint: Endpoint, checked: Checked, problem: string | undefined, isDecisive: boolean): void {
@@ -138,7 +144,7 @@ class Check implements ResponseReceiver {
     const { transport } = endpoint;
     if (transport.notReadyReason !== undefined) return this.end(transport.notReadyReason);
     if (kind.name === 'tcp') {
-      const socket = transport.connect(endpoint, 'bytes');
+      const socket = boundary.own(transport.connect(endpoint, 'bytes'));
       this.#socket = socket;
       socket.once(transport.readyEvent, () => this.end(undefined));
       socket.on('error', (error) => this.end(error.message));
@@ -150,6 +156,15 @@ class Check implements ResponseReceiver {
     upstream.begin(this, kind.name === 'grpc' ? grpcHead(kind.authority || cluster.name) : httpHead(kind, cluster.name), undefined);
     if (kind.name === 'grpc') upstream.data(healthRequest(kind.service));
     upstream.end(noFields);
+  }
+
+  /** Without a result: its endpoint stays what it was. */
+  cancel(): void {
+    if (this.#isDone) return;
+    this.#isDone = true;
+    boundary.run(() => this.#socket?.destroy());
+    boundary.run(() => this.#upstream?.abandon());
+    this.#upstream = undefined;
   }
 
   /** `problem` undefined: it is well. */
@@ -177,6 +192,10 @@ class Check implements ResponseReceiver {
   }
 
   onResponseEnd(trailers: Fields): void {
+    boundary.run(() => this.#judge(trailers)) || this.cancel();
+  }
+
+  #judge(trailers: Fields): void {
     this.#upstream = undefined;
     const { kind } = this.#check;
     if (kind.name === 'http') return this.end(kind.expects(this.#status) ? undefined : `${kind.method} ${kind.path} was answered with ${this.#status}`, true);
@@ -188,7 +207,7 @@ class Check implements ResponseReceiver {
 
   onUpstreamFailure({ detail }: UpstreamFailure): void {
     this.#upstream = undefined;
-    this.end(detail);
+    boundary.run(() => this.end(detail));
   }
 }
 

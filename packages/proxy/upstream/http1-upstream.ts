@@ -92,8 +92,8 @@ export class Http1Upstream implements BodySink, UpstreamStream {
       },
     });
     const timeoutMs = settings.connectTimeoutMs;
-    this.#connectTimer = setTimeout(() => this.#fail('connectTimeout', `no connection within ${timeoutMs} ms`), timeoutMs);
     const fail = () => this.socket.destroy();
+    this.#connectTimer = boundary.after(timeoutMs, () => this.#fail('connectTimeout', `no connection within ${timeoutMs} ms`), fail);
     const ready = () => {
       this.#isReady = true;
       clearTimeout(this.#connectTimer);

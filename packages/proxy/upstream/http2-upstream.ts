@@ -69,11 +69,12 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
       },
     });
     this.http2 = new Http2ClientConnection(http2, this, this);
-    this.#connectTimer = setTimeout(() => {
+    const fail = () => this.#socket.destroy();
+    const late = () => {
       this.#failure = 'connectTimeout';
       this.http2.closed(`no connection within ${connectTimeoutMs} ms`);
-    }, connectTimeoutMs);
-    const fail = () => this.#socket.destroy();
+    };
+    this.#connectTimer = boundary.after(connectTimeoutMs, late, fail);
     const failed = (error: Error) => this.http2.closed(error.message || ((error as NodeJS.ErrnoException).code ?? 'failed'));
     const closed = () => this.http2.closed('the connection was closed');
     this.#socket.once(

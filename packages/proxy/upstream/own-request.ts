@@ -1,9 +1,11 @@
-import { timerMs } from '@mizzen/common';
+import { errorBoundary } from '@mizzen/common';
 import { type Fields, noFields } from '../message/fields.ts';
 import { RequestHead } from '../message/request-head.ts';
 import type { ResponseHead } from '../message/response-head.ts';
 import type { Cluster } from './cluster.ts';
 import type { ResponseReceiver, UpstreamFailure, UpstreamStream } from './upstream-stream.ts';
+
+const boundary = errorBoundary('own-request');
 
 /** A request of the proxy's own, to a service that it needs itself. */
 export interface OwnRequest {
@@ -72,13 +74,22 @@ class OwnExchange implements ResponseReceiver {
 
   start(): void {
     const { timeoutMs } = this.#request;
-    if (timeoutMs > 0) this.#timer = setTimeout(() => this.#fail('timeout', `no answer within ${timeoutMs} ms`), timerMs(timeoutMs));
-    this.#attempt();
+    if (timeoutMs > 0) this.#timer = boundary.after(timeoutMs, () => this.#fail('timeout', `no answer within ${timeoutMs} ms`), this.#broken);
+    this.#guarded(() => this.#attempt());
   }
 
   cancel(): void {
     this.#end();
   }
+
+  /** A step of this exchange. Its exception ends this exchange alone, although the connection may be shared, and its caller gets an answer. */
+  #guarded(step: () => void): void {
+    if (!boundary.run(step)) this.#broken();
+  }
+
+  readonly #broken = (): void => {
+    boundary.run(() => this.#fail('reset', 'internal error'));
+  };
 
   #attempt(): void {
     const cluster = this.#cluster;
@@ -110,6 +121,10 @@ class OwnExchange implements ResponseReceiver {
   }
 
   onResponseData(slice: Buffer): void {
+    this.#guarded(() => this.#received(slice));
+  }
+
+  #received(slice: Buffer): void {
     if (this.#isOver) return;
     this.#bytes += slice.length;
     if (this.#bytes > this.#request.maxAnswerBytes) return this.#fail('too_large', `the answer is larger than ${this.#request.maxAnswerBytes} bytes`);
@@ -117,6 +132,10 @@ class OwnExchange implements ResponseReceiver {
   }
 
   onResponseEnd(trailers: Fields): void {
+    this.#guarded(() => this.#answered(trailers));
+  }
+
+  #answered(trailers: Fields): void {
     this.#leave();
     this.#upstream = undefined;
     if (this.#isOver) return;
@@ -127,6 +146,10 @@ class OwnExchange implements ResponseReceiver {
   }
 
   onUpstreamFailure(failure: UpstreamFailure): void {
+    this.#guarded(() => this.#failed(failure));
+  }
+
+  #failed(failure: UpstreamFailure): void {
     this.#leave();
     this.#upstream = undefined;
     if (this.#isOver) return;

@@ -114,6 +114,7 @@ export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undef
       const { host: _host, port: _port, ...options } = client.connectOptions(to.address, to.port, content);
       const withSocket = { ...options, socket: raw, ...withOnRead(onread) };
       const socket = tls.connect(withSocket);
+      raw.on('error', (error) => socket.destroy(error));
       client.follow(socket, to.address, to.port);
       return socket;
     },

@@ -1,9 +1,11 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type net from 'node:net';
-import { type Logger, MizzenError } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError } from '@mizzen/common';
 import type { FromSuccessor, ToSuccessor } from './messages.ts';
 import { sendHandle } from './worker-pool.ts';
+
+const boundary = errorBoundary('hot-restart');
 
 /** Set for a process that is to take over the sockets of its parent: how many there were before it. */
 const epochVariable = 'MIZZEN_HOT_RESTART_EPOCH';
@@ -35,11 +37,13 @@ export interface Successor {
  */
 export async function startSuccessor(servers: () => Promise<readonly net.Server[]>, options: SuccessorOptions, logger: Logger): Promise<Successor> {
   const epoch = hotRestartEpoch() + 1;
-  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
-    stdio: ['inherit', 'inherit', 'inherit', 'ipc', options.line],
-    env: { ...process.env, ...options.env, [epochVariable]: String(epoch) },
-    serialization: 'advanced',
-  });
+  const child = boundary.own(
+    spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
+      stdio: ['inherit', 'inherit', 'inherit', 'ipc', options.line],
+      env: { ...process.env, ...options.env, [epochVariable]: String(epoch) },
+      serialization: 'advanced',
+    }),
+  );
   logger.info('hot restart: a new process has been started', { pid: child.pid, epoch });
   await new Promise<void>((resolve, reject) => {
     const timer = setTimeout(() => finish(`it has not taken over within ${takeOverTimeoutMs / 1000} s`), takeOverTimeoutMs);
@@ -58,10 +62,8 @@ export async function startSuccessor(servers: () => Promise<readonly net.Server[
       else
         servers()
           .then((all) => Promise.all(all.map((server) => sendHandle(child, { kind: 'socket' } satisfies ToSuccessor, server))))
-          .then(
-            () => child.send({ kind: 'all-sockets' } satisfies ToSuccessor, () => {}),
-            (error: unknown) => finish(String(error)),
-          );
+          .then(() => child.send({ kind: 'all-sockets' } satisfies ToSuccessor, () => {}))
+          .catch((error: unknown) => finish(String(error)));
     });
   });
   child.removeAllListeners('exit');
@@ -86,12 +88,13 @@ export function predecessor(): Predecessor | undefined {
   return {
     takeOver: (take) =>
       new Promise((resolve, reject) => {
-        const onMessage = (message: ToSuccessor, handle: unknown) => {
+        const received = (message: ToSuccessor, handle: unknown) => {
           if (message.kind === 'socket') return take(handle as net.Server);
           process.off('message', onMessage);
           process.off('disconnect', onDisconnect);
           resolve();
         };
+        const onMessage = boundary.wrap(received);
         const onDisconnect = () => reject(new MizzenError('hot-restart-failed', 'the process to take over from is gone'));
         process.on('message', onMessage);
         process.once('disconnect', onDisconnect);

@@ -32,12 +32,12 @@ async function close(drainMs: number, acceptMs: number): Promise<void> {
 const boundary = errorBoundary('worker.message');
 
 // A message that throws is lost, and the worker keeps serving.
-process.on('message', (message: ToWorker, handle: unknown) => void boundary.run(() => receive(message, handle)));
+process.on('message', boundary.wrap(receive));
 
 function receive(message: ToWorker, handle: unknown): void {
   if (message.kind === 'start') {
     logger = new Logger(`proxy/worker-${message.index}`, message.logLevel);
-    keepServingAfterErrors(logger);
+    keepServingAfterErrors(logger, 'worker');
     engine = new Engine({
       self: message.self,
       selfId: message.selfId,
@@ -50,11 +50,10 @@ function receive(message: ToWorker, handle: unknown): void {
       drainMs: message.drainMs,
       logger,
     });
-    void engine.ready.then(() => {
-      void tell({ kind: 'ready' });
-      setImmediate(compactHeap);
-    });
-    void engine.prepared.then(() => tell({ kind: 'prepared' }));
+    const { ready, prepared } = engine;
+    boundary.start(() => ready.then(() => tell({ kind: 'ready' })));
+    boundary.start(() => ready.then(() => boundary.soon(compactHeap)));
+    boundary.start(() => prepared.then(() => tell({ kind: 'prepared' })));
     return;
   }
   if (engine === undefined) return;
@@ -68,7 +67,7 @@ function receive(message: ToWorker, handle: unknown): void {
       } catch (error) {
         // The main process has compiled the same before: this is something of this process, a file or a limit.
         logger.error(`cannot use a ${message.type} update that the main process accepted: ${messageOf(error)}`);
-        void tell({ kind: 'refused', type: message.type, reason: messageOf(error) });
+        boundary.start(() => tell({ kind: 'refused', type: message.type, reason: messageOf(error) }));
       }
       return;
     case 'key-pair':
@@ -83,21 +82,35 @@ function receive(message: ToWorker, handle: unknown): void {
       return engine.noMoreSockets();
     case 'hand-over': {
       const servers = engine.state.servers();
-      void Promise.all(servers.map((server) => tell({ kind: 'socket' }, server))).then(() => tell({ kind: 'handed-over' }));
+      boundary.start(
+        () => Promise.all(servers.map((server) => tell({ kind: 'socket' }, server))).then(() => tell({ kind: 'handed-over' })),
+        () => boundary.start(() => tell({ kind: 'handed-over' })),
+      );
       return;
     }
-    case 'stats':
-      return void tell({ kind: 'stats', id: message.id, stats: engine.stats() });
+    case 'stats': {
+      const stats = engine.stats();
+      return boundary.start(() => tell({ kind: 'stats', id: message.id, stats }));
+    }
     case 'close':
-      return void close(message.drainMs, message.acceptMs);
+      return boundary.start(
+        () => close(message.drainMs, message.acceptMs),
+        () => process.exit(1),
+      );
   }
 }
 
-process.on('disconnect', () => {
+const disconnected = () => {
   if (isClosing) return;
+  const end = () =>
+    boundary.start(
+      () => close(5_000, 0),
+      () => process.exit(1),
+    );
+  boundary.after(orphanMs, end);
   logger.warn('the main process is gone: serving on with the last good configuration', { forMs: orphanMs });
-  setTimeout(() => void close(5_000, 0), orphanMs);
-});
+};
+process.on('disconnect', boundary.wrap(disconnected));
 // Signals of a terminal reach the whole group; when to end is the main process's to say.
 process.on('SIGINT', () => {});
 process.on('SIGTERM', () => {});

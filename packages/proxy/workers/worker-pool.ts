@@ -4,13 +4,15 @@ import type net from 'node:net';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import { Backoff, type Logger, type LogLevel } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, type LogLevel } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
 import type { Engine } from '../engine.ts';
 import type { OverloadSettings } from '../overload/overload-manager.ts';
 import type { PeerMetadata } from '../telemetry/peer-metadata.ts';
 import { mergeSnapshots, type StatsSnapshot } from '../telemetry/stats-snapshot.ts';
 import type { FromWorker, ToWorker } from './messages.ts';
+
+const boundary = errorBoundary('worker.process');
 
 export interface WorkerPoolOptions {
   readonly count: number;
@@ -160,15 +162,28 @@ export class WorkerPool {
     this.#stopListening();
   }
 
+  #startAfter(delayMs: number, index: number): void {
+    const start = () => {
+      this.#timers.delete(timer);
+      this.#start(index, false);
+    };
+    const timer = boundary.after(delayMs, start, () => {
+      if (!this.#isClosing) this.#startAfter(this.#backoff.nextMs(), index);
+    });
+    this.#timers.add(timer);
+  }
+
   #start(index: number, expectsSockets: boolean): void {
     const { self, selfId, accessLogFile, overload, drainMs, engine, logger, logLevel } = this.#options;
     const startedAt = Date.now();
-    const child = fork(workerFile, [], { serialization: 'advanced', execArgv: process.execArgv, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    const child = boundary.own(fork(workerFile, [], { serialization: 'advanced', execArgv: process.execArgv, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }));
     const worker: Worker = { index, child, isReady: false, isPrepared: false, lastStats: undefined };
     this.#workers.set(index, worker);
     child.on('message', (message: FromWorker, handle: unknown) => this.#receive(worker, message, handle));
-    child.on('error', () => {}); // a message to a worker that has just ended
-    child.once('exit', (code, signal) => {
+    let hasEnded = false;
+    const ended = (code: number | null, signal: NodeJS.Signals | null) => {
+      if (hasEnded) return;
+      hasEnded = true;
       if (this.#workers.get(index) === worker) this.#workers.delete(index);
       if (worker.lastStats !== undefined) this.#past = mergeSnapshots([...(this.#past ? [this.#past] : []), countsOnly(worker.lastStats)]);
       this.#events.emit('changed');
@@ -182,12 +197,11 @@ export class WorkerPool {
         reason: signal ?? `code ${code}`,
         inMs: Math.round(wait),
       });
-      const timer = setTimeout(() => {
-        this.#timers.delete(timer);
-        this.#start(index, false);
-      }, wait);
-      this.#timers.add(timer);
-    });
+      this.#startAfter(wait, index);
+    };
+    child.once('exit', ended);
+    // A process that could not be started has no exit.
+    child.on('error', () => child.pid === undefined && ended(null, null));
     send(worker, {
       kind: 'start',
       self,

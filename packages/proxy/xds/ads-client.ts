@@ -1,7 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
 import { createClient } from '@connectrpc/connect';
-import { Backoff, type Logger, messageOf, PushQueue } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, messageOf, PushQueue } from '@mizzen/common';
 import { GrpcConnection, type LivenessOptions } from '@mizzen/common/grpc-client';
 import { type DiscoveryType, discoveryTypes, type ResourceType, typeUrls } from '@mizzen/envoy-api';
 import type { Node } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
@@ -9,6 +9,9 @@ import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/
 import { type DiscoveryRequest, DiscoveryRequestSchema, type DiscoveryResponse } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { explain, type IdentityAgent, isUnauthenticated } from './identity-agent.ts';
+
+const boundary = errorBoundary('ads.stream');
+const receiving = errorBoundary('ads.resources');
 
 /** Where updates go, and what they are asked for by. */
 export interface ResourceSink {
@@ -79,7 +82,7 @@ export class AdsClient {
   }
 
   start(): void {
-    this.#running = this.#run();
+    this.#running = this.#run().catch((error: unknown) => boundary.caught(error));
   }
 
   async close(): Promise<void> {
@@ -110,31 +113,43 @@ export class AdsClient {
   }
 
   async #run(): Promise<void> {
-    const { logger, counters, control } = this.#options;
     while (!this.#abort.signal.aborted) {
-      counters.values.control_plane_connection_attempts_total++;
-      const startedAt = Date.now();
-      let reason = 'the stream ended.';
       try {
-        await this.#stream();
+        boundary.enter();
+        await this.#connectOnce();
       } catch (error) {
-        reason = explain(error);
-        if (isUnauthenticated(error)) this.#options.identity.refused(this.#shown);
+        boundary.caught(error);
+        await this.#sleep(this.#backoff.nextMs());
       }
-      const wasConnected = counters.values.control_plane_connected === 1;
-      counters.values.control_plane_connected = 0;
-      if (this.#abort.signal.aborted) return;
-      this.#options.onDisconnected?.();
-      if (this.#renewal.signal.aborted) {
-        this.#renewal = new AbortController();
-        if (wasConnected) continue;
-      }
-      if (wasConnected && Date.now() - startedAt > 5_000) this.#backoff.reset();
-      const wait = this.#backoff.nextMs();
-      const keeps = this.#hasConnectedOnce ? ' The last good configuration stays in effect.' : '';
-      logger.warn(`not connected to the control plane at ${control}: ${reason}${keeps} Trying again in ${(wait / 1000).toFixed(1)} s.`);
-      await this.#sleep(wait);
     }
+  }
+
+  /** One stream, and the pause after it. */
+  async #connectOnce(): Promise<void> {
+    const { logger, counters, control } = this.#options;
+    counters.values.control_plane_connection_attempts_total++;
+    const startedAt = Date.now();
+    let reason = 'the stream ended.';
+    try {
+      await this.#stream();
+    } catch (error) {
+      reason = explain(error);
+      boundary.unexpected(error);
+      if (isUnauthenticated(error)) this.#options.identity.refused(this.#shown);
+    }
+    const wasConnected = counters.values.control_plane_connected === 1;
+    counters.values.control_plane_connected = 0;
+    if (this.#abort.signal.aborted) return;
+    this.#options.onDisconnected?.();
+    if (this.#renewal.signal.aborted) {
+      this.#renewal = new AbortController();
+      if (wasConnected) return;
+    }
+    if (wasConnected && Date.now() - startedAt > 5_000) this.#backoff.reset();
+    const wait = this.#backoff.nextMs();
+    const keeps = this.#hasConnectedOnce ? ' The last good configuration stays in effect.' : '';
+    logger.warn(`not connected to the control plane at ${control}: ${reason}${keeps} Trying again in ${(wait / 1000).toFixed(1)} s.`);
+    await this.#sleep(wait);
   }
 
   async #stream(): Promise<void> {
@@ -185,10 +200,12 @@ export class AdsClient {
     subscription.nonce = response.nonce;
     let error: string | undefined;
     try {
+      receiving.enter();
       state.accept(type, response.resources);
       subscription.version = response.versionInfo;
     } catch (problem) {
       error = messageOf(problem);
+      receiving.unexpected(problem);
       logger.error(`refused ${type} resources; their last good versions stay in effect`, { version: response.versionInfo, reason: error });
     }
     // What has come may name what to ask for next. It is asked for before the ACK: what is acknowledged has no request outstanding that the control plane does

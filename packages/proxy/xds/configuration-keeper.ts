@@ -1,6 +1,6 @@
 import { create, fromBinary } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import { type Logger, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import { type DiscoveryType, discoveryTypes, type ResourceType, typeUrls } from '@mizzen/envoy-api';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { DiscoveryResponseSchema } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
@@ -8,6 +8,8 @@ import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import type { IdentityAgent } from './identity-agent.ts';
 import type { KeptConfigurationFile } from './kept-configuration.ts';
 import type { ResourceState } from './resource-state.ts';
+
+const boundary = errorBoundary('configuration.keep');
 
 export interface ConfigurationKeeperOptions {
   readonly file: KeptConfigurationFile;
@@ -88,7 +90,12 @@ export class ConfigurationKeeper {
   /** Resolves when it is decided where the first configuration comes from; at once where nothing is kept. */
   async start(): Promise<void> {
     if (!this.#options.file.exists) this.#isRead = true;
-    else this.#useTimer = setTimeout(() => this.controlPlaneIsAway(), useAfterMs);
+    else
+      this.#useTimer = boundary.after(
+        useAfterMs,
+        () => this.controlPlaneIsAway(),
+        () => this.#decided.resolve(),
+      );
     if (this.#isRead) this.#decided.resolve();
     await this.#decided.promise;
   }
@@ -183,20 +190,25 @@ export class ConfigurationKeeper {
 
   #schedule(delayMs: number): void {
     if (this.#writeTimer !== undefined || this.#writing !== undefined || this.#isClosed) return;
-    this.#writeTimer = setTimeout(
-      () => {
-        this.#writeTimer = undefined;
-        const { state, counters } = this.#options;
-        if (!this.#isComplete) return;
-        if (this.#dirtySince === undefined && counters.values.control_plane_connected === 0) return this.#schedule(refreshMs);
-        if (!state.isSettled && performance.now() - (this.#dirtySince ?? 0) < maxUnsettledMs) return this.#schedule(writeDelayMs);
-        this.#writing = this.#write().finally(() => {
-          this.#writing = undefined;
-          this.#schedule(this.#dirtySince === undefined ? refreshMs : writeDelayMs);
-        });
-      },
-      Math.max(delayMs, this.#notBefore - performance.now()),
-    ).unref();
+    const write = () => {
+      this.#writeTimer = undefined;
+      const { state, counters } = this.#options;
+      if (!this.#isComplete) return;
+      if (this.#dirtySince === undefined && counters.values.control_plane_connected === 0) return this.#schedule(refreshMs);
+      if (!state.isSettled && performance.now() - (this.#dirtySince ?? 0) < maxUnsettledMs) return this.#schedule(writeDelayMs);
+      const written = () => {
+        this.#writing = undefined;
+        this.#schedule(this.#dirtySince === undefined ? refreshMs : writeDelayMs);
+      };
+      this.#writing = this.#write()
+        .catch((error: unknown) => boundary.caught(error))
+        .then(written);
+    };
+    const again = () => {
+      this.#writeTimer = undefined;
+      this.#schedule(refreshMs);
+    };
+    this.#writeTimer = boundary.after(Math.max(delayMs, this.#notBefore - performance.now()), write, again).unref();
   }
 
   async #write(): Promise<void> {

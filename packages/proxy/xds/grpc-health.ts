@@ -1,10 +1,13 @@
 import http2 from 'node:http2';
+import { errorBoundary } from '@mizzen/common';
 import { healthRequest, servingStatus } from '../upstream/grpc-health-messages.ts';
+
+const boundary = errorBoundary('probe');
 
 /** Asks `grpc.health.v1.Health/Check` for a service; '' is the server as a whole. Resolves with the problem, or undefined when it serves. */
 export function checkGrpcHealth(address: string, port: number, service: string, timeoutMs: number): Promise<string | undefined> {
   return new Promise((resolve) => {
-    const session = http2.connect(`http://${address.includes(':') ? `[${address}]` : address}:${port}`);
+    const session = boundary.own(http2.connect(`http://${address.includes(':') ? `[${address}]` : address}:${port}`));
     const finish = (problem: string | undefined) => {
       clearTimeout(timer);
       session.destroy();
@@ -12,13 +15,15 @@ export function checkGrpcHealth(address: string, port: number, service: string, 
     };
     const timer = setTimeout(() => finish(`grpc.health.v1.Health/Check did not answer within ${timeoutMs} ms`), timeoutMs);
     session.on('error', (error) => finish(error.message));
-    const stream = session.request({
-      ':method': 'POST',
-      ':path': '/grpc.health.v1.Health/Check',
-      ':authority': service === '' ? 'localhost' : service,
-      'content-type': 'application/grpc',
-      te: 'trailers',
-    });
+    const stream = boundary.own(
+      session.request({
+        ':method': 'POST',
+        ':path': '/grpc.health.v1.Health/Check',
+        ':authority': service === '' ? 'localhost' : service,
+        'content-type': 'application/grpc',
+        te: 'trailers',
+      }),
+    );
     const chunks: Buffer[] = [];
     let status: string | undefined;
     stream.on('response', (headers) => {

@@ -1,7 +1,10 @@
+import type { IncomingMessage } from 'node:http';
 import net from 'node:net';
-import { http, timerMs } from '@mizzen/common';
+import { errorBoundary, http, timerMs } from '@mizzen/common';
 import type { ProxyConfig } from '../proxy-config.ts';
 import { checkGrpcHealth } from './grpc-health.ts';
+
+const boundary = errorBoundary('probe');
 
 /** Asks the application whether it is well, as Kubernetes' readiness probes do, and tells when the answer changes. */
 export class HealthProber {
@@ -22,7 +25,7 @@ export class HealthProber {
   }
 
   start(): void {
-    void this.#round();
+    this.#next();
   }
 
   close(): void {
@@ -43,8 +46,14 @@ export class HealthProber {
       this.#isHealthy = false;
       this.#onChange(problem);
     }
-    // An application that starts is asked often, so that it is in use as soon as it can be.
-    this.#timer = setTimeout(() => void this.#round(), this.#isHealthy ? timerMs(this.#probe.periodMs ?? 2_000) : 100);
+  }
+
+  /** One round now, and the next after the pause, whatever the outcome. An application that starts is probed often, so that it is in use as soon as it can be. */
+  #next(): void {
+    const again = () => {
+      if (!this.#isClosed) this.#timer = boundary.after(this.#isHealthy ? (this.#probe.periodMs ?? 2_000) : 100, () => this.#next(), again);
+    };
+    boundary.start(() => this.#round().then(again), again);
   }
 
   #ask(): Promise<string | undefined> {
@@ -53,7 +62,7 @@ export class HealthProber {
     if (grpcService !== undefined) return checkGrpcHealth(address, port, grpcService, timeoutMs);
     return new Promise((resolve) => {
       if (path === undefined) {
-        const socket = net.connect({ host: address, port, timeout: timeoutMs });
+        const socket = boundary.own(net.connect({ host: address, port, timeout: timeoutMs }));
         const finish = (problem: string | undefined) => {
           socket.destroy();
           resolve(problem);
@@ -63,11 +72,13 @@ export class HealthProber {
         socket.once('error', (error) => finish(error.message));
         return;
       }
-      const request = http.get({ host: address, port, path, timeout: timeoutMs, agent: false }, (response) => {
+      const received = (response: IncomingMessage) => {
         response.resume();
         const { statusCode = 0 } = response;
         resolve(statusCode >= 200 && statusCode < 400 ? undefined : `GET ${path} answered ${statusCode}`);
-      });
+      };
+      const request = boundary.own(http.get({ host: address, port, path, timeout: timeoutMs, agent: false }, received));
+      request.once('close', () => resolve(`GET ${path} was not answered`));
       request.once('timeout', () => request.destroy(new Error(`GET ${path} did not answer within ${timeoutMs} ms`)));
       request.once('error', (error) => resolve(error.message));
     });

@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { DescService } from '@bufbuild/protobuf';
 import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
-import { Backoff, type Logger, MizzenError, messageOf, timerMs } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { GrpcConnection, maxMessageBytes } from '@mizzen/common/grpc-client';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
@@ -10,6 +10,10 @@ import type { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { isRevoked, leafCrls } from '../tls/leaf-crl.ts';
 import { rootSecretName, workloadSecretName } from '../tls/secret-names.ts';
 import { type KeyPair, rootsOfDomain, type SecretStore } from '../tls/secret-store.ts';
+
+const boundary = errorBoundary('identity.renew');
+/** After an error of this proxy's own. */
+const maxRetryMs = 5_000;
 
 interface Tls {
   readonly ca: string;
@@ -139,7 +143,7 @@ export class IdentityAgent {
   #obtainWithin(ms: number): void {
     if (this.#isObtaining) return this.#wake?.();
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#obtain(), Math.random() * ms).unref();
+    this.#timer = boundary.after(Math.random() * ms, () => this.#obtainSoon()).unref();
   }
 
   /** Of this mesh: the roots of others say nothing about its control plane. */
@@ -158,6 +162,17 @@ export class IdentityAgent {
 
   #goodPair(): KeyPair | undefined {
     return Date.now() < this.#expiresAt && !this.#isRevoked ? this.#secrets.keyPair(workloadSecretName) : undefined;
+  }
+
+  /** Whatever goes wrong on the way, a certificate is requested again. */
+  #obtainSoon(): void {
+    boundary.start(
+      () => this.#obtain(),
+      () => {
+        this.#isObtaining = false;
+        if (!this.#isClosed) this.#obtainWithin(maxRetryMs);
+      },
+    );
   }
 
   async #obtain(): Promise<void> {
@@ -186,6 +201,7 @@ export class IdentityAgent {
         this.#rootsChanged();
         return;
       } catch (error) {
+        boundary.unexpected(error);
         if (isUnauthenticated(error)) this.refused(shown);
         const wait = this.#backoff.nextMs();
         this.#logger.warn(`no certificate from the control plane at ${this.#config.control}: ${explain(error)} Trying again in ${(wait / 1000).toFixed(1)} s.`);
@@ -204,7 +220,13 @@ export class IdentityAgent {
   #renewLater(ms: number): boolean {
     if (ms <= 0) return false;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#obtain(), timerMs(ms)).unref();
+    this.#timer = boundary
+      .after(
+        ms,
+        () => this.#obtainSoon(),
+        () => this.#obtainWithin(maxRetryMs),
+      )
+      .unref();
     return true;
   }
 

@@ -63,6 +63,7 @@ const udpReplyMs = 1_000;
 /** Without an answer by then a cluster goes without endpoints (config_source.proto `initial_fetch_timeout`). */
 const initialFetchTimeoutMs = 15_000;
 const sweeping = errorBoundary('timer.sweep.part');
+const opening = errorBoundary('listener.open');
 
 /** Refused resources that the error of an update names; it counts the others. */
 const maxNamedRefusals = 10;
@@ -325,7 +326,7 @@ export class ResourceState {
       listener.sweep(now);
       if (listener.isListening || (listener.activeConnections() > 0 && now < deadline)) continue;
       this.#draining.delete(listener);
-      void listener.close();
+      opening.start(() => listener.close());
     }
     for (const { compiled } of this.#clusters.values()) sweeping.run(() => compiled.cluster.sweep(now));
     if (this.#warming.size > 0 || this.#awaited.isWaiting) this.#warmUp();
@@ -341,7 +342,7 @@ export class ResourceState {
     this.#isClosing = true;
     for (const listener of [...this.#open.values(), ...this.#draining.keys()])
       if (listener instanceof Listener) listener.stopListening();
-      else setTimeout(() => void listener.close(), udpReplyMs).unref();
+      else opening.after(udpReplyMs, () => opening.start(() => listener.close())).unref();
   }
 
   activeConnections(): number {
@@ -467,7 +468,7 @@ export class ResourceState {
       routeTable: (name: string) => this.routeTable(name),
       missingSecrets: (names: readonly string[]) => this.#missingSecrets(names),
       accessLog: (path: string) => this.#accessLog(path),
-      onSecretReady: () => setImmediate(() => this.#openListenersThatCan()),
+      onSecretReady: () => opening.soon(() => this.#openListenersThatCan()),
     };
     for (const any of resources) {
       const message = refusals.read('listener', any, (bytes) => fromBinary(ListenerSchema, bytes));
@@ -495,7 +496,7 @@ export class ResourceState {
 
   /** New connections are no longer taken; those that exist have the drain time to end. */
   #retire(open: OpenListener): void {
-    if (open instanceof UdpListener) return void open.close();
+    if (open instanceof UdpListener) return opening.start(() => open.close());
     open.drain();
     open.stopListening();
     this.#draining.set(open, performance.now() + this.#options.drainMs);
@@ -533,15 +534,23 @@ export class ResourceState {
     const listener = compiled.kind === 'udp' ? new UdpListener(compiled.config, logger) : new Listener(compiled.config, this.#surroundings);
     this.#open.set(name, listener);
     this.#applied.set(name, compiled);
-    listener.listen().then(
-      () => this.#checkReady(),
-      (error: unknown) => {
-        if (this.#open.get(name) === listener) this.#open.delete(name);
-        this.#applied.delete(name);
-        logger.error(messageOf(error));
-        setTimeout(() => this.#openListenersThatCan(), 1_000).unref();
-      },
-    );
+    const failed = (error: unknown) => {
+      if (this.#open.get(name) === listener) this.#open.delete(name);
+      this.#applied.delete(name);
+      this.#openAgain();
+      logger.error(messageOf(error));
+    };
+    opening.start(() => listener.listen().then(() => this.#checkReady(), failed));
+  }
+
+  #openAgain(): void {
+    opening
+      .after(
+        1_000,
+        () => this.#openListenersThatCan(),
+        () => this.#openAgain(),
+      )
+      .unref();
   }
 
   /** Exactly for this address, else for all addresses of its family. */
@@ -563,10 +572,8 @@ export class ResourceState {
         this.#open.set(name, listener);
         this.#applied.set(name, compiled);
       } else this.#draining.set(listener, Number.POSITIVE_INFINITY);
-      listener.adopt(server).then(
-        () => this.#checkReady(),
-        (error: unknown) => logger.error(`a socket that was handed over cannot be used: ${messageOf(error)}`, { listener: name }),
-      );
+      const failed = (error: unknown) => logger.error(`a socket that was handed over cannot be used: ${messageOf(error)}`, { listener: name });
+      opening.start(() => listener.adopt(server).then(() => this.#checkReady(), failed));
       return false;
     });
   }

@@ -5,7 +5,7 @@ import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
-import { type Logger, MizzenError, messageOf, type Origin, parseBool, version as programVersion, tlsDefaults } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf, type Origin, parseBool, version as programVersion, tlsDefaults } from '@mizzen/common';
 import { ConnectionGuard, httpServerOptions, limitHttpTimes, maxHandshakeMs, peerOf } from '@mizzen/common/connection-guard';
 import { PendingRequests } from '@mizzen/common/pending-requests';
 import { ServerConnections } from '@mizzen/common/server-connections';
@@ -24,6 +24,8 @@ import { readBody } from './request-body.ts';
 import { predicateOf } from './selectors.ts';
 import { toTable } from './table.ts';
 import { isTrue, watchResources } from './watch.ts';
+
+const boundary = errorBoundary('api.request');
 
 /**
  * The rules API: Kubernetes' REST conventions over Galley's registry, on TLS, for holders of the admin token only. kubectl, client
@@ -118,16 +120,14 @@ export class ApiServer {
     this.#options = options;
     this.#openApiCache = new Map();
     this.#bodies = new PendingRequests({ maxPendingBytes: maxPendingBodyBytes, maxReadingPerPeer: maxBodiesPerPeer, maxWaitingPerPeer: maxBodiesPerPeer });
-    this.#server = createServer(
-      { ...options.certificate, ...tlsDefaults, ...httpServerOptions, requestCert: true, rejectUnauthorized: false, handshakeTimeout: maxHandshakeMs },
-      (request, response) => {
-        this.#answer(request, response, (one) => this.#identify(one)).catch((error: unknown) => this.#fail(request, response, error));
-      },
+    this.#server = boundary.own(
+      createServer(
+        { ...options.certificate, ...tlsDefaults, ...httpServerOptions, requestCert: true, rejectUnauthorized: false, handshakeTimeout: maxHandshakeMs },
+        (request, response) => this.#serve(request, response, (one) => this.#identify(one)),
+      ),
     );
     this.#guard = new ConnectionGuard(this.#server);
-    this.#localServer = createHttpServer(httpServerOptions, (request, response) => {
-      this.#answer(request, response, async () => sameUser).catch((error: unknown) => this.#fail(request, response, error));
-    });
+    this.#localServer = boundary.own(createHttpServer(httpServerOptions, (request, response) => this.#serve(request, response, async () => sameUser)));
     this.#connections = [this.#localServer, this.#server].map((server) => new ServerConnections(server));
     for (const server of [this.#server, this.#localServer]) limitHttpTimes(server, { maxHeadMs, maxRequestMs });
     this.#server.on('secureConnection', (socket) => options.onConnection?.(socket));
@@ -175,9 +175,18 @@ export class ApiServer {
     }
   }
 
+  #serve(request: IncomingMessage, response: ServerResponse, identify: (request: IncomingMessage) => Promise<Caller>): void {
+    boundary.start(
+      () => this.#answer(request, response, identify).catch((error: unknown) => this.#fail(request, response, error)),
+      () => (response.headersSent ? response.destroy() : this.#fail(request, response, new ApiError(500, 'InternalError', 'internal error'))),
+    );
+  }
+
   #fail(request: IncomingMessage, response: ServerResponse, error: unknown): void {
-    if (!(error instanceof ApiError))
+    if (!(error instanceof ApiError)) {
+      boundary.unexpected(error);
       this.#options.logger.error('a request failed', { method: request.method, url: request.url?.slice(0, 200), error: messageOf(error) });
+    }
     if (response.headersSent) return void response.destroy();
     const known = error instanceof ApiError ? error : new ApiError(500, 'InternalError', messageOf(error));
     if (!request.complete) response.setHeader('connection', 'close');

@@ -1,10 +1,13 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Kind, Resource } from '@mizzen/api';
+import { errorBoundary } from '@mizzen/common';
 import { ApiError, badRequest } from '../api-error.ts';
 import { type Change, type ConfigStore, RevisionTooOld, type StoredResource } from '../config-store.ts';
 import { apiVersionFor } from './discovery.ts';
 import type { Predicate } from './selectors.ts';
 import { toTable } from './table.ts';
+
+const boundary = errorBoundary('api.watch');
 
 export interface WatchCall {
   readonly request: IncomingMessage;
@@ -85,20 +88,24 @@ export async function watchResources({ request, response, url, kind, version, na
   }
   let stop: () => void;
   try {
-    stop = store.watch(since, onChange);
+    // A client that missed a change lists and watches again.
+    stop = store.watch(
+      since,
+      boundary.wrap(onChange, () => response.destroy()),
+    );
   } catch (error) {
     if (!(error instanceof RevisionTooOld)) throw error;
     send('ERROR', new ApiError(410, 'Expired', `too old resource version: ${given} (${error.oldest})`).toStatus());
     return void response.end();
   }
   const wantsBookmarks = isTrue(url.searchParams.get('allowWatchBookmarks'));
-  const bookmark = setInterval(() => {
+  const bookmark = boundary.every(bookmarkIntervalMs, () => {
     if (wantsBookmarks) sendBookmark(store.revision());
-  }, bookmarkIntervalMs);
+  });
   const timeoutSeconds = Math.min(Number(url.searchParams.get('timeoutSeconds')) || 1800, 3600);
-  const deadline = setTimeout(() => response.end(), timeoutSeconds * 1000);
+  const deadline = boundary.after(timeoutSeconds * 1000, () => response.end());
   request.socket.setTimeout(0);
-  response.on('close', () => {
+  boundary.own(response).on('close', () => {
     stop();
     clearInterval(bookmark);
     clearTimeout(deadline);

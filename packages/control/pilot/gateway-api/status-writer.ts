@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import { findKind, isPlainObject } from '@mizzen/api';
-import { type Logger, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import type { ResourceKey } from '../../galley/config-store.ts';
 import type { ResourceRegistry } from '../../galley/resource-registry.ts';
 import { policyTargetStates } from '../analysis/policy-targets.ts';
@@ -15,6 +15,8 @@ import { type GatewayState, gatewayNameLabel, type Listener } from './listeners.
 import { dated, entriesOf, type Status } from './status-conditions.ts';
 import type { Translation } from './translate.ts';
 import { condition, controllerName, failed, group } from './types.ts';
+
+const boundary = errorBoundary('gateway-api.status');
 
 const manager = 'mizzen-gateway-controller';
 
@@ -34,7 +36,8 @@ export class StatusWriter {
 
   /** `proxies`: those that are connected; `excluded`: objects that generation fails with. */
   write(translation: Translation, snapshot: MeshSnapshot, proxies: readonly ProxyView[], excluded: readonly Excluded[]): void {
-    this.#queue = this.#queue.then(async () => {
+    const write = async () => {
+      boundary.enter();
       for (const { stored, change } of await this.#exclusions.changes(excluded)) await this.#change(stored.key, change);
       for (const one of snapshot.gatewayApi.classes)
         if (one.spec.controllerName === controllerName)
@@ -63,6 +66,11 @@ export class StatusWriter {
             ...ancestors.map((ancestorRef) => ({ ancestorRef, controllerName, conditions: dated(conditions, ancestorBefore(before, ancestorRef), policy) })),
           ],
         }));
+    };
+    // Statuses that could not be written do not stop those to come.
+    this.#queue = this.#queue.then(write).catch((error: unknown) => {
+      boundary.unexpected(error);
+      this.#logger.error('statuses could not be written', { error: messageOf(error) });
     });
   }
 

@@ -1,10 +1,12 @@
 import { findKind, type WorkloadEntrySpec } from '@mizzen/api';
-import { type Logger, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import type { ResourceRegistry } from '../../galley/resource-registry.ts';
 import { splitAddress } from '../generate/names.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { tlsModeLabel, unhealthyAnnotation, workloadNameAnnotation } from './build-services.ts';
 import { registeredAnnotation, type WorkloadBinding } from './workload-bindings.ts';
+
+const boundary = errorBoundary('registration');
 
 /**
  * Self-registration: a connected sidecar that asks for it has a WorkloadEntry while it is there. Name, labels, service account and weight are those of the
@@ -124,8 +126,14 @@ export class Registration {
 
   #enqueue(key: string, task: () => Promise<void>): void {
     const next = (this.#queues.get(key) ?? Promise.resolve())
-      .then(task)
-      .catch((error: unknown) => this.#options.logger.error('a workload could not be registered', { workload: key, error: messageOf(error) }));
+      .then(() => {
+        boundary.enter();
+        return task();
+      })
+      .catch((error: unknown) => {
+        boundary.unexpected(error);
+        this.#options.logger.error('a workload could not be registered', { workload: key, error: messageOf(error) });
+      });
     this.#queues.set(key, next);
   }
 
@@ -177,14 +185,15 @@ export class Registration {
     if (this.#isClosed) return;
     const key = `${namespace}/${name}`;
     clearTimeout(this.#removals.get(key));
-    const timer = setTimeout(() => {
+    const remove = () => {
       this.#removals.delete(key);
       this.#enqueue(key, async () => {
         if (this.#connected.has(key)) return;
         if (await this.#options.registry.store.remove({ group: 'networking.istio.io', kind: 'WorkloadEntry', namespace, name }))
           this.#options.logger.info('a workload is gone', { workload: key });
       });
-    }, afterMs);
+    };
+    const timer = boundary.after(afterMs, remove, () => this.#removeLater(namespace, name, afterMs));
     this.#removals.set(key, timer);
   }
 }

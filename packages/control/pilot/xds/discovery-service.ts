@@ -1,5 +1,5 @@
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
-import { type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { type DiscoveryType, discoveryTypes, typeUrls } from '@mizzen/envoy-api';
 import type { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
 import type { DiscoveryRequest, DiscoveryResponse } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
@@ -11,6 +11,8 @@ import type { Pilot } from '../pilot.ts';
 import { type ProxyView, viewOf } from '../proxy-view.ts';
 import { type ProvenIdentity, proveIdentity, UnprovenIdentity } from './proven-identity.ts';
 import { ProxyConnection } from './proxy-connection.ts';
+
+const boundary = errorBoundary('xds.stream');
 
 const typeByUrl = new Map<string, DiscoveryType>(discoveryTypes.map((type) => [typeUrls[type], type]));
 /** Istio's way for a sidecar to say whether its application is healthy: `error_detail` is set when it is not. */
@@ -33,9 +35,10 @@ export function discoveryService(
       const connection = open(first.value, identity, peer);
       pilot.connected(connection);
       const reading = readRequests(first.value, iterator, connection).catch((error: unknown) => {
+        boundary.unexpected(error);
         if (!context.signal.aborted) logger.debug('a stream ended', { proxy: connection.view.name, error: messageOf(error) });
       });
-      void reading.finally(() => connection.responses.close());
+      boundary.start(() => reading.finally(() => connection.responses.close()));
       try {
         yield* connection.responses;
       } finally {
@@ -71,6 +74,7 @@ export function discoveryService(
   async function readRequests(first: DiscoveryRequest, iterator: AsyncIterator<DiscoveryRequest>, connection: ProxyConnection): Promise<void> {
     for (let next: IteratorResult<DiscoveryRequest> = { value: first, done: false }; !next.done; next = await iterator.next()) {
       const request = next.value;
+      boundary.enter();
       const type = typeByUrl.get(request.typeUrl);
       if (type) pilot.requested(connection, type, request);
       else if (request.typeUrl === healthTypeUrl) pilot.healthChanged(connection, request.errorDetail?.message);

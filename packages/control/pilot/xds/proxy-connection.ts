@@ -21,6 +21,9 @@ import { type ProvenIdentity, proveIdentity, UnprovenIdentity } from './proven-i
 /** Asked for without names: all that there is of the type. */
 const wholeTypes: ReadonlySet<DiscoveryType> = new Set(['cluster', 'listener', 'name-table', 'messaging', 'broker-policy']);
 
+/** Make before break. */
+const orderOfTypes: ReadonlyMap<string, number> = new Map(discoveryTypes.map((type, i) => [typeUrls[type], i]));
+
 export interface ShownCertificate {
   readonly serial: string | undefined;
   readonly generation: string | undefined;
@@ -60,7 +63,8 @@ export class ProxyConnection {
     this.serial = certificate.serial;
     this.certificateGeneration = certificate.generation;
     this.connectedAt = now;
-    this.responses = new PushQueue();
+    // State of the world: of a type that waits, only the newest content counts. A proxy that does not read costs one response of each type.
+    this.responses = new PushQueue((response) => orderOfTypes.get(response.typeUrl) ?? 0);
     this.#subscriptions = new Map();
     this.#failures = new Map();
     this.patched = new Set();

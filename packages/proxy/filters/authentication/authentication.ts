@@ -148,8 +148,7 @@ class AuthenticationFilter implements HttpFilter {
     if (table === undefined) return this.#takeHolder(exchange, route, undefined, 'wrong_login');
     const known = table.rememberedLogin(username, password, now);
     if (known !== undefined) return this.#takeHolder(exchange, route, known, '');
-    table.checkLogin(username, password, now, (holder) => {
-      if (exchange.isOver) return;
+    const checked = (holder: Holder | undefined | 'busy') => {
       if (holder === 'busy') {
         this.#counters.countRejection('authentication', 'busy');
         return exchange.replyProblem(503, { title: 'Service Unavailable', detail: 'too many logins at once: try again' }, 'authentication_busy', [
@@ -157,7 +156,8 @@ class AuthenticationFilter implements HttpFilter {
         ]);
       }
       if (this.#takeHolder(exchange, route, holder, 'wrong_login') === 'continue') exchange.resumeFilters();
-    });
+    };
+    table.checkLogin(username, password, now, exchange.later(checked));
     return 'stop';
   }
 
@@ -173,7 +173,7 @@ class AuthenticationFilter implements HttpFilter {
       const consumer = verifier.remembered(token, now);
       if (consumer !== undefined) return this.#takeToken(exchange, route, tables, consumer, verifier);
     }
-    void this.#verify(exchange, route, tables, token, verifiers);
+    exchange.startWork(() => this.#verify(exchange, route, tables, token, verifiers));
     return 'stop';
   }
 

@@ -1,6 +1,9 @@
 import { createHash, createHmac, randomBytes, scrypt, timingSafeEqual } from 'node:crypto';
+import { errorBoundary } from '@mizzen/common';
 import type { ConsumerList } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { Consumer } from '../../http/exchange.ts';
+
+const boundary = errorBoundary('authentication.password');
 
 /**
  * The subject of an issuer's tokens, as the name of a consumer: neither another issuer's subject nor a Consumer (`namespace/name`) can have it.
@@ -110,13 +113,20 @@ export class CredentialTable {
     // A name that nobody has takes as long as a wrong password.
     const { parameters, salt, hash } = login ?? noLogin;
     this.#pendingPasswords++;
-    scrypt(password, salt, hash.length, { ...parameters, maxmem: 256 * parameters.N * parameters.r }, (error, derived) => {
+    const derivedKey = (error: Error | null, derived: Buffer) => {
       this.#pendingPasswords--;
       if (error !== null || login === undefined || !timingSafeEqual(derived, hash)) return done(undefined);
       if (this.#remembered.size >= maxRemembered) this.#remembered.clear();
       this.#remembered.set(this.#fingerprint(username, password), now + rememberMs);
       done(login.holder);
-    });
+    };
+    scrypt(
+      password,
+      salt,
+      hash.length,
+      { ...parameters, maxmem: 256 * parameters.N * parameters.r },
+      boundary.wrap(derivedKey, () => done(undefined)),
+    );
   }
 
   #fingerprint(username: string, password: string): string {

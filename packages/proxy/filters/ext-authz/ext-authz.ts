@@ -66,11 +66,11 @@ class ExtAuthzFilter implements HttpFilter {
       else isPassed = true;
     };
     const body = this.#config.withRequestBody;
-    if (body === undefined || !exchange.head.hasBody) this.#ask(exchange, undefined, decided);
+    if (body === undefined || !exchange.head.hasBody) this.#ask(exchange, undefined, exchange.later(decided));
     else
       exchange.collectRequest(
         body.maxRequestBytes,
-        (bytes) => this.#ask(exchange, { bytes, isPartial: !exchange.isRequestComplete, asBytes: body.packAsBytes }, decided),
+        (bytes) => this.#ask(exchange, { bytes, isPartial: !exchange.isRequestComplete, asBytes: body.packAsBytes }, exchange.later(decided)),
         body.allowPartialMessage,
       );
     isWaiting = true;

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, MizzenError, messageOf } from '@mizzen/common';
 import { LoginPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { queryValues } from '@mizzen/gateway';
 import type { ProxyContext } from '../../http/connection-settings.ts';
@@ -14,6 +14,8 @@ import { type NeedsSecrets, refuseWithoutSecret, secretNameOf } from '../generic
 import { unpackConfig } from '../unpack-config.ts';
 import { OpenIdProvider, RefusedByProvider, type Tokens } from './openid-provider.ts';
 import { joinedCookie, SealedCookies, setCookies } from './sealed-cookies.ts';
+
+const boundary = errorBoundary('login');
 
 const name = 'mizzen.filters.http.login';
 const loginSeconds = 600;
@@ -98,12 +100,12 @@ class LoginFilter implements HttpFilter {
   }
 
   #wait(exchange: Exchange, route: Login, work: Promise<void>): 'stop' {
-    work.catch((error: unknown) => {
-      if (exchange.isOver) return;
+    const failed = exchange.later((error: unknown) => {
       if (error instanceof RefusedByProvider) return this.#deny(exchange, 403, 'refused', `the login was refused: ${error.message}`);
       this.#context.logger.warn(`logins for ${route.config.name}: ${messageOf(error)}`);
       this.#deny(exchange, 503, 'provider_unavailable', 'logins are not possible at the moment: the OpenID provider cannot be used');
     });
+    work.catch(failed);
     return 'stop';
   }
 
@@ -322,7 +324,7 @@ class Login implements NeedsSecrets {
       });
       this.#refreshing.set(key, asking);
       const forget = () => void this.#refreshing.delete(key);
-      asking.then(() => setTimeout(forget, refreshedLivesMs).unref(), forget);
+      asking.then(() => boundary.after(refreshedLivesMs, forget).unref()).catch(forget);
     }
     return asking;
   }

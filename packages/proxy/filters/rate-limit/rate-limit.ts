@@ -221,12 +221,11 @@ class RateLimitFilter implements HttpFilter {
           limit: { requestsPerUnit: limit.requests, unit: limit.unit },
         })),
       },
-      (answer) => {
-        if (exchange.isOver) return;
+      exchange.later((answer) => {
         if (!('failure' in answer ? noAnswer(answer.failure) : settle(answer.response))) return;
         if (isWaiting) exchange.resumeFilters();
         else isPassed = true;
-      },
+      }),
     );
     isWaiting = true;
     return isPassed ? 'continue' : 'stop';

@@ -33,10 +33,12 @@ export class ScriptChild {
     this.#bytes = 0;
     this.#reason = undefined;
     this.#hasEnded = false;
-    this.#process = spawn(process.execPath, [`--max-old-space-size=${maxHeapMb}`, processFile, file], {
-      stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe'],
-      env: {},
-    });
+    this.#process = boundary.own(
+      spawn(process.execPath, [`--max-old-space-size=${maxHeapMb}`, processFile, file], {
+        stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe'],
+        env: {},
+      }),
+    );
     const results = this.#process.stdio[3] as Socket;
     this.#calls = this.#process.stdio[4] as Socket;
     // A proxy does not stay for its filters.

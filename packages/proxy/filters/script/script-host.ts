@@ -1,9 +1,11 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
-import { Backoff, type Logger, timerMs } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger } from '@mizzen/common';
 import type { ProxyCounters } from '../../telemetry/proxy-counters.ts';
 import { ScriptChild } from './script-child.ts';
 import { type FromProcess, heartbeatMs, type ScriptCall, type ScriptResult } from './script-messages.ts';
+
+const boundary = errorBoundary('script-process');
 
 const reloadDelayMs = 50;
 const maxPending = 1_000;
@@ -82,13 +84,15 @@ export class ScriptHost {
     this.#load();
     try {
       // Editors replace files: the folder is what stays.
-      this.#watcher = watch(dirname(file), { persistent: false }, (_event, name) => {
-        if (name !== null && name !== basename(file)) return;
-        clearTimeout(this.#reloadTimer);
-        this.#reloadTimer = setTimeout(() => this.#load(), reloadDelayMs);
-        this.#reloadTimer.unref();
-      });
-      this.#watcher.on('error', () => {});
+      this.#watcher = boundary.own(
+        watch(dirname(file), { persistent: false }, (_event, name) => {
+          if (name !== null && name !== basename(file)) return;
+          clearTimeout(this.#reloadTimer);
+          this.#reloadTimer = boundary.after(reloadDelayMs, () => this.#load());
+          this.#reloadTimer.unref();
+        }),
+        () => {},
+      );
     } catch {
       // The folder does not exist: the load fails too, and logs it.
     }
@@ -124,7 +128,11 @@ export class ScriptHost {
   #send(current: Process, pending: Pending): void {
     const id = (this.#nextId++ & 0x3fffffff) + 1;
     current.pending.set(id, pending);
-    pending.timer = setTimeout(() => this.#timedOut(current, id), timerMs(pending.timeoutMs));
+    pending.timer = boundary.after(
+      pending.timeoutMs,
+      () => this.#timedOut(current, id),
+      () => this.#settle(current, id, { kind: 'error', message: 'internal error' }),
+    );
     current.child.send({ ...pending.call, id });
   }
 
@@ -148,7 +156,7 @@ export class ScriptHost {
 
   #timedOut(current: Process, id: number): void {
     // What the process has sent is read first: this proxy itself may have been late.
-    setImmediate(() => {
+    const late = () => {
       const pending = current.pending.get(id);
       if (pending === undefined) return;
       this.#counters.count(`script_timeouts_total${this.#label}`);
@@ -159,7 +167,8 @@ export class ScriptHost {
       setTimeout(() => {
         if (current.lastBeatAt === beatAt) current.child.kill('it does not end');
       }, 3 * heartbeatMs).unref();
-    });
+    };
+    boundary.soon(late, () => this.#settle(current, id, { kind: 'error', message: 'internal error' }));
   }
 
   #load(): void {
@@ -260,7 +269,11 @@ export class ScriptHost {
 
   #loadAfter(delayMs: number): void {
     clearTimeout(this.#restartTimer);
-    this.#restartTimer = setTimeout(() => this.#load(), delayMs);
+    this.#restartTimer = boundary.after(
+      delayMs,
+      () => this.#load(),
+      () => this.#loadAfter(maxRestartDelayMs),
+    );
     this.#restartTimer.unref();
   }
 
@@ -273,6 +286,6 @@ export class ScriptHost {
     const end = () => old.child.kill('it was replaced');
     if (old.pending.size === 0) return end();
     const last = Math.max(...[...old.pending.values()].map(({ timeoutMs }) => timeoutMs));
-    setTimeout(end, timerMs(last + 50)).unref();
+    boundary.after(last + 50, end).unref();
   }
 }

@@ -68,8 +68,7 @@ class ScriptFilter implements HttpFilter {
     if (current === undefined) return exchange.resumeFilters();
     const host = this.#hostOf(current.file);
     if (!host.takes('request')) return this.#nextLater(exchange, scripts, at + 1);
-    host.call({ phase: 'request', config: current.config, request: requestOf(exchange), response: undefined }, current.timeoutMs, (result) => {
-      if (exchange.isOver) return;
+    const called = exchange.later((result: ScriptResult) => {
       if (result.kind === 'error') return this.#failed(exchange, current, result);
       if (result.kind === 'answer') {
         this.#context.counters.countRejection('script', String(result.status));
@@ -90,11 +89,12 @@ class ScriptFilter implements HttpFilter {
       if (result.headers !== undefined) replaceFields(exchange.head.headers, result.headers);
       this.#next(exchange, scripts, at + 1);
     });
+    host.call({ phase: 'request', config: current.config, request: requestOf(exchange), response: undefined }, current.timeoutMs, called);
   }
 
   /** Not from within the loop over the filters. */
   #nextLater(exchange: Exchange, scripts: readonly Script[], at: number): void {
-    setImmediate(() => !exchange.isOver && this.#next(exchange, scripts, at));
+    setImmediate(exchange.later(() => this.#next(exchange, scripts, at)));
   }
 
   /** Answers meet the filters in the opposite order. */
@@ -106,8 +106,7 @@ class ScriptFilter implements HttpFilter {
       const host = this.#hostOf(current.file);
       if (!host.takes('response')) return next();
       const response = { status: head.status, headers: listOf(head.headers) };
-      host.call({ phase: 'response', config: current.config, request: requestOf(exchange), response }, current.timeoutMs, (result) => {
-        if (exchange.isOver) return;
+      const called = exchange.later((result: ScriptResult) => {
         if (result.kind !== 'continue') return this.#failed(exchange, current, result);
         if (result.status !== undefined && result.status !== 204 && result.status !== 304) {
           head.status = result.status;
@@ -116,6 +115,7 @@ class ScriptFilter implements HttpFilter {
         if (result.headers !== undefined) replaceFields(head.headers, result.headers);
         next();
       });
+      host.call({ phase: 'response', config: current.config, request: requestOf(exchange), response }, current.timeoutMs, called);
     };
     next();
   }

@@ -1,9 +1,12 @@
 import { create, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
+import { errorBoundary } from '@mizzen/common';
 import { ExportTraceServiceRequestSchema, type KeyValueSchema } from '@mizzen/envoy-api/gen/opentelemetry/v1/trace_service_pb.js';
 import type { ProxyContext } from '../../http/connection-settings.ts';
 import { sendOwnRequest } from '../../upstream/own-request.ts';
 import { unaryCall } from '../../upstream/unary-call.ts';
 import type { SpanInit } from './tracer.ts';
+
+const boundary = errorBoundary('tracing.export');
 
 export interface SpanExporterOptions {
   /** The cluster of the collector. */
@@ -56,7 +59,7 @@ export class SpanExporter {
     this.#spans.push(span);
     if (this.#spans.length >= batchSize) this.flush();
     else if (this.#timer === undefined) {
-      this.#timer = setTimeout(() => this.flush(), flushMs);
+      this.#timer = boundary.after(flushMs, () => this.flush());
       this.#timer.unref();
     }
   }

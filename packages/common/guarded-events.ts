@@ -1,0 +1,97 @@
+import type { EventEmitter } from 'node:events';
+
+/**
+ * Owned event emitters: what `ErrorBoundary.own` does. Node.js ends a process for an `error` event without listener, and for an exception in
+ * any event handler. An owned emitter has a listener for `error`, and its `emit` catches: the exception is counted, and what the event was
+ * about is ended.
+ */
+interface Boundary {
+  enter(): void;
+  caught(error: unknown): void;
+  run(work: () => void): boolean;
+}
+
+/** Events that hand over a new unit of work: its own events are guarded too. */
+const handovers: ReadonlySet<unknown> = new Set(['connection', 'secureConnection', 'session', 'stream', 'request', 'upgrade', 'checkContinue', 'response']);
+/** Events that end a unit, where injected faults would only hide what is tested. */
+const ends: ReadonlySet<unknown> = new Set(['error', 'close', 'exit', 'newListener', 'removeListener']);
+/** INTERNAL_ERROR of RFC 9113, section 7. */
+const http2InternalError = 2;
+const owned = new WeakSet<object>();
+
+export function guardEvents<Emitter extends object>(boundary: Boundary, candidate: Emitter, fail: (() => void) | undefined): Emitter {
+  if (owned.has(candidate) || !isEmitter(candidate)) return candidate;
+  owned.add(candidate);
+  const emitter: EventEmitter = candidate;
+  emitter.on('error', (error: unknown) => {
+    // Peers cause the errors of connections, and `close` follows. Nothing else tells of the error of a server without another listener.
+    if (isServer(emitter) && emitter.listenerCount('error') === 1) boundary.caught(error);
+  });
+  const emit = emitter.emit;
+  emitter.emit = (event: string | symbol, ...values: unknown[]): boolean => {
+    try {
+      if (handovers.has(event)) for (const value of values) if (isObject(value)) guardEvents(boundary, value, undefined);
+      if (!ends.has(event) && emitter.listenerCount(event) > 0) boundary.enter();
+      return emit.call(emitter, event, ...values);
+    } catch (error) {
+      boundary.caught(error);
+      boundary.run(() => (fail === undefined ? end(emitter, values) : fail()));
+      return true;
+    }
+  };
+  for (const stream of childStreams(emitter)) guardEvents(boundary, stream, () => {});
+  return candidate;
+}
+
+/** Ends what an event was about: what it handed over, or else its emitter. A response that has not begun is a 500. Servers go on. */
+function end(emitter: EventEmitter, values: readonly unknown[]): void {
+  const units = values.filter(isDestroyable);
+  const response = units.find((unit) => isUnsentResponse(unit)) as UnsentResponse | undefined;
+  if (response !== undefined) {
+    response.writeHead(500).end();
+    return;
+  }
+  for (const unit of units) endUnit(unit);
+  if (units.length === 0 && isDestroyable(emitter)) endUnit(emitter);
+}
+
+/** HTTP/2 streams are reset: to destroy the request or response of one does not end it. */
+function endUnit(unit: { destroy(): void }): void {
+  const { stream = unit } = unit as { stream?: unknown };
+  if (isHttp2Stream(stream)) stream.close(http2InternalError);
+  else unit.destroy();
+}
+
+function isHttp2Stream(value: unknown): value is { close(code: number): void } {
+  return isObject(value) && 'rstCode' in value && typeof (value as { close?: unknown }).close === 'function';
+}
+
+interface UnsentResponse {
+  writeHead(status: number): { end(): void };
+}
+
+function isUnsentResponse(unit: object): boolean {
+  const { writeHead, headersSent } = unit as { writeHead?: unknown; headersSent?: unknown };
+  return typeof writeHead === 'function' && headersSent === false;
+}
+
+function childStreams(emitter: EventEmitter): object[] {
+  const { stdio, kill } = emitter as { stdio?: unknown; kill?: unknown };
+  return typeof kill === 'function' && Array.isArray(stdio) ? stdio.filter(isObject) : [];
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null;
+}
+
+function isEmitter(value: object): value is EventEmitter & object {
+  return typeof (value as { emit?: unknown }).emit === 'function' && typeof (value as { listenerCount?: unknown }).listenerCount === 'function';
+}
+
+function isServer(value: object): boolean {
+  return typeof (value as { listen?: unknown }).listen === 'function';
+}
+
+function isDestroyable(value: unknown): value is { destroy(): void } {
+  return isObject(value) && typeof (value as { destroy?: unknown }).destroy === 'function' && !isServer(value);
+}
