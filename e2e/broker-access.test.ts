@@ -123,9 +123,8 @@ describe('the broker of a mesh, called past the sidecars with the certificates o
     await broker.close();
     await brokerMesh.close();
   };
-  const writeConfig = async (control: string) => {
-    const { namespace, serviceAccount: name } = brokerAccount;
-    const tokenFile = join(mesh.home, 'broker.token');
+  const writeConfig = async (control: string, { namespace, serviceAccount: name }: { namespace: string; serviceAccount: string } = brokerAccount) => {
+    const tokenFile = join(mesh.home, `${name}.broker-token`);
     writeFileSync(tokenFile, (await mesh.plane.tokens.issue(namespace, name, [], 3_600)).token);
     const identity = { type: 'sidecar', name, namespace, workload: name, serviceAccount: name, labels: {}, trustDomain: 'cluster.local', address: '127.0.0.1' };
     writeFileSync(configFile, JSON.stringify({ ...identity, control, rootCertificateFile: homeFiles(mesh.home).rootCertificate, tokenFile }));
@@ -310,6 +309,23 @@ spec:
     await stopBroker();
     await writeConfig(`127.0.0.1:${mesh.plane.xdsPort}`);
     await startBroker();
+  });
+
+  it('sends its policies to no other account, and does not serve without them', async () => {
+    await writeConfig(`127.0.0.1:${mesh.plane.xdsPort}`, { namespace: 'default', serviceAccount: 'writer' });
+    const other = join(mesh.home, 'other-broker');
+    mkdirSync(other);
+    const impostor = new BrokerMesh(configFile, other, silentLogger);
+    const started = impostor.start().then(() => 'ready');
+    await until(
+      'it has been answered',
+      async () => mesh.plane.pilot.proxies().find(({ serviceAccount }) => serviceAccount === 'writer')?.types['broker-policy']?.state,
+      (state) => state === 'synced',
+    );
+    assert.equal(impostor.access.isKnown, false);
+    assert.equal(await Promise.race([started, Promise.resolve('waiting')]), 'waiting');
+    await impostor.close();
+    await writeConfig(`127.0.0.1:${mesh.plane.xdsPort}`);
   });
 
   it('closes the connections of a certificate that is revoked, takes no new ones, and keeps those of others', async () => {
