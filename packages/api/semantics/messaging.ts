@@ -18,11 +18,15 @@ export function componentProblems(spec: ComponentSpec): Problem[] {
     return [invalid('spec.type', `components of type ${JSON.stringify(spec.type)} are not known here. Known: ${Object.keys(componentTypes).join(', ')}`)];
   const problems: Problem[] = [];
   const names = new Set<string>();
-  for (const [i, { name, envRef }] of (spec.metadata ?? []).entries()) {
+  for (const [i, { name, envRef, secretKeyRef }] of (spec.metadata ?? []).entries()) {
     if (names.has(name)) problems.push(invalid(`spec.metadata[${i}].name`, `${name} is given twice`));
     names.add(name);
     if (!type.takes.includes(name) && !common.includes(name))
       problems.push(invalid(`spec.metadata[${i}].name`, `${spec.type} takes no ${JSON.stringify(name)}. It takes: ${[...type.takes, ...common].join(', ')}`));
+    if (secretKeyRef !== undefined && common.includes(name))
+      problems.push(
+        invalid(`spec.metadata[${i}].secretKeyRef`, `${name} decides about access, which must not depend on whether a Secret exists: give its value`),
+      );
     if (envRef !== undefined)
       problems.push(invalid(`spec.metadata[${i}].envRef`, 'the control plane has no environment to read from: use value or secretKeyRef'));
   }

@@ -13,18 +13,17 @@ export function brokerPolicyFor(view: ProxyView, snapshot: MeshSnapshot): Broker
   return {
     components: components
       .filter(({ spec }) => spec.type === 'pubsub.mizzen')
-      .map((component): BrokerComponent => {
+      .flatMap((component): BrokerComponent[] => {
         const { namespace, scopes } = component;
         const { told, secrets } = pubSubComponent(component, snapshot);
         const { name, type, secretNames = {} } = told;
-        // A rule of access that stands in a Secret is enforced as well.
+        // A rule of access that stands in a Secret is enforced as well; while the Secret is missing, the Component gives no access.
+        if (Object.entries(secretNames).some(([key, secret]) => accessMetadata.has(key) && !secrets.has(secret))) return [];
         const fromSecrets = Object.entries(secretNames).map(([key, secret]) => [key, Buffer.from(secrets.get(secret) ?? []).toString('utf8')] as const);
         const metadata = { ...told.metadata, ...Object.fromEntries(fromSecrets) };
         const topicPolicies = topicPoliciesOf(namespace, snapshot).filter(({ pubsub }) => pubsub === name);
-        return {
-          ...{ name, namespace, type, scopes, topicPolicies },
-          metadata: Object.fromEntries(Object.entries(metadata).filter(([key]) => accessMetadata.has(key))),
-        };
+        const access = Object.fromEntries(Object.entries(metadata).filter(([key]) => accessMetadata.has(key)));
+        return [{ name, namespace, type, scopes, topicPolicies, metadata: access }];
       }),
     apps: apps.map(({ namespace, serviceAccount, appId }) => ({ namespace, serviceAccount, appId })),
   };
