@@ -3,7 +3,11 @@ import assert from 'node:assert/strict';
 import { createHash, createHmac, createSign, generateKeyPairSync, scryptSync } from 'node:crypto';
 import http from 'node:http';
 import { after, before, describe, it } from 'node:test';
+import tls from 'node:tls';
+import { createClient } from '@connectrpc/connect';
+import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import { call, until } from './support/http.ts';
+import { citadelTransport, signingRequest } from './support/identities.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
@@ -90,6 +94,7 @@ interface Echo {
 describe('an API gateway', () => {
   let mesh: TestMesh;
   let gw: RunningProxy;
+  let echoServer: RunningProxy;
   let port: number;
   const echo = (text: string) => JSON.parse(text) as Echo;
   const ask = (host: string, path = '/', options: { method?: string; headers?: Record<string, string>; body?: string | Buffer } = {}) =>
@@ -98,7 +103,7 @@ describe('an API gateway', () => {
   before(async () => {
     mesh = await TestMesh.start();
     port = await mesh.ports.next();
-    await mesh.workload('echo');
+    echoServer = await mesh.workload('echo');
     gw = await mesh.proxy('gw', { type: 'gateway', labels: { app: 'gateway' } });
     await mesh.apply(service('echo') + consumers + gateway(port));
     await gw.proxy.ready;
@@ -151,6 +156,30 @@ describe('an API gateway', () => {
       await mesh.apply(api('gold', 'gold.test', '    authentication: { apiKey: {}, allow: { groups: [gold] } }'));
       assert.equal((await ask('gold.test', '/', { headers: { 'x-api-key': 'alice-secret' } })).status, 200);
       assert.equal((await ask('gold.test', '/', { headers: { 'x-api-key': 'bob-secret' } })).status, 403);
+    });
+
+    it('are the word of the gateway: a workload that goes around its own sidecar cannot say which consumer it is', async () => {
+      const through = await ask('keys.test', '/', { headers: { 'x-api-key': 'alice-secret' } });
+      assert.equal(echo(through.body).headers['x-mizzen-consumer'], 'default/alice');
+      const { token } = await mesh.plane.tokens.issue('default', 'thief', [], 600);
+      const { csr, key } = await signingRequest();
+      const authority = createClient(IstioCertificateService, citadelTransport(mesh));
+      const { certChain } = await authority.createCertificate({ csr }, { headers: { authorization: `Bearer ${token}` } });
+      const forged = ['x-mizzen-consumer', 'X-Mizzen-Consumer-Groups', 'x_mizzen_consumer', 'x-mizzen-publisher', 'x-forwarded-for', 'x-forwarded-client-cert'];
+      const answer = await new Promise<string>((resolve, reject) => {
+        const socket = tls.connect({
+          ...{ host: '127.0.0.1', port: echoServer.inboundPort, rejectUnauthorized: false, ALPNProtocols: ['istio'] },
+          ...{ cert: certChain.join(''), key },
+        });
+        let text = '';
+        socket.once('secureConnect', () =>
+          socket.write(`GET / HTTP/1.1\r\nhost: echo\r\nconnection: close\r\n${forged.map((name) => `${name}: FORGED\r\n`).join('')}\r\n`),
+        );
+        socket.on('data', (chunk: Buffer) => (text += chunk.toString('latin1')));
+        socket.on('error', reject).on('close', () => resolve(text));
+      });
+      assert.match(answer, /^HTTP\/1\.1 200 .*sa\/thief/s);
+      assert.doesNotMatch(answer, /FORGED/);
     });
 
     it('lets nobody in by a credential that was taken away', async () => {

@@ -30,7 +30,7 @@ import type { ConfigReader } from './quarantine.ts';
 import { type AutoAddress, autoAddresses } from './registry/auto-addresses.ts';
 import { buildServices } from './registry/build-services.ts';
 import type { Service } from './registry/service.ts';
-import { readBindingObjects, WorkloadBindings } from './registry/workload-bindings.ts';
+import { readBindingObjects, type WorkloadBinding, WorkloadBindings } from './registry/workload-bindings.ts';
 import type { TelemetrySpec } from './telemetry-config.ts';
 
 /**
@@ -68,6 +68,8 @@ export interface MeshSnapshot {
   /** Those that can be honoured, with what they refer to. */
   readonly apis: readonly ResolvedApi[];
   readonly consumers: ConsumerTable;
+  /** What binds service accounts to gateways. */
+  readonly gatewayBindings: readonly WorkloadBinding[];
   /** Paths of files that resources name, within the folder that is followed. */
   readonly documents: DocumentReader;
   /** `host:port` of the mesh's own broker; undefined: there is none. */
@@ -173,6 +175,7 @@ export async function takeSnapshot(
       apps: bindings.apps(),
     },
     consumers: { consumers: [] },
+    gatewayBindings: bindings.gateways(),
     documents: new DocumentReader(filesRoot, configMaps),
     brokerAddress,
   };

@@ -3,6 +3,7 @@ import type { HttpFilter } from '../filters/filter.ts';
 import type { Http2Settings } from '../http2/settings.ts';
 import type { HeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
+import type { OwnedHeaderRules } from '../message/owned-headers.ts';
 import type { OverloadState } from '../overload/overload-state.ts';
 import type { PathSettings } from '../route/normalize-path.ts';
 import type { RouteTable } from '../route/route-table.ts';
@@ -53,6 +54,8 @@ export interface ConnectionSettings {
   readonly accessLogs: readonly AccessLog[];
   /** undefined: requests leave no trace. */
   readonly tracer: Tracer | undefined;
+  /** undefined: the configuration does not say which callers of the mesh may send what the mesh owns; then none may say who a consumer is. */
+  readonly ownedHeaders: OwnedHeaderRules | undefined;
   readonly forwardClientCert: 'sanitize' | 'sanitizeSet' | 'appendForward' | 'forwardOnly';
   readonly usesRemoteAddress: boolean;
   readonly preservesRequestId: boolean;

@@ -1,5 +1,15 @@
 import { escapedSubject, verifiedValue } from '../message/header-bytes.ts';
-import { foldedName, isAlias, isAlwaysOwned, isMeshName, isOriginName } from '../message/owned-headers.ts';
+import {
+  foldedName,
+  isAlias,
+  isAlwaysOwned,
+  isConsumerName,
+  isMeshName,
+  isOriginName,
+  isOtherMizzenName,
+  noOwnedHeaderRules,
+  type OwnedHeaderRules,
+} from '../message/owned-headers.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import { type PeerMetadata, peerMetadataHeader, peerMetadataIdHeader, unknownPeer } from '../telemetry/peer-metadata.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
@@ -41,6 +51,7 @@ export function applyForwardingHeaders(head: RequestHead, client: Client, settin
     if (source === 'outside') headers.removeWhere(isRemovedOutside);
     else if (source === 'application') headers.removeWhere(isRemovedFromApplication);
   }
+  if (client.peer !== undefined && source === 'mesh') removeUnentitled(head, client.peer.uri, settings.ownedHeaders);
 
   if (!settings.preservesRequestId || !headers.has(requestIdHeader)) headers.setVerified(requestIdHeader, requestId());
   if (settings.usesRemoteAddress || source === 'outside') headers.setVerified(forwardedForHeader, client.info.remoteAddress);
@@ -54,6 +65,21 @@ export function applyForwardingHeaders(head: RequestHead, client: Client, settin
   headers.remove(peerMetadataHeader);
   headers.remove(peerMetadataIdHeader);
   return peer;
+}
+
+/** What a caller with a certificate of the mesh is not entitled to say: whose request it is, and where it comes from. */
+function removeUnentitled({ headers }: RequestHead, uri: string, rules: OwnedHeaderRules | undefined): void {
+  const { claimHeaders } = rules ?? noOwnedHeaderRules;
+  if (!headers.hasWatchedNames && claimHeaders.length === 0) return;
+  if (rules?.maySayConsumer(uri) !== true) {
+    if (headers.hasWatchedNames) headers.removeWhere(isConsumerName);
+    for (const name of claimHeaders) headers.remove(name);
+  }
+  if (!headers.hasWatchedNames) return;
+  if (rules?.maySayPublisher(uri) !== true) headers.removeWhere(isOtherMizzenName);
+  if (rules === undefined || rules.maySayOrigin(uri)) return;
+  headers.remove(forwardedForHeader);
+  headers.remove(forwardedCertHeader);
 }
 
 const isAliasOfOwned = (name: string): boolean => isAlias(name) && isAlwaysOwned(foldedName(name));

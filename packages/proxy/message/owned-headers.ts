@@ -14,6 +14,50 @@ export function isAlias(name: string): boolean {
   return /[^a-z0-9-]/.test(name);
 }
 
+/** Which consumer a request is from. */
+export const consumerHeader = 'x-mizzen-consumer';
+export const groupsHeader = 'x-mizzen-consumer-groups';
+
+/**
+ * Which callers with a certificate of the mesh may send headers that the mesh owns, by their identity (mizzen.http.v1.OwnedHeaders). A program that
+ * holds a certificate and does not use its sidecar can send anything; only what the identity of a caller entitles it to is believed.
+ */
+export class OwnedHeaderRules {
+  /** Names that authenticators make of claims, beside x-mizzen-consumer. */
+  readonly claimHeaders: readonly string[];
+  readonly #gateways: ReadonlySet<string>;
+  readonly #authenticators: ReadonlySet<string>;
+  readonly #messengers: ReadonlySet<string>;
+
+  constructor(gateways: readonly string[], authenticators: readonly string[], messengers: readonly string[], claimHeaders: readonly string[]) {
+    this.claimHeaders = claimHeaders.map((name) => name.toLowerCase());
+    this.#gateways = new Set(gateways);
+    this.#authenticators = new Set(authenticators);
+    this.#messengers = new Set(messengers);
+  }
+
+  /** Whether a caller may say where a request comes from: x-forwarded-for, x-forwarded-client-cert. */
+  maySayOrigin(uri: string): boolean {
+    return this.#gateways.has(uri);
+  }
+
+  /** Whether a caller may say which consumer a request is from. */
+  maySayConsumer(uri: string): boolean {
+    return this.#authenticators.has(uri);
+  }
+
+  /** Whether a caller may say of a message who published it. */
+  maySayPublisher(uri: string): boolean {
+    return this.#messengers.has(uri);
+  }
+}
+
+/** Rules that entitle no caller. */
+export const noOwnedHeaderRules = new OwnedHeaderRules([], [], [], []);
+
+export const isConsumerName = (name: string): boolean => name.startsWith(consumerHeader);
+export const isOtherMizzenName = (name: string): boolean => name.startsWith('x-mizzen-') && !isConsumerName(name);
+
 /** Headers by which a client could name another origin, address or path than its own, beside the X-Forwarded family. */
 const originNames = new Set([
   ...['forwarded', 'x-real-ip', 'x-client-ip', 'true-client-ip', 'x-cluster-client-ip', 'x-remote-user', 'x-remote-ip', 'x-remote-addr'],

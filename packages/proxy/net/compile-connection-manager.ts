@@ -16,11 +16,14 @@ import {
   type HttpConnectionManager,
   HttpConnectionManagerSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
+import { OwnedHeadersSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { HttpFilter } from '../filters/filter.ts';
 import { filterKindOf } from '../filters/filter-kinds.ts';
+import { unpackConfig } from '../filters/unpack-config.ts';
 import type { ConnectionSettings } from '../http/connection-settings.ts';
 import { defaultHeadLimits, type HeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
+import { OwnedHeaderRules } from '../message/owned-headers.ts';
 import { compileRouteTable } from '../route/compile-routes.ts';
 import type { PathSettings } from '../route/normalize-path.ts';
 import type { RouteTable } from '../route/route-table.ts';
@@ -126,6 +129,7 @@ export function compileConnectionManager(
     responseFilters: filters.filter((filter) => filter.onResponse !== undefined).reverse(),
     accessLogs: compileAccessLogs(manager.accessLog, place, environment),
     tracer: compileTracer(manager.tracing, inbound ? 'inbound' : manager.useRemoteAddress === true ? 'gateway' : 'outbound', place, environment.context),
+    ownedHeaders: compileOwnedHeaders(manager, place),
     forwardClientCert: certDetails[manager.forwardClientCertDetails] ?? 'sanitize',
     usesRemoteAddress: manager.useRemoteAddress ?? false,
     preservesRequestId: manager.preserveExternalRequestId,
@@ -210,6 +214,17 @@ export function compileAccessLogs(logs: readonly AccessLogMessage[], place: stri
   });
 }
 
+const ownedHeadersFilter = 'mizzen.filters.http.owned_headers';
+
+/** It has no turn among the filters: they must already find what may be believed. */
+function compileOwnedHeaders(manager: HttpConnectionManager, place: string): OwnedHeaderRules | undefined {
+  const filter = manager.httpFilters.find(({ name }) => name === ownedHeadersFilter);
+  if (filter === undefined) return undefined;
+  const any = filter.configType.case === 'typedConfig' ? filter.configType.value : undefined;
+  const { gateways, authenticators, messengers, claimHeaders } = unpackConfig(OwnedHeadersSchema, any, `${place}, ${ownedHeadersFilter}`);
+  return new OwnedHeaderRules(gateways, authenticators, messengers, claimHeaders);
+}
+
 function compileFilters(manager: HttpConnectionManager, place: string, environment: ListenerEnvironment): HttpFilter[] {
   const filters: HttpFilter[] = [];
   // A filter that is there twice has two places: what it keeps is found by it.
@@ -223,7 +238,8 @@ function compileFilters(manager: HttpConnectionManager, place: string, environme
     const kind = isWithheld(filter.name) ? undefined : filterKindOf(filter.name, config);
     if (filter.name === 'envoy.filters.http.router') {
       if (!isLast) throw new MizzenError('invalid-filters', `${place}: the router must be the last HTTP filter`);
-    } else if (isLast) throw new MizzenError('invalid-filters', `${place}: the last HTTP filter must be the router`);
+    } else if (filter.name === ownedHeadersFilter && !isLast) continue;
+    else if (isLast) throw new MizzenError('invalid-filters', `${place}: the last HTTP filter must be the router`);
     else if (kind !== undefined) filters.push(kind.create(config, placeOf(filter.name, i), environment.context, filter.name));
     else if (!filter.isOptional) throw new MizzenError('unsupported-filter', `${place}: the HTTP filter ${filter.name} is not supported`);
   }

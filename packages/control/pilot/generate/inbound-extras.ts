@@ -6,6 +6,7 @@ import { authorizationNetworkFilters, pathNormalizationFor, securityFilters } fr
 import type { MeshSnapshot } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import type { InboundTarget } from './inbound-chains.ts';
+import { ownedHeadersFilter } from './owned-headers.ts';
 import { callersTrustDomains } from './tls-contexts.ts';
 
 /**
@@ -19,7 +20,7 @@ export function inboundExtras(
 ): Pick<InboundTarget, 'filters' | 'networkFilters' | 'filterConfigs' | 'tracing' | 'paths' | 'trustDomains' | 'meshConfig'> {
   const tracing = tracingFor(view, snapshot);
   const networkFilters = authorizationNetworkFilters(view, snapshot, port);
-  const security = securityFilters(view, snapshot, port);
+  const security = [ownedHeadersFilter(view, snapshot), ...securityFilters(view, snapshot, port)];
   const paths = pathNormalizationFor(view, snapshot);
   const trustDomains = callersTrustDomains(snapshot);
   const { meshConfig } = snapshot;

@@ -8,7 +8,7 @@ import { type Configured, type MeshSnapshot, rootNamespace } from '../snapshot.t
  * The Gateways that a proxy serves: those that select its proven labels, in its own namespace. A gateway workload serves another namespace's Gateway when it
  * runs in the root namespace, which only admins write, or when a ReferenceGrant there allows it.
  */
-export function servedGateways(view: ProxyView, snapshot: MeshSnapshot): Configured<GatewaySpec>[] {
+export function servedGateways(view: Pick<ProxyView, 'type' | 'namespace' | 'labels' | 'isProven'>, snapshot: MeshSnapshot): Configured<GatewaySpec>[] {
   if (view.type !== 'gateway' || !view.isProven) return [];
   return snapshot.gateways.filter(
     ({ spec, namespace, name }) =>
@@ -20,7 +20,7 @@ export function servedGateways(view: ProxyView, snapshot: MeshSnapshot): Configu
 
 /** Whether a gateway workload may be given what an object of another namespace holds. */
 export function mayRead(
-  view: ProxyView,
+  view: Pick<ProxyView, 'namespace'>,
   object: { readonly group: string; readonly kind: string; readonly namespace: string; readonly name: string },
   snapshot: MeshSnapshot,
 ): boolean {

@@ -110,6 +110,14 @@ export class WorkloadBindings {
     return [...found].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, app]) => app);
   }
 
+  /** What binds service accounts to gateways. */
+  gateways(): WorkloadBinding[] {
+    return [...this.#objects.values()]
+      .map(({ key }) => this.#get(key.kind as WorkloadBinding['kind'], key.namespace, key.name))
+      .filter((binding) => binding !== undefined)
+      .filter((binding) => binding.type === 'gateway');
+  }
+
   #ownerOf(namespace: string, name: string, serviceAccount: string): WorkloadBinding | undefined {
     const exact = (['Workload', 'WorkloadGroup', 'WorkloadEntry'] as const)
       .map((kind) => this.#get(kind, namespace, name))

@@ -9,6 +9,7 @@ import {
 import { queryValues, removeQueryParameter } from '@mizzen/gateway';
 import type { Consumer, Exchange } from '../../http/exchange.ts';
 import type { Fields } from '../../message/fields.ts';
+import { consumerHeader, groupsHeader } from '../../message/owned-headers.ts';
 import type { ProxyCounters } from '../../telemetry/proxy-counters.ts';
 import type { FilterKind, HttpFilter, SecretsInQuery } from '../filter.ts';
 import { type NeedsSecrets, refuseWithoutSecret, secretNameOf } from '../generic-secrets.ts';
@@ -19,8 +20,6 @@ import { coversRequest, digestMatches, isSignedWith, readSignatureInput, signatu
 import { ReplayWindow } from './replay-window.ts';
 
 const name = 'mizzen.filters.http.authentication';
-export const consumerHeader = 'x-mizzen-consumer';
-export const groupsHeader = 'x-mizzen-consumer-groups';
 const defaultSkewSeconds = 300;
 const defaultMaxBodyBytes = 1024 * 1024;
 
