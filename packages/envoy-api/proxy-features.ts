@@ -73,6 +73,7 @@ export const currentFeatures: readonly string[] = [
   'fields/mizzen.http.v1.JwtSubject=issuer,subject',
   'fields/mizzen.http.v1.Limit=burst,by,failsClosed,isGlobal,key,name,perMs,requests',
   'fields/mizzen.http.v1.LoginPerRoute=callbackPath,claimToHeader,clientId,clientSecret,cookieSecret,forwardsAccessToken,issuer,logoutPath,name,scopes,sessionSeconds',
+  'fields/mizzen.http.v1.OwnedHeaders=authenticators,claimHeaders,gateways,messengers',
   'fields/mizzen.http.v1.RateLimit=domain,serviceTarget,timeoutMs',
   'fields/mizzen.http.v1.RateLimitPerRoute=limits',
   'fields/mizzen.http.v1.Script=config,file,timeoutMs',
