@@ -87,6 +87,12 @@ program
   .option('--restart-drain-time <seconds>', 'how long open streams may go on in the old process after a hot restart (default: 3600)')
   .option('--max-draining <n>', 'old processes that may have open streams; beyond it the oldest ends them (default: 24)')
   .option('--log-level <level>', 'debug, info, warn or error', 'info')
+  .addHelpText(
+    'after',
+    `
+Security: the outbound listener on 127.0.0.1 has no password. Every user of this machine, or of its network namespace, can call other services as
+this workload, and can reach the application's own port without the mesh's policies. Give the workload a network namespace of its own to prevent both.`,
+  )
   .action(async (options) => (await import('./commands/proxy.ts')).proxy(options));
 
 program
@@ -146,7 +152,14 @@ program
   .option('--root-cert <file>', "the mesh's root certificate (default: the one of --home)")
   .option('--drain-time <seconds>', 'how long requests under way may take when it ends (default: 2)')
   .option('--verbose', 'print what the sidecar does')
-  .addHelpText('after', '\nExample: mizzen run --name hello --label app=hello --port 8000:http -- python3 -m http.server $PORT')
+  .addHelpText(
+    'after',
+    `
+Example: mizzen run --name hello --label app=hello --port 8000:http -- python3 -m http.server $PORT
+
+Security: without --isolate, every user of this machine can call other services as this workload through the sidecar's port on 127.0.0.1,
+and can reach the program's own port without the mesh's policies. --isolate prevents both. DAPR_API_TOKEN protects the message API.`,
+  )
   .action(async (command: string[], options) => (await import('./commands/run.ts')).run(command, options));
 
 program

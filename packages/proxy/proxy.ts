@@ -101,6 +101,10 @@ const acceptWhileDrainingMs = 200;
 
 /** Starts a proxy of a mesh. It has no listeners until the control plane has told it of some. */
 export async function startProxy(config: ProxyConfig, logger: Logger, options: StartOptions = {}): Promise<StartedProxy> {
+  if (config.outbound !== undefined && options.sockets === undefined)
+    logger.info('explicit mode: every local user can call other services as this workload; a network namespace of its own (--isolate) prevents it', {
+      outbound: config.outbound,
+    });
   const plane = new DataPlane(
     {
       self: selfMetadata(config),

@@ -50,18 +50,40 @@ for (const [network, prefix] of [
   ['::', 127],
   ['fe80::', 10],
   ['ff00::', 8],
+  // Teredo hides an IPv4 address; clouds have their metadata service here; site-local addresses are deprecated.
+  ['2001::', 32],
   ['fd00:ec2::', 32],
+  ['fec0::', 10],
 ] as const)
   reserved.addSubnet(network, prefix, 'ipv6');
 
 function refuse(address: string, host: string): void {
-  // An IPv4 address in IPv6 form, however it is written (::ffff:7f00:1).
-  const mapped = /^::ffff:/i.test(address) ? new URL(`http://[${address}]`).hostname.slice(8, -1).split(':') : undefined;
-  const [high, low] = (mapped ?? []).map((part) => Number.parseInt(part, 16));
-  const plain = high === undefined || low === undefined ? address : [high >> 8, high & 255, low >> 8, low & 255].join('.');
+  const plain = embeddedIPv4(address) ?? address;
   const isOwn = Object.values(networkInterfaces()).some((all) => all?.some((one) => one.address === plain));
   if (isOwn || reserved.check(plain, isIP(plain) === 6 ? 'ipv6' : 'ipv4'))
     throw new Error(
       `${host} is an address of this machine or a link-local one (${plain}): URLs in configuration may not lead there; \`mizzen control --allow-fetch ${host}\` allows it`,
     );
+}
+
+/** Prefixes behind which an IPv6 address holds an IPv4 address, and where: IPv4-mapped, -translated and -compatible addresses, NAT64 (RFC 6052, RFC 8215) and 6to4. */
+const embeddings: readonly (readonly [prefix: readonly number[], at: number])[] = [
+  [[0, 0, 0, 0, 0, 0xffff], 6],
+  [[0, 0, 0, 0, 0xffff, 0], 6],
+  [[0, 0, 0, 0, 0, 0], 6],
+  [[0x64, 0xff9b, 0, 0, 0, 0], 6],
+  [[0x64, 0xff9b, 1], 6],
+  [[0x2002], 1],
+];
+
+/** The IPv4 address in an IPv6 address, however it is written; undefined: there is none. */
+function embeddedIPv4(address: string): string | undefined {
+  if (isIP(address) !== 6) return undefined;
+  const [head = '', tail = ''] = new URL(`http://[${address.split('%')[0]}]`).hostname.slice(1, -1).split('::');
+  const groups = (text: string) => (text === '' ? [] : text.split(':').map((group) => Number.parseInt(group, 16)));
+  const [before, after] = [groups(head), groups(tail)];
+  const all = [...before, ...Array.from({ length: 8 - before.length - after.length }, () => 0), ...after];
+  const [, at] = embeddings.find(([prefix]) => prefix.every((group, i) => all[i] === group)) ?? [];
+  const [high, low] = at === undefined ? [] : all.slice(at, at + 2);
+  return high === undefined || low === undefined || (high === 0 && low < 2) ? undefined : [high >> 8, high & 255, low >> 8, low & 255].join('.');
 }

@@ -126,7 +126,7 @@ async function fetchKeys({ issuer, jwksUri, timeoutMs }: KeySource, policy: Fetc
   let uri = jwksUri;
   if (uri === undefined) {
     const document = await fetchJson(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`, signal, policy);
-    if (document['issuer'] !== issuer) throw new Error(`its OpenID configuration is that of ${JSON.stringify(document['issuer'])}`);
+    if (document['issuer'] !== issuer) throw new Error('its OpenID configuration is that of another issuer');
     if (typeof document['jwks_uri'] !== 'string') throw new Error('its OpenID configuration names no jwks_uri');
     uri = document['jwks_uri'];
   }

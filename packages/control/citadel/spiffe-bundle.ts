@@ -84,7 +84,13 @@ export class PublishedBundle {
 
 /** Reads one. Throws Error with the reason; keys of an unknown use are passed over, as the specification wants it. */
 export function readBundleDocument(text: string): FetchedBundle {
-  const value: unknown = JSON.parse(text);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    // What the error quotes may be the content of something else.
+    throw new Error('it is not JSON');
+  }
   if (!isPlainObject(value) || !Array.isArray(value['keys'])) throw new Error('it is no SPIFFE bundle: a JWK set is needed');
   const certificates: string[] = [];
   const tokens: Record<string, unknown>[] = [];
