@@ -314,6 +314,9 @@ data:
       await apply(policy('  action: CUSTOM\n  provider: { name: web }\n  rules: [{ to: [{ operation: { paths: ["/asked*"] } }] }]\n'));
       const large = await call({ port: anna.outboundPort, path: '/asked', method: 'POST', headers: { host: 'shop:9080' }, body: 'x'.repeat(200) });
       assert.equal(large.status, 413);
+      for (const status of ['99', '099', '101', '199', '600', '999', '1000000000', '-1', '2e2', '200.5'])
+        assert.equal(await ask(anna, '/asked', { 'x-decide': `raw ${status}` }), 403, `the service answers with status ${status}`);
+      assert.equal(await ask(anna, '/asked', { 'x-decide': 'raw 200' }), 200);
     } finally {
       servers.close();
     }

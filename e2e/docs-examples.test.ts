@@ -70,6 +70,24 @@ describe('the examples of the documentation', () => {
       }
     });
 
+  it('stand beside promises whose tests exist', () => {
+    const files = ['packages', 'e2e', 'conformance', 'fuzz', 'bench'].flatMap((folder) =>
+      readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).flatMap((name) =>
+        name.endsWith('.test.ts') && !name.includes('node_modules') ? [`/${folder}/${name}`] : [],
+      ),
+    );
+    let promised = 0;
+    for (const page of pages)
+      for (const [named] of readFileSync(join(root, page), 'utf8').matchAll(/[\w./-]+\.test\.ts/g)) {
+        assert.ok(
+          files.some((file) => file.endsWith(`/${named}`)),
+          `${page} names ${named}, which does not exist`,
+        );
+        promised++;
+      }
+    assert.ok(promised > 50, `${promised} tests are named`);
+  });
+
   it('are commands that exist, with options that exist', async () => {
     const help = new Map<string, Promise<string>>();
     const helpOf = (words: readonly string[]) => {

@@ -117,6 +117,8 @@ export async function authorizationServers(): Promise<AuthorizationServers> {
     request.on('end', () => {
       httpRequests.push({ method: request.method!, url: request.url!, headers: request.headers, body: Buffer.concat(chunks).toString() });
       const wanted = String(request.headers['x-decide'] ?? 'allow');
+      // A status line as it stands, which a server of Node.js would not write.
+      if (wanted.startsWith('raw ')) return void response.socket?.end(`HTTP/1.1 ${wanted.slice(4)} X\r\ncontent-length: 0\r\n\r\n`);
       if (wanted === 'broken') return void response.writeHead(500).end();
       if (wanted === 'late') return void setTimeout(() => response.end(), 2_000);
       if (wanted === 'deny-403') return void response.writeHead(403).end();

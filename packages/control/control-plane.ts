@@ -30,6 +30,7 @@ import { Authenticator } from './galley/api/authenticator.ts';
 import { DirectorySource } from './galley/directory-source.ts';
 import { ResourceRegistry } from './galley/resource-registry.ts';
 import { SqliteStore } from './galley/sqlite-store.ts';
+import { refusedUrl } from './pilot/analysis/fetched-urls.ts';
 import { describeFinding } from './pilot/analysis/finding.ts';
 import { notEnforced, notImplementedWarnings } from './pilot/analysis/not-implemented.ts';
 import { unservedTarget } from './pilot/analysis/policy-targets.ts';
@@ -130,7 +131,9 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   }
 
   const store = new SqliteStore(files.store);
-  const registry = new ResourceRegistry(store, async (resource, stored) => notEnforced(resource) ?? (await unservedTarget(resource, stored)));
+  const registry = new ResourceRegistry(store, async (resource, stored) => {
+    return notEnforced(resource) ?? refusedUrl(resource, fetchPolicy) ?? (await unservedTarget(resource, stored));
+  });
   await createNamespaces(registry);
   await createGatewayClasses(registry);
   const pilot: Pilot = new Pilot({

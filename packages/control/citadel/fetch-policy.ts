@@ -21,6 +21,8 @@ export class FetchPolicy {
     const host = bareHost(new URL(url).hostname);
     if (this.#allowed.has(host)) return undefined;
     if (isIP(host) !== 0) refuse(host, host);
+    // RFC 6761, section 6.3: loopback, whatever a resolver says.
+    if (host === 'localhost' || host.endsWith('.localhost')) refuse('127.0.0.1', host);
     return (name, options, callback) =>
       systemLookup(name, { ...options, all: true }, (error, addresses) => {
         const found = Array.isArray(addresses) ? addresses : [];

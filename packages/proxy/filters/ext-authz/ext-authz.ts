@@ -12,7 +12,7 @@ import type { ProxyContext } from '../../http/connection-settings.ts';
 import type { Exchange } from '../../http/exchange.ts';
 import { isHeaderName, isHeaderValue } from '../../message/header-bytes.ts';
 import type { HeaderList } from '../../message/header-list.ts';
-import type { ResponseHead } from '../../message/response-head.ts';
+import { isFinalStatus, type ResponseHead } from '../../message/response-head.ts';
 import { compileStringMatcher } from '../../route/matchers.ts';
 import { compileMetadataMatcher } from '../../route/metadata-matcher.ts';
 import { changedQuery } from '../../route/query.ts';
@@ -96,7 +96,7 @@ class ExtAuthzFilter implements HttpFilter {
           return true;
         }
         exchange.addFlag('UAEX');
-        exchange.replyWith(statusOnError?.code || 403, '', 'ext_authz_error', []);
+        exchange.replyWith(isFinalStatus(statusOnError?.code ?? 0) ? (statusOnError?.code ?? 403) : 403, '', 'ext_authz_error', []);
         return false;
       case 'denied':
         exchange.addFlag('UAEX');
