@@ -75,7 +75,7 @@ describe('an OpenAPI document', () => {
     assert.match(check(Buffer.from('{"child":'.repeat(5_000) + '{}' + '}'.repeat(5_000))).detail, /too deep/);
     const startedAt = performance.now();
     assert.equal(check(Buffer.from(JSON.stringify({ name: `${'a'.repeat(50_000)}!` }))).errors[0]!.pointer, '#/name');
-    assert.ok(performance.now() - startedAt < 2_000);
+    assert.ok(performance.now() - startedAt < 10_000);
   });
 });
 

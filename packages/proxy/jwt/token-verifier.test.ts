@@ -87,9 +87,9 @@ describe('tokens', () => {
         for (let i = 0; i < 100; i++) for (const text of tokens) verifier.remembered(text, nowMs);
       }, 60_000);
       if (process.env['MIZZEN_SHOW_COST']) console.log(`# ${alg}: ${fresh.toFixed(0)} us a new token, ${known.toFixed(2)} us a known one`);
-      // Twice the aims: tests share their machine.
-      assert.ok(fresh < 300, `${alg}: ${fresh} us`);
-      assert.ok(known < 6, `${alg}: ${known} us`);
+      // Five times the aims: tests share their machine.
+      assert.ok(fresh < 750, `${alg}: ${fresh} us`);
+      assert.ok(known < 15, `${alg}: ${known} us`);
     }
   });
 });
