@@ -401,11 +401,15 @@ program
   .option(...output)
   .action(async (options) => (await import('./commands/access.ts')).version(options));
 
-// Whoever read the output has gone (`mizzen up | head`): what has to be ended in order is, the rest ends at once.
+/** Commands that keep running, whatever becomes of their output. */
+const isService = ['up', 'control', 'proxy', 'broker', 'run', 'agent'].includes(process.argv[2] ?? '');
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (isService) return;
   if (error.code !== 'EPIPE') throw error;
-  if (!process.emit('SIGTERM')) process.exit(141);
+  // The reader of the output has gone (`mizzen get pods | head`).
+  process.exit(141);
 });
+process.stderr.on('error', () => {});
 
 try {
   await program.parseAsync();

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { MizzenError, printableJson, printableLines, printableText } from '@mizzen/common';
+import { BoundedOutput, MizzenError, printableJson, printableLines, printableText } from '@mizzen/common';
 import { stringify } from 'yaml';
 
 /** How a command prints: for people, or as data. */
@@ -35,6 +35,16 @@ export function printLog(text: string): void {
 const escapeMark = `\x1b${randomBytes(8).toString('hex')}`;
 const shown = (text: string) => text.split(escapeMark).map(printableLines).join('\x1b');
 const cellOf = (text: string) => text.split(escapeMark).map(printableText).join(escapeMark);
+
+const live = new BoundedOutput(
+  () => process.stdout,
+  (lost) => `(${lost} lines were lost while standard output took none)\n`,
+);
+
+/** For commands that keep running: what standard output does not take is lost, and the command goes on. */
+export function printLive(text: string): void {
+  live.write(shown(text.endsWith('\n') ? text : `${text}\n`));
+}
 
 export function printData(value: unknown, format: Exclude<OutputFormat, 'table'>): void {
   print(format === 'json' ? printableJson(value, 2) : stringify(value));

@@ -1,5 +1,7 @@
 /** Few, small, named things that every other package may use. */
+
 export { Backoff } from './backoff.ts';
+export { BoundedOutput } from './bounded-output.ts';
 export { closestName, editDistance } from './closest-name.ts';
 export { coarseNow } from './coarse-clock.ts';
 export { type DerElement, derElement, derElements } from './der.ts';

@@ -1,3 +1,4 @@
+import { BoundedOutput } from './bounded-output.ts';
 import { printableJson, printableText } from './printable-text.ts';
 
 /**
@@ -14,7 +15,7 @@ export class Logger {
   readonly #threshold: number;
   readonly #write: (line: string) => void;
 
-  constructor(scope: string, level: LogLevel = 'info', write: (line: string) => void = writeToStderr) {
+  constructor(scope: string, level: LogLevel = 'info', write: (line: string) => void = (line) => standardError.write(line)) {
     this.#scope = scope;
     this.#threshold = rank[level];
     this.#write = write;
@@ -49,37 +50,14 @@ export class Logger {
   }
 }
 
-/** Bytes that may wait for a reader of standard error. Lines beyond are dropped and counted: a blocked reader must not cost memory. */
-const maxWaitingLogBytes = 1024 * 1024;
-let isStderrGuarded = false;
-let lostLines = 0;
+const standardError = new BoundedOutput(
+  () => process.stderr,
+  (lost) => `${new Date().toISOString()} warn  log: lines were lost while standard error took none lines=${lost}\n`,
+);
 
 /** Log lines that standard error has not taken and that the log has not mentioned yet. */
 export function lostLogLines(): number {
-  return lostLines;
-}
-
-/** A line that standard error does not take (a full disk, a closed pipe, a blocked reader) is lost; it ends nothing. The next one that is taken says so. */
-function writeToStderr(line: string): void {
-  try {
-    const { stderr } = process;
-    if (!isStderrGuarded) {
-      isStderrGuarded = true;
-      stderr.on('error', () => {});
-    }
-    if (stderr.destroyed || stderr.writableLength + line.length > maxWaitingLogBytes) {
-      lostLines++;
-      return;
-    }
-    const lost = lostLines;
-    const text = lost === 0 ? line : `${new Date().toISOString()} warn  log: lines were lost while standard error took none lines=${lost}\n${line}`;
-    lostLines = 0;
-    stderr.write(text, (error) => {
-      if (error) lostLines += lost + 1;
-    });
-  } catch {
-    lostLines++;
-  }
+  return standardError.lost;
 }
 
 /** Swallows everything; for tests and for library use. */

@@ -3,7 +3,7 @@ import { basename, join, resolve } from 'node:path';
 import { errorBoundary, keepServingAfterErrors, Logger, MizzenError, parseDurationMs } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import { homeOf } from '../home.ts';
-import { formatTable, paint, print } from '../output.ts';
+import { formatTable, paint, printLive as print } from '../output.ts';
 import { closeAndExit } from '../process-life.ts';
 import { MeshRunner } from '../runner/mesh-runner.ts';
 

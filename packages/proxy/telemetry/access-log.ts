@@ -220,6 +220,9 @@ function linesIn(bytes: Buffer, from: number): number {
 
 const blockBytes = 64 * 1024;
 const flushIntervalMs = 1_000;
+/** A pipe that is full is tried again after this time. */
+const retryMs = 10;
+const maxCloseMs = 1_000;
 /** When the log's reader falls this far behind, lines are dropped (and counted) rather than requests. */
 const maxPendingBlocks = 128;
 
@@ -237,6 +240,7 @@ export class AccessLogFile {
   #isWriting: boolean;
   #timer: NodeJS.Timeout | undefined;
   #idle: (() => void) | undefined;
+  #isClosed: boolean;
 
   constructor(path: string, counters: ProxyCounters) {
     this.#counters = counters;
@@ -246,7 +250,11 @@ export class AccessLogFile {
     this.#isWriting = false;
     this.#timer = undefined;
     this.#idle = undefined;
+    this.#isClosed = false;
     this.#descriptor = path === '/dev/stdout' ? 1 : path === '/dev/stderr' ? 2 : undefined;
+    // Opening the stream makes a pipe non-blocking: a write to a pipe that is not read must not hold a thread.
+    if (this.#descriptor === 1) process.stdout.on('error', () => {});
+    else if (this.#descriptor === 2) process.stderr.on('error', () => {});
     if (this.#descriptor === undefined) {
       const opened = (error: NodeJS.ErrnoException | null, descriptor: number) => {
         this.#descriptor = error ? 2 : descriptor;
@@ -266,10 +274,19 @@ export class AccessLogFile {
     if (this.#timer === undefined) this.#timer = boundary.after(flushIntervalMs, () => this.#flush()).unref();
   }
 
-  /** Writes what is left. */
+  /** Writes what is left, as far as it is taken within a second. */
   async close(): Promise<void> {
     this.#flush();
-    if (this.#isWriting) await new Promise<void>((resolve) => (this.#idle = resolve));
+    if (this.#isWriting) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, maxCloseMs);
+        this.#idle = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      this.#isClosed = true;
+    }
     if (this.#descriptor !== undefined && this.#descriptor > 2) close(this.#descriptor, () => {});
   }
 
@@ -297,7 +314,7 @@ export class AccessLogFile {
 
   #writeAll(bytes: Buffer, from: number): void {
     const done = (error: NodeJS.ErrnoException | null, written: number) => {
-      if (error?.code === 'EAGAIN') return void boundary.after(10, () => this.#writeAll(bytes, from), failed);
+      if (error?.code === 'EAGAIN' && !this.#isClosed) return void boundary.after(retryMs, () => this.#writeAll(bytes, from), failed);
       if (!error && from + written < bytes.length) return this.#writeAll(bytes, from + written);
       // A full disk, a closed pipe: what the block held is lost, and requests go on.
       if (error) this.#counters.values.access_log_lines_dropped_total += linesIn(bytes, from);
