@@ -23,6 +23,7 @@ export { MizzenError, messageOf } from './mizzen-error.ts';
 export { http } from './node-http.ts';
 export { describeOrigin, type Origin } from './origin.ts';
 export { parseBool } from './parse-bool.ts';
+export { patientTimeout } from './patient-timeout.ts';
 export { pemCertificates } from './pem-certificates.ts';
 export { printableJson, printableLines, printableText } from './printable-text.ts';
 export { PushQueue } from './push-queue.ts';

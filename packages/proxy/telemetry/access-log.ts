@@ -279,7 +279,7 @@ export class AccessLogFile {
     this.#flush();
     if (this.#isWriting) {
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, maxCloseMs);
+        const timer = boundary.after(maxCloseMs, resolve);
         this.#idle = () => {
           clearTimeout(timer);
           resolve();

@@ -33,7 +33,7 @@ import { Cluster, type ClusterSettings } from './cluster.ts';
 import { compileBalancing } from './compile-balancing.ts';
 import { compileHealthCheck } from './compile-health-check.ts';
 import { compileOutliers } from './compile-outliers.ts';
-import { DnsAddresses, type DnsSettings } from './dns-addresses.ts';
+import { DnsAddresses, type DnsSettings, minDnsRefreshMs } from './dns-addresses.ts';
 import { Endpoint } from './endpoint.ts';
 import { OriginalDestinations } from './original-destinations.ts';
 import { plainTransport, proxyProtocolTransport, type SocketSettings, type Transport, tlsTransport } from './transport.ts';
@@ -212,7 +212,11 @@ function compileDns(message: ClusterMessage): DnsSettings {
     [DnsFamily.AUTO]: 'preferV4',
     [DnsFamily.V4_PREFERRED]: 'preferV4',
   } as const;
-  return { refreshMs: durationToTimerMs(message.dnsRefreshRate) || defaultDnsRefreshMs, family: families[message.dnsLookupFamily] ?? 'preferV4' };
+  return {
+    refreshMs: Math.max(minDnsRefreshMs, durationToTimerMs(message.dnsRefreshRate) ?? defaultDnsRefreshMs),
+    respectsTtl: message.respectDnsTtl,
+    family: families[message.dnsLookupFamily] ?? 'preferV4',
+  };
 }
 
 function compileEndpoint(

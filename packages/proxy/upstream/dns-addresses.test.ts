@@ -18,7 +18,7 @@ describe('addresses behind a name', () => {
       if (answer === undefined || answer === 'fails') throw new Error('ENOTFOUND');
       return answer.filter((one) => options.family === 0 || one.family === options.family);
     };
-    const addresses = new DnsAddresses(['db.test'], { refreshMs: 1, family }, (found) => changes.push(found.get('db.test')), lookup);
+    const addresses = new DnsAddresses(['db.test'], { refreshMs: 1, respectsTtl: false, family }, (found) => changes.push(found.get('db.test')), lookup);
     await finished;
     addresses.close();
     return changes;
@@ -33,6 +33,36 @@ describe('addresses behind a name', () => {
 
   it('stay when the name cannot be resolved for a while', async () => {
     assert.deepEqual(await told(['fails', [v4('10.0.0.1')], 'fails', [], [v4('10.0.0.1')]]), [['10.0.0.1']]);
+  });
+
+  it('are looked up again when their records expire, and no more than once a second', async (test) => {
+    const { mock } = test;
+    mock.timers.enable({ apis: ['setTimeout'] });
+    const ttls = [5, undefined, 0, 100_000];
+    let asked = 0;
+    const turn = () => new Promise((resolve) => setImmediate(resolve));
+    const lookup: Lookup = async () => {
+      asked++;
+      return [v4('10.0.0.1')];
+    };
+    const addresses = new DnsAddresses(
+      ['db.test'],
+      { refreshMs: 60_000, respectsTtl: true, family: 'v4' },
+      () => {},
+      lookup,
+      async () => ttls[asked - 1],
+    );
+    await turn();
+    for (const waitMs of [5_000, 60_000, 60_000, 3_600_000]) {
+      const before = asked;
+      mock.timers.tick(waitMs - 1);
+      await turn();
+      assert.equal(asked, before, `not within ${waitMs} ms`);
+      mock.timers.tick(1);
+      await turn();
+      assert.equal(asked, before + 1, `after ${waitMs} ms`);
+    }
+    addresses.close();
   });
 
   it('are of the versions of IP that are wanted', async () => {

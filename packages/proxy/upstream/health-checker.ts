@@ -32,6 +32,9 @@ interface Checked {
   successes: number;
 }
 
+/** Sweeps come every quarter of a second, unless the event loop is late. */
+const lateSweepMs = 500;
+
 /**
  * Asks the endpoints of a cluster whether they are well, by the connections that requests go by. It has no timers: the sweep of the engine
  * drives it. An endpoint takes requests until a check has failed (Envoy: not before one has succeeded).
@@ -41,17 +44,23 @@ export class HealthChecker {
   readonly #check: HealthCheck;
   readonly #random: () => number;
   readonly #endpoints: Map<Endpoint, Checked>;
+  #sweptAt: number;
 
   constructor(cluster: Cluster, check: HealthCheck, random: () => number) {
     this.#cluster = cluster;
     this.#check = check;
     this.#random = random;
     this.#endpoints = new Map();
+    this.#sweptAt = Number.POSITIVE_INFINITY;
   }
 
   /** `now` in the milliseconds of performance.now(). */
   sweep(now: number): void {
     const { endpoints } = this.#cluster;
+    // While the event loop was late no response could be read.
+    const lateMs = now - this.#sweptAt;
+    this.#sweptAt = now;
+    if (lateMs > lateSweepMs) for (const { underWay } of this.#endpoints.values()) if (underWay !== undefined) underWay.startedAt += lateMs;
     for (const endpoint of endpoints) {
       let checked = this.#endpoints.get(endpoint);
       if (checked === undefined) {
@@ -113,7 +122,7 @@ type Done = (problem: string | undefined, isDecisive: boolean) => void;
 
 /** One question to one endpoint. */
 class Check implements ResponseReceiver {
-  readonly startedAt: number;
+  startedAt: number;
   readonly isHeadRequest: boolean;
   readonly isTunnelRequest = 'no';
   readonly pendingResponseBytes = 0;

@@ -1,4 +1,4 @@
-import { errorBoundary } from '@mizzen/common';
+import { errorBoundary, patientTimeout } from '@mizzen/common';
 import { type Fields, noFields } from '../message/fields.ts';
 import { RequestHead } from '../message/request-head.ts';
 import type { ResponseHead } from '../message/response-head.ts';
@@ -52,7 +52,7 @@ class OwnExchange implements ResponseReceiver {
   #head: ResponseHead | undefined;
   #slices: Buffer[];
   #bytes: number;
-  #timer: NodeJS.Timeout | undefined;
+  #stopWaiting: (() => void) | undefined;
   #isOver: boolean;
   #retries: number;
   #activeOn: { activeRequests: number } | undefined;
@@ -66,7 +66,7 @@ class OwnExchange implements ResponseReceiver {
     this.#head = undefined;
     this.#slices = [];
     this.#bytes = 0;
-    this.#timer = undefined;
+    this.#stopWaiting = undefined;
     this.#isOver = false;
     this.#retries = 0;
     this.#activeOn = undefined;
@@ -74,7 +74,8 @@ class OwnExchange implements ResponseReceiver {
 
   start(): void {
     const { timeoutMs } = this.#request;
-    if (timeoutMs > 0) this.#timer = boundary.after(timeoutMs, () => this.#fail('timeout', `no answer within ${timeoutMs} ms`), this.#broken);
+    if (timeoutMs > 0)
+      this.#stopWaiting = patientTimeout(boundary, timeoutMs, () => this.#fail('timeout', `no answer within ${timeoutMs} ms`), this.#broken);
     this.#guarded(() => this.#attempt());
   }
 
@@ -179,7 +180,7 @@ class OwnExchange implements ResponseReceiver {
 
   #end(): void {
     this.#isOver = true;
-    clearTimeout(this.#timer);
+    this.#stopWaiting?.();
     const upstream = this.#upstream;
     this.#upstream = undefined;
     if (upstream !== undefined) {

@@ -1,5 +1,5 @@
 import http2 from 'node:http2';
-import { errorBoundary } from '@mizzen/common';
+import { errorBoundary, patientTimeout } from '@mizzen/common';
 import { healthRequest, servingStatus } from '../upstream/grpc-health-messages.ts';
 
 const boundary = errorBoundary('probe');
@@ -9,11 +9,11 @@ export function checkGrpcHealth(address: string, port: number, service: string, 
   return new Promise((resolve) => {
     const session = boundary.own(http2.connect(`http://${address.includes(':') ? `[${address}]` : address}:${port}`));
     const finish = (problem: string | undefined) => {
-      clearTimeout(timer);
+      stopWaiting();
       session.destroy();
       resolve(problem);
     };
-    const timer = setTimeout(() => finish(`grpc.health.v1.Health/Check did not answer within ${timeoutMs} ms`), timeoutMs);
+    const stopWaiting = patientTimeout(boundary, timeoutMs, () => finish(`grpc.health.v1.Health/Check did not answer within ${timeoutMs} ms`));
     session.on('error', (error) => finish(error.message));
     const stream = boundary.own(
       session.request({

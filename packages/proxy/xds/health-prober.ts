@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import net from 'node:net';
-import { errorBoundary, http, timerMs } from '@mizzen/common';
+import { errorBoundary, http, patientTimeout, timerMs } from '@mizzen/common';
 import type { ProxyConfig } from '../proxy-config.ts';
 import { checkGrpcHealth } from './grpc-health.ts';
 
@@ -62,24 +62,29 @@ export class HealthProber {
     if (grpcService !== undefined) return checkGrpcHealth(address, port, grpcService, timeoutMs);
     return new Promise((resolve) => {
       if (path === undefined) {
-        const socket = boundary.own(net.connect({ host: address, port, timeout: timeoutMs }));
+        const socket = boundary.own(net.connect({ host: address, port }));
         const finish = (problem: string | undefined) => {
+          stopWaiting();
           socket.destroy();
           resolve(problem);
         };
         socket.once('connect', () => finish(undefined));
-        socket.once('timeout', () => finish(`port ${port} did not answer within ${timeoutMs} ms`));
+        const stopWaiting = patientTimeout(boundary, timeoutMs, () => finish(`port ${port} did not answer within ${timeoutMs} ms`));
         socket.once('error', (error) => finish(error.message));
         return;
       }
       const received = (response: IncomingMessage) => {
+        stopWaiting();
         response.resume();
         const { statusCode = 0 } = response;
         resolve(statusCode >= 200 && statusCode < 400 ? undefined : `GET ${path} answered ${statusCode}`);
       };
-      const request = boundary.own(http.get({ host: address, port, path, timeout: timeoutMs, agent: false }, received));
-      request.once('close', () => resolve(`GET ${path} was not answered`));
-      request.once('timeout', () => request.destroy(new Error(`GET ${path} did not answer within ${timeoutMs} ms`)));
+      const request = boundary.own(http.get({ host: address, port, path, agent: false }, received));
+      const stopWaiting = patientTimeout(boundary, timeoutMs, () => request.destroy(new Error(`GET ${path} did not answer within ${timeoutMs} ms`)));
+      request.once('close', () => {
+        stopWaiting();
+        resolve(`GET ${path} was not answered`);
+      });
       request.once('error', (error) => resolve(error.message));
     });
   }

@@ -105,7 +105,9 @@ function outboundCluster(
     ...(isDns
       ? { loadAssignment: { clusterName: name, endpoints: localityEndpoints(localityGroups(members, placement, view, snapshot), port, service) } }
       : {}),
-    ...(isDns ? { dnsRefreshRate: durationFromMs(snapshot.meshConfig.dnsRefreshMs), dnsLookupFamily: Cluster_DnsLookupFamily.V4_PREFERRED } : {}),
+    ...(isDns
+      ? { dnsRefreshRate: durationFromMs(snapshot.meshConfig.dnsRefreshMs), respectDnsTtl: true, dnsLookupFamily: Cluster_DnsLookupFamily.V4_PREFERRED }
+      : {}),
     connectTimeout: durationFromMs((tcp?.connectTimeout && parseDurationMs(tcp.connectTimeout)) || defaultConnectTimeoutMs),
     ...(isOriginalDestination
       ? {
