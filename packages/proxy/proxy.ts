@@ -205,6 +205,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
     async beforeDrain(isReplaced) {
       // Its stream stays, so that policies and certificates reach the streams that are still served here.
       if (isReplaced) client.standBack();
+      if (isReplaced) await keeper?.standBack();
       if (isReplaced) await dns?.close();
       prober?.close();
       if (isReplaced) await messaging?.close();

@@ -100,6 +100,16 @@ export class ConfigurationKeeper {
     await this.#decided.promise;
   }
 
+  /** Another process has taken over, and keeps the configuration. */
+  async standBack(): Promise<void> {
+    this.#isClosed = true;
+    this.#dirtySince = undefined;
+    this.#decided.resolve();
+    clearTimeout(this.#useTimer);
+    clearTimeout(this.#writeTimer);
+    await this.#writing;
+  }
+
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#decided.resolve();
