@@ -74,8 +74,7 @@ class OwnExchange implements ResponseReceiver {
 
   start(): void {
     const { timeoutMs } = this.#request;
-    if (timeoutMs > 0)
-      this.#stopWaiting = patientTimeout(boundary, timeoutMs, () => this.#fail('timeout', `no answer within ${timeoutMs} ms`), this.#broken);
+    if (timeoutMs > 0) this.#stopWaiting = patientTimeout(boundary, timeoutMs, () => this.#fail('timeout', `no answer within ${timeoutMs} ms`), this.#broken);
     this.#guarded(() => this.#attempt());
   }
 

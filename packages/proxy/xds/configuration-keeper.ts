@@ -103,11 +103,11 @@ export class ConfigurationKeeper {
   /** Another process has taken over, and keeps the configuration. */
   async standBack(): Promise<void> {
     this.#isClosed = true;
-    this.#dirtySince = undefined;
     this.#decided.resolve();
     clearTimeout(this.#useTimer);
     clearTimeout(this.#writeTimer);
     await this.#writing;
+    this.#dirtySince = undefined;
   }
 
   async close(): Promise<void> {

@@ -1,0 +1,38 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { silentLogger } from '@mizzen/common';
+import { ProxyCounters } from '../telemetry/proxy-counters.ts';
+import { ConfigurationKeeper, type ConfigurationKeeperOptions } from './configuration-keeper.ts';
+
+describe('the keeper of a configuration', () => {
+  function keeper() {
+    const written: unknown[] = [];
+    const file = { exists: false, folder: '', read: () => ({ kind: 'none' }), write: async (configuration: unknown) => void written.push(configuration) };
+    const made = new ConfigurationKeeper({
+      file: file as unknown as ConfigurationKeeperOptions['file'],
+      state: { dump: () => [], isSettled: true },
+      wanted: () => [],
+      identity: { current: () => ({ pair: { cert: '', key: '' }, root: '' }), restore: () => {} } as unknown as ConfigurationKeeperOptions['identity'],
+      accept: () => {},
+      control: 'control:15012',
+      counters: new ProxyCounters(),
+      logger: silentLogger,
+    });
+    for (const type of ['cluster', 'listener'] as const) made.accepted(type, []);
+    return { keeper: made, written };
+  }
+
+  it('writes what has changed before it closes', async () => {
+    const { keeper: closed, written } = keeper();
+    await closed.close();
+    assert.equal(written.length, 1);
+  });
+
+  it('writes nothing after another process has taken over', async () => {
+    const { keeper: replaced, written } = keeper();
+    await replaced.standBack();
+    replaced.accepted('cluster', []);
+    await replaced.close();
+    assert.equal(written.length, 0);
+  });
+});
