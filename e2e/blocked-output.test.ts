@@ -15,15 +15,6 @@ import { TestMesh } from './support/mesh.ts';
 /** The command is up: whatever shows it. */
 type IsUp = () => boolean | Promise<boolean>;
 
-const connects = (port: number): Promise<boolean> =>
-  new Promise((resolve) => {
-    const socket = net.connect({ port, host: '127.0.0.1' }, () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.on('error', () => resolve(false));
-  });
-
 /** The server has looked at a connection: it answers what is no TLS, or no HTTP/2, or closes. */
 const answers = (address: net.NetConnectOpts): Promise<boolean> =>
   new Promise((resolve) => {
@@ -84,7 +75,7 @@ describe('commands that keep running', { concurrency: 3 }, () => {
     }),
     broker: async (home) => {
       const port = await engine.ports.next();
-      return { args: ['broker', '--plain', '--home', home, '--port', String(port)], isUp: () => connects(port) };
+      return { args: ['broker', '--plain', '--home', home, '--port', String(port)], isUp: () => answers({ port, host: '127.0.0.1' }) };
     },
     proxy: async (home) => {
       const [port, adminPort] = [await engine.ports.next(), await engine.ports.next()];
