@@ -1,12 +1,16 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
 import http from 'node:http';
 import http2 from 'node:http2';
 import net, { type AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { clearFaults, errorPlaces, injectFault, internalErrors, logErrorsTo, silentLogger } from '@mizzen/common';
+import { homeFiles } from '@mizzen/control';
 import { cluster, http as httpFilter, listener, TestEngine, tcp } from './support/engine.ts';
 import { call } from './support/http.ts';
+import { service, TestMesh } from './support/mesh.ts';
 
 /** Places that traffic of this test enters; the others belong to processes or protocols that it does not run. */
 const isEntered = (place: string) => /^(request|http|http1|http2|tcp|listener|turn-end|connection|timer)\b/.test(place);
@@ -99,6 +103,147 @@ describe('an exception at any error boundary', () => {
     assert.deepEqual(unattributed, []);
     const metrics = await engine.metrics(adminPort);
     assert.match(metrics, /mizzen_internal_errors_total\{place="request\.start"\} 1/);
+  });
+});
+
+/** Entered by the traffic of a small mesh: a control plane, two sidecars with mutual TLS, probes, the API and its watches. */
+const meshPlaces = [
+  ...['ads.resources', 'ads.stream', 'admin.request', 'api.request', 'api.watch', 'gateway-api.status', 'grpc.client', 'grpc.connection', 'grpc.request'],
+  ...['pilot.push', 'probe', 'public.request', 'server.connection', 'store.watcher', 'tls.handshake', 'tls.server'],
+  ...['timer.overload', 'xds.stream'],
+];
+
+/** Boundaries without an injected fault of their own: each has the form of those that are tested. A new one belongs into a test. */
+const notInjected = new Set([
+  ...['access-log', 'api.client', 'application.process', 'authentication.password', 'ca.revocations', 'certificate.reconcile', 'command'],
+  ...['configuration.keep', 'control.certificates', 'directory.sync', 'dns.forward', 'dns.query', 'dns.refresh', 'federation.refresh', 'health-check'],
+  ...[
+    'hot-restart',
+    'https.call',
+    'identity.renew',
+    'jwks.fetch',
+    'listener.inspection',
+    'listener.open',
+    'login',
+    'own-request',
+    'process',
+    'proxy',
+    'rate-limit.redis',
+    'registration',
+    'tls.client',
+  ],
+  ...['rate-limit.sweep', 'request.filter', 'request.onEndpointRemoved', 'request.onInformational', 'request.onTunnel', 'request.onUpstreamFailure'],
+  ...['request.timer', 'runner', 'script-process', 'spiffe.connection', 'spiffe.process', 'supervisor', 'tls.files', 'tls.revocation', 'tracing.export'],
+  ...['turn-end.close', 'udp.datagram', 'worker.message', 'worker.process'],
+  ...['broker.connection', 'broker.frames', 'broker.group', 'broker.log', 'broker.log.callback', 'broker.mesh', 'broker.offsets', 'broker.topic'],
+  ...['dapr.request', 'driver.embedded', 'driver.held-message', 'driver.nats', 'driver.rabbitmq', 'driver.redis', 'message.bulk', 'message.delivery'],
+  ...['message.lag', 'message.publish', 'message.subscriptions', 'message.timer'],
+]);
+
+describe('an exception at the boundaries of a mesh', () => {
+  let mesh: TestMesh;
+  let healthPort: number;
+  let adminPort: number;
+  let outboundPort: number;
+  let objects = 0;
+  const unattributed: unknown[] = [];
+  const notice = (error: unknown) => unattributed.push(error);
+
+  before(async () => {
+    logErrorsTo(silentLogger);
+    process.on('uncaughtException', notice);
+    process.on('unhandledRejection', notice);
+    mesh = await TestMesh.start();
+    healthPort = await mesh.ports.next();
+    await mesh.apply(service('server'));
+    const probed = await mesh.application('probed');
+    const server = await mesh.workload('server', { fields: { healthPort, probe: { port: probed, path: '/', periodMs: 20 } } });
+    adminPort = server.adminPort;
+    outboundPort = (await mesh.workload('client')).outboundPort;
+  });
+  afterEach(clearFaults);
+  after(async () => {
+    await mesh.close();
+    process.off('uncaughtException', notice);
+    process.off('unhandledRejection', notice);
+  });
+
+  const api = (path: string, method = 'GET', body?: unknown) =>
+    new Promise<number>((resolve) => {
+      const headers = { 'content-type': 'application/json', connection: 'close' };
+      const request = http.request({ socketPath: homeFiles(mesh.home).apiSocket, method, path, headers, agent: false }, (response) => {
+        response.resume().on('error', () => {});
+        resolve(response.statusCode ?? 0);
+        if (path.includes('watch')) setTimeout(() => request.destroy(), 100);
+      });
+      request.on('error', () => resolve(0));
+      request.end(body === undefined ? undefined : JSON.stringify(body));
+    });
+
+  /** One of everything that the mesh serves; true: all of it worked. */
+  async function round(): Promise<boolean> {
+    const path = '/api/v1/namespaces/default/configmaps';
+    const watching = api(`${path}?watch=true&timeoutSeconds=1`);
+    const name = `object-${++objects}`;
+    const statuses = await Promise.all([
+      call({ port: outboundPort, headers: { host: 'server:9080', connection: 'close' } }).then(
+        ({ status }) => status,
+        () => 0,
+      ),
+      call({ port: adminPort, path: '/stats/prometheus', headers: { host: '127.0.0.1' } }).then(
+        ({ status }) => status,
+        () => 0,
+      ),
+      call({ port: healthPort, path: '/healthz/ready' }).then(
+        ({ status }) => status,
+        () => 0,
+      ),
+      api(path, 'POST', { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name } }),
+      api('/apis/networking.istio.io/v1/namespaces/default/serviceentries', 'POST', {
+        ...{ apiVersion: 'networking.istio.io/v1', kind: 'ServiceEntry', metadata: { name } },
+        spec: { hosts: [`${name}.example`], ports: [{ number: 80, name: 'http', protocol: 'HTTP' }], resolution: 'DNS' },
+      }),
+      watching,
+    ]);
+    return statuses.every((status) => status >= 200 && status < 300);
+  }
+
+  for (const place of meshPlaces)
+    it(`is counted as ${place}, and the mesh serves again`, async () => {
+      const before = internalErrors().get(place) ?? 0;
+      injectFault(place, 1);
+      const deadline = Date.now() + 20_000;
+      while ((internalErrors().get(place) ?? 0) === before && Date.now() < deadline) {
+        await round();
+        if (['ads.stream', 'grpc.client', 'grpc.request', 'grpc.connection', 'tls.handshake', 'tls.server'].includes(place))
+          mesh.plane.pilot.connections()[0]?.responses.close();
+      }
+      clearFaults();
+      assert.equal(internalErrors().get(place), before + 1, `${place} was not entered`);
+      let isServing = false;
+      while (!(isServing = await round()) && Date.now() < deadline) await mesh.plane.pilot.refresh();
+      assert.ok(isServing, `after a fault at ${place}`);
+      assert.deepEqual(unattributed, []);
+    });
+
+  it('is injected at every boundary of the code, or the boundary is on a list', () => {
+    const isSource = (name: string) => name.endsWith('.ts') && !name.endsWith('.test.ts') && !name.includes('node_modules') && !name.includes('/gen/');
+    const root = join(import.meta.dirname, '../packages');
+    const sources = readdirSync(root, { recursive: true, encoding: 'utf8' }).filter(isSource);
+    const found = new Set(
+      sources.flatMap((name) => [...readFileSync(join(root, name), 'utf8').matchAll(/errorBoundary\('([^']+)'\)/g)].map((match) => match[1]!)),
+    );
+    assert.ok(found.size > 80);
+    const isTested = (place: string) => meshPlaces.includes(place) || (isEntered(place) && !isRare(place));
+    assert.deepEqual(
+      [...found].filter((place) => !isTested(place) && !notInjected.has(place)),
+      [],
+      'each boundary has a test that injects a fault there',
+    );
+    assert.deepEqual(
+      [...notInjected].filter((place) => !found.has(place) || isTested(place)),
+      [],
+    );
   });
 });
 

@@ -13,7 +13,7 @@ interface LastLine {
   readonly maxUnattributedErrors: number | undefined;
 }
 
-/** `runner` is `mizzen up` and `mizzen run`: nothing restarts it, and its end would end the mesh or the application. */
+/** `runner` is `mizzen up`: nothing restarts it, and its end would end the mesh. */
 export const lastLines: Readonly<Record<ProcessKind, LastLine>> = {
   control: { maxUnattributedErrors: 100 },
   proxy: { maxUnattributedErrors: 100 },
