@@ -140,7 +140,14 @@ describe('security that is accepted', () => {
       });
     assert.equal(await tls('TLSv1.3'), 'TLSv1.3');
     assert.notEqual(await tls('TLSv1.2'), 'TLSv1.2');
+    const isEncrypted = () => shop.sent('cluster').some(({ value }) => Buffer.from(value).includes('tlsMode-istio'));
+    assert.equal(isEncrypted(), true);
+    assert.ok((await config('enableAutoMtls: false')).status < 300);
+    await mesh.synced();
+    assert.equal(isEncrypted(), false);
     assert.ok((await config('{}')).status < 300);
+    await mesh.synced();
+    assert.equal(isEncrypted(), true);
   });
 
   it('refuses an EnvoyFilter that adds protection without effect, and warns of any other without effect', async () => {
@@ -184,6 +191,16 @@ describe('security that is accepted', () => {
     const lua = await filter('envoy.filters.http.lua', 'envoy.extensions.filters.http.lua.v3.Lua');
     assert.ok(lua.status < 300);
     assert.match(lua.warnings.join(), /patch 0 is not in effect/);
+  });
+
+  it('warns the writer of a CORS policy by which any site acts with a user’s credentials', async () => {
+    const rule = (cors: string) => `{ hosts: [shop], http: [{ corsPolicy: ${cors}, route: [{ destination: { host: shop } }] }] }`;
+    const written = async (cors: string) =>
+      (await write(mesh, `---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: cors }\nspec: ${rule(cors)}\n`)).warnings.join();
+    for (const origins of ['allowOrigins: [{ regex: ".*" }]', 'allowOrigins: [{ prefix: "" }]'])
+      assert.match(await written(`{ ${origins}, allowCredentials: true }`), /spec\.http\[0\]\.corsPolicy: every site may make calls/, origins);
+    assert.doesNotMatch(await written('{ allowOrigins: [{ exact: "https://a.test" }], allowCredentials: true }'), /every site/);
+    assert.doesNotMatch(await written('{ allowOrigins: [{ regex: ".*" }] }'), /every site/);
   });
 
   it('keeps every file of the home to its owner', () => {

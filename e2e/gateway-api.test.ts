@@ -181,6 +181,9 @@ describe('the Gateway API', () => {
     filters: [{ type: RequestRedirect, requestRedirect: { scheme: https, hostname: other.test, path: { type: ReplacePrefixMatch, replacePrefixMatch: /here }, statusCode: 301 } }]
   - matches: [{ path: { value: /port } }]
     filters: [{ type: RequestRedirect, requestRedirect: { port: 8443 } }]
+  - matches: [{ path: { value: /any-origin } }]
+    filters: [{ type: CORS, cors: { allowOrigins: ["*"], allowMethods: ["*"], allowHeaders: ["*"], allowCredentials: true } }]
+    backendRefs: [{ name: shop, port: 9080 }]
   - matches: [{ path: { value: /cors } }]
     filters: [{ type: CORS, cors: { allowOrigins: ["https://*.page.test"], allowMethods: [GET, PUT], maxAge: 60 } }]
     backendRefs: [{ name: shop, port: 9080 }]
@@ -201,6 +204,17 @@ describe('the Gateway API', () => {
     assert.equal(moved.status, 301);
     assert.match(String(moved.headers['location']), /^https:\/\/other\.test(:443)?\/here\/x\?y=1$/);
     assert.deepEqual([(await ask('/port')).status, (await ask('/port')).headers['location']], [302, 'http://shop.test:8443/port']);
+    const wildcard = await ask(
+      '/any-origin',
+      { origin: 'https://b.test', 'access-control-request-method': 'PATCH', 'access-control-request-headers': 'x-a, x-b' },
+      'OPTIONS',
+    );
+    assert.deepEqual(
+      ['origin', 'credentials', 'methods', 'headers'].map((field) => wildcard.headers[`access-control-allow-${field}`]),
+      ['https://b.test', 'true', 'PATCH', 'x-a, x-b'],
+    );
+    const opaque = await ask('/any-origin', { origin: 'null', 'access-control-request-method': 'PATCH' }, 'OPTIONS');
+    assert.equal(opaque.headers['access-control-allow-origin'], undefined);
     const preflight = await ask('/cors', { origin: 'https://a.page.test', 'access-control-request-method': 'PUT' }, 'OPTIONS');
     assert.deepEqual(
       [preflight.status, preflight.headers['access-control-allow-origin'], preflight.headers['access-control-max-age']],

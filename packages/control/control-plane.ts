@@ -30,6 +30,7 @@ import { Authenticator } from './galley/api/authenticator.ts';
 import { DirectorySource } from './galley/directory-source.ts';
 import { ResourceRegistry } from './galley/resource-registry.ts';
 import { SqliteStore } from './galley/sqlite-store.ts';
+import { corsWarnings } from './pilot/analysis/cors-credentials.ts';
 import { refusedUrl } from './pilot/analysis/fetched-urls.ts';
 import { describeFinding } from './pilot/analysis/finding.ts';
 import { notEnforced, notImplementedWarnings } from './pilot/analysis/not-implemented.ts';
@@ -267,7 +268,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       await takeStep(authority, pilot.proxies(), body['step'] as RotationStep, body['force'] === true);
       return authorityStatus(authority, pilot.proxies());
     },
-    warnings: async (resource) => [...notImplementedWarnings(resource), ...(await pendingFindings(pilot, resource))],
+    warnings: async (resource) => [...notImplementedWarnings(resource), ...corsWarnings(resource), ...(await pendingFindings(pilot, resource))],
   });
   const renewServers = async () => {
     const newer = await authority.issueServer(names, serverCertificateSeconds);

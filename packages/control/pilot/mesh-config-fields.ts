@@ -11,7 +11,7 @@ const effective: Readonly<Record<string, readonly string[] | undefined>> = {
   protocolDetectionTimeout: undefined,
   h2UpgradePolicy: undefined,
   dnsRefreshRate: undefined,
-  localityLbSetting: undefined,
+  localityLbSetting: ['distribute', 'failover', 'failoverPriority', 'enabled'],
   zoneAwareLbSetting: undefined,
   pathNormalization: ['normalization'],
   trustDomainAliases: undefined,
@@ -50,8 +50,27 @@ const withoutEffect = [
   ],
   ...['ingressSelector', 'enableTracing', 'accessLogFile', 'accessLogFormat', 'accessLogEncoding', 'enableEnvoyAccessLogService', 'disableEnvoyListenerLog'],
   ...['defaultConfig', 'configSources', 'inboundClusterStatName', 'outboundClusterStatName', 'thriftConfig', 'serviceSettings', 'enablePrometheusMerge'],
-  ...['discoverySelectors', 'defaultHttpRetryPolicy', 'serviceScopeConfigs'],
+  ...['discoverySelectors', 'defaultHttpRetryPolicy', 'serviceScopeConfigs', 'defaultProviders.metrics', 'defaultProviders.accessLogging'],
 ];
+
+const authorizer = ['service', 'port', 'timeout', 'failOpen', 'clearRouteCache', 'statusOnError', 'includeRequestBodyInCheck'];
+/** Fields of a provider, by its kind; undefined: the kind has no effect. */
+const providerKinds: Readonly<Record<string, readonly string[] | undefined>> = {
+  name: undefined,
+  opentelemetry: ['service', 'port', 'http'],
+  envoyExtAuthzGrpc: authorizer,
+  envoyExtAuthzHttp: [
+    ...authorizer,
+    ...['pathPrefix', 'includeHeadersInCheck', 'includeRequestHeadersInCheck', 'includeAdditionalHeadersInCheck'],
+    ...['headersToUpstreamOnAllow', 'headersToDownstreamOnDeny', 'headersToDownstreamOnAllow'],
+  ],
+};
+const providersWithoutEffect = [
+  ...['zipkin', 'lightstep', 'datadog', 'stackdriver', 'opencensus', 'skywalking', 'prometheus', 'sds'],
+  ...['envoyFileAccessLog', 'envoyHttpAls', 'envoyTcpAls', 'envoyOtelAls'],
+];
+/** Legal, and of no security: `envoyExtAuthzGrpc` and `opentelemetry` have more of these than are in effect. */
+const providerFieldsWithoutEffect = ['maxTagLength', 'resourceDetectors', 'dynatraceSampler', 'initialMetadata', 'grpc', 'disableContextPropagation'];
 
 export interface MeshConfigNote {
   readonly level: 'error' | 'warning';
@@ -68,10 +87,28 @@ export function meshConfigNotes(text: unknown): MeshConfigNote[] {
   }
   if (!isPlainObject(value)) return [];
   return Object.entries(value).flatMap(([field, given]) => {
+    if (field === 'extensionProviders') return providerNotes(given);
     const inner = effective[field];
     if (inner !== undefined && isPlainObject(given)) return Object.keys(given).flatMap((name) => noteOf(`${field}.${name}`, name, inner));
     return noteOf(field, field, [...Object.keys(effective), ...Object.keys(security), ...withoutEffect]);
   });
+}
+
+function providerNotes(providers: unknown): MeshConfigNote[] {
+  if (!Array.isArray(providers)) return [];
+  return providers.flatMap((provider: unknown, i) =>
+    Object.entries(isPlainObject(provider) ? provider : {}).flatMap(([kind, given]): MeshConfigNote[] => {
+      const path = `extensionProviders[${i}].${kind}`;
+      if (providersWithoutEffect.includes(kind)) return [{ level: 'warning', message: `${path} has no effect` }];
+      const fields = providerKinds[kind];
+      if (fields === undefined || !isPlainObject(given)) return noteOf(path, kind, [...Object.keys(providerKinds), ...providersWithoutEffect]);
+      return Object.keys(given).flatMap((field): MeshConfigNote[] =>
+        providerFieldsWithoutEffect.includes(field) && !fields.includes(field)
+          ? [{ level: 'warning', message: `${path}.${field} has no effect` }]
+          : noteOf(`${path}.${field}`, field, fields),
+      );
+    }),
+  );
 }
 
 function noteOf(path: string, name: string, known: readonly string[]): MeshConfigNote[] {

@@ -72,6 +72,19 @@ defaultProviders: { tracing: [otel] }
       'warning defaultHttpRetryPolicy has no effect',
       'warning discoverySelectors has no effect',
     ]);
+    assert.deepEqual(notes('defaultProviders: { tracing: [a], metrics: [b] }'), ['warning defaultProviders.metrics has no effect']);
+    assert.deepEqual(notes('localityLbSetting: { failoverPriorities: [] }'), ['error localityLbSetting.failoverPriorities: unknown field: did you mean failoverPriority?']);
+    assert.deepEqual(notes('extensionProviders: [{ name: a, zipkin: { service: z, port: 9411 } }, { name: b, envoyExtAuthzHTTP: {} }]'), [
+      'warning extensionProviders[0].zipkin has no effect',
+      'error extensionProviders[1].envoyExtAuthzHTTP: unknown field: did you mean envoyExtAuthzHttp?',
+    ]);
+    assert.deepEqual(notes('extensionProviders: [{ name: a, envoyExtAuthzHttp: { service: a, port: 1, failClosed: true, includeHeaderInCheck: [x] } }]'), [
+      'error extensionProviders[0].envoyExtAuthzHttp.failClosed: unknown field',
+      'error extensionProviders[0].envoyExtAuthzHttp.includeHeaderInCheck: unknown field: did you mean includeHeadersInCheck?',
+    ]);
+    assert.deepEqual(notes('extensionProviders: [{ name: a, opentelemetry: { service: a, port: 1, maxTagLength: 5 } }]'), [
+      'warning extensionProviders[0].opentelemetry.maxTagLength has no effect',
+    ]);
     assert.match(notes('tlsDefaults: {}')[0]!, /^error tlsDefaults is not enforced/);
     assert.match(notes('meshMTLS: { cipherSuites: [] }')[0]!, /^error meshMTLS\.cipherSuites is not enforced/);
     assert.match(notes('defaultVirtualServiceExportTo: ["."]')[0]!, /is not enforced/);

@@ -20,6 +20,7 @@ export const corsFilter: HttpFilter = {
     if (!isAllowed && policy.forwardsUnmatchedPreflights) return 'continue';
     const answer = headOf(200);
     for (const [name, value] of isAllowed ? policy.preflightFields : policy.refusalFields) answer.headers.add(name, value);
+    if (isAllowed) for (const [asked, granted] of policy.echoedFields) answer.headers.add(granted, head.headers.getJoined(asked) ?? '');
     // The rest is added on the way back, as to any answer.
     exchange.replyHead(answer, isAllowed ? 'cors_preflight' : 'cors_origin_not_allowed');
     return 'stop';
@@ -56,16 +57,22 @@ export function corsFields(policy: {
   readonly exposeHeaders: string;
   readonly maxAge: string;
   readonly allowsCredentials: boolean;
-}): Pick<CorsPolicy, 'preflightFields' | 'refusalFields' | 'answerFields'> {
+}): Pick<CorsPolicy, 'preflightFields' | 'refusalFields' | 'answerFields' | 'echoedFields'> {
   const some = (fields: readonly (readonly [string, string])[]) =>
     fields.filter(([, value]) => value !== '').map(([name, value]) => [name, utf8Bytes(value)] as const);
   const credentials = ['access-control-allow-credentials', policy.allowsCredentials ? 'true' : ''] as const;
+  // With credentials, browsers take `*` for a method or header of that name (WHATWG Fetch, "CORS protocol and credentials"): what was asked for is granted.
+  const isWildcard = (list: string) => policy.allowsCredentials && list.split(',').some((one) => one.trim() === '*');
+  const granted = [
+    ['access-control-request-method', 'access-control-allow-methods', policy.allowMethods],
+    ['access-control-request-headers', 'access-control-allow-headers', policy.allowHeaders],
+  ] as const;
   const preflightFields = some([
-    ['access-control-allow-methods', policy.allowMethods],
-    ['access-control-allow-headers', policy.allowHeaders],
+    ...granted.flatMap(([, name, list]) => (isWildcard(list) ? [] : [[name, list] as const])),
     ['access-control-max-age', policy.maxAge],
   ]);
   return {
+    echoedFields: granted.flatMap(([asked, name, list]) => (isWildcard(list) ? [[asked, name] as const] : [])),
     preflightFields,
     // Without the origin they allow nothing; Envoy says them all the same.
     refusalFields: [...preflightFields, ...some([credentials])],

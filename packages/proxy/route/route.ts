@@ -176,6 +176,8 @@ export interface CorsPolicy {
   allowsOrigin(origin: string): boolean;
   /** Of answers to preflights, beside those of all answers. */
   readonly preflightFields: Fields;
+  /** Fields of a preflight whose values are granted as they were asked for. */
+  readonly echoedFields: readonly (readonly [asked: string, granted: string])[];
   /** Of answers to preflights of other origins. */
   readonly refusalFields: Fields;
   readonly answerFields: Fields;

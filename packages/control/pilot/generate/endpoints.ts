@@ -33,7 +33,11 @@ export function localityEndpoints(groups: readonly LocalityGroup[], port: Servic
     locality: locality(group.locality),
     loadBalancingWeight: group.weight,
     priority: group.priority,
-    lbEndpoints: group.instances.map((instance) => lbEndpoint(instance, port, service, snapshot)),
+    lbEndpoints: group.instances.flatMap((instance) => {
+      // A workload without the port that the service names takes no part in it.
+      const target = instance.ports.get(port.number);
+      return target === undefined ? [] : [lbEndpoint(instance, target, port, service, snapshot)];
+    }),
   }));
 }
 
@@ -42,7 +46,13 @@ function locality(text: string) {
   return { region, zone, subZone };
 }
 
-function lbEndpoint(instance: Instance, port: ServicePort, service: Service, snapshot?: MeshSnapshot): Init<typeof LbEndpointSchema> {
+function lbEndpoint(
+  instance: Instance,
+  target: number,
+  port: ServicePort,
+  service: Service,
+  snapshot: MeshSnapshot | undefined,
+): Init<typeof LbEndpointSchema> {
   const targetPort = typeof port.targetPort === 'number' ? port.targetPort : port.number;
   const takesMutualTls =
     instance.hasSidecar && (snapshot === undefined || peerAuthenticationMode(instance.namespace, instance.labels, targetPort, snapshot) !== 'DISABLE');
@@ -55,7 +65,7 @@ function lbEndpoint(instance: Instance, port: ServicePort, service: Service, sna
         address: {
           address: {
             case: 'socketAddress',
-            value: { address: instance.address, portSpecifier: { case: 'portValue', value: instance.ports.get(port.number)! } },
+            value: { address: instance.address, portSpecifier: { case: 'portValue', value: target } },
           },
         },
       },

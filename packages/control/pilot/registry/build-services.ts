@@ -141,12 +141,11 @@ function toInstance(workload: Workload, ports: readonly ServicePort[]): Instance
     workload: workload.name,
     namespace: workload.namespace,
     address: spec.address ?? '',
-    // A workload entry names its ports by the service port's name, or by the target port's number.
     ports: new Map(
-      ports.map((port) => [
-        port.number,
-        spec.ports?.[port.name] ?? spec.ports?.[String(port.targetPort)] ?? (typeof port.targetPort === 'number' ? port.targetPort : port.number),
-      ]),
+      ports.flatMap((port): [number, number][] => {
+        const found = workloadPort(spec.ports ?? {}, port);
+        return found === undefined ? [] : [[port.number, found]];
+      }),
     ),
     labels: workload.labels,
     serviceAccount: spec.serviceAccount ?? 'default',
@@ -155,6 +154,16 @@ function toInstance(workload: Workload, ports: readonly ServicePort[]): Instance
     locality: spec.locality ?? '',
     weight: spec.weight ?? 1,
   };
+}
+
+/**
+ * The port of a workload that a port of a service is for. A named target is that port of the workload or none, as in Kubernetes: another one, of the service
+ * port's name, may be for other callers. Else a workload entry names its ports by the target's number, or by the service port's name.
+ */
+function workloadPort(own: Readonly<Record<string, number>>, { name, targetPort }: ServicePort): number | undefined {
+  const portOf = (key: string) => (Object.hasOwn(own, key) ? own[key] : undefined);
+  if (typeof targetPort === 'string') return portOf(targetPort);
+  return portOf(String(targetPort)) ?? portOf(name) ?? targetPort;
 }
 
 function plainInstance(address: string, workload: string, namespace: string, ports: readonly ServicePort[]): Instance {
