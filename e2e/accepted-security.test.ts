@@ -203,6 +203,28 @@ describe('security that is accepted', () => {
     assert.doesNotMatch(await written('{ allowOrigins: [{ regex: ".*" }] }'), /every site/);
   });
 
+  it('warns the writer of a Gateway that selects a gateway of another namespace, which serves it with a grant alone', async () => {
+    await mesh.apply('apiVersion: v1\nkind: Namespace\nmetadata: { name: edge }\n');
+    await mesh.proxy('shared', { type: 'gateway', namespace: 'edge', labels: { app: 'shared' } });
+    await until(
+      'the gateway is connected',
+      async () => mesh.plane.pilot.proxies().some(({ name }) => name === 'shared'),
+      (isConnected) => isConnected,
+    );
+    const gateway = (port: number) =>
+      `---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: { name: foreign }\nspec: { selector: { app: shared }, servers: [{ port: { number: ${port}, name: http, protocol: HTTP }, hosts: ["*"] }] }\n`;
+    const { warnings } = await write(mesh, gateway(8081));
+    assert.match(
+      warnings.join(),
+      /Gateway default\/foreign selects the gateway edge\/shared of another namespace, which does not serve it without a ReferenceGrant.*MZ0021/,
+    );
+    const port = await mesh.ports.next();
+    await mesh.apply(
+      '---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: { name: shared }\nspec: { from: [{ group: mizzen.dev, kind: Workload, namespace: edge }], to: [{ group: networking.istio.io, kind: Gateway }] }\n',
+    );
+    assert.doesNotMatch((await write(mesh, gateway(port))).warnings.join(), /MZ0021/);
+  });
+
   it('keeps every file of the home to its owner', () => {
     const files = readdirSync(mesh.home, { recursive: true, withFileTypes: true })
       .filter((entry) => !/\.(?:token|access\.log)$/.test(entry.name))

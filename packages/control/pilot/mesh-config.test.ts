@@ -73,7 +73,9 @@ defaultProviders: { tracing: [otel] }
       'warning discoverySelectors has no effect',
     ]);
     assert.deepEqual(notes('defaultProviders: { tracing: [a], metrics: [b] }'), ['warning defaultProviders.metrics has no effect']);
-    assert.deepEqual(notes('localityLbSetting: { failoverPriorities: [] }'), ['error localityLbSetting.failoverPriorities: unknown field: did you mean failoverPriority?']);
+    assert.deepEqual(notes('localityLbSetting: { failoverPriorities: [] }'), [
+      'error localityLbSetting.failoverPriorities: unknown field: did you mean failoverPriority?',
+    ]);
     assert.deepEqual(notes('extensionProviders: [{ name: a, zipkin: { service: z, port: 9411 } }, { name: b, envoyExtAuthzHTTP: {} }]'), [
       'warning extensionProviders[0].zipkin has no effect',
       'error extensionProviders[1].envoyExtAuthzHTTP: unknown field: did you mean envoyExtAuthzHttp?',

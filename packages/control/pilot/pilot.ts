@@ -12,6 +12,7 @@ import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import { envoyFilterFindings } from './analysis/envoy-filters.ts';
 import { federationFindings } from './analysis/federation.ts';
 import type { Finding } from './analysis/finding.ts';
+import { gatewayWorkloadFindings } from './analysis/gateway-workloads.ts';
 import { StatusWriter } from './gateway-api/status-writer.ts';
 import { servedGateways } from './generate/served-gateways.ts';
 import { hasPlainHttp, hostOwner } from './host-owner.ts';
@@ -135,9 +136,10 @@ export class Pilot {
     ];
     if (this.#snapshot === undefined) return own;
     try {
-      return [...own, ...envoyFilterFindings(this.#snapshot, [...this.#connections])];
+      const views = [...this.#connections].map(({ view }) => view);
+      return [...own, ...envoyFilterFindings(this.#snapshot, [...this.#connections]), ...gatewayWorkloadFindings(this.#snapshot, views)];
     } catch (error) {
-      this.#options.logger.error('cannot analyze EnvoyFilters', { error: messageOf(error) });
+      this.#options.logger.error('cannot analyze what connected proxies make of the configuration', { error: messageOf(error) });
       return own;
     }
   }

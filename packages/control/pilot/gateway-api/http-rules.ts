@@ -204,7 +204,11 @@ function corsOf(cors: NonNullable<RouteFilterSpec['cors']>): CorsPolicySpec {
   return {
     allowOrigins: (cors.allowOrigins ?? []).map((origin) =>
       // Every origin that is one: `null`, which any sandboxed frame has, is not.
-      origin === '*' ? { regex: '.+://.*' } : origin.includes('*') ? { regex: origin.replace(/[.+?()[\]{}^$|\\]/g, '\\$&').replaceAll('*', '.*') } : { exact: origin },
+      origin === '*'
+        ? { regex: '.+://.*' }
+        : origin.includes('*')
+          ? { regex: origin.replace(/[.+?()[\]{}^$|\\]/g, '\\$&').replaceAll('*', '.*') }
+          : { exact: origin },
     ),
     ...(cors.allowCredentials === undefined ? {} : { allowCredentials: cors.allowCredentials }),
     ...(cors.allowMethods ? { allowMethods: cors.allowMethods } : {}),
