@@ -12,6 +12,7 @@ import { defaultOverloadSettings } from '@mizzen/proxy/overload/overload-manager
 import { unknownPeer } from '@mizzen/proxy/telemetry/peer-metadata';
 import { isRevoked, leafCrls } from '@mizzen/proxy/tls/leaf-crl';
 import { rootSecretName, workloadSecretName } from '@mizzen/proxy/tls/secret-names';
+import { rootsOfDomain } from '@mizzen/proxy/tls/secret-store';
 import { sendOwnRequest } from '@mizzen/proxy/upstream/own-request';
 import { appFieldsOf } from './api/api-token.ts';
 import { DaprGrpcServer } from './api/dapr-grpc.ts';
@@ -70,7 +71,8 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
       return {
         cert: pair.cert,
         key: pair.key,
-        ca: roots.pem,
+        // Roots of other trust domains could hide the broker's by their names.
+        ca: rootsOfDomain(roots, config.trustDomain) ?? roots.pem,
         servername: 'mizzen-broker',
         checkServerIdentity: (_host, certificate) => {
           if ((certificate.subjectaltname ?? '') !== `URI:spiffe://${config.trustDomain}${brokerPath}`)
