@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
-import { Agent, request as httpsRequest } from 'node:https';
+import { request as httpsRequest } from 'node:https';
 import { type Kind, preferredApiVersion } from '@mizzen/api';
-import { errorBoundary, MizzenError, messageOf, type Origin, version } from '@mizzen/common';
+import { errorBoundary, MizzenError, messageOf, type Origin, usableRoots, VettedAgent, verifyServerCertificate, version } from '@mizzen/common';
 import type { ControlAccess } from './home.ts';
 
 const boundary = errorBoundary('api.client');
@@ -34,11 +34,13 @@ interface CallOptions {
 /** A client of the rules API, for the command line and the runner. */
 export class ApiClient {
   readonly #access: ControlAccess;
-  readonly #agent: Agent;
+  readonly #tls: { readonly ca: string[]; readonly checkServerIdentity: typeof verifyServerCertificate };
+  readonly #agent: VettedAgent;
 
   constructor(access: ControlAccess) {
     this.#access = access;
-    this.#agent = new Agent({ keepAlive: true, ca: access.rootCertificate });
+    this.#tls = { ca: usableRoots(access.rootCertificate).roots, checkServerIdentity: verifyServerCertificate };
+    this.#agent = new VettedAgent({ keepAlive: true, ...this.#tls });
   }
 
   close(): void {
@@ -102,8 +104,8 @@ export class ApiClient {
           `${this.#access.api}${path}`,
           {
             method,
-            agent: isRepeat ? false : this.#agent,
-            ca: this.#access.rootCertificate,
+            agent: isRepeat ? new VettedAgent() : this.#agent,
+            ...this.#tls,
             headers: {
               authorization: `Bearer ${this.#access.token}`,
               'user-agent': `mizzen/${version}`,

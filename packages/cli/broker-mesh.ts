@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type tls from 'node:tls';
-import { errorBoundary, type Logger, messageOf, tlsDefaults } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf, tlsDefaults, usableRoots } from '@mizzen/common';
 import { PeerValidity } from '@mizzen/common/peer-validity';
 import { type BrokerPolicy, unpackAny } from '@mizzen/envoy-api';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
@@ -209,5 +209,5 @@ function tlsOf(config: ProxyConfig, secrets: SecretStore): tls.TlsOptions {
   const pair = secrets.keyPair(workloadSecretName);
   if (pair === undefined) throw new Error('the broker has no certificate yet');
   const roots = [readFileSync(config.rootCertificateFile, 'utf8'), rootsOfDomain(secrets.roots(rootSecretName), config.trustDomain) ?? ''];
-  return { cert: pair.cert, key: pair.key, ca: roots.join('\n'), ...tlsDefaults };
+  return { cert: pair.cert, key: pair.key, ca: usableRoots(roots.join('\n')).roots, ...tlsDefaults };
 }

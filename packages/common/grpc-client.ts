@@ -3,6 +3,7 @@ import { isIP } from 'node:net';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { Code, ConnectError, type Transport } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
+import { usableRoots, verifyServerCertificate, vetServer } from './certificate-rules.ts';
 import { errorBoundary } from './error-boundary.ts';
 
 const boundary = errorBoundary('grpc.client');
@@ -115,14 +116,17 @@ class OwnedSession {
     const serverName = options.serverName ?? (isIP(host) ? undefined : host);
     const { ca, cert, key } = options.tls;
     const socket = boundary.own(
-      connectTls({
-        host,
-        port: Number(url.port || 443),
-        ALPNProtocols: ['h2'],
-        ca,
-        ...(serverName === undefined ? {} : { servername: serverName }),
-        ...(cert === undefined || key === undefined ? {} : { cert, key }),
-      }),
+      vetServer(
+        connectTls({
+          host,
+          port: Number(url.port || 443),
+          ALPNProtocols: ['h2'],
+          ca: usableRoots(ca).roots,
+          checkServerIdentity: verifyServerCertificate,
+          ...(serverName === undefined ? {} : { servername: serverName }),
+          ...(cert === undefined || key === undefined ? {} : { cert, key }),
+        }),
+      ),
     );
     this.#socket = socket;
     this.#session = boundary.own(connectHttp2(url.origin, { createConnection: () => socket }));

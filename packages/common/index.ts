@@ -1,7 +1,17 @@
 /** Few, small, named things that every other package may use. */
-
 export { Backoff } from './backoff.ts';
 export { BoundedOutput } from './bounded-output.ts';
+export {
+  authorityProblem,
+  intermediateProblem,
+  peerProblem,
+  serverChainError,
+  serverChainProblem,
+  usableRoots,
+  VettedAgent,
+  verifyServerCertificate,
+  vetServer,
+} from './certificate-rules.ts';
 export { closestName, editDistance } from './closest-name.ts';
 export { coarseNow } from './coarse-clock.ts';
 export { type DerElement, derElement, derElements } from './der.ts';

@@ -1,5 +1,6 @@
 import type { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
+import { peerProblem, type RuledCertificate } from './certificate-rules.ts';
 import { parseSpiffeId } from './spiffe-id.ts';
 
 export interface PeerValidityOptions {
@@ -14,7 +15,8 @@ export interface PeerValidityOptions {
 const clockToleranceMs = 60_000;
 
 /**
- * The one place that decides whether the peer of a server of Mizzen's own is valid: its certificate is not revoked, within its time, and of a trusted domain.
+ * The one place that decides whether the peer of a server of Mizzen's own is valid: its certificate is not revoked, within its time, of a trusted domain, and by the rules
+ * of ./certificate-rules.ts.
  * OpenSSL has verified the chain before. `follow` each TLS connection, ask `problemOf` for each request, and call `endInvalid` when a certificate is revoked
  * and from time to time: revocation and expiry end connections that are open already.
  */
@@ -30,11 +32,13 @@ export class PeerValidity {
   }
 
   /** Why a certificate is not valid; undefined: it is. */
-  problemOf(certificate: Pick<X509Certificate, 'serialNumber' | 'validFrom' | 'validTo' | 'subjectAltName'>): string | undefined {
+  problemOf(certificate: RuledCertificate & Pick<X509Certificate, 'serialNumber' | 'validFrom' | 'validTo' | 'subjectAltName'>): string | undefined {
     if (this.#options.isRevoked(certificate.serialNumber.toLowerCase())) return 'the certificate is revoked';
     const now = this.#now();
     if (Date.parse(certificate.validTo) + clockToleranceMs < now) return `the certificate has expired on ${certificate.validTo}`;
     if (Date.parse(certificate.validFrom) - clockToleranceMs > now) return `the certificate is not valid before ${certificate.validFrom}`;
+    const weakness = peerProblem(certificate);
+    if (weakness !== undefined) return `the certificate ${weakness}`;
     for (const name of (certificate.subjectAltName ?? '').split(', ')) {
       if (!/^URI:spiffe:/i.test(name)) continue;
       const id = parseSpiffeId(name.slice('URI:'.length));

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { createRegistry } from '@bufbuild/protobuf';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
-import { errorBoundary, type Logger, MizzenError, messageOf, tlsDefaults } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf, tlsDefaults, usableRoots } from '@mizzen/common';
 import { ConnectionGuard, maxHandshakeMs } from '@mizzen/common/connection-guard';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { PeerValidity } from '@mizzen/common/peer-validity';
@@ -191,7 +191,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const secure = serving.own(
     createSecureServer(
       {
-        ...{ cert: certificate.cert, key: certificate.key, ca: citadel.roots, requestCert: true, rejectUnauthorized: false },
+        ...{ cert: certificate.cert, key: certificate.key, ca: usableRoots(citadel.roots).roots, requestCert: true, rejectUnauthorized: false },
         ...{ handshakeTimeout: maxHandshakeMs, ...tlsDefaults, ...grpcServerSettings },
       },
       handler,
@@ -218,7 +218,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     registry,
     host,
     port: options.apiPort ?? 15080,
-    certificate: { ...certificate, ca: citadel.roots },
+    certificate: { ...certificate, ca: usableRoots(citadel.roots).roots },
     authenticator,
     // A forwarder may ask for the identities of others.
     heldRoles: async () => [...(await authenticator.heldRoles()), ...citadel.forwarders()],
@@ -272,8 +272,8 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   });
   const renewServers = async () => {
     const newer = await authority.issueServer(names, serverCertificateSeconds);
-    secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: citadel.roots, ...tlsDefaults });
-    api.renewCertificate({ ...newer, ca: citadel.roots });
+    secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: usableRoots(citadel.roots).roots, ...tlsDefaults });
+    api.renewCertificate({ ...newer, ca: usableRoots(citadel.roots).roots });
   };
   const renewal = validating
     .every(serverRenewMs, () => {

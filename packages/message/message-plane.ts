@@ -1,5 +1,5 @@
 import type tls from 'node:tls';
-import { errorBoundary, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, MizzenError, messageOf, serverChainError } from '@mizzen/common';
 import type { MessagingConfig, Subscription } from '@mizzen/envoy-api';
 import { brokerAccount, packAny } from '@mizzen/envoy-api';
 import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
@@ -77,6 +77,8 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
         checkServerIdentity: (_host, certificate) => {
           if ((certificate.subjectaltname ?? '') !== `URI:spiffe://${config.trustDomain}${brokerPath}`)
             return new Error(`the server is ${certificate.subjectaltname ?? 'without a name'}, not the mesh's broker`);
+          const problem = serverChainError(certificate);
+          if (problem !== undefined) return problem;
           const isBad = roots.leafCrl !== undefined && isRevoked(certificate.raw, leafCrls(roots.leafCrl));
           return isBad ? new Error("the certificate of the mesh's broker is revoked") : undefined;
         },

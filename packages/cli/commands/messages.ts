@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { MizzenError, silentLogger } from '@mizzen/common';
+import type { PeerCertificate } from 'node:tls';
+import { MizzenError, serverChainError, silentLogger } from '@mizzen/common';
 import type { TopicStats } from '@mizzen/message/broker/broker';
 import { EmbeddedDriver } from '@mizzen/message/brokers/embedded';
 import { fullNameOf, splitFullName } from '@mizzen/message/policy/topic-names';
@@ -76,7 +77,9 @@ async function ask(options: MessagesOptions, question: object): Promise<unknown>
     host: address.slice(0, cut),
     port: Number(address.slice(cut + 1)),
     logger: silentLogger,
-    ...(identity === undefined ? {} : { tls: () => ({ ...identity.tls(), checkServerIdentity: () => undefined }) as never }),
+    ...(identity === undefined
+      ? {}
+      : { tls: () => ({ ...identity.tls(), checkServerIdentity: (_host: string, certificate: PeerCertificate) => serverChainError(certificate) }) as never }),
   });
   try {
     const deadline = Date.now() + connectMs;

@@ -1,7 +1,7 @@
 import 'reflect-metadata';
-import { createPrivateKey, type KeyObject, randomBytes, webcrypto } from 'node:crypto';
+import { createPrivateKey, type KeyObject, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
 import { join } from 'node:path';
-import { MizzenError, messageOf, pemCertificates } from '@mizzen/common';
+import { authorityProblem, intermediateProblem, MizzenError, messageOf, pemCertificates } from '@mizzen/common';
 import * as x509 from '@peculiar/x509';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 
@@ -71,6 +71,14 @@ export async function openGeneration(directory: string, name: string, trustDomai
         `the certificate expired on ${certificate.notAfter.toISOString()}. Replace it; removing ca-cert.pem and ca-key.pem makes a new intermediate.`,
         file,
       );
+  // What peers would refuse must not be signed with.
+  for (const [certificate, file, problemOf] of [
+    [root, files.rootCert, authorityProblem] as const,
+    ...path.map((one) => [one, files.cert, intermediateProblem] as const),
+  ]) {
+    const problem = problemOf(new X509Certificate(Buffer.from(certificate.rawData)));
+    if (problem !== undefined) throw new MizzenError('weak-authority', `the certificate ${problem}. Replace it with one that peers accept.`, file);
+  }
   for (const [i, certificate] of path.entries())
     if (!(await certificate.verify({ publicKey: (path[i + 1] ?? root).publicKey, signatureOnly: true })))
       throw new MizzenError(

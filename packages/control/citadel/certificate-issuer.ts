@@ -1,5 +1,5 @@
 import type { X509Certificate } from 'node:crypto';
-import { MizzenError, messageOf } from '@mizzen/common';
+import { authorityProblem, intermediateProblem, MizzenError, messageOf, peerProblem } from '@mizzen/common';
 import type * as x509 from '@peculiar/x509';
 import { readSigningRequest } from './signing-request.ts';
 import { certificatesIn } from './spiffe-bundle.ts';
@@ -45,6 +45,11 @@ export class CheckedIssuer implements WorkloadSigner {
     this.#roots = certificatesIn(issuer.roots);
     const [first] = this.#roots;
     if (first === undefined) throw new MizzenError('unusable-issuer', `the issuer ${issuer.name} has no roots: its certificates could not be checked`);
+    for (const root of this.#roots) {
+      const weakness = authorityProblem(root);
+      if (weakness !== undefined)
+        throw new MizzenError('unusable-issuer', `the issuer ${issuer.name}: the root ${root.subject.replaceAll('\n', ', ')} ${weakness}`);
+    }
     this.rootCertificate = first.toString();
   }
 
@@ -75,6 +80,8 @@ export class CheckedIssuer implements WorkloadSigner {
     const now = Date.now();
     if (Date.parse(leaf.validTo) <= now || Date.parse(leaf.validFrom) > now + 60_000) return `it is valid from ${leaf.validFrom} until ${leaf.validTo}`;
     for (const [i, one] of chain.entries()) {
+      const weakness = i === 0 ? peerProblem(one) : intermediateProblem(one);
+      if (weakness !== undefined) return `the certificate ${one.subject?.replaceAll('\n', ', ') ?? ''} in its chain ${weakness}`;
       const next = chain[i + 1];
       if (next === undefined) return this.#roots.some((root) => isSignedBy(one, root)) ? undefined : 'it does not lead to one of its roots';
       if (!next.ca || !isSignedBy(one, next)) return `its chain is broken at ${next.subject.replaceAll('\n', ', ')}`;

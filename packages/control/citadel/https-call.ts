@@ -1,11 +1,13 @@
 import { request as httpRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
-import { errorBoundary } from '@mizzen/common';
+import { errorBoundary, usableRoots, VettedAgent, verifyServerCertificate } from '@mizzen/common';
 import type { FetchPolicy } from './fetch-policy.ts';
 
 const boundary = errorBoundary('https.call');
 
-export interface HttpsCall extends Pick<RequestOptions, 'method' | 'headers' | 'ca' | 'checkServerIdentity' | 'agent'> {
+export interface HttpsCall extends Pick<RequestOptions, 'method' | 'headers' | 'checkServerIdentity'> {
+  /** PEM; undefined: the public web's. */
+  readonly ca?: string | undefined;
   readonly body?: string | undefined;
   /** Where the URL may lead; undefined: it is the administrator's own, and may lead anywhere. */
   readonly policy: FetchPolicy | undefined;
@@ -19,13 +21,17 @@ export interface HttpsAnswer {
   readonly text: string;
 }
 
+/** Every request has a connection and a handshake of its own. */
+const agent = new VettedAgent({ maxCachedSessions: 0 });
+
 /**
  * Sends a request to a server outside of the mesh, with roots of its own where that is wanted (which `fetch` cannot). Redirects are responses like others.
  * Rejects when there is no whole response, one that is too long, or when the URL leads where it may not.
  */
-export function callHttps(url: string, { body, maxBytes, policy, ...options }: HttpsCall): Promise<HttpsAnswer> {
+export function callHttps(url: string, { body, maxBytes, policy, ca, ...options }: HttpsCall): Promise<HttpsAnswer> {
   return new Promise((resolve, reject) => {
-    const send = url.startsWith('http:') ? httpRequest : httpsRequest;
+    const isHttps = !url.startsWith('http:');
+    const send = isHttps ? httpsRequest : httpRequest;
     const lookup = policy?.lookupFor(url);
     const received = (response: IncomingMessage) => {
       const chunks: Buffer[] = [];
@@ -39,7 +45,9 @@ export function callHttps(url: string, { body, maxBytes, policy, ...options }: H
         .own(response)
         .on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString('utf8') }));
     };
-    const request = boundary.own(send(url, { ...options, ...(lookup === undefined ? {} : { lookup }) }, received));
+    const tls = { checkServerIdentity: verifyServerCertificate, agent: isHttps ? agent : false };
+    const roots = ca === undefined ? {} : { ca: usableRoots(ca).roots };
+    const request = boundary.own(send(url, { ...tls, ...options, ...roots, ...(lookup === undefined ? {} : { lookup }) }, received));
     request.on('error', reject);
     // Also after an exception in a handler, which has no error event.
     request.on('close', () => reject(new Error('the connection was closed before the response was complete')));

@@ -143,7 +143,7 @@ async function fetchJson(uri: string, signal: AbortSignal, policy: FetchPolicy |
   for (let redirects = 0; ; redirects++) {
     let response: HttpsAnswer;
     try {
-      response = await callHttps(url, { signal, policy, headers: { accept: 'application/json' }, agent: false, maxBytes });
+      response = await callHttps(url, { signal, policy, headers: { accept: 'application/json' }, maxBytes });
     } catch (error) {
       throw new Error(`${uri}: ${messageOf(error)}`);
     }

@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { checkServerIdentity, type PeerCertificate } from 'node:tls';
-import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
+import type { PeerCertificate } from 'node:tls';
+import { Backoff, errorBoundary, type Logger, messageOf, serverChainError, verifyServerCertificate } from '@mizzen/common';
 import type { FetchPolicy } from './fetch-policy.ts';
 import { callHttps } from './https-call.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
@@ -257,12 +257,11 @@ async function fetchBundle(url: string, trustDomain: string, roots: string | und
   const { status, text } = await callHttps(url, {
     headers: { accept: 'application/json' },
     signal: AbortSignal.timeout(fetchTimeoutMs),
-    agent: false,
     policy,
     maxBytes,
     ...(roots === undefined ? {} : { ca: roots }),
     checkServerIdentity: (host, certificate) =>
-      roots === undefined ? checkServerIdentity(host, certificate) : endpointProblem(host, certificate, trustDomain),
+      roots === undefined ? verifyServerCertificate(host, certificate) : endpointProblem(host, certificate, trustDomain),
   });
   if (status !== 200) throw new Error(`it is answered with ${status}`);
   return text;
@@ -271,6 +270,6 @@ async function fetchBundle(url: string, trustDomain: string, roots: string | und
 /** The server is the trust domain's own: by a name that no workload's certificate has, or as SPIRE's server. */
 function endpointProblem(host: string, certificate: PeerCertificate, trustDomain: string): Error | undefined {
   const uris = uriNamesOf(certificate.subjectaltname) ?? [];
-  if (uris.length === 1 && uris[0] === `spiffe://${trustDomain}/spire/server`) return undefined;
-  return checkServerIdentity(host, certificate);
+  if (uris.length === 1 && uris[0] === `spiffe://${trustDomain}/spire/server`) return serverChainError(certificate);
+  return verifyServerCertificate(host, certificate);
 }

@@ -127,7 +127,7 @@ async function review(token: string, { api, tokenFile, caFile }: KubernetesAcces
 async function post(url: string, body: string, { token, ca }: { readonly token: string; readonly ca: string }): Promise<unknown> {
   const headers = { 'content-type': 'application/json', accept: 'application/json', authorization: `Bearer ${token}` };
   const signal = AbortSignal.timeout(timeoutMs);
-  const { status, text } = await callHttps(url, { method: 'POST', headers, body, ca, agent: false, signal, policy: undefined, maxBytes: maxAnswerBytes });
+  const { status, text } = await callHttps(url, { method: 'POST', headers, body, ca, signal, policy: undefined, maxBytes: maxAnswerBytes });
   if (status !== 200 && status !== 201) throw new Error(`it answers with ${status}`);
   try {
     return JSON.parse(text);

@@ -1,6 +1,6 @@
 import net from 'node:net';
 import tls from 'node:tls';
-import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, messageOf, vetServer } from '@mizzen/common';
 import { FrameSocket } from '../broker/frame-socket.ts';
 import { type Cursor, deniedPrefix, FrameBuilder, frameKind, protocolVersion, textBytes } from '../broker/frames.ts';
 import { decodeRecord, maxRecordBytes, recordBytes, writeRecord } from '../log/record.ts';
@@ -218,7 +218,7 @@ export class EmbeddedDriver implements BrokerDriver {
     let socket: net.Socket;
     try {
       const own = this.#options.tls?.();
-      socket = boundary.own(own === undefined ? net.connect({ host, port }) : tls.connect({ host, port, ...own }));
+      socket = boundary.own(own === undefined ? net.connect({ host, port }) : vetServer(tls.connect({ host, port, ...own })));
     } catch (error) {
       return this.#lost(messageOf(error));
     }

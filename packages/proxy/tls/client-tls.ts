@@ -1,7 +1,7 @@
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
 import { type ConnectionOptions, createSecureContext, type PeerCertificate, type SecureContext, type TLSSocket } from 'node:tls';
-import { errorBoundary, MizzenError, parseSpiffeId } from '@mizzen/common';
+import { errorBoundary, MizzenError, parseSpiffeId, serverChainProblem } from '@mizzen/common';
 import type { UpstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { Content } from '../upstream/transport.ts';
 import { isRevoked, leafCrls } from './leaf-crl.ts';
@@ -137,6 +137,8 @@ export class ClientTls {
   /** Whether the server, whose chain the roots have verified, is one of those expected. Returns the problem, or undefined. */
   #verifyPeer(peer: PeerCertificate): string | undefined {
     if (this.isMesh && !this.#requirements.hasNames) return 'no identity is expected of this cluster, so none can be verified';
+    const weakness = this.#sources.hasRoots ? serverChainProblem(peer) : undefined;
+    if (weakness !== undefined) return `the server is not accepted: ${weakness}`;
     const crl = this.#contextRoots?.leafCrl;
     if (this.#requirements.isEmpty && crl === undefined) return undefined;
     if (!peer.raw) return 'the server sent no certificate';

@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto';
-import { type DerElement, derElements, parseSpiffeId, pemCertificates } from '@mizzen/common';
+import { authorityProblem, type DerElement, derElements, parseSpiffeId, pemCertificates } from '@mizzen/common';
 import { alternativeNames } from './peer-identity.ts';
 import type { RootsByDomain } from './trust-domains.ts';
 
@@ -48,7 +48,14 @@ function leadsToRoot(certificate: X509Certificate, below: number, search: Search
 }
 
 function isIssuer(issuer: X509Certificate, certificate: X509Certificate, below: number, search: Search): boolean {
-  if (!certificate.checkIssued(issuer) || !isUsable(issuer, search.nowMs) || !isAuthority(issuer, below) || search.signaturesLeft-- <= 0) return false;
+  if (
+    !certificate.checkIssued(issuer) ||
+    !isUsable(issuer, search.nowMs) ||
+    !isAuthority(issuer, below) ||
+    authorityProblem(issuer) !== undefined ||
+    search.signaturesLeft-- <= 0
+  )
+    return false;
   return certificate.verify(issuer.publicKey);
 }
 

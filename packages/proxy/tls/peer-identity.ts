@@ -1,6 +1,6 @@
 import type { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
-import { parseSpiffeId } from '@mizzen/common';
+import { parseSpiffeId, peerProblem } from '@mizzen/common';
 
 /** Who the peer of a TLS connection has proved to be. Made once per connection. */
 export interface PeerIdentity {
@@ -34,6 +34,8 @@ const clockSkewMs = 60_000;
 export function peerIdentityOf(socket: TLSSocket): PeerIdentity | IdentityProblem {
   const certificate = socket.getPeerX509Certificate();
   if (!certificate) return { problem: 'it sent no certificate' };
+  const weakness = peerProblem(certificate);
+  if (weakness !== undefined) return { problem: `its certificate ${weakness}` };
   const names = alternativeNames(certificate);
   if ('problem' in names) return names;
   if (names.uris.length !== 1)

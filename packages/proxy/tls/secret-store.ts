@@ -1,6 +1,6 @@
 import { X509Certificate } from 'node:crypto';
 import { createSecureContext, type TLSSocket } from 'node:tls';
-import { errorBoundary, type Logger, MizzenError, messageOf, silentLogger } from '@mizzen/common';
+import { errorBoundary, type Logger, MizzenError, messageOf, silentLogger, usableRoots } from '@mizzen/common';
 import type { DataSource } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import type { CertificateValidationContext, TlsCertificate } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { GenericSecret, Secret } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
@@ -31,6 +31,9 @@ export interface TrustedRoots {
   /** Where they are not good for all trust domains: which are for which, as they were given. */
   readonly domains?: RootsByDomain;
 }
+
+/** Of roots that are left out, in one message. */
+const maxReasons = 5;
 
 /** The roots by which those of one trust domain are known. */
 export function rootsOfDomain(roots: TrustedRoots | undefined, trustDomain: string): string | undefined {
@@ -149,11 +152,11 @@ export class SecretStore {
       if (validator !== undefined) {
         const domains = readTrustDomains(validator, place);
         const skipped = (problem: MizzenError) => this.#logger.error(`a root is not used: ${problem.message}`, { of: place });
-        return { pem: constrainedRoots(domains, place, skipped), domains, ...readCrl() };
+        return { pem: this.#usable(constrainedRoots(domains, place, skipped), place), domains, ...readCrl() };
       }
       const pem = readDataSource(trustedCa, place);
       if (!/-----BEGIN CERTIFICATE-----/.test(pem)) throw new MizzenError('invalid-secret', `${place}: trusted_ca holds no certificate`);
-      return { pem, ...readCrl() };
+      return { pem: this.#usable(pem, place), ...readCrl() };
     };
     this.setRoots(name, read());
     this.#follow([trustedCa, crl], context.watchedDirectory?.path, place, () => this.setRoots(name, read()));
@@ -183,6 +186,22 @@ export class SecretStore {
 
   close(): void {
     this.#files.close();
+  }
+
+  /** The roots that may be used (common/certificate-rules.ts). Throws MizzenError when there is none. */
+  #usable(pem: string, place: string): string {
+    let found: ReturnType<typeof usableRoots>;
+    try {
+      found = usableRoots(pem);
+    } catch (error) {
+      throw new MizzenError('invalid-secret', `${place}: a root cannot be read: ${messageOf(error)}`);
+    }
+    const { roots, leftOut } = found;
+    if (leftOut.length === 0) return pem;
+    const reasons = leftOut.slice(0, maxReasons).join('; ');
+    if (roots.length === 0) throw new MizzenError('invalid-secret', `${place}: no root may be used: ${reasons}`);
+    this.#logger.warn('roots are left out', { of: place, count: leftOut.length, reasons });
+    return `${roots.join('\n')}\n`;
   }
 
   #follow(sources: readonly (DataSource | undefined)[], directory: string | undefined, place: string, renew: () => void): void {

@@ -1,7 +1,7 @@
 import { constants, createHash, X509Certificate } from 'node:crypto';
 import type net from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
-import { errorBoundary, MizzenError, tlsDefaults } from '@mizzen/common';
+import { errorBoundary, MizzenError, peerProblem, tlsDefaults } from '@mizzen/common';
 import { CertificateValidationContext_TrustChainVerification as TrustChainVerification } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { DownstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { ConnectionInfo } from '../net/connection-info.ts';
@@ -103,6 +103,10 @@ export class ServerTls {
       if (domains === undefined) return `its certificate is not trusted (${socket.authorizationError})`;
       const problem = domainChainProblem(certificate, domains, Date.now());
       if (problem !== undefined) return problem;
+    }
+    if (this.#sources.hasRoots) {
+      const weakness = peerProblem(certificate);
+      if (weakness !== undefined) return `its certificate ${weakness}`;
     }
     const crl = roots?.leafCrl;
     if (crl !== undefined && isRevoked(certificate.raw, leafCrls(crl))) return 'its certificate is revoked';

@@ -1,5 +1,6 @@
 import net from 'node:net';
 import tls from 'node:tls';
+import { vetServer } from '@mizzen/common';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { writeProxyHeader } from '../net/proxy-protocol.ts';
 import type { ClientTls } from '../tls/client-tls.ts';
@@ -78,7 +79,7 @@ export function tlsTransport(client: ClientTls, settings: SocketSettings): Trans
     readyEvent: 'secureConnect',
     connect: ({ address, port }, content, _client, onread) => {
       const options = { ...client.connectOptions(address, port, content), allowHalfOpen: true, ...socketOptions, ...withOnRead(onread) };
-      const socket = tls.connect(options);
+      const socket = vetServer(tls.connect(options));
       client.follow(socket, address, port);
       socket.setNoDelay(true);
       return socket;
@@ -113,7 +114,7 @@ export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undef
       if (client === undefined) return raw;
       const { host: _host, port: _port, ...options } = client.connectOptions(to.address, to.port, content);
       const withSocket = { ...options, socket: raw, ...withOnRead(onread) };
-      const socket = tls.connect(withSocket);
+      const socket = vetServer(tls.connect(withSocket));
       raw.on('error', (error) => socket.destroy(error));
       client.follow(socket, to.address, to.port);
       return socket;

@@ -72,7 +72,7 @@ export interface ApiServerOptions {
 export interface ServerCertificate {
   readonly cert: string;
   readonly key: string;
-  readonly ca: string;
+  readonly ca: string[];
 }
 
 interface Call {
