@@ -261,7 +261,17 @@ message ArchiveResponse { int32 count = 1; }
       );
       mesh.onClose(async () => server.forceShutdown());
       await mesh.sidecar('books', appPort, { name: 'grpc', port: 9080 });
-      await mesh.apply(service('books', 'grpc') + api('books', '/grpc', '    transcoding: { file: books.binpb, services: [shop.v1.Books] }', 'service: books'));
+      const ejectsAtOnce = `apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: books }
+spec:
+  host: books
+  trafficPolicy: { outlierDetection: { consecutive5xxErrors: 1, interval: 1s, baseEjectionTime: 30s, maxEjectionPercent: 100 } }
+---
+`;
+      await mesh.apply(
+        service('books', 'grpc') + ejectsAtOnce + api('books', '/grpc', '    transcoding: { file: books.binpb, services: [shop.v1.Books] }', 'service: books'),
+      );
     });
 
     it('makes a message of path, query and body, and JSON of the answer', async () => {
@@ -275,6 +285,24 @@ message ArchiveResponse { int32 count = 1; }
       assert.equal((JSON.parse(created.body) as { name: string; title: string }).title, 'r7');
       assert.equal((await ask('/grpc/v1/shelves/1:archive', { method: 'POST', body: '{}' })).body, '9');
       assert.equal((await ask('/grpc/v1/shelves/1:archive', { method: 'POST', body: '{"dryRun":true}' })).body, '0');
+    });
+
+    it('refuses unknown paths and methods itself, so that no server is ejected for resetting them', async () => {
+      for (const path of ['/grpc/nothing', '/grpc/', '/grpc/v1/s1/books/%zz', '/grpc/shop.v1.Books/GetBook', '/grpc/v1/shelves/1:unknown'])
+        for (const method of ['GET', 'POST', 'PUT']) {
+          const { status, headers } = await ask(path, { method });
+          assert.equal(status, 404, `${method} ${path}`);
+          assert.equal(headers['content-type'], 'application/problem+json');
+        }
+      for (const [method, path, allow] of [
+        ['DELETE', '/grpc/v1/shelves/1/books/2', 'GET'],
+        ['HEAD', '/grpc/v1/s1/books', 'POST'],
+        ['GET', '/grpc/v1/shelves/1:archive', 'POST'],
+      ] as const) {
+        const { status, headers } = await ask(path, { method });
+        assert.deepEqual([status, headers['allow']], [405, allow], path);
+      }
+      assert.equal((await ask('/grpc/books/one')).status, 200, 'the only server is still in use');
     });
 
     it('says what went wrong in the service by status and message', async () => {

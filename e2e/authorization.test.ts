@@ -228,8 +228,9 @@ data:
     for (const host of ['secret.example', 'SECRET.example', 'Secret.Example']) assert.equal(await raw('/', host, 'DELETE'), 403, host);
     assert.equal(await raw('/public'), 200);
     assert.equal(await raw('/', 'secret.example', 'delete'), 400, 'methods are written in capitals');
-    // What is compared is what the service is given: it has no parameters in paths, and these bytes are no slash.
-    for (const target of ['/admin;a=b', '/%c0%afadmin', '/%e0%80%afadmin']) assert.equal(await raw(target), 200, target);
+    // A servlet container drops parameters, and some decode overlong UTF-8.
+    for (const target of ['/admin;a=b', '/;/admin', '/x%2f..%2fadmin', '/%c0%afadmin', '/%e0%80%afadmin']) assert.equal(await raw(target), 403, target);
+    assert.equal(await raw('/public;a=b/x%2Fadmin'), 200);
     await remove();
   });
 

@@ -287,6 +287,18 @@ describe('HTTP/1.1 through client and server sidecar', () => {
     for (let i = 0; i < 5; i++) assert.match((await call({ port: client.outboundPort, path: `/after${i}`, headers: { host: 'echo:9080' } })).body, /^GET 0 /);
   });
 
+  it('dates the responses of its own: to what is no request, and to a request that no route is for', async () => {
+    for (const [request, status] of [
+      ['GET / HTTP/1.1\r\n\r\n', 400],
+      ['GET / HTTP/1.1\r\nhost: nowhere.example\r\nconnection: close\r\n\r\n', 502],
+    ] as const) {
+      const response = await raw(request);
+      assert.match(response, new RegExp(`^HTTP/1\\.1 ${status} `), response);
+      const date = /\r\ndate: ([^\r]+ GMT)\r\n/i.exec(response)?.[1];
+      assert.ok(Math.abs(Date.parse(String(date)) - Date.now()) < 60_000, response);
+    }
+  });
+
   it('counts what it refused by reason', async () => {
     const { body } = await call({ port: client.adminPort, path: '/stats/prometheus' });
     for (const reason of ['http1.repeated_content_length', 'http1.bad_chunk', 'http1.missing_host', 'http1.space_before_colon'])

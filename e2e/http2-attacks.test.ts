@@ -79,6 +79,29 @@ const floods: readonly { readonly name: string; readonly bytes: () => Buffer; re
     reason: 'http2.window_update_flood',
   },
   {
+    name: 'GOAWAY without end',
+    bytes: () => repeat(20_000, () => frame(frameTypes.goAway, 0, 0, Buffer.alloc(8))),
+    code: codes.ENHANCE_YOUR_CALM,
+    reason: 'http2.goaway_flood',
+  },
+  {
+    name: 'WINDOW_UPDATE for a stream that waits, a byte at a time',
+    bytes: () => Buffer.concat([post(1), repeat(20_000, () => frame(frameTypes.windowUpdate, 0, 1, number(1)))]),
+    code: codes.ENHANCE_YOUR_CALM,
+    reason: 'http2.window_update_flood',
+  },
+  {
+    name: 'SETTINGS that make the window of an open stream overflow',
+    bytes: () =>
+      Buffer.concat([
+        post(1),
+        frame(frameTypes.windowUpdate, 0, 1, number(0x7000_0000)),
+        frame(frameTypes.settings, 0, 0, Buffer.from([0, 4, 0x7f, 0xff, 0xff, 0xff])),
+      ]),
+    code: codes.FLOW_CONTROL_ERROR,
+    reason: 'http2.setting_initial_window_size',
+  },
+  {
     name: 'a window that overflows',
     bytes: () => frame(frameTypes.windowUpdate, 0, 0, number(0x7fff_ffff)),
     code: codes.FLOW_CONTROL_ERROR,

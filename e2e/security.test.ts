@@ -197,6 +197,30 @@ describe('identity and mutual TLS', () => {
     assert.ok(!mesh.plane.pilot.proxies().some((proxy) => proxy.name === 'liar'));
   });
 
+  it('offers forward secret suites of TLS 1.2 and 1.3 alone on every server of the mesh, and never renegotiates', async () => {
+    const { cert, key } = await mesh.plane.authority.issueServer(
+      { dns: [], ip: [], identity: { trustDomain: 'cluster.local', namespace: 'default', serviceAccount: 'web-account' } },
+      600,
+    );
+    for (const [name, port] of Object.entries({ xds: mesh.plane.xdsPort, api: mesh.plane.apiPort, sidecar: server.inboundPort })) {
+      const connect = (options: tls.ConnectionOptions) =>
+        new Promise<tls.TLSSocket>((resolve, reject) => {
+          const common = { host: '127.0.0.1', port, cert, key, rejectUnauthorized: false, ALPNProtocols: ['istio', 'h2', 'http/1.1'] };
+          const socket = tls.connect({ ...common, ...options }, () => resolve(socket)).once('error', reject);
+        });
+      for (const ciphers of ['AES128-GCM-SHA256', 'AES256-SHA', 'ECDHE-ECDSA-AES128-SHA', 'ECDHE-ECDSA-AES128-SHA256'])
+        await assert.rejects(connect({ maxVersion: 'TLSv1.2', ciphers: `${ciphers}:@SECLEVEL=0` }), `${name} ${ciphers}`);
+      await assert.rejects(connect({ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' }), name);
+      const socket = await connect({ maxVersion: 'TLSv1.2' });
+      const refused = await new Promise((resolve) => {
+        socket.on('error', resolve).on('close', () => resolve(new Error('closed')));
+        if (socket.renegotiate({}, resolve) === false) resolve(new Error('refused at once'));
+      });
+      assert.ok(refused instanceof Error, name);
+      socket.destroy();
+    }
+  });
+
   it('keeps keys in files that only their owner may read, and out of every dump', async () => {
     const { certificates, adminToken, store } = homeFiles(mesh.home);
     for (const file of [join(certificates, 'root-key.pem'), join(certificates, 'ca-key.pem'), join(certificates, 'token-key.pem'), adminToken, store])

@@ -23,7 +23,7 @@ export class FilterHeaders {
     return this.get(name) !== undefined;
   }
 
-  /** Makes the field have this one value. Throws TypeError for what no header can hold. */
+  /** Makes the field have this one value, written as UTF-8. Throws TypeError for control characters and halves of surrogate pairs. */
   set(name: string, value: string): void {
     this.delete(name);
     this.append(name, value);
@@ -32,7 +32,7 @@ export class FilterHeaders {
   append(name: string, value: string): void {
     const lower = name.toLowerCase();
     if (!/^[!#$%&'*+\-.^_`|~0-9a-z]+$/.test(lower)) throw new TypeError(`${JSON.stringify(name)} cannot be the name of a header`);
-    if (/[^\t\x20-\x7e\x80-\xff]/.test(value)) throw new TypeError(`the value of ${name} holds characters that no header can hold`);
+    if (/[\x00-\x08\x0a-\x1f\x7f]/.test(value) || !value.isWellFormed()) throw new TypeError(`the value of ${name} holds characters that no header can hold`);
     this.#fields.push([lower, value]);
     this.#isChanged = true;
   }

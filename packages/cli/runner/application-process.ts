@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import { errorBoundary } from '@mizzen/common';
+import { watchGroup } from './left-group.ts';
 
 const boundary = errorBoundary('application.process');
 
@@ -23,6 +24,8 @@ const defaultStopMs = 30_000;
 export async function runApplication(command: readonly string[], options: ApplicationOptions): Promise<number> {
   const [program, ...args] = command;
   const child = boundary.own(spawn(program!, args, { stdio: 'inherit', env: { ...options.env }, ...(options.gid === undefined ? {} : { gid: options.gid }) }));
+  const endWatch =
+    options.gid === undefined || child.pid === undefined ? undefined : watchGroup(child.pid, options.gid, (text) => process.stderr.write(`mizzen: ${text}\n`));
   const isInTerminal = process.stdin.isTTY === true;
   const listeners = new Map<NodeJS.Signals, () => void>();
   const listen = (signal: NodeJS.Signals, listener: () => void) => {
@@ -59,6 +62,7 @@ export async function runApplication(command: readonly string[], options: Applic
     });
   } finally {
     clearTimeout(killTimer);
+    endWatch?.();
     for (const [signal, listener] of listeners) process.off(signal, listener);
   }
 }

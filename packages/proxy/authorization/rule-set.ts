@@ -1,9 +1,10 @@
 import { MizzenError } from '@mizzen/common';
 import { type RBAC, RBAC_Action } from '@mizzen/envoy-api/gen/envoy/config/rbac/v3/rbac_pb.js';
+import { pathViews } from '../route/path-views.ts';
 import type { PeerIdentity } from '../tls/peer-identity.ts';
 import { compilePermission, compilePrincipal } from './compile-conditions.ts';
 import { and, type Node, or } from './node.ts';
-import type { Subject } from './subject.ts';
+import { onPath, type Subject } from './subject.ts';
 
 interface Policy {
   readonly name: string;
@@ -19,11 +20,14 @@ const maxPeers = 256;
  */
 export class RuleSet {
   readonly action: 'ALLOW' | 'DENY' | 'LOG';
+  /** Another way to read a path can make a difference. */
+  readonly #looksAtPaths: boolean;
   readonly #policies: readonly Policy[];
   readonly #byPeer: Map<string, PathIndex>;
 
   constructor(rbac: RBAC, place: string) {
     this.action = rbac.action === RBAC_Action.DENY ? 'DENY' : rbac.action === RBAC_Action.LOG ? 'LOG' : 'ALLOW';
+    this.#looksAtPaths = looksAtPaths(rbac);
     this.#byPeer = new Map();
     this.#policies = Object.entries(rbac.policies)
       .sort(([a], [b]) => (a < b ? -1 : 1))
@@ -38,11 +42,28 @@ export class RuleSet {
       });
   }
 
-  /** The name of the first policy that is met. */
+  /**
+   * The name of the first policy that is met. A path that servers read in several ways meets a DENY in any of them, and an ALLOW only when it does so in all
+   * (../route/path-views.ts).
+   */
   match(subject: Subject): string | undefined {
     const key = subject.peer?.uri ?? '';
     const index = this.#byPeer.get(key) ?? this.#indexFor(key, subject.peer);
-    return index.match(subject);
+    const met = index.match(subject);
+    const isGrant = this.action === 'ALLOW';
+    if (!this.#looksAtPaths || (met !== undefined) !== isGrant) return met;
+    const views = pathViews(subject.path);
+    if (views === undefined) return met;
+    for (const path of views.structural) {
+      const other = index.match(onPath(subject, path));
+      if ((other !== undefined) !== isGrant) return other;
+    }
+    if (isGrant) return met;
+    for (const path of views.decoded) {
+      const other = index.match(onPath(subject, path));
+      if (other !== undefined) return other;
+    }
+    return undefined;
   }
 
   #indexFor(key: string, peer: PeerIdentity | undefined): PathIndex {
@@ -51,6 +72,14 @@ export class RuleSet {
     this.#byPeer.set(key, index);
     return index;
   }
+}
+
+/** A condition in it is about paths: a path matcher or a template. */
+function looksAtPaths(message: unknown): boolean {
+  if (Array.isArray(message)) return message.some(looksAtPaths);
+  if (typeof message !== 'object' || message === null || ArrayBuffer.isView(message)) return false;
+  const { case: kind } = message as { readonly case?: unknown };
+  return kind === 'urlPath' || kind === 'uriTemplate' || Object.values(message).some(looksAtPaths);
 }
 
 /** Policies by the paths that they are for. */

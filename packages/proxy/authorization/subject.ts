@@ -28,6 +28,12 @@ export function requestSubject(head: RequestHead, info: ConnectionInfo, peer: Pe
   return new RequestSubject(head, info, peer, metadata);
 }
 
+/** The same request, if its path is read as `path`. */
+export function onPath(subject: Subject, path: string): Subject {
+  const { head, info, peer, remoteAddress, metadata } = subject;
+  return { head, info, peer, path, remoteAddress, metadata };
+}
+
 class RequestSubject implements Subject {
   readonly head: RequestHead;
   readonly info: ConnectionInfo;

@@ -9,6 +9,7 @@ import { connectionSpecificNames, type Fields, noFields } from '../message/field
 import type { RequestHead } from '../message/request-head.ts';
 import { ResponseHead } from '../message/response-head.ts';
 import { normalizeTarget, settleTarget } from '../route/normalize-path.ts';
+import { pathViews } from '../route/path-views.ts';
 import type { ForwardAction, RedirectAction, RetryPolicy, Route, Target } from '../route/route.ts';
 import type { VirtualHost } from '../route/route-table.ts';
 import type { LoggedStream } from '../telemetry/access-log.ts';
@@ -23,6 +24,7 @@ import type { Downstream } from './downstream.ts';
 import { applyForwardingHeaders } from './forwarding-headers.ts';
 import { grpcStatus, grpcStatusOfHttp, grpcTimeoutMs, httpStatusOfGrpc, isGrpcRequest } from './grpc.ts';
 import { HedgedAttempt, type HedgingExchange } from './hedged-attempt.ts';
+import { httpDate } from './http-date.ts';
 import { grpcReply, plainReply } from './local-reply.ts';
 import { InvalidContent, type MessageTransform } from './message-transform.ts';
 import { MirrorRequest } from './mirror-request.ts';
@@ -348,6 +350,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     this.virtualHost = table?.findHost(head.authority);
     if (this.virtualHost?.requiresTls && !settings.isTls) return this.#redirectTo(301, `https://${head.authority}${head.target}`);
     this.#findRoute();
+    if (this.virtualHost?.hasFilterConfigs && !this.#isUnambiguous(this.virtualHost)) return;
     this.resumeFilters();
   }
 
@@ -355,6 +358,25 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     this.route = this.virtualHost?.find(this.head, this);
     const action = this.route?.action;
     this.#target = action?.kind === 'forward' ? action.targets.pick(this.settings.context.random) : undefined;
+  }
+
+  /** False: the service could read the path as one of another route, with other policies, and the request is refused. */
+  #isUnambiguous(host: VirtualHost): boolean {
+    const { head } = this;
+    const { target } = head;
+    const query = target.indexOf('?');
+    const views = pathViews(query < 0 ? target : target.slice(0, query));
+    if (views === undefined) return true;
+    let isSame = true;
+    for (const path of views.structural) {
+      head.target = query < 0 ? path : path + target.slice(query);
+      const other = host.find(head, this);
+      isSame &&= other === this.route || (other?.filterConfigs === undefined && this.route?.filterConfigs === undefined);
+    }
+    head.target = target;
+    if (!isSame)
+      this.#refuseRequest(400, 'the path is ambiguous: without its parameters (;) or with its slashes decoded it belongs to another route', 'ambiguous_path');
+    return isSame;
   }
 
   /** A filter has found out what routes may match on: the route is looked for anew. */
@@ -1290,6 +1312,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     // A filter may be what has thrown.
     if (!this.#isFailing) for (const filter of this.settings.responseFilters) filter.onResponse!(this, head);
     if (this.settings.setsRequestIdInResponse) head.headers.add('x-request-id', this.head.headers.get('x-request-id') ?? '');
+    if (!head.headers.has('date')) head.headers.add('date', httpDate());
     const hasBody = head.contentLength > 0 && !this.isHeadRequest;
     this.downstream.respond(head, hasBody, -1);
     if (hasBody) {

@@ -17,6 +17,7 @@ import type { ConnectionSettings } from './connection-settings.ts';
 import type { Client, Downstream } from './downstream.ts';
 import { Exchange } from './exchange.ts';
 import type { HeldVisitor, SpokenHttp } from './http-connection.ts';
+import { httpDate } from './http-date.ts';
 import { Http2Downstream } from './http2-downstream.ts';
 import { statusLine } from './reason-phrases.ts';
 
@@ -385,7 +386,10 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
       const head = readRequestHead(this.#heads.text, settings.headLimits);
       if (!(head instanceof RequestHead)) return this.#refuse(head);
       this.#connectHead = undefined;
-      if (head.upgrade !== '' && this.#switchesToHttp2(head, settings)) return this.#beginHttp2(head, chunk.subarray(at));
+      if (head.upgrade !== '') {
+        if (this.#switchesToHttp2(head, settings)) return this.#beginHttp2(head, chunk.subarray(at));
+        head.headers.remove('http2-settings');
+      }
       if (head.method === 'CONNECT' && !settings.upgrades.has('connect') && !hasConnectRoute(settings, head)) {
         if (settings.direction !== 'outbound') return this.#refuse(violations.methodNotSupported);
         // An application that uses its sidecar as an HTTP proxy. Some clients tunnel plain HTTP through a proxy too: what comes through
@@ -477,7 +481,9 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
     const { counters } = this.#settings().context;
     counters.countViolation(violation.reason);
     const body = `${violation.reason.replace(/^http1\./, '').replaceAll('_', ' ')}\n`;
-    this.#output.text(`${statusLine(violation.status)}content-type: text/plain\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`);
+    this.#output.text(
+      `${statusLine(violation.status)}date: ${httpDate()}\r\ncontent-type: text/plain\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`,
+    );
     this.#closeAfterOutput();
   }
 

@@ -62,6 +62,25 @@ describe('the HTTP/1.1 codec', () => {
     for (const target of ['/x', 'a.b', 'http://a.b:80', '*']) assert.ok(!(request(`CONNECT ${target} HTTP/1.1\r\nHost: a\r\n`) instanceof RequestHead), target);
   });
 
+  it('leaves HTTP2-Settings out where Connection names it, unless it belongs to an upgrade that is still to be decided', () => {
+    const settingsOf = (fields: string) => {
+      const head = request(`GET / HTTP/1.1\r\nHost: a\r\n${fields}`);
+      assert.ok(head instanceof RequestHead, fields);
+      return head.headers.get('http2-settings');
+    };
+    assert.equal(settingsOf('HTTP2-Settings: AAM\r\nConnection: HTTP2-Settings\r\n'), undefined);
+    assert.equal(settingsOf('HTTP2-Settings: AAM\r\nUpgrade: h2c\r\nConnection: HTTP2-Settings\r\n'), undefined);
+    assert.equal(settingsOf('HTTP2-Settings: AAM\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\n'), 'AAM');
+  });
+
+  it('accepts an empty port of Host, as Envoy does', () => {
+    for (const host of ['h:', 'h.example:', '[::1]:']) {
+      const head = request(`GET / HTTP/1.1\r\nHost: ${host}\r\n`);
+      assert.ok(head instanceof RequestHead && head.authority === host, host);
+    }
+    for (const host of [':', ':80', 'h:x', 'h::', 'h:123456']) assert.ok(!(request(`GET / HTTP/1.1\r\nHost: ${host}\r\n`) instanceof RequestHead), host);
+  });
+
   it('reads the examples of the RFCs', () => {
     // RFC 9110 section 3.9, request and response.
     const asked = request('GET /hello.txt HTTP/1.1\r\nUser-Agent: curl/7.64.1\r\nHost: www.example.com\r\nAccept-Language: en, mi\r\n');

@@ -100,17 +100,21 @@ function applyConnection(connection: string, headers: HeaderList, framing: Frami
     return undefined;
   }
   let namesUpgrade = false;
+  let namesHttp2Settings = false;
   for (const part of connection.split(',')) {
     const option = part.trim().toLowerCase();
     if (option === 'close') framing.keepAlive = false;
     else if (option === 'keep-alive') framing.keepAlive ??= true;
     else if (option === 'upgrade') namesUpgrade = true;
-    else if (option !== '' && option !== 'te' && option !== 'http2-settings') {
+    else if (option === 'http2-settings') namesHttp2Settings = true;
+    else if (option !== '' && option !== 'te') {
       if (protectedNames.test(option)) return violations.protectedConnectionOption;
       headers.remove(option);
     }
   }
   if (!namesUpgrade) framing.upgrade = '';
+  // Of use only for an upgrade to HTTP/2 of this connection (RFC 7540 section 3.2.1).
+  if (namesHttp2Settings && framing.upgrade === '') headers.remove('http2-settings');
   return undefined;
 }
 

@@ -11,7 +11,7 @@ import { fieldKinds, type HeaderField } from './hpack/header-field.ts';
  */
 
 /** host [":" port], RFC 3986 section 3.2 without userinfo; IPv6 in brackets. */
-const authorityPattern = /^(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?$/;
+const authorityPattern = /^(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?$/;
 const methodPattern = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 /** What HTTP/1.1's request line can hold, without a fragment. */
 const targetPattern = /^[\x21\x22\x24-\x7e\x80-\xff]+$/;

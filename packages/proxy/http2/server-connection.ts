@@ -119,7 +119,8 @@ export class Http2ServerConnection extends Http2Connection {
   }
 
   onGoAway(): Http2Violation | undefined {
-    return undefined; // a client that takes no pushed streams has nothing more to ask; what it has asked is answered
+    // A client that accepts no pushed streams sends one at most; its open requests are still served.
+    return this.control('goaway');
   }
 
   protected readBytes(chunk: Buffer): Http2Violation | undefined {

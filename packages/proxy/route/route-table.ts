@@ -16,15 +16,18 @@ export class VirtualHost {
   readonly tellsAttempts: boolean;
   /** The service behind it, for metrics: host, name, namespace. */
   readonly service: ServiceName | undefined;
+  /** Which route is found decides which policies a request is under. */
+  readonly hasFilterConfigs: boolean;
   readonly #index: PathIndex;
 
-  constructor(fields: Omit<VirtualHost, 'find'>) {
+  constructor(fields: Omit<VirtualHost, 'find' | 'hasFilterConfigs'>) {
     this.name = fields.name;
     this.routes = fields.routes;
     this.requiresTls = fields.requiresTls;
     this.countsAttempts = fields.countsAttempts;
     this.tellsAttempts = fields.tellsAttempts;
     this.service = fields.service;
+    this.hasFilterConfigs = fields.routes.some(({ filterConfigs }) => filterConfigs !== undefined);
     this.#index = new PathIndex(fields.routes);
   }
 

@@ -23,7 +23,8 @@ interface Transcoding extends TranscodedMethods {
 
 /**
  * mizzen.filters.http.grpc_json_transcoder: unary methods of gRPC services called by JSON, as their google.api.http annotations say
- * (google/api/http.proto). What fits no annotation goes on as it is.
+ * (google/api/http.proto). Calls by gRPC and gRPC-Web pass. Any other request that fits no annotation is refused here, as by Envoy's `reject_unknown_method`: a gRPC server resets
+ * what is not gRPC, and outlier detection would take these resets for failures of the server.
  */
 export const transcoder: FilterKind = {
   name,
@@ -31,7 +32,7 @@ export const transcoder: FilterKind = {
     name,
     onRequest(exchange) {
       const config = exchange.filterConfig(name) as Transcoding | undefined;
-      if (config === undefined || exchange.isGrpc) return 'continue';
+      if (config === undefined || exchange.isGrpc || isGrpcWeb(exchange)) return 'continue';
       const { head } = exchange;
       const cut = head.target.indexOf('?');
       const path = cut < 0 ? head.target : head.target.slice(0, cut);
@@ -57,7 +58,8 @@ export const transcoder: FilterKind = {
         });
         return 'stop';
       }
-      return 'continue';
+      refuseUnknown(exchange, config, path);
+      return 'stop';
     },
   }),
   compileRoute(any, place): Transcoding {
@@ -65,6 +67,17 @@ export const transcoder: FilterKind = {
     return { ...readTranscodedMethods(descriptorSet, services, place), maxBodyBytes: maxBodyBytes || defaultMaxBodyBytes };
   },
 };
+
+const isGrpcWeb = ({ head }: Exchange) => head.method === 'POST' && head.headers.get('content-type')?.startsWith('application/grpc-web') === true;
+
+function refuseUnknown(exchange: Exchange, { bindings }: Transcoding, path: string): void {
+  const allowed = new Set(bindings.filter(({ template }) => template.pattern.test(path)).map(({ httpMethod }) => httpMethod));
+  if (allowed.size === 0)
+    return exchange.replyProblem(404, { title: 'Not Found', detail: 'no method of the service has this path' }, 'transcoder_unknown_path');
+  const allow = [...allowed].sort().join(', ');
+  const detail = `the path is for ${allow}`;
+  exchange.replyProblem(405, { title: 'Method Not Allowed', detail }, 'transcoder_unknown_method', [['allow', allow]]);
+}
 
 function callByGrpc(exchange: Exchange, { method, responseBody }: Binding, message: Uint8Array, { registry }: Transcoding): void {
   const { head } = exchange;
