@@ -1,6 +1,7 @@
 import type { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
 import { peerProblem, type RuledCertificate } from './certificate-rules.ts';
+import { timeProblem } from './certificate-time.ts';
 import { parseSpiffeId } from './spiffe-id.ts';
 
 export interface PeerValidityOptions {
@@ -8,11 +9,10 @@ export interface PeerValidityOptions {
   readonly isRevoked: (serial: string) => boolean;
   /** Whether identities of a trust domain may call this server. */
   readonly isTrustedDomain: (trustDomain: string) => boolean;
+  /** For problems; `the clock of this server`. */
+  readonly clock?: string | undefined;
   readonly now?: () => number;
 }
-
-/** Clocks of the mesh may differ by so much. */
-const clockToleranceMs = 60_000;
 
 /**
  * The one place that decides whether the peer of a server of Mizzen's own is valid: its certificate is not revoked, within its time, of a trusted domain, and by the rules
@@ -34,9 +34,8 @@ export class PeerValidity {
   /** Why a certificate is not valid; undefined: it is. */
   problemOf(certificate: RuledCertificate & Pick<X509Certificate, 'serialNumber' | 'validFrom' | 'validTo' | 'subjectAltName'>): string | undefined {
     if (this.#options.isRevoked(certificate.serialNumber.toLowerCase())) return 'the certificate is revoked';
-    const now = this.#now();
-    if (Date.parse(certificate.validTo) + clockToleranceMs < now) return `the certificate has expired on ${certificate.validTo}`;
-    if (Date.parse(certificate.validFrom) - clockToleranceMs > now) return `the certificate is not valid before ${certificate.validFrom}`;
+    const problem = this.timeProblemOf(certificate);
+    if (problem !== undefined) return problem;
     const weakness = peerProblem(certificate);
     if (weakness !== undefined) return `the certificate ${weakness}`;
     for (const name of (certificate.subjectAltName ?? '').split(', ')) {
@@ -46,6 +45,13 @@ export class PeerValidity {
       if (!this.#options.isTrustedDomain(id.trustDomain)) return `the certificate is of trust domain ${id.trustDomain}, which is not trusted here`;
     }
     return undefined;
+  }
+
+  /** Why a certificate is not in its time by the clock of this server. The chain need not have been verified: the problem names the holder that the certificate claims. */
+  timeProblemOf({ validFrom, validTo, subjectAltName }: Pick<X509Certificate, 'validFrom' | 'validTo' | 'subjectAltName'>): string | undefined {
+    const holder = /(?:^|, )URI:([^,]{1,300})/.exec(subjectAltName ?? '')?.[1];
+    const whose = holder === undefined ? 'the certificate' : `the certificate of ${holder}`;
+    return timeProblem({ validFrom, validTo }, { whose, clock: this.#options.clock ?? 'the clock of this server', nowMs: this.#now() });
   }
 
   /** Remembers a connection while it is open. Returns what is wrong with its peer: a server that can tell its callers does so, another closes the socket. */

@@ -20,6 +20,7 @@ import type { CertificateAuthority } from './citadel/certificate-authority.ts';
 import { Citadel, type CitadelOptions } from './citadel/citadel.ts';
 import { FetchPolicy } from './citadel/fetch-policy.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
+import { RecentRefusals } from './citadel/recent-refusals.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
 import type { TokenIssuer } from './citadel/token-issuer.ts';
 import { controlMetrics } from './control-metrics.ts';
@@ -32,7 +33,7 @@ import { ResourceRegistry } from './galley/resource-registry.ts';
 import { SqliteStore } from './galley/sqlite-store.ts';
 import { corsWarnings } from './pilot/analysis/cors-credentials.ts';
 import { refusedUrl } from './pilot/analysis/fetched-urls.ts';
-import { describeFinding } from './pilot/analysis/finding.ts';
+import { describeFinding, type Finding } from './pilot/analysis/finding.ts';
 import { notEnforced, notImplementedWarnings } from './pilot/analysis/not-implemented.ts';
 import { unservedTarget } from './pilot/analysis/policy-targets.ts';
 import { controllerName } from './pilot/gateway-api/types.ts';
@@ -183,10 +184,12 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
   const validity = new PeerValidity({
     isRevoked: (serial) => citadel.revocations.isRevoked(serial),
     isTrustedDomain: (domain) => domain === trustDomain,
+    clock: 'the clock of the control plane',
   });
+  const refusals = new RecentRefusals(logger.child('citadel'));
   const handler = grpcHandler({
     routes,
-    contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never, validity, guard)),
+    contextValues: (request) => createContextValues().set(transportPeerKey, transportPeerOf(request as never, peerDependencies)),
   });
   const secure = serving.own(
     createSecureServer(
@@ -198,6 +201,13 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     ),
   );
   const guard = new ConnectionGuard(secure);
+  const peerDependencies = { validity, guard, refusals, authority: { trustDomain, roots: () => citadel.roots } };
+  // A client that does not know this control plane's root closes the handshake with an alert.
+  secure.on('tlsClientError', (error, socket) => {
+    if (!/unknown ca|bad certificate|certificate expired/i.test(error.message)) return;
+    const reason = `the client does not accept the certificate of this control plane (${error.message.slice(0, 100)}): give it the current root certificate, and compare its clock with the clock of the control plane`;
+    refusals.add(undefined, `${socket.remoteAddress ?? 'unknown'}:${socket.remotePort ?? 0}`, reason);
+  });
   const plain = options.xdsPlainPort === undefined ? undefined : serving.own(createServer(grpcServerSettings, handler));
   // The plain port proves nothing; a request there is worth a place of its own.
   const plainGuard = plain && new ConnectionGuard(plain);
@@ -236,7 +246,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     meshState: async (path, caller) =>
       path.join('/') === 'ca'
         ? { ...authorityStatus(authority, pilot.proxies()), federation: trust.status(), revoked: citadel.revocations.list(), trustBundle: citadel.roots }
-        : meshState(pilot, path, caller),
+        : meshState(pilot, refusals, path, caller),
     meshAction: async (path, body) => {
       if (path.join('/') === 'access') {
         const { user, role, namespaces, seconds } = body;
@@ -361,11 +371,21 @@ async function createNamespaces(registry: ResourceRegistry): Promise<void> {
   await registry.create(findKind('', 'ConfigMap')!, namespace, value, context);
 }
 
+/** Callers that were refused of late. They are not proved to be what they claim: warnings only. */
+function refusalFindings(refusals: RecentRefusals): Finding[] {
+  return refusals.list().map(({ caller, reason, atMs }) => {
+    const [, namespace, account] = /^spiffe:\/\/[^/]+\/ns\/([^/]+)\/sa\/([^/]+)$/.exec(caller) ?? [];
+    const object = namespace === undefined ? `Caller ${caller}` : `ServiceAccount ${namespace}/${account}`;
+    const message = `${caller} was refused by the control plane at ${new Date(atMs).toISOString()}: ${reason}.`;
+    return { code: 'MZ0022', level: 'warning', object, path: '', place: '', message };
+  });
+}
+
 /** Below /mizzen/v1/: `proxies`, `proxies/NAMESPACE/NAME/TYPE`, `findings`. */
-async function meshState(pilot: Pilot, path: readonly string[], caller: Caller): Promise<unknown> {
+async function meshState(pilot: Pilot, refusals: RecentRefusals, path: readonly string[], caller: Caller): Promise<unknown> {
   if (path[0] === 'proxies' && path.length === 1) return { proxies: pilot.proxies().filter(({ namespace }) => sees(caller, namespace)) };
   if (path[0] === 'findings' && path.length === 1)
-    return { findings: pilot.findings.filter(({ object }) => sees(caller, object.split(' ')[1]?.split('/')[0] ?? '')) };
+    return { findings: [...pilot.findings, ...refusalFindings(refusals)].filter(({ object }) => sees(caller, object.split(' ')[1]?.split('/')[0] ?? '')) };
   if (path[0] === 'proxies' && path.length === 4 && sees(caller, path[1]!)) {
     const connection = pilot.connections().find(({ view }) => view.namespace === path[1] && view.name === path[2]);
     const schema = schemas[path[3] as keyof typeof schemas];

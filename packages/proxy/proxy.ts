@@ -129,7 +129,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
   await plane.startAdmin(config.adminPort, {
     versions: () => ads?.versions() ?? {},
     notReadyReason: () => (engine.secrets.keyPair(workloadSecretName) ? undefined : 'no certificate yet'),
-    notices: () => (keeper?.notice === undefined ? [] : [keeper.notice]),
+    notices: () => [keeper?.notice, identity.timeProblem()].filter((notice) => notice !== undefined),
   });
   const { capture } = config;
   const resolver = readResolverConfig();

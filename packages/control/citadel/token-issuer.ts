@@ -1,6 +1,7 @@
 import { createPublicKey, type KeyObject, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { MizzenError } from '@mizzen/common';
+import { clockSays } from '@mizzen/common/certificate-time';
 import { errors, type JWTPayload, jwtVerify, SignJWT } from 'jose';
 import { signingKeyIn } from './signing-key.ts';
 import { UsedTokens } from './used-tokens.ts';
@@ -87,7 +88,8 @@ export class TokenIssuer {
     try {
       payload = await this.#read(token, audience);
     } catch (error) {
-      if (error instanceof errors.JWTExpired) throw new MizzenError('invalid-token', `the token has expired. ${remedy}`);
+      const timeProblem = this.#timeProblem(error);
+      if (timeProblem !== undefined) throw new MizzenError('invalid-token', `${timeProblem}. ${remedy}`);
       if (error instanceof errors.JWTClaimValidationFailed)
         throw new MizzenError('invalid-token', `the token's claim "${error.claim}" is not acceptable (the audience must be ${audience}). ${remedy}`);
       throw new MizzenError('foreign-token', `the token was not issued by this control plane. ${remedy}`);
@@ -99,6 +101,18 @@ export class TokenIssuer {
         throw new MizzenError('invalid-token', `the token was good once, and has been used. ${remedy}`);
     }
     return identityOfSubject(payload.sub!);
+  }
+
+  /** What the clock of the control plane has against a token that is of this issuer; undefined: nothing. */
+  #timeProblem(error: unknown): string | undefined {
+    if (!(error instanceof errors.JWTExpired) && !(error instanceof errors.JWTClaimValidationFailed)) return undefined;
+    const { exp, nbf, sub } = error.payload;
+    const at = (seconds: number) => new Date(seconds * 1000).toISOString().replace(/\.\d+Z$/, 'Z');
+    const says = (seconds: number) => clockSays('the clock of the control plane', this.#now(), seconds * 1000);
+    if (error instanceof errors.JWTExpired && exp !== undefined) return `the token has expired (of ${sub}, on ${at(exp)}: ${says(exp)})`;
+    if ((error.claim === 'nbf' || error.claim === 'iat') && typeof nbf === 'number' && nbf * 1000 > this.#now())
+      return `the token of ${sub} is not valid before ${at(nbf)}: ${says(nbf)}. Set the clock that is wrong`;
+    return undefined;
   }
 
   async #sign(claims: JWTPayload, subject: string, audience: string | string[], seconds: number): Promise<{ token: string; expiresAt: Date }> {

@@ -135,7 +135,7 @@ export class AdsClient {
     } catch (error) {
       reason = explain(error);
       boundary.unexpected(error);
-      if (isUnauthenticated(error)) this.#options.identity.refused(this.#shown);
+      if (isUnauthenticated(error)) this.#options.identity.refused(this.#shown, reason);
     }
     const wasConnected = counters.values.control_plane_connected === 1;
     counters.values.control_plane_connected = 0;
@@ -149,6 +149,8 @@ export class AdsClient {
     const wait = this.#backoff.nextMs();
     const keeps = this.#hasConnectedOnce ? ' The last good configuration stays in effect.' : '';
     logger.warn(`not connected to the control plane at ${control}: ${reason}${keeps} Trying again in ${(wait / 1000).toFixed(1)} s.`);
+    const problem = this.#options.identity.timeProblem();
+    if (problem !== undefined) logger.error(problem);
     await this.#sleep(wait);
   }
 

@@ -1,4 +1,6 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
@@ -13,6 +15,30 @@ describe('the identity agent', () => {
   for (const path of [rootCertificateFile, tokenFile]) writeFileSync(path, '');
   after(() => rmSync(folder, { recursive: true, force: true }));
 
+  const config = {
+    ...({ type: 'sidecar', name: 'web', namespace: 'default', workload: 'web', serviceAccount: 'web', labels: {}, trustDomain: 'cluster.local' } as const),
+    ...{ address: '127.0.0.1', control: '127.0.0.1:1', rootCertificateFile, tokenFile },
+  };
+
+  it('reports a certificate out of its time, with the clock of this machine', () => {
+    const [keyFile, certificateFile] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
+    const request = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1', '-subj', '/CN=web'];
+    execFileSync('openssl', [...request, '-keyout', keyFile, '-out', certificateFile], { stdio: 'ignore' });
+    const agent = new IdentityAgent(config, new SecretStore(silentLogger), new ProxyCounters(), silentLogger);
+    agent.restore({ cert: readFileSync(certificateFile, 'utf8'), key: readFileSync(keyFile, 'utf8') }, '');
+    agent.close();
+    const hour = 3_600_000;
+    assert.equal(agent.timeProblem(), undefined);
+    const whose = /^the certificate of this workload \(spiffe:\/\/cluster\.local\/ns\/default\/sa\/web\) /;
+    for (const [nowMs, problem] of [
+      [Date.now() + 26 * hour, /has expired on .*: the clock of this machine says .* later\. The control plane at 127\.0\.0\.1:1 has issued no other/],
+      [Date.now() - hour, /is not valid before .*: the clock of this machine says .* earlier\. Set the clock that is wrong/],
+    ] as const) {
+      assert.match(agent.timeProblem(nowMs) ?? '', whose);
+      assert.match(agent.timeProblem(nowMs) ?? '', problem);
+    }
+  });
+
   it('requests a certificate at once when the control plane is back, whatever pause its failures have earned', async () => {
     let agent: IdentityAgent | undefined;
     const attempts = Promise.withResolvers<void>();
@@ -22,10 +48,6 @@ describe('the identity agent', () => {
       if (++failed === 10) attempts.resolve();
       else setImmediate(() => agent?.controlPlaneIsBack());
     });
-    const config = {
-      ...({ type: 'sidecar', name: 'web', namespace: 'default', workload: 'web', serviceAccount: 'web', labels: {}, trustDomain: 'cluster.local' } as const),
-      ...{ address: '127.0.0.1', control: '127.0.0.1:1', rootCertificateFile, tokenFile },
-    };
     agent = new IdentityAgent(config, new SecretStore(silentLogger), new ProxyCounters(), logger);
     const starting = agent.start();
     await attempts.promise;

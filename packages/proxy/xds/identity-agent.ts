@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import type { DescService } from '@bufbuild/protobuf';
 import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
 import { Backoff, errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { timeProblem } from '@mizzen/common/certificate-time';
 import { GrpcConnection, maxMessageBytes } from '@mizzen/common/grpc-client';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
@@ -48,6 +49,8 @@ export class IdentityAgent {
   /** PEM, without blanks: the root that the newest certificate leads to. */
   #root: string;
   #onRenewed: () => void;
+  /** Why the newest request failed; '': it did not. */
+  #lastProblem: string;
   /** To the control plane, and the credentials that it was made with. */
   #connection: { readonly connection: GrpcConnection; readonly tls: Tls } | undefined;
 
@@ -68,6 +71,7 @@ export class IdentityAgent {
     this.#restored = Promise.withResolvers();
     this.#root = '';
     this.#onRenewed = () => {};
+    this.#lastProblem = '';
     this.#connection = undefined;
     secrets.onChange((name) => name === rootSecretName && this.#rootsChanged());
   }
@@ -116,11 +120,22 @@ export class IdentityAgent {
     this.#onRenewed = listener;
   }
 
-  /** The control plane does not take this certificate any more. */
-  refused(certificate: string | undefined): void {
+  /** What the clock of this machine has against the certificate of this workload, and the remedy; undefined: nothing. */
+  timeProblem(nowMs = Date.now()): string | undefined {
+    const pair = this.#secrets.keyPair(workloadSecretName);
+    if (pair === undefined) return undefined;
+    const { trustDomain, namespace, serviceAccount, control } = this.#config;
+    const whose = `the certificate of this workload (spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount})`;
+    const problem = timeProblem(new X509Certificate(pair.cert), { whose, clock: 'the clock of this machine', nowMs, toleranceMs: 0 });
+    if (problem === undefined) return undefined;
+    return `${problem}. The control plane at ${control} has issued no other${this.#lastProblem === '' ? '' : `: ${this.#lastProblem}`} Until it does, peers refuse mutual TLS with this workload.`;
+  }
+
+  /** The control plane does not take this certificate any more, for this reason. */
+  refused(certificate: string | undefined, reason: string): void {
     if (certificate === undefined || certificate !== this.#goodPair()?.cert || this.#isClosed) return;
     this.#isRevoked = true;
-    this.#logger.warn('the certificate of this workload is revoked: it is renewed by the token');
+    this.#logger.warn(`the control plane refuses the certificate of this workload: ${reason} A new one is requested with the token.`);
     this.#obtainWithin(revokedSpreadMs);
   }
 
@@ -131,7 +146,8 @@ export class IdentityAgent {
   #rootsChanged(): void {
     const pair = this.#goodPair();
     const lists = this.#secrets.roots(rootSecretName)?.leafCrl;
-    if (pair !== undefined && lists !== undefined && isRevoked(new X509Certificate(pair.cert).raw, leafCrls(lists))) return this.refused(pair.cert);
+    if (pair !== undefined && lists !== undefined && isRevoked(new X509Certificate(pair.cert).raw, leafCrls(lists)))
+      return this.refused(pair.cert, 'the certificate is revoked.');
     const first = withoutBlanks(this.#roots().split('-----END CERTIFICATE-----')[0]!);
     if (this.#root === '' || first === '' || this.#root.startsWith(first) || this.#isClosed) return;
     const life = this.#expiresAt - Date.now();
@@ -196,15 +212,24 @@ export class IdentityAgent {
         this.#backoff.reset();
         this.#logger.info('has a certificate', { identity: certificate.subjectAltName?.replace(/^URI:/, ''), until: new Date(this.#expiresAt).toISOString() });
         this.#isRestored = false;
-        this.#renewLater((this.#expiresAt - Date.now()) * renewalShare());
+        this.#lastProblem = '';
+        if (!this.#renewLater((this.#expiresAt - Date.now()) * renewalShare())) {
+          this.#logger.error(this.timeProblem() ?? 'the new certificate has no time left');
+          this.#timer = setTimeout(() => void this.#obtain(), outOfTimeMs).unref();
+        }
         if (isRenewal) this.#onRenewed();
         this.#rootsChanged();
         return;
       } catch (error) {
         boundary.unexpected(error);
-        if (isUnauthenticated(error)) this.refused(shown);
+        this.#lastProblem = explain(error);
+        if (isUnauthenticated(error)) this.refused(shown, this.#lastProblem);
         const wait = this.#backoff.nextMs();
-        this.#logger.warn(`no certificate from the control plane at ${this.#config.control}: ${explain(error)} Trying again in ${(wait / 1000).toFixed(1)} s.`);
+        this.#logger.warn(
+          `no certificate from the control plane at ${this.#config.control}: ${this.#lastProblem} Trying again in ${(wait / 1000).toFixed(1)} s.`,
+        );
+        const problem = this.timeProblem();
+        if (problem !== undefined) this.#logger.error(problem);
         if (!this.#isRestored)
           await new Promise<void>((resolve) => {
             this.#wake = resolve;
@@ -263,6 +288,8 @@ const rootChangeSpreadMs = 30_000;
 /** The same for those whose certificates were revoked together: until they have new ones nobody talks to them. */
 const revokedSpreadMs = 500;
 
+/** A certificate that has expired on arrival, by the clock of this machine, is requested again after this time. */
+const outOfTimeMs = 15_000;
 /** Of a certificate's life: when it is renewed. */
 const renewalShare = () => 0.45 + Math.random() * 0.1;
 
@@ -297,6 +324,8 @@ export function isUnauthenticated(error: unknown): boolean {
 export function explain(error: unknown): string {
   const text = messageOf(error).replace(/^\[\w+\] /, '');
   if (/ECONNREFUSED/.test(text)) return 'nobody listens there. Is the control plane running?';
+  if (/certificate has expired|certificate is not yet valid/i.test(text))
+    return `the certificate of the control plane is out of its time by the clock of this machine, which says ${new Date().toISOString()} (${text}). Set the clock that is wrong; where both are right, restart the control plane.`;
   if (/self.signed|unable to verify|UNABLE_TO_VERIFY|SELF_SIGNED|unable to get (?:local )?issuer/i.test(text))
     return 'its certificate is not signed by the root that this proxy was given.';
   if (/readMaxBytes/.test(text))

@@ -31,7 +31,8 @@ export interface Finding {
     | 'MZ0018'
     | 'MZ0019'
     | 'MZ0020'
-    | 'MZ0021';
+    | 'MZ0021'
+    | 'MZ0022';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;
