@@ -19,15 +19,15 @@ export class TestMesh {
   plane!: ControlPlane;
   readonly #closers: (() => Promise<void>)[];
 
-  private constructor(logger: Logger) {
+  private constructor(logger: Logger, home: string) {
     this.logger = logger;
-    this.home = mkdtempSync(join(tmpdir(), 'mizzen-test-'));
+    this.home = home;
     this.ports = new PortAllocator();
     this.#closers = [];
   }
 
-  static async start(options: Partial<Omit<ControlPlaneOptions, 'home'>> = {}): Promise<TestMesh> {
-    const mesh = new TestMesh(options.logger ?? silentLogger);
+  static async start(options: Partial<ControlPlaneOptions> = {}): Promise<TestMesh> {
+    const mesh = new TestMesh(options.logger ?? silentLogger, options.home ?? mkdtempSync(join(tmpdir(), 'mizzen-test-')));
     mesh.plane = await startControlPlane({
       home: mesh.home,
       apiPort: 0,

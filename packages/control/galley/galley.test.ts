@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { findKind } from '@mizzen/api';
+import { MizzenError } from '@mizzen/common';
 import { fieldSelector, labelSelector } from './api/selectors.ts';
 import { type Change, RevisionTooOld, StoreConflict } from './config-store.ts';
 import { jsonPatch } from './patch/json-patch.ts';
@@ -48,6 +49,33 @@ describe('the embedded store', () => {
         ['b'],
       );
       await again.close();
+    }));
+
+  it('opens, or is refused with the remedy, wherever its file is damaged', () =>
+    withStore(async (store, path) => {
+      for (let i = 0; i < 100; i++) await store.put(key(`object-${i}`), object(`object-${i}`, { data: { text: 'x'.repeat(200) } }), origin, 'absent');
+      await store.close();
+      const whole = readFileSync(path);
+      let refused = 0;
+      const attempt = async (bytes: Buffer, what: string) => {
+        for (const beside of ['-wal', '-shm']) rmSync(`${path}${beside}`, { force: true });
+        writeFileSync(path, bytes);
+        try {
+          await new SqliteStore(path).close();
+        } catch (error) {
+          assert.ok(error instanceof MizzenError && error.code === 'store-unusable', `${what}: ${String(error)}`);
+          assert.match(error.message, /Restore the file from a backup/);
+          refused++;
+        }
+      };
+      for (let at = 0; at < whole.length; at += 509) {
+        const damaged = Buffer.from(whole);
+        damaged.fill(0xa5, at, at + 64);
+        await attempt(damaged, `damaged at ${at}`);
+        if (at % 4 === 0) await attempt(whole.subarray(0, at), `cut off at ${at}`);
+      }
+      assert.ok(refused > 20, String(refused));
+      await attempt(whole, 'whole');
     }));
 
   it('writes only over the revision that the writer has seen', () =>

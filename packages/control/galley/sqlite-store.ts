@@ -24,10 +24,11 @@ export class SqliteStore implements ConfigStore {
   #forgotten: number;
 
   constructor(path: string, options: { readonly historyLimit?: number } = {}) {
+    let database: DatabaseSync | undefined;
     try {
       if (path !== ':memory:') makePrivate(path);
-      this.#database = new DatabaseSync(path);
-      this.#database.exec(`
+      database = new DatabaseSync(path);
+      database.exec(`
         PRAGMA journal_mode = WAL;
         PRAGMA synchronous = FULL;
         PRAGMA busy_timeout = 2000;
@@ -35,30 +36,26 @@ export class SqliteStore implements ConfigStore {
         CREATE TABLE IF NOT EXISTS revision (id INTEGER PRIMARY KEY CHECK (id = 1), value INTEGER NOT NULL) STRICT;
         INSERT OR IGNORE INTO revision VALUES (1, 1);
       `);
+      mustBeIntact(database);
+      this.#database = database;
+      this.#upsert = database.prepare(
+        'INSERT INTO resources VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, resource = excluded.resource, origin = excluded.origin',
+      );
+      this.#delete = database.prepare('DELETE FROM resources WHERE key = ?');
+      this.#setRevision = database.prepare('UPDATE revision SET value = ? WHERE id = 1');
+      this.#resources = readResources(database);
+      this.#revision = Number(database.prepare('SELECT value FROM revision WHERE id = 1').get()?.['value']);
+      if (!Number.isSafeInteger(this.#revision)) throw new Error('it has no revision');
     } catch (error) {
+      if (database?.isOpen) database.close();
       throw new MizzenError(
         'store-unusable',
-        `the configuration store cannot be opened (${messageOf(error)}). If the file is damaged, move it away: the mesh then starts empty.`,
+        `the configuration store cannot be used (${messageOf(error)}). Restore the file from a backup while the control plane is stopped, with the files -wal and -shm beside it removed. ` +
+          'Without a backup move the file away: the mesh then starts without configuration, and running proxies receive none.',
         path,
         { cause: error },
       );
     }
-    this.#upsert = this.#database.prepare(
-      'INSERT INTO resources VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, resource = excluded.resource, origin = excluded.origin',
-    );
-    this.#delete = this.#database.prepare('DELETE FROM resources WHERE key = ?');
-    this.#setRevision = this.#database.prepare('UPDATE revision SET value = ? WHERE id = 1');
-    this.#resources = new Map();
-    for (const row of this.#database.prepare('SELECT key, revision, resource, origin FROM resources ORDER BY key').all()) {
-      const key = keyFromText(String(row['key']));
-      this.#resources.set(keyText(key), {
-        key,
-        revision: Number(row['revision']),
-        resource: JSON.parse(String(row['resource'])) as Resource,
-        origin: JSON.parse(String(row['origin'])) as Origin,
-      });
-    }
-    this.#revision = Number(this.#database.prepare('SELECT value FROM revision WHERE id = 1').get()!['value']);
     this.#forgotten = this.#revision;
     this.#listeners = new Set();
     this.#history = [];
@@ -148,9 +145,35 @@ export class SqliteStore implements ConfigStore {
   }
 }
 
+/** A damaged page would else be met later, at a write. Takes milliseconds for ten thousand objects. */
+function mustBeIntact(database: DatabaseSync): void {
+  const [first] = database.prepare('PRAGMA quick_check(1)').all();
+  const found = String(first?.['quick_check']);
+  if (found !== 'ok') throw new Error(`it is damaged: ${found.slice(0, 200)}`);
+}
+
+function readResources(database: DatabaseSync): Map<string, StoredResource> {
+  const resources = new Map<string, StoredResource>();
+  for (const row of database.prepare('SELECT key, revision, resource, origin FROM resources ORDER BY key').all()) {
+    const key = keyFromText(String(row['key']));
+    try {
+      resources.set(keyText(key), {
+        key,
+        revision: Number(row['revision']),
+        resource: JSON.parse(String(row['resource'])) as Resource,
+        origin: JSON.parse(String(row['origin'])) as Origin,
+      });
+    } catch (error) {
+      throw new Error(`it is damaged: the object ${String(row['key']).slice(0, 300)} cannot be read: ${messageOf(error)}`);
+    }
+  }
+  return resources;
+}
+
 function keyFromText(text: string): ResourceKey {
   const parts = text.split('/');
-  const [name, namespace, kind] = [parts.pop()!, parts.pop()!, parts.pop()!];
+  const [name, namespace, kind] = [parts.pop(), parts.pop(), parts.pop()];
+  if (name === undefined || namespace === undefined || kind === undefined) throw new Error(`it is damaged: ${JSON.stringify(text.slice(0, 300))} is not a key`);
   return { group: parts.join('/'), kind, namespace, name };
 }
 
