@@ -72,6 +72,15 @@ describe('a proxy that is older than its control plane', () => {
         assert.match(findings()[0]?.message ?? '', /RBAC\.rules/);
       }));
 
+    it(`refuses what a policy covers when it ${how} how paths are normalized`, () =>
+      withShop(missing('envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.normalizePath'), async () => {
+        await mesh.apply(denyAdmin);
+        assert.deepEqual(await statuses(), [403, 403]);
+        const [finding] = findings();
+        assert.match(finding?.message ?? '', /cannot enforce HttpConnectionManager\.normalize_path/);
+        assert.equal(finding?.level, 'error');
+      }));
+
     it(`works without a field of no policy when it ${how} it`, () =>
       withShop(missing('envoy.config.route.v3.RouteAction.timeout'), async () => {
         await mesh.apply(denyMallory);

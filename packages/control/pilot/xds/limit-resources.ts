@@ -43,7 +43,12 @@ const refusal = 'this proxy is too old to enforce a policy of the mesh\n';
 /** Resources of one type as an older proxy can use them. Nothing of a security policy is left out in silence: what it covers refuses. */
 export function limitResources(type: DiscoveryType, resources: readonly Any[], missing: MissingFeatures): { resources: Any[]; shortfalls: Shortfall[] } {
   const shortfalls = new Map<string, Shortfall>();
-  const limiter = (resource: string) => new Limiter(missing, (feature, effect) => shortfalls.set(`${resource} ${feature}`, { resource, feature, effect }));
+  const limiter = (resource: string) =>
+    new Limiter(missing, (feature, effect) => {
+      const key = `${resource} ${feature}`;
+      // What made a policy refuse may be left out of the rest, too.
+      if (shortfalls.get(key)?.effect !== 'refuses') shortfalls.set(key, { resource, feature, effect });
+    });
   const limited = resources.map((any) => {
     switch (type) {
       case 'listener':
