@@ -215,7 +215,7 @@ export class IdentityAgent {
         this.#lastProblem = '';
         if (!this.#renewLater((this.#expiresAt - Date.now()) * renewalShare())) {
           this.#logger.error(this.timeProblem() ?? 'the new certificate has no time left');
-          this.#timer = setTimeout(() => void this.#obtain(), outOfTimeMs).unref();
+          this.#renewLater(outOfTimeMs);
         }
         if (isRenewal) this.#onRenewed();
         this.#rootsChanged();
