@@ -141,7 +141,7 @@ spec:
       'Envoy to be in step',
       async () => mesh.plane.pilot.proxies()[0],
       (proxy) => ['cluster', 'endpoint', 'listener', 'route'].every((type) => proxy?.types[type]?.state === 'synced'),
-      20_000,
+      60_000,
     ).catch((error: Error) => assert.fail(`${error.message}\n${log.slice(-3000)}`));
     for (const [type, state] of Object.entries(status!.types)) assert.notEqual(state.state, 'nacked', `${type}: ${state.error}`);
   });

@@ -131,7 +131,7 @@ spec:
       'Envoy to be in step',
       async () => mesh.plane.pilot.proxies()[0],
       (proxy) => ['cluster', 'endpoint', 'listener', 'route'].every((type) => proxy?.types[type]?.state === 'synced'),
-      20_000,
+      60_000,
     ).catch((error: Error) => assert.fail(`${error.message}\n${log.slice(-3000)}`));
     for (const [type, state] of Object.entries(status!.types)) assert.notEqual(state.state, 'nacked', `${type}: ${state.error}`);
   });
@@ -169,7 +169,7 @@ spec:
       'Envoy to listen',
       () => ask(outboundPort, '/'),
       (answer) => answer.status === 200,
-      20_000,
+      60_000,
     );
     for (const { path, headers } of calls) assert.deepEqual(await ask(ours.outboundPort, path, headers), await ask(outboundPort, path, headers), path);
     // Browsers of other origins: preflights and calls, of origins that may and that may not.

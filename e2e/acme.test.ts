@@ -78,7 +78,7 @@ ${more}---
       `${name} fails`,
       () => conditionOf('Certificate', name),
       (condition) => condition?.reason === 'Failed',
-      20_000,
+      60_000,
     );
   const shown = (servername: string) =>
     new Promise<X509Certificate | undefined>((resolve) => {
@@ -99,7 +99,7 @@ ${more}---
       'a certificate is shown',
       () => shown('shop.example'),
       (found) => found !== undefined,
-      30_000,
+      60_000,
     ))!;
     assert.equal(first.subjectAltName, 'DNS:shop.example, DNS:www.shop.example');
     assert.match(first.issuer, /Pebble/);
@@ -122,7 +122,7 @@ ${more}---
       'another is shown',
       () => shown('www.shop.example'),
       (found) => found !== undefined && found.serialNumber !== first.serialNumber,
-      30_000,
+      60_000,
     );
     assert.notDeepEqual(newer!.publicKey.export({ format: 'jwk' }), first.publicKey.export({ format: 'jwk' }), 'with a key of its own');
   });
@@ -136,7 +136,7 @@ ${more}---
       'it is ready',
       () => conditionOf('Certificate', 'rsa'),
       (one) => one?.status === 'True',
-      30_000,
+      60_000,
     );
     const { data } = await find('Secret', 'rsa-tls');
     const leaf = new X509Certificate(Buffer.from(data['tls.crt']!, 'base64'));
@@ -180,7 +180,7 @@ ${more}---
         'it is ready',
         () => conditionOf('Certificate', 'member'),
         (one) => one?.status === 'True',
-        30_000,
+        60_000,
       );
     } finally {
       bound.close();

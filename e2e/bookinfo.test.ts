@@ -318,7 +318,7 @@ describe('the bookinfo example', () => {
       'the control plane',
       () => mesh.proxies(),
       () => true,
-      40_000,
+      60_000,
     );
     const backAt = performance.now();
     await mesh.synced();

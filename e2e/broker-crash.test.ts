@@ -49,7 +49,7 @@ describe('the embedded broker', () => {
         'some are confirmed',
         async () => confirmed.size - before,
         (count) => count > 50,
-        15_000,
+        60_000,
       );
       await new Promise((resolve) => setTimeout(resolve, Math.random() * 100));
       await broker.kill('SIGKILL');
@@ -65,7 +65,7 @@ describe('the embedded broker', () => {
         return [...confirmed].filter((body) => !all.has(body)).length;
       },
       (missing) => missing === 0,
-      20_000,
+      60_000,
     );
     for (const body of have()) assert.ok(tried.has(body), `${body} was never published`);
     // What comes again comes again from where it was; among first times a key's order is kept.

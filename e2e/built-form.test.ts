@@ -51,7 +51,7 @@ describe('the built form', () => {
       'the proxy is ready',
       () => call({ port: adminPort, path: '/ready' }),
       ({ status }) => status === 200,
-      30_000,
+      60_000,
     );
     writeFileSync(file, `a: ${'['.repeat(200)}${']'.repeat(200)}\n`);
     const [code] = (await once(start(file, []), 'exit')) as [number];
@@ -109,14 +109,14 @@ describe('the built form', () => {
           'the replacement listens',
           async () => ((await ready()) === 200 ? workers() : []),
           (pids) => pids.length === 2 && !pids.includes(pid),
-          30_000,
+          60_000,
         );
         const sent = done;
         await until(
           'requests after the replacement',
           async () => done,
           (count) => count > sent + 100,
-          30_000,
+          60_000,
         );
         const failed = failures.slice(before);
         assert.deepEqual(

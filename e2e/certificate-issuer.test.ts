@@ -62,7 +62,7 @@ describe('certificates that another authority signs', () => {
       'a renewal',
       async () => ofClient().length,
       (count) => count >= 2,
-      15_000,
+      60_000,
     );
     assert.equal((await asked()).status, 200);
   });

@@ -126,7 +126,7 @@ describe('a mesh under load whose control plane fails', () => {
       'the control plane is up',
       async () => controlAccess(home),
       () => true,
-      30_000,
+      60_000,
     );
     api?.close();
     api = new ApiClient(controlAccess(home));

@@ -104,7 +104,7 @@ describe('what a DestinationRule says of balancing', () => {
       'the near replica is ejected',
       () => ask(),
       ({ body, status }) => status === 200 && body === 'shop-zone',
-      10_000,
+      60_000,
     );
     assert.deepEqual([...(await spread(20)).keys()], ['shop-zone']);
     failing.add('shop-zone');
@@ -112,7 +112,7 @@ describe('what a DestinationRule says of balancing', () => {
       'the whole region is ejected',
       () => ask(),
       ({ body, status }) => status === 200 && body === 'shop-far',
-      10_000,
+      60_000,
     );
     const { body } = await call({ port: client.adminPort, path: '/clusters' });
     const clusters = JSON.parse(body).clusters as { name: string; endpoints: { workload: string; ejected?: boolean }[] }[];

@@ -240,13 +240,13 @@ describe('the life of a proxy', () => {
       'the successor has failed',
       async () => pidsBelow(child.pid!).length,
       (count) => count === 1,
-      10_000,
+      60_000,
     );
     await until(
       'it is gone',
       async () => pidsBelow(child.pid!).length,
       (count) => count === 0,
-      10_000,
+      60_000,
     );
     assert.equal((await call({ port, headers: { host: 'a' } })).status, 200);
     assert.equal(child.exitCode, null);
@@ -320,6 +320,6 @@ async function endSuccessor(adminPort: number, predecessor: number): Promise<voi
     'the new process has ended',
     async () => running().length,
     (count) => count === 0,
-    15_000,
+    60_000,
   );
 }

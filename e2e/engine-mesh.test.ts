@@ -276,7 +276,7 @@ describe('the engine in a mesh', () => {
           () => true,
         ),
       Boolean,
-      10_000,
+      60_000,
     );
   });
 });

@@ -53,7 +53,7 @@ class RestartedProxy {
       `the log says ${times} times: ${text}`,
       async () => (this.count(text) >= times ? [] : this.#log.slice(-10)),
       (found) => found.length === 0,
-      20_000,
+      60_000,
     );
   }
 
@@ -76,7 +76,7 @@ class RestartedProxy {
       `${count} processes run`,
       async () => this.pids(),
       (pids) => pids.length === count,
-      15_000,
+      60_000,
     );
   }
 

@@ -368,7 +368,7 @@ describe('a lab: programs that nobody changed, on hosts of their own', { skip: n
       'an answer of the new process',
       () => curl('client', '-m', '2', 'http://web/index.html'),
       ({ output }) => output === 'hello from the web\n',
-      30_000,
+      60_000,
     );
   });
 

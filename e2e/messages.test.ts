@@ -361,7 +361,7 @@ spec:
     await settled(
       'all have come, and those to be tried again twice',
       () => Object.entries(answers).every(([topic, [, outcome]]) => count(topic) >= (outcome === 'retry' ? 2 : 1)),
-      15_000,
+      60_000,
     );
     const text = (await call({ port: running.adminPort, path: '/stats/prometheus' })).body;
     for (const [topic, [, outcome]] of Object.entries(answers)) {
@@ -545,7 +545,7 @@ spec:
           'the subscription',
           async () => JSON.parse((await call({ port: httpPort, path: '/v1.0/metadata' })).body) as { subscriptions: unknown[] },
           ({ subscriptions }) => subscriptions.length === 1,
-          20_000,
+          60_000,
         );
         await client.pubsub.publish('pubsub', `${name}-topic`, { hello: 'world' });
         await settled('the object', () => seen.length === 1);
@@ -597,7 +597,7 @@ spec:
       'the lag',
       () => metrics(app),
       (text) => /mizzen_message_lag\{pubsub="pubsub",topic="slow",group="slow"\} 5/.test(text),
-      15_000,
+      60_000,
     );
     assert.match(await metrics(app), /mizzen_message_broker_up\{pubsub="pubsub"\} 1/);
   });

@@ -81,14 +81,14 @@ describe('the orders example', { skip: skipWithout('python3') }, () => {
         'the consumers are there',
         async () => (await manager.streams.info('mizzen')).state.consumer_count,
         (count) => (count ?? 0) >= 2,
-        20_000,
+        60_000,
       );
       const id = await order({ customer: 'eve', amount: 3 });
       await until(
         'the letter',
         async () => [...(await sent()), ...(await sent('v2'))],
         (all) => all.some((one) => one.order === id),
-        20_000,
+        60_000,
       );
       assert.ok((await manager.streams.info('mizzen')).state.messages >= 2);
       await nc.close();

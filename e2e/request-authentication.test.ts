@@ -135,7 +135,7 @@ describe('RequestAuthentication', () => {
       'the keys have been fetched',
       () => ask(undefined, '/', { 'x-token': `Token ${token}` }),
       ({ status }) => status === 200,
-      10_000,
+      60_000,
     );
     assert.equal(
       mesh.plane.pilot.findings.some(({ code }) => code === 'MZ0009'),

@@ -71,7 +71,7 @@ describe('a mesh under faults', () => {
       'its deregistration',
       async () => (await mesh.plane.registry.store.list('networking.istio.io', 'WorkloadEntry')).items.map((item) => item.key.name),
       (names) => !names.includes('pair-b'),
-      5_000,
+      60_000,
     );
   });
 

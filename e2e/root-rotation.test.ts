@@ -37,7 +37,7 @@ describe('a change of roots', () => {
       'all proxies are ready',
       async () => status().waitsFor,
       (names) => names.length === 0,
-      15_000,
+      60_000,
     );
   const isTaken = async (pair: Pair) => (await statusFor(server.inboundPort, pair)) !== undefined;
 

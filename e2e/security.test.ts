@@ -153,7 +153,7 @@ describe('identity and mutual TLS', () => {
         return serialOf();
       },
       (serial) => serial !== first,
-      15_000,
+      60_000,
     );
     for (let i = 0; i < 20; i++) assert.equal((await call({ port: short.outboundPort, headers: { host: 'web:9080' }, agent })).status, 200);
     assert.ok(requests > 20);

@@ -144,7 +144,7 @@ describe('tokens by which a workload proves who it is', () => {
         return [...serials].map((text) => text.split(' by ')[1]);
       },
       (by) => by.includes('certificate'),
-      15_000,
+      60_000,
     );
   });
 });

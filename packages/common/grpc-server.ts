@@ -3,6 +3,7 @@ import { constants } from 'node:http2';
 import { type ConnectNodeAdapterOptions, connectNodeAdapter } from '@connectrpc/connect-node';
 import { peerOf } from './connection-guard.ts';
 import { errorBoundary } from './error-boundary.ts';
+import { GrpcEnvelopes } from './grpc-envelopes.ts';
 import { PendingRequests } from './pending-requests.ts';
 
 const boundary = errorBoundary('grpc.request');
@@ -52,6 +53,7 @@ export function grpcHandler(
     const refuse = () => !response.headersSent && stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
     const pending = requests.open(peerOf(stream.session?.socket ?? { remoteAddress: undefined }), refuse);
     const push = request.push.bind(request);
+    const envelopes = /^application\/(grpc|connect\+)/.test(request.headers['content-type'] ?? '') ? new GrpcEnvelopes(maxMessageBytes) : undefined;
     request.push = (chunk: Buffer | null) => {
       if (response.headersSent) pending.release();
       else if (chunk !== null) {
@@ -63,7 +65,10 @@ export function grpcHandler(
         const headers = { 'content-type': 'application/grpc', 'grpc-status': grpcResourceExhausted, 'grpc-message': 'too many requests of this peer wait' };
         response.writeHead(200, headers).end();
       }
-      return push(chunk);
+      if (envelopes === undefined) return push(chunk);
+      const bytes = chunk === null ? envelopes.end() : envelopes.push(chunk);
+      const wantsMore = bytes === undefined || push(bytes);
+      return chunk === null ? push(null) : wantsMore;
     };
     const deadline =
       maxResponseDelayMs === undefined
