@@ -222,7 +222,7 @@ describe('security that is accepted', () => {
     await mesh.apply(
       '---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: { name: shared }\nspec: { from: [{ group: mizzen.dev, kind: Workload, namespace: edge }], to: [{ group: networking.istio.io, kind: Gateway }] }\n',
     );
-    assert.doesNotMatch((await write(mesh, gateway(port))).warnings.join(), /MZ0021/);
+    assert.doesNotMatch((await write(mesh, gateway(port))).warnings.join(), /MZ0023/);
   });
 
   it('keeps every file of the home to its owner', () => {

@@ -32,7 +32,8 @@ export interface Finding {
     | 'MZ0019'
     | 'MZ0020'
     | 'MZ0021'
-    | 'MZ0022';
+    | 'MZ0022'
+    | 'MZ0023';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

@@ -18,7 +18,7 @@ export function gatewayWorkloadFindings(snapshot: MeshSnapshot, views: readonly 
     const who = `${selected.namespace}/${selected.name}`;
     return [
       {
-        code: 'MZ0021',
+        code: 'MZ0023',
         level: 'warning',
         object,
         path: 'spec.selector',
