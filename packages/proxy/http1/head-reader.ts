@@ -14,12 +14,14 @@ export class HeadReader {
   bodyStart: number;
   readonly #limits: HeadLimits;
   #pending: Buffer | undefined;
+  #pendingBytes: number;
 
   constructor(limits: HeadLimits) {
     this.text = '';
     this.bodyStart = 0;
     this.#limits = limits;
     this.#pending = undefined;
+    this.#pendingBytes = 0;
   }
 
   get hasPartialHead(): boolean {
@@ -39,10 +41,10 @@ export class HeadReader {
       return this.#keep(start === 0 ? chunk : chunk.subarray(start));
     }
     // The empty line may lie across the border of two buffers: search again from three bytes before it.
-    const before = this.#pending.length;
-    const joined = Buffer.concat([this.#pending, start === 0 ? chunk : chunk.subarray(start)]);
+    const before = this.#pendingBytes;
+    const joined = this.#append(chunk, start);
     const end = joined.indexOf(emptyLine, Math.max(0, before - 3));
-    if (end < 0) return this.#keep(joined);
+    if (end < 0) return this.#refuseEarly(joined) ?? false;
     if (end > this.#limits.maxHeadBytes) return violations.headTooLarge;
     this.#pending = undefined;
     this.text = joined.toString('latin1', 0, end + 2);
@@ -51,10 +53,32 @@ export class HeadReader {
   }
 
   #keep(bytes: Buffer): boolean | Violation {
-    if (bytes.length > this.#limits.maxHeadBytes) return violations.headTooLarge;
-    // A line break that is not CRLF will never become a head: say so now rather than wait for a timeout.
-    if (/(?:^|[^\r])\n/.test(bytes.toString('latin1', 0, Math.min(bytes.length, 4096)))) return violations.bareLineBreak;
+    const refused = this.#refuseEarly(bytes);
+    if (refused !== undefined) return refused;
     this.#pending = Buffer.from(bytes); // the buffer itself will be read into again
+    this.#pendingBytes = bytes.length;
     return false;
+  }
+
+  /** Grows by doubling: a head in many small pieces costs in proportion to its length. */
+  #append(chunk: Buffer, start: number): Buffer {
+    const length = this.#pendingBytes + chunk.length - start;
+    let pending = this.#pending ?? Buffer.alloc(0);
+    if (length > pending.length) {
+      const larger = Buffer.allocUnsafe(Math.max(length, 2 * pending.length));
+      pending.copy(larger, 0, 0, this.#pendingBytes);
+      this.#pending = pending = larger;
+    }
+    chunk.copy(pending, this.#pendingBytes, start);
+    this.#pendingBytes = length;
+    return pending.subarray(0, length);
+  }
+
+  /** What will never become a head is refused now rather than after a timeout. */
+  #refuseEarly(bytes: Buffer): Violation | undefined {
+    if (bytes.length > this.#limits.maxHeadBytes) return violations.headTooLarge;
+    // A line break that is not CRLF.
+    if (/(?:^|[^\r])\n/.test(bytes.toString('latin1', 0, Math.min(bytes.length, 4096)))) return violations.bareLineBreak;
+    return undefined;
   }
 }

@@ -7,11 +7,16 @@ import { utf8Bytes } from '../message/header-bytes.ts';
 export function queryParameter(target: string, name: string): string | undefined {
   const start = target.indexOf('?');
   if (start < 0) return undefined;
+  // The next `=` is searched once, not for every parameter that has none.
+  let nextEquals = start;
   for (let at = start + 1; at <= target.length; ) {
     let end = target.indexOf('&', at);
     if (end < 0) end = target.length;
-    let equals = target.indexOf('=', at);
-    if (equals < 0 || equals > end) equals = end;
+    if (nextEquals < at) {
+      nextEquals = target.indexOf('=', at);
+      if (nextEquals < 0) nextEquals = target.length;
+    }
+    const equals = Math.min(nextEquals, end);
     if (target.slice(at, equals) === name) return target.slice(Math.min(equals + 1, end), end);
     at = end + 1;
   }
