@@ -9,8 +9,9 @@ import { after, afterEach, before, describe, it } from 'node:test';
 import { clearFaults, errorPlaces, injectFault, internalErrors, logErrorsTo, silentLogger } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import { cluster, http as httpFilter, listener, TestEngine, tcp } from './support/engine.ts';
-import { call } from './support/http.ts';
+import { call, until } from './support/http.ts';
 import { service, TestMesh } from './support/mesh.ts';
+import { MessageMesh, type TestApp } from './support/messaging.ts';
 
 /** Places that traffic of this test enters; the others belong to processes or protocols that it does not run. */
 const isEntered = (place: string) => /^(request|http|http1|http2|tcp|listener|turn-end|connection|timer)\b/.test(place);
@@ -115,7 +116,7 @@ const meshPlaces = [
 
 /** Boundaries without an injected fault of their own: each has the form of those that are tested. A new one belongs into a test. */
 const notInjected = new Set([
-  ...['access-log', 'api.client', 'application.process', 'authentication.password', 'ca.revocations', 'certificate.reconcile', 'command'],
+  ...['access-log', 'capture.group', 'api.client', 'application.process', 'authentication.password', 'ca.revocations', 'certificate.reconcile', 'command'],
   ...['configuration.keep', 'control.certificates', 'directory.sync', 'dns.forward', 'dns.query', 'dns.refresh', 'federation.refresh', 'health-check'],
   ...[
     'hot-restart',
@@ -134,10 +135,19 @@ const notInjected = new Set([
   ],
   ...['rate-limit.sweep', 'request.filter', 'request.onEndpointRemoved', 'request.onInformational', 'request.onTunnel', 'request.onUpstreamFailure'],
   ...['request.timer', 'runner', 'script-process', 'spiffe.connection', 'spiffe.process', 'supervisor', 'tls.files', 'tls.revocation', 'tracing.export'],
-  ...['turn-end.close', 'udp.datagram', 'worker.message', 'worker.process'],
-  ...['broker.connection', 'broker.frames', 'broker.group', 'broker.log', 'broker.log.callback', 'broker.mesh', 'broker.offsets', 'broker.topic'],
-  ...['dapr.request', 'driver.embedded', 'driver.held-message', 'driver.nats', 'driver.rabbitmq', 'driver.redis', 'message.bulk', 'message.delivery'],
-  ...['message.lag', 'message.publish', 'message.subscriptions', 'message.timer'],
+  ...['turn-end.close', 'udp.datagram', 'vetted.agent', 'worker.message', 'worker.process'],
+  ...[
+    'broker.mesh',
+    'broker.topic',
+    'dapr.request',
+    'driver.held-message',
+    'driver.nats',
+    'driver.rabbitmq',
+    'driver.redis',
+    'message.bulk',
+    'message.publish',
+    'message.timer',
+  ],
 ]);
 
 describe('an exception at the boundaries of a mesh', () => {
@@ -234,7 +244,7 @@ describe('an exception at the boundaries of a mesh', () => {
       sources.flatMap((name) => [...readFileSync(join(root, name), 'utf8').matchAll(/errorBoundary\('([^']+)'\)/g)].map((match) => match[1]!)),
     );
     assert.ok(found.size > 80);
-    const isTested = (place: string) => meshPlaces.includes(place) || (isEntered(place) && !isRare(place));
+    const isTested = (place: string) => meshPlaces.includes(place) || messagePlaces.includes(place) || (isEntered(place) && !isRare(place));
     assert.deepEqual(
       [...found].filter((place) => !isTested(place) && !notInjected.has(place)),
       [],
@@ -245,6 +255,73 @@ describe('an exception at the boundaries of a mesh', () => {
       [],
     );
   });
+});
+
+/** Entered by a message on its way through an embedded broker: published, kept, delivered, acknowledged. */
+const messagePlaces = [
+  ...['broker.connection', 'broker.frames', 'broker.group', 'broker.log', 'broker.log.callback', 'broker.offsets'],
+  ...['driver.embedded', 'message.delivery', 'message.lag', 'message.subscriptions'],
+];
+
+describe('an exception at the boundaries of the message mesh', () => {
+  let mesh: MessageMesh;
+  let app: TestApp;
+  const acknowledged: string[] = [];
+  const unattributed: unknown[] = [];
+  const notice = (error: unknown) => unattributed.push(error);
+
+  before(async () => {
+    logErrorsTo(silentLogger);
+    process.on('uncaughtException', notice);
+    process.on('unhandledRejection', notice);
+    mesh = await MessageMesh.start();
+    await mesh.mesh.apply(`${mesh.component('bus')}${service('shop')}`);
+    app = await mesh.app('shop', { subscriptions: [{ pubsubname: 'bus', topic: 'orders', route: '/orders' }] });
+  });
+  afterEach(clearFaults);
+  after(async () => {
+    await mesh.mesh.close();
+    process.off('uncaughtException', notice);
+    process.off('unhandledRejection', notice);
+  });
+
+  const names = () => new Set(app.received.map(({ event }) => (event['data'] as { name: string }).name));
+  /** Publishes a message, and remembers it when the mesh has accepted it. */
+  async function publish(): Promise<void> {
+    const name = `order-${acknowledged.length}-${Math.random()}`;
+    const answer = await app.publish('bus', 'orders', JSON.stringify({ name })).catch(() => undefined);
+    if (answer !== undefined && answer.status < 300) acknowledged.push(name);
+  }
+
+  for (const place of messagePlaces)
+    it(`is counted as ${place}, and no message that was accepted is lost`, async () => {
+      const before = internalErrors().get(place) ?? 0;
+      injectFault(place, 1);
+      await until(
+        `a fault at ${place}`,
+        async () => {
+          await publish();
+          return internalErrors().get(place) ?? 0;
+        },
+        (count) => count === before + 1,
+      );
+      clearFaults();
+      const count = acknowledged.length;
+      await until(
+        'messages to be accepted again',
+        async () => {
+          await publish();
+          return acknowledged.length;
+        },
+        (found) => found >= count + 3,
+      );
+      await until(
+        'every accepted message',
+        async () => acknowledged.filter((name) => !names().has(name)),
+        (missing) => missing.length === 0,
+      );
+      assert.deepEqual(unattributed, []);
+    });
 });
 
 async function overHttp2(port: number): Promise<string> {

@@ -181,8 +181,8 @@ export class Subscriber {
       this.#hand(job);
     } catch (error) {
       boundary.caught(error);
-      // One message ends alone.
-      this.#finish(job, { status: 'DROP', reason: `it cannot be handed to the application: ${messageOf(error)}` });
+      // One message waits alone: what is wrong here is not the application's word about it, and must not cost it.
+      this.#decide(job, { status: 'RETRY', reason: `it cannot be handed to the application: ${messageOf(error)}` });
     }
   }
 
@@ -352,8 +352,8 @@ export class Subscriber {
         else byPath.set(path, [...(byPath.get(path) ?? []), { job, event: { ...event, path, entryId: String(i) } }]);
       } catch (error) {
         boundary.caught(error);
-        // One message ends alone.
-        this.#finish(job, { status: 'DROP', reason: `it cannot be handed to the application: ${messageOf(error)}` });
+        // One message waits alone.
+        this.#decide(job, { status: 'RETRY', reason: `it cannot be handed to the application: ${messageOf(error)}` });
       }
     }
     const { pubsubname, topic } = this.subscription;
