@@ -216,7 +216,7 @@ describe('security that is accepted', () => {
     const { warnings } = await write(mesh, gateway(8081));
     assert.match(
       warnings.join(),
-      /Gateway default\/foreign selects the gateway edge\/shared of another namespace, which does not serve it without a ReferenceGrant.*MZ0021/,
+      /Gateway default\/foreign selects the gateway edge\/shared of another namespace, which does not serve it without a ReferenceGrant.*MZ0023/,
     );
     const port = await mesh.ports.next();
     await mesh.apply(
