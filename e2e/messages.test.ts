@@ -1,3 +1,4 @@
+// Longer than other files: the behaviour of the message mesh is tested at one mesh with one broker, which is started once.
 import assert from 'node:assert/strict';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';

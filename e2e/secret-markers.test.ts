@@ -12,7 +12,7 @@ import { call, until } from './support/http.ts';
 import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 
 /**
- * Every secret of a mesh carries a marker. Whatever the mesh says to anybody but the proxies that are entitled to a secret is searched for all markers: each endpoint
+ * Every secret of a mesh carries a marker. What the mesh sends to any reader but the proxies that are entitled to a secret is searched for all markers: each endpoint
  * of the API in each role, each admin endpoint, configuration dumps, `mizzen proxy-config`, logs, access logs, the audit log and error messages.
  */
 const mark = (name: string) => `MARKER-${name}-${'0123456789'.repeat(3)}`;

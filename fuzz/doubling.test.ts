@@ -38,7 +38,7 @@ function costOf(run: () => void): number {
 }
 
 const times = (count: number, part: (i: number) => string) => Array.from({ length: count }, (_, i) => part(i)).join('');
-// Far above the defaults: the work must not depend on a limit that somebody raises.
+// Far above the defaults: the work must not depend on a limit that an operator can raise.
 const wide = { ...defaultHeadLimits, maxHeadBytes: 1e9, maxHeaderCount: 1e9, maxTargetBytes: 1e9 };
 const fieldsOf = (line: string) => {
   const headers = new HeaderList();

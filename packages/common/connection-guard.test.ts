@@ -32,7 +32,7 @@ describe('connections to a server before their peers are known', () => {
     return { guard, stall };
   };
 
-  it('lose their places to newer ones of the same peer, so that one that stalls keeps nobody out', async () => {
+  it('lose their places to newer ones of the same peer, so that a client that stalls keeps no other client out', async () => {
     const { guard, stall } = await guarded({ maxUnprovenPerPeer: 3 });
     const [oldest, next] = [await stall(), await stall()];
     await stall();

@@ -239,7 +239,7 @@ function refuseLookalikes(theirs: string, ours: string): void {
 }
 
 /**
- * Whoever answers for a trust domain must not bring roots and keys back that it has withdrawn (SPIFFE Trust Domain and Bundle, section 4.1.1). The last
+ * A trust domain's bundle endpoint must not bring back roots and keys that were withdrawn (SPIFFE Trust Domain and Bundle, section 4.1.1). The last
  * bundle is kept on disk, so this holds over restarts.
  */
 function refuseRollback(bundle: FetchedBundle, last: FetchedBundle | undefined): void {

@@ -15,7 +15,7 @@ export class RedisCounters implements LimitCounters {
   constructor(address: string, logger: Logger) {
     this.#redis = boundary.own(
       new Redis(address.includes('://') ? address : `redis://${address}`, {
-        // An answer that comes too late is none: whoever asks has gone on without.
+        // A late response is of no use: the caller has gone on without it.
         commandTimeout: 500,
         maxRetriesPerRequest: 1,
         enableOfflineQueue: false,

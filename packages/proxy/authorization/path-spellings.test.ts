@@ -28,7 +28,7 @@ const servers: Readonly<Record<string, (target: string) => string>> = {
   spring: (target) => clean(percent(strip(percent(strip(pathOf(target)))))),
   /** Go, Node.js, nginx: no parameters. */
   plain: (target) => clean(percent(pathOf(target))),
-  /** IIS, and servers that decode UTF-8 by hand: `%uXXXX`, overlong UTF-8, two rounds. */
+  /** IIS, and servers that decode UTF-8 by hand: `%u` escapes, overlong UTF-8, two rounds. */
   iis: (target) => clean(short(percent(short(percent(wide(pathOf(target)))))).replaceAll('\\', '/')),
 };
 const pathOf = (target: string) => target.split('?')[0]!;

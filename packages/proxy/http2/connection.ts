@@ -1,3 +1,4 @@
+// Longer than other files: the state machine of a connection (RFC 9113 sections 3 to 6), which client and server extend.
 import { coarseNow } from '@mizzen/common';
 import { type Fields, noFields, verifiedTrailers } from '../message/fields.ts';
 import { type Flushable, flushAtTurnEnd } from '../net/turn-end.ts';

@@ -6,7 +6,7 @@
 export interface PathViews {
   /** Other segments than those that are forwarded: by parameters, encoded and repeated slashes. */
   readonly structural: readonly string[];
-  /** The same with every escape decoded, overlong UTF-8, double escapes and `%uXXXX` included, and the escapes in either case. */
+  /** The same with every escape decoded, overlong UTF-8, double escapes and `%u` escapes included, and the escapes in either case. */
   readonly decoded: readonly string[];
 }
 

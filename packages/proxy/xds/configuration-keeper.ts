@@ -41,7 +41,7 @@ const order: readonly DiscoveryType[] = ['secret', 'cluster', 'endpoint', 'liste
 
 /**
  * Keeps the accepted configuration on disk, and puts it into effect when the proxy starts and the control plane is away. The control plane's own
- * configuration replaces it resource by resource, as any update does.
+ * configuration replaces it resource by resource, like every update.
  */
 export class ConfigurationKeeper {
   readonly #options: ConfigurationKeeperOptions;

@@ -23,7 +23,7 @@ function supportedFeatures(): string[] {
 }
 
 describe('the features that a proxy declares', () => {
-  it('are all that it supports: whoever adds a field or a filter adds it to packages/envoy-api/proxy-features.ts', () => {
+  it('are all that it supports: a new field or filter must be added to packages/envoy-api/proxy-features.ts', () => {
     assert.deepEqual([...currentFeatures], supportedFeatures(), `set currentFeatures to ${JSON.stringify(supportedFeatures(), null, 2)}`);
   });
 

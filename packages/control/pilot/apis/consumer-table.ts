@@ -7,7 +7,7 @@ import type { Configured } from '../snapshot.ts';
 
 export type ConsumerTable = Init<typeof ConsumerListSchema>;
 
-/** All consumers with their credentials, as SDS gives them to proxies. Credentials that lead to nobody, or to no secret, are left out and reported. */
+/** All consumers with their credentials, as SDS gives them to proxies. Credentials without a consumer or a secret are left out and reported. */
 export function consumerTable(
   consumers: readonly Configured<ConsumerSpec>[],
   credentials: readonly Configured<CredentialSpec>[],
