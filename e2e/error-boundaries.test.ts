@@ -29,6 +29,22 @@ const isRare = (place: string) =>
     'listener.open',
   ].includes(place);
 
+/** What reaches the process without a boundary. */
+class UnattributedErrors {
+  readonly errors: unknown[] = [];
+  readonly #notice = (error: unknown) => void this.errors.push(error);
+
+  start(): void {
+    process.on('uncaughtException', this.#notice);
+    process.on('unhandledRejection', this.#notice);
+  }
+
+  stop(): void {
+    process.off('uncaughtException', this.#notice);
+    process.off('unhandledRejection', this.#notice);
+  }
+}
+
 describe('an exception at any error boundary', () => {
   const engine = new TestEngine();
   const upstream = http.createServer((request, response) => request.resume().on('end', () => response.end('ok')));
@@ -40,13 +56,11 @@ describe('an exception at any error boundary', () => {
   let tcpPort: number;
   let h2Port: number;
   let adminPort: number;
-  const unattributed: unknown[] = [];
-  const notice = (error: unknown) => unattributed.push(error);
+  const unattributed = new UnattributedErrors();
 
   before(async () => {
     logErrorsTo(silentLogger);
-    process.on('uncaughtException', notice);
-    process.on('unhandledRejection', notice);
+    unattributed.start();
     for (const server of [upstream, raw]) {
       server.listen(0, '127.0.0.1');
       await once(server, 'listening');
@@ -75,8 +89,7 @@ describe('an exception at any error boundary', () => {
     upstream.closeAllConnections();
     upstream.close();
     raw.close();
-    process.off('uncaughtException', notice);
-    process.off('unhandledRejection', notice);
+    unattributed.stop();
   });
 
   /** What one round of traffic came to: statuses, or 'closed'. */
@@ -101,7 +114,7 @@ describe('an exception at any error boundary', () => {
       clearFaults();
       assert.deepEqual(await round(), ['200', '200', 'echoed'], `after a fault at ${place}`);
     }
-    assert.deepEqual(unattributed, []);
+    assert.deepEqual(unattributed.errors, []);
     const metrics = await engine.metrics(adminPort);
     assert.match(metrics, /mizzen_internal_errors_total\{place="request\.start"\} 1/);
   });
@@ -156,13 +169,11 @@ describe('an exception at the boundaries of a mesh', () => {
   let adminPort: number;
   let outboundPort: number;
   let objects = 0;
-  const unattributed: unknown[] = [];
-  const notice = (error: unknown) => unattributed.push(error);
+  const unattributed = new UnattributedErrors();
 
   before(async () => {
     logErrorsTo(silentLogger);
-    process.on('uncaughtException', notice);
-    process.on('unhandledRejection', notice);
+    unattributed.start();
     mesh = await TestMesh.start();
     healthPort = await mesh.ports.next();
     await mesh.apply(service('server'));
@@ -174,8 +185,7 @@ describe('an exception at the boundaries of a mesh', () => {
   afterEach(clearFaults);
   after(async () => {
     await mesh.close();
-    process.off('uncaughtException', notice);
-    process.off('unhandledRejection', notice);
+    unattributed.stop();
   });
 
   const api = (path: string, method = 'GET', body?: unknown) =>
@@ -233,7 +243,7 @@ describe('an exception at the boundaries of a mesh', () => {
       let isServing = false;
       while (!(isServing = await round()) && Date.now() < deadline) await mesh.plane.pilot.refresh();
       assert.ok(isServing, `after a fault at ${place}`);
-      assert.deepEqual(unattributed, []);
+      assert.deepEqual(unattributed.errors, []);
     });
 
   it('is injected at every boundary of the code, or the boundary is on a list', () => {
@@ -267,13 +277,11 @@ describe('an exception at the boundaries of the message mesh', () => {
   let mesh: MessageMesh;
   let app: TestApp;
   const acknowledged: string[] = [];
-  const unattributed: unknown[] = [];
-  const notice = (error: unknown) => unattributed.push(error);
+  const unattributed = new UnattributedErrors();
 
   before(async () => {
     logErrorsTo(silentLogger);
-    process.on('uncaughtException', notice);
-    process.on('unhandledRejection', notice);
+    unattributed.start();
     mesh = await MessageMesh.start();
     await mesh.mesh.apply(`${mesh.component('bus')}${service('shop')}`);
     app = await mesh.app('shop', { subscriptions: [{ pubsubname: 'bus', topic: 'orders', route: '/orders' }] });
@@ -281,8 +289,7 @@ describe('an exception at the boundaries of the message mesh', () => {
   afterEach(clearFaults);
   after(async () => {
     await mesh.mesh.close();
-    process.off('uncaughtException', notice);
-    process.off('unhandledRejection', notice);
+    unattributed.stop();
   });
 
   const names = () => new Set(app.received.map(({ event }) => (event['data'] as { name: string }).name));
@@ -320,7 +327,7 @@ describe('an exception at the boundaries of the message mesh', () => {
         async () => acknowledged.filter((name) => !names().has(name)),
         (missing) => missing.length === 0,
       );
-      assert.deepEqual(unattributed, []);
+      assert.deepEqual(unattributed.errors, []);
     });
 });
 

@@ -192,11 +192,20 @@ function keyProblem(certificate: RuledCertificate): string | undefined {
 
 const unreadable = 'cannot be read';
 
+/** The first element of some. Throws Error where there is none. */
+function firstOf(content: Buffer): DerElement {
+  const [first] = derElements(content);
+  if (first === undefined) throw new Error('an element is missing');
+  return first;
+}
+
 function signatureProblem(raw: Buffer): string | undefined {
   try {
-    const [, algorithm] = derElements(derElements(raw)[0]!.content);
-    const [id, parameters] = derElements(algorithm!.content);
-    const name = id!.content.toString('hex');
+    const [, algorithm] = derElements(firstOf(raw).content);
+    if (algorithm === undefined) return unreadable;
+    const [id, parameters] = derElements(algorithm.content);
+    if (id === undefined) return unreadable;
+    const name = id.content.toString('hex');
     if (signatureAlgorithms.has(name) || (name === rsaPss && hasGoodDigest(parameters))) return undefined;
     return 'is signed with a weak or unknown algorithm: use SHA-256, SHA-384 or SHA-512 with RSA or ECDSA, or Ed25519';
   } catch {
@@ -207,26 +216,28 @@ function signatureProblem(raw: Buffer): string | undefined {
 /** RSASSA-PSS (RFC 4055 section 3.1) names its digest in field 0; without one it is SHA-1. */
 function hasGoodDigest(parameters: DerElement | undefined): boolean {
   const digest = parameters && derElements(parameters.content).find(({ tag }) => tag === tags.permitted);
-  const id = digest && derElements(derElements(digest.content)[0]!.content)[0];
+  if (digest === undefined) return false;
+  const [id] = derElements(firstOf(digest.content).content);
   return id !== undefined && digests.has(id.content.toString('hex'));
 }
 
 function constraintsProblem(raw: Buffer): string | undefined {
   try {
-    const fields = derElements(derElements(derElements(raw)[0]!.content)[0]!.content);
+    const fields = derElements(firstOf(firstOf(raw).content).content);
     const extensions = fields.find(({ tag }) => tag === tags.extensions);
     if (extensions === undefined) return undefined;
-    for (const extension of derElements(derElements(extensions.content)[0]!.content)) {
-      const parts = derElements(extension.content);
-      if (parts[0]!.content.toString('hex') !== nameConstraintsId) continue;
-      const value = parts.find(({ tag }) => tag === tags.octets);
-      const subtrees = derElements(derElements(value!.content)[0]!.content);
+    for (const extension of derElements(firstOf(extensions.content).content)) {
+      if (firstOf(extension.content).content.toString('hex') !== nameConstraintsId) continue;
+      const value = derElements(extension.content).find(({ tag }) => tag === tags.octets);
+      if (value === undefined) return unreadable;
+      const subtrees = derElements(firstOf(value.content).content);
       if (subtrees.length === 0) return 'has empty name constraints';
       for (const { content } of subtrees)
         for (const subtree of derElements(content)) {
           const [base, ...range] = derElements(subtree.content);
+          if (base === undefined) return unreadable;
           if (range.length > 0) return 'has a name constraint with a minimum or maximum';
-          const problem = constraintProblem(base!);
+          const problem = constraintProblem(base);
           if (problem !== undefined) return problem;
         }
     }

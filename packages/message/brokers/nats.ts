@@ -83,17 +83,18 @@ export class NatsDriver implements BrokerDriver {
     let messages: ConsumerMessages | undefined;
     const working = new Set<NodeJS.Timeout>();
     let isClosed = false;
-    const open = async (): Promise<void> => {
+    const open = async () => {
       const consumer = await this.#consumer(request);
       messages = await consumer.consume({ max_messages: request.maxInFlight });
+      return messages;
     };
     const follow = async (): Promise<void> => {
       while (!isClosed) {
         try {
-          if (messages === undefined) await open();
+          const opened = messages ?? (await open());
           backoff.reset();
           // A message that cannot be handled comes again later; those behind it go on.
-          for await (const message of messages!) boundary.run(() => this.#take(message, working, deliver)) || boundary.run(() => message.nak(failedPauseMs));
+          for await (const message of opened) boundary.run(() => this.#take(message, working, deliver)) || boundary.run(() => message.nak(failedPauseMs));
         } catch (error) {
           if (!isClosed) this.#options.logger.warn(`the subscription to ${request.topic} was interrupted: ${messageOf(error)}`);
         }

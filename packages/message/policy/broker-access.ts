@@ -1,3 +1,4 @@
+import { parseSpiffeId } from '@mizzen/common';
 import type { BrokerComponent, BrokerPolicy } from '@mizzen/envoy-api';
 import { refusalOf } from './topic-access.ts';
 import { splitFullName } from './topic-names.ts';
@@ -116,6 +117,7 @@ export class BrokerAccess {
 }
 
 function accountOf(identity: string): { readonly namespace: string; readonly serviceAccount: string } | undefined {
-  const match = /^spiffe:\/\/[^/]+\/ns\/([^/]+)\/sa\/([^/]+)$/.exec(identity);
-  return match === null ? undefined : { namespace: match[1]!, serviceAccount: match[2]! };
+  const [ns, namespace, sa, serviceAccount, ...more] = parseSpiffeId(identity)?.segments ?? [];
+  if (ns !== 'ns' || sa !== 'sa' || namespace === undefined || serviceAccount === undefined || more.length > 0) return undefined;
+  return { namespace, serviceAccount };
 }

@@ -1,7 +1,7 @@
 import type net from 'node:net';
 import { fromBinary } from '@bufbuild/protobuf';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import { errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
 import { ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
 import { type ClusterLoadAssignment, ClusterLoadAssignmentSchema } from '@mizzen/envoy-api/gen/envoy/config/endpoint/v3/endpoint_pb.js';
@@ -22,6 +22,7 @@ import type { SecretStore } from '../tls/secret-store.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import { type CompiledCluster, compileCluster } from '../upstream/compile-cluster.ts';
 import { AwaitedSecrets } from './awaited-secrets.ts';
+import { Refusals } from './refusals.ts';
 
 /** A resource as it was accepted, with what it was made of. */
 interface Accepted<Compiled> {
@@ -64,55 +65,6 @@ const udpReplyMs = 1_000;
 const initialFetchTimeoutMs = 15_000;
 const sweeping = errorBoundary('timer.sweep.part');
 const opening = errorBoundary('listener.open');
-
-/** Refused resources that the error of an update names; it counts the others. */
-const maxNamedRefusals = 10;
-
-/** Resources of one update that cannot be used, each with the reason. */
-class Refusals {
-  readonly reasons: string[];
-  /** One cannot be read, so that its name is not known: no resource may be taken for removed. */
-  hasUnnamed: boolean;
-
-  constructor() {
-    this.reasons = [];
-    this.hasUnnamed = false;
-  }
-
-  /** What is read from the resource, or undefined. */
-  read<Message extends { readonly name: string } | { readonly clusterName: string }>(
-    type: string,
-    any: Any,
-    read: (bytes: Uint8Array) => Message,
-  ): Message | undefined {
-    try {
-      return read(any.value);
-    } catch (error) {
-      this.hasUnnamed = true;
-      this.reasons.push(`a ${type} resource cannot be read: ${messageOf(error)}`);
-      return undefined;
-    }
-  }
-
-  /** What is compiled of the resource, or undefined. */
-  compile<Compiled>(type: string, name: string, compile: () => Compiled): Compiled | undefined {
-    try {
-      return compile();
-    } catch (error) {
-      const reason = messageOf(error);
-      this.reasons.push(reason.includes(name) ? reason : `${type} ${name}: ${reason}`);
-      return undefined;
-    }
-  }
-
-  /** Throws MizzenError when there are any. */
-  throwIfAny(): void {
-    const { reasons } = this;
-    if (reasons.length === 0) return;
-    const others = reasons.length > maxNamedRefusals ? `; and ${reasons.length - maxNamedRefusals} more` : '';
-    throw new MizzenError('invalid-resource', `${reasons.slice(0, maxNamedRefusals).join('; ')}${others}`);
-  }
-}
 
 /**
  * The configuration in effect: every resource compiled, the last good version of each kept until a better one has come. Resources are accepted

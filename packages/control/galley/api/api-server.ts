@@ -3,9 +3,8 @@ import { chmodSync, rmSync } from 'node:fs';
 import { createServer as createHttpServer, type Server as HttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import type { TLSSocket } from 'node:tls';
 import { findKindByPlural, isPlainObject, type Kind, kinds, type Resource, schemaHasStatus } from '@mizzen/api';
-import { errorBoundary, type Logger, MizzenError, messageOf, type Origin, parseBool, version as programVersion, tlsDefaults } from '@mizzen/common';
+import { errorBoundary, MizzenError, messageOf, version as programVersion, tlsDefaults } from '@mizzen/common';
 import { ConnectionGuard, httpServerOptions, limitHttpTimes, maxHandshakeMs, peerOf } from '@mizzen/common/connection-guard';
 import { PendingRequests } from '@mizzen/common/pending-requests';
 import { ServerConnections } from '@mizzen/common/server-connections';
@@ -15,65 +14,19 @@ import { mergePatch } from '../patch/merge-patch.ts';
 import { strategicMergePatch } from '../patch/strategic-merge-patch.ts';
 import type { ResourceRegistry, WriteContext } from '../resource-registry.ts';
 import { type Attempt, type Caller, refusalOf } from './access-control.ts';
-import { type AuditLog, changesBetween } from './audit-log.ts';
-import type { Authenticator } from './authenticator.ts';
+import type { ApiServerOptions, ServerCertificate } from './api-server-options.ts';
+import { changesBetween } from './audit-log.ts';
 import { apiGroup, apiGroupList, apiResourceList, apiVersionFor, apiVersions, groups } from './discovery.ts';
-import { escalationOf, type HeldRole, isMeshAdmin } from './escalation.ts';
+import { escalationOf, isMeshAdmin } from './escalation.ts';
 import { openApiDocument, openApiIndex } from './openapi.ts';
 import { readBody } from './request-body.ts';
+import { nameOf, namespaceOf, originOf, sendJson } from './request-parts.ts';
 import { predicateOf } from './selectors.ts';
 import { toTable } from './table.ts';
+import { readTokenRequest, readTokenReview, reviewStatus } from './token-requests.ts';
 import { isTrue, watchResources } from './watch.ts';
 
 const boundary = errorBoundary('api.request');
-
-/**
- * The rules API: Kubernetes' REST conventions over Galley's registry, on TLS, for holders of the admin token only. kubectl, client
- * libraries, the `mizzen` command and the console all come through here.
- */
-export interface ApiServerOptions {
-  readonly registry: ResourceRegistry;
-  readonly host: string;
-  readonly port: number;
-  readonly certificate: ServerCertificate;
-  readonly authenticator: Pick<Authenticator, 'callerOf'>;
-  /** The roles that service accounts hold: who issues an identity must hold as much. */
-  readonly heldRoles?: () => Promise<readonly HeldRole[]>;
-  readonly audit: Pick<AuditLog, 'write'>;
-  /** Where the API is served without TLS and token, for whoever may open the file: the same user. */
-  readonly socketPath?: string | undefined;
-  /** Called with each TLS connection. */
-  readonly onConnection?: (socket: TLSSocket) => void;
-  readonly logger: Logger;
-  /** Creates a token for a service account (the TokenRequest subresource). */
-  readonly createToken: (
-    namespace: string,
-    serviceAccount: string,
-    audiences: readonly string[],
-    seconds: number,
-    isOnce: boolean,
-  ) => Promise<{ token: string; expiresAt: Date }>;
-  /** Whose a token for an audience is (TokenReview): its user name. Throws MizzenError. */
-  readonly reviewToken?: (token: string, audience: string | undefined) => Promise<string>;
-  /** Answers below /mizzen/v1/: the mesh's own state. Resolves to undefined for paths it does not know. */
-  readonly meshState: (path: readonly string[], caller: Caller) => Promise<unknown>;
-  /** What `/metrics` has, for every caller who is authenticated. */
-  readonly metrics?: () => string;
-  /** What anybody may read, by path: JSON. */
-  readonly published?: Readonly<Record<string, () => Promise<string>>>;
-  /** Does what is asked below /mizzen/v1/ by POST. Resolves to undefined for paths it does not know; throws MizzenError for what it will not do. */
-  readonly meshAction?: (path: readonly string[], body: Readonly<Record<string, unknown>>) => Promise<unknown>;
-  /** What the writer of a resource should know; sent as Warning headers, which kubectl prints. */
-  readonly warnings?: (resource: Resource) => Promise<readonly string[]>;
-  readonly now?: () => Date;
-}
-
-/** `ca`: by which clients may prove who they are. */
-export interface ServerCertificate {
-  readonly cert: string;
-  readonly key: string;
-  readonly ca: string[];
-}
 
 interface Call {
   readonly caller: Caller;
@@ -94,10 +47,6 @@ interface Target {
 }
 
 const tokenReviewPath = '/apis/authentication.k8s.io/v1/tokenreviews';
-/** On a TokenRequest: the token is good for one certificate. */
-const onceAnnotation = 'mizzen.dev/once';
-/** Of tokens that carry a role: no service account's token is for it. */
-const apiAudience = 'mizzen-api';
 
 /** A client has so long for the head of a request, and for all of it. */
 const maxHeadMs = 10_000;
@@ -106,6 +55,10 @@ const maxRequestMs = 60_000;
 const maxPendingBodyBytes = 64 * 1024 * 1024;
 const maxBodiesPerPeer = 200;
 
+/**
+ * The rules API: Kubernetes' REST conventions over Galley's registry, on TLS, for holders of the admin token only. kubectl, client
+ * libraries, the `mizzen` command and the console all come through here.
+ */
 export class ApiServer {
   readonly #options: ApiServerOptions;
   readonly #server: Server;
@@ -434,15 +387,8 @@ export class ApiServer {
   async #createToken(call: Call, target: Target, body: unknown): Promise<void> {
     const name = target.name!;
     if (name !== 'default') await this.#options.registry.get(target.kind, target.namespace!, name);
-    const spec = isPlainObject(body) && isPlainObject(body['spec']) ? body['spec'] : {};
     (await this.#escalationCheck(call, target))(target.namespace!, name, undefined);
-    const seconds = Math.min(Math.max(Number(spec['expirationSeconds'] ?? 3600), 600), 365 * 86_400);
-    const audiences = Array.isArray(spec['audiences']) ? spec['audiences'].map(String) : [];
-    if (audiences.includes(apiAudience)) throw badRequest(`spec.audiences: tokens for ${apiAudience} are made by an admin, with \`mizzen kubeconfig --user\``);
-    const annotations = isPlainObject(body) && isPlainObject(body['metadata']) ? body['metadata']['annotations'] : undefined;
-    const onceText = isPlainObject(annotations) ? (annotations[onceAnnotation] ?? 'false') : 'false';
-    const isOnce = typeof onceText === 'string' ? parseBool(onceText) : undefined;
-    if (isOnce === undefined) throw badRequest(`the annotation ${onceAnnotation} must be "true" or "false"`);
+    const { seconds, audiences, isOnce } = readTokenRequest(body);
     const { token, expiresAt } = await this.#options.createToken(target.namespace!, name, audiences, seconds, isOnce);
     sendJson(call.response, 201, {
       kind: 'TokenRequest',
@@ -458,22 +404,8 @@ export class ApiServer {
     if (caller.role !== 'admin' || caller.namespaces !== undefined)
       throw new ApiError(403, 'Forbidden', `${caller.name} (${caller.role}) cannot review tokens: that is for admins`);
     const body = await this.#readBody(request);
-    const spec = isPlainObject(body) && isPlainObject(body['spec']) ? body['spec'] : {};
-    const { token } = spec;
-    if (typeof token !== 'string') throw badRequest('spec.token is needed');
-    const audiences = Array.isArray(spec['audiences']) ? spec['audiences'].map(String) : [];
-    const [audience] = audiences;
-    const status = await this.#options.reviewToken?.(token, audience).then(
-      (username) => ({
-        authenticated: true,
-        user: { username, groups: ['system:serviceaccounts', 'system:authenticated'] },
-        audiences: audience === undefined ? [] : [audience],
-      }),
-      (error: unknown) => {
-        if (error instanceof MizzenError) return { authenticated: false, error: error.message };
-        throw error;
-      },
-    );
+    const { token, audiences } = readTokenReview(body);
+    const status = this.#options.reviewToken && (await reviewStatus(this.#options.reviewToken, token, audiences[0]));
     sendJson(response, 201, {
       kind: 'TokenReview',
       apiVersion: 'authentication.k8s.io/v1',
@@ -646,34 +578,10 @@ const sameUser: Caller = { name: 'the user of this machine', role: 'admin', name
 
 const addressOf = ({ socket }: IncomingMessage) => (socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`);
 
-/** `mizzen apply -f` says which file and line an object came from, so that provenance is not lost on the way. */
-function originOf(request: IncomingMessage, manager: string): Origin {
-  const header = request.headers['mizzen-origin'];
-  if (typeof header === 'string' && header.length < 64 * 1024) {
-    try {
-      const value: unknown = JSON.parse(Buffer.from(header, 'base64').toString('utf8'));
-      if (isPlainObject(value) && value['source'] === 'file' && typeof value['name'] === 'string') return value as unknown as Origin;
-    } catch {
-      throw badRequest('the mizzen-origin header is not base64-encoded JSON');
-    }
-  }
-  return { source: 'api', name: manager };
-}
-
 async function kindsInUse(store: ResourceRegistry['store']): Promise<{ group: string; kind: string }[]> {
   const used: { group: string; kind: string }[] = [];
   for (const kind of kinds) if (kind.isNamespaced && (await store.list(kind.group, kind.kind)).items.length > 0) used.push(kind);
   return used;
-}
-
-function namespaceOf(body: unknown): string {
-  const metadata = isPlainObject(body) ? body['metadata'] : undefined;
-  return isPlainObject(metadata) && typeof metadata['namespace'] === 'string' ? metadata['namespace'] : 'default';
-}
-
-function nameOf(body: unknown): string {
-  const metadata = isPlainObject(body) ? body['metadata'] : undefined;
-  return isPlainObject(metadata) && typeof metadata['name'] === 'string' ? metadata['name'] : '';
 }
 
 function requireName(target: Target): void {
@@ -683,9 +591,4 @@ function requireName(target: Target): void {
 function tableRequested(call: Call): { includeObject: string } | undefined {
   const accept = call.request.headers.accept ?? '';
   return accept.split(',')[0]!.includes('as=Table') ? { includeObject: call.url.searchParams.get('includeObject') ?? 'Metadata' } : undefined;
-}
-
-function sendJson(response: ServerResponse, status: number, body: unknown): void {
-  const text = `${JSON.stringify(body)}\n`;
-  response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text), 'x-content-type-options': 'nosniff' }).end(text);
 }

@@ -23,7 +23,7 @@ import { HeaderOperations } from '../../route/header-operations.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { askRateLimitService, type ServiceAnswer } from './ask-service.ts';
-import { type HostLimits, routeDescriptors } from './route-descriptors.ts';
+import { type HostLimits, refusalStatus, routeDescriptors } from './route-descriptors.ts';
 
 const name = 'envoy.filters.http.ratelimit';
 const defaultTimeoutMs = 20;
@@ -83,7 +83,7 @@ function compileConfig(config: RateLimit, place: string): GlobalLimit {
     deniesOnFailure: config.failureModeDeny,
     tellsClient: config.enableXRatelimitHeaders === RateLimit_XRateLimitHeadersRFCVersion.DRAFT_VERSION_03,
     marksRefusals: !config.disableXEnvoyRatelimitedHeader,
-    status: (config.rateLimitedStatus?.code ?? 0) < 400 ? 429 : config.rateLimitedStatus!.code,
+    status: refusalStatus(config.rateLimitedStatus),
     statusOnError: isFinalStatus(onError) ? onError : 500,
     grpcStatus: config.rateLimitedAsResourceExhausted ? grpcStatus.RESOURCE_EXHAUSTED : undefined,
     responseHeaders: HeaderOperations.compile([{ add: config.responseHeadersToAdd, remove: [] }], place),

@@ -15,7 +15,7 @@ import type { Descriptor } from '../../route/rate-limit-actions.ts';
 import { shareOf } from '../../route/share.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
-import { type HostLimits, hostLimitsOf, routeDescriptors } from './route-descriptors.ts';
+import { type HostLimits, hostLimitsOf, refusalStatus, routeDescriptors } from './route-descriptors.ts';
 import { TokenBuckets } from './token-buckets.ts';
 
 const name = 'envoy.filters.http.local_ratelimit';
@@ -53,7 +53,8 @@ interface BucketSize {
 interface LocalLimit {
   /** Where it stands and what it says: by it its buckets are found again after an update. */
   readonly identity: string;
-  readonly statPrefix: string;
+  /** Of the counter of its decisions; the names are made here, not for each request. */
+  readonly countedAs: Readonly<Record<'allowed' | 'refused' | 'not_enforced', string>>;
   readonly status: number;
   readonly bucket: BucketSize | undefined;
   readonly descriptors: readonly { readonly key: string; readonly bucket: BucketSize }[];
@@ -78,10 +79,12 @@ function compileConfig(config: LocalRateLimit, place: string, isOfRoute: boolean
     key: keyOf(entries.map(({ key, value }) => ({ key: utf8Bytes(key), value: utf8Bytes(value) }))),
     bucket: bucketSize(tokenBucket!),
   }));
+  const statPrefix = config.statPrefix.replace(/[^\w.:-]/g, '_');
+  const counterName = (result: string) => `local_rate_limit_requests_total{stat_prefix="${statPrefix}",result="${result}"}`;
   return {
     identity: JSON.stringify([place, bucket, descriptors, config.localRateLimitPerDownstreamConnection]),
-    statPrefix: config.statPrefix.replace(/[^\w.:-]/g, '_'),
-    status: (config.status?.code ?? 0) < 400 ? 429 : config.status!.code,
+    countedAs: { allowed: counterName('allowed'), refused: counterName('refused'), not_enforced: counterName('not_enforced') },
+    status: refusalStatus(config.status),
     bucket,
     descriptors,
     enabled: shareOfRequests(config.filterEnabled),
@@ -193,7 +196,7 @@ class LocalRateLimitFilter implements HttpFilter {
     const { isAllowed, bucket } = this.#limiterOf(limit, exchange).take(descriptors, performance.now());
     const isRefused = !isAllowed && isDrawn(limit.enforced, random);
     const result = isAllowed ? 'allowed' : isRefused ? 'refused' : 'not_enforced';
-    counters.count(`local_rate_limit_requests_total{stat_prefix="${limit.statPrefix}",result="${result}"}`);
+    counters.count(limit.countedAs[result]);
     if (isRefused || limit.tellsClient) exchange.setNote(this.#noteName, { limit, bucket, isRefused } satisfies Note);
     if (isAllowed) return 'continue';
     if (!isRefused) {

@@ -29,3 +29,8 @@ export function routeDescriptors(exchange: Exchange, stage: number, hostLimits: 
   if (option === 'include' || (option === 'override' && limits.ofRoute.length === 0)) add(limits.ofHost);
   return descriptors;
 }
+
+/** The status of a refused request: below 400 it is 429 (envoy local_rate_limit.proto, ratelimit.proto). */
+export function refusalStatus(status: { readonly code: number } | undefined): number {
+  return status === undefined || status.code < 400 ? 429 : status.code;
+}
