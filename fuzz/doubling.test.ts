@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { compileRegex } from '../packages/common/linear-regex.ts';
-import { pemCertificates } from '../packages/common/pem-certificates.ts';
+import { pemCertificates } from '../packages/common/pem-blocks.ts';
 import { printableText } from '../packages/common/printable-text.ts';
 import { parseSpiffeId } from '../packages/common/spiffe-id.ts';
 import { queryValues, removeQueryParameter } from '../packages/gateway/query-string.ts';

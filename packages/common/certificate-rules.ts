@@ -4,7 +4,7 @@ import type { Duplex } from 'node:stream';
 import { checkServerIdentity, type PeerCertificate, type TLSSocket } from 'node:tls';
 import { type DerElement, derElements } from './der.ts';
 import { errorBoundary } from './error-boundary.ts';
-import { pemCertificates } from './pem-certificates.ts';
+import { pemCertificates } from './pem-blocks.ts';
 
 /**
  * What every TLS server and client of the mesh requires of certificates beyond what OpenSSL verifies: keys and signatures of the Baseline Requirements of the CA/Browser Forum

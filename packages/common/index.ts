@@ -34,7 +34,7 @@ export { http } from './node-http.ts';
 export { describeOrigin, type Origin } from './origin.ts';
 export { parseBool } from './parse-bool.ts';
 export { patientTimeout } from './patient-timeout.ts';
-export { pemCertificates } from './pem-certificates.ts';
+export { pemBlocks, pemCertificates } from './pem-blocks.ts';
 export { printableJson, printableLines, printableText } from './printable-text.ts';
 export { PushQueue } from './push-queue.ts';
 export { parseSpiffeId, type SpiffeId } from './spiffe-id.ts';

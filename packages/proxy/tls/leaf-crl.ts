@@ -1,4 +1,4 @@
-import { derElements, MizzenError, messageOf } from '@mizzen/common';
+import { derElements, MizzenError, messageOf, pemBlocks } from '@mizzen/common';
 
 /** Serial numbers of revoked certificates (hex) by who has issued them (the name in DER, hex). */
 export type RevokedLeaves = ReadonlyMap<string, ReadonlySet<string>>;
@@ -11,7 +11,7 @@ const tags = { integer: 0x02, utcTime: 0x17, generalizedTime: 0x18, sequence: 0x
  */
 export function readLeafCrls(pem: string, place: string): RevokedLeaves {
   const revoked = new Map<string, Set<string>>();
-  const lists = pem.match(/-----BEGIN X509 CRL-----[\s\S]+?-----END X509 CRL-----/g) ?? [];
+  const lists = pemBlocks(pem, 'X509 CRL');
   if (lists.length === 0) throw new MizzenError('invalid-secret', `${place}: crl holds no revocation list`);
   for (const list of lists) {
     try {
