@@ -3,8 +3,8 @@ import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { proxyCommand } from '../packages/cli/runner/program.ts';
+import { commandOptions } from '../scripts/options.ts';
 import { type Measurement, measure } from './measure.ts';
-import { numberOption } from './options.ts';
 import { type Json, pair, writeBootstrap, writeOrigin } from './peers.ts';
 import { makeCertificates, Processes } from './processes.ts';
 import { median } from './report.ts';
@@ -13,8 +13,7 @@ import { median } from './report.ts';
  * `npm run bench:gateway [-- --seconds N] [-- --rounds N]`: what policies of an API cost beside the plain route on the same proxy, and what the
  * placement saves: at the edge a request goes through the gateway and the sidecar, in the sidecar through that alone. CPU is that of all proxies.
  */
-const seconds = numberOption('seconds', 4);
-const rounds = numberOption('rounds', 5);
+const { seconds, rounds } = commandOptions({ numbers: { seconds: 4, rounds: 5 } });
 const loadCpu = cpus().length > 1 ? 1 : 0;
 const folder = mkdtempSync(join(tmpdir(), 'mizzen-bench-'));
 chmodSync(folder, 0o755);

@@ -2,8 +2,8 @@ import { chmodSync, closeSync, existsSync, ftruncateSync, mkdtempSync, openSync,
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { proxyCommand } from '../packages/cli/runner/program.ts';
+import { commandOptions } from '../scripts/options.ts';
 import { capture, type Measurement, measure, measureHttp2 } from './measure.ts';
-import { numberOption, wordsOption } from './options.ts';
 import { http2Edge, pair, writeBootstrap, writeHttp2Haproxy, writeOrigin } from './peers.ts';
 import { inPath, makeCertificates, Processes, workersOf } from './processes.ts';
 import { Report } from './report.ts';
@@ -13,19 +13,24 @@ import { Report } from './report.ts';
  * HTTP/2 beside haproxy, Envoy, nginx and node:http2, as `npm run bench` does for HTTP/1.1.
  */
 const root = join(import.meta.dirname, '..');
-const onlyCases = wordsOption('case');
-const onlyProxies = wordsOption('proxies');
-const seconds = numberOption('seconds', 5);
-const rounds = numberOption('rounds', 5);
+const options = commandOptions({
+  numbers: { seconds: 5, rounds: 5 },
+  lists: {
+    case: ['h2-1k', 'grpc-pair', 'h1-over-h2-pair', 'download', 'upload'],
+    proxies: ['haproxy', 'nginx', 'envoy', 'node:http2', 'mizzen'],
+  },
+  switches: ['json'],
+});
+const { seconds, rounds } = options;
 const proxyCpu = 0;
 const loadCpu = cpus().length > 1 ? 1 : 0;
 const folder = mkdtempSync(join(tmpdir(), 'mizzen-bench-'));
 chmodSync(folder, 0o755);
 const processes = new Processes();
-const report = new Report(process.argv.includes('--json'));
+const report = new Report(options.json);
 const say = (text: string) => process.stderr.write(`${text}\n`);
-const wants = (name: string) => !onlyCases || onlyCases.includes(name);
-const wantsProxy = (name: string) => name === 'mizzen' || !onlyProxies || onlyProxies.includes(name);
+const wants = (name: string) => options.case.has(name);
+const wantsProxy = (name: string) => name === 'mizzen' || options.proxies.has(name);
 const transferBytes = 1024 ** 3;
 
 const origin = { http1: 21_101, h2: 21_102, fast: 21_103 };

@@ -12,6 +12,7 @@ import { runProgram } from '../packages/cli/capture/run-program.ts';
 import { proxyCommand } from '../packages/cli/runner/program.ts';
 import { captureOnHost, hostUrls } from '../packages/cli/runner/replica.ts';
 import { untilReady } from '../packages/cli/runner/sidecar-process.ts';
+import { commandOptions } from '../scripts/options.ts';
 import { capture, cpuTicks, ticksPerSecond } from './measure.ts';
 import { writeOrigin } from './peers.ts';
 import { inPath, Processes } from './processes.ts';
@@ -21,12 +22,7 @@ import { inPath, Processes } from './processes.ts';
  * start. One sidecar in a network namespace of its own, on CPU 0, is called by wrk (CPU 1) in two ways in turn: by its explicit listener,
  * and captured by the kernel. Both lead to the same origin.
  */
-const option = (name: string, otherwise: number) => {
-  const at = process.argv.indexOf(`--${name}`);
-  return at < 0 ? otherwise : Number(process.argv[at + 1]);
-};
-const seconds = option('seconds', 4);
-const rounds = option('rounds', 5);
+const { seconds, rounds } = commandOptions({ numbers: { seconds: 4, rounds: 5 } });
 const root = join(import.meta.dirname, '..');
 const proxyCpu = 0;
 const loadCpu = cpus().length > 1 ? 1 : 0;

@@ -8,17 +8,19 @@ import { EmbeddedDriver } from '@mizzen/message/brokers/embedded';
 import { defaultLogSettings, PartitionLog } from '@mizzen/message/log/partition-log';
 import { encodeRecord } from '@mizzen/message/log/record';
 import { mizzenCommand } from '../packages/cli/runner/program.ts';
+import { commandOptions } from '../scripts/options.ts';
 import { cpuTicks, measure, rssMb, ticksPerSecond } from './measure.ts';
-import { numberOption, wordsOption } from './options.ts';
 import { Processes } from './processes.ts';
 
 /**
  * `npm run bench:messages [-- --seconds N] [-- --case publish,bulk,delivery,latency,stored]`: the embedded broker with group commit, through the local HTTP API
  * of a sidecar. Rates are per core: messages for each second of CPU that sidecar and broker have spent together.
  */
-const seconds = numberOption('seconds', 5);
-const cases = wordsOption('case') ?? ['publish', 'bulk', 'delivery', 'latency', 'stored'];
-const stored = numberOption('stored', 10_000_000);
+const {
+  seconds,
+  stored,
+  case: cases,
+} = commandOptions({ numbers: { seconds: 5, stored: 10_000_000 }, lists: { case: ['publish', 'bulk', 'delivery', 'latency', 'stored'] } });
 const loadCpu = cpus().length > 1 ? 1 : 0;
 const folder = mkdtempSync(join(tmpdir(), 'mizzen-bench-messages-'));
 const processes = new Processes();
@@ -36,14 +38,14 @@ function wrkScript(name: string, path: string, content: string): string {
 async function main(): Promise<void> {
   const [broker, publisher] = await startBoth(0);
   const url = `http://127.0.0.1:${ports.http}/`;
-  if (cases.includes('publish')) {
+  if (cases.has('publish')) {
     const load = { url, host: '127.0.0.1', connections: 64, seconds, script: wrkScript('publish', '/v1.0/publish/pubsub/p', body) };
     const m = await measure([publisher, broker], load, loadCpu);
     console.log(
       `single publishes of 1 KiB by HTTP: ${(1e6 / m.cpuUsPerRequest).toFixed(0)} per second and core (aim: 15000); ${m.requestsPerSecond.toFixed(0)}/s, p50 ${m.p50Ms} ms, p99 ${m.p99Ms} ms, errors ${m.errors}`,
     );
   }
-  if (cases.includes('bulk')) {
+  if (cases.has('bulk')) {
     const entries = Array.from({ length: 100 }, (_, i) => ({ entryId: String(i), event: JSON.parse(body) as object, contentType: 'application/json' }));
     const load = { url, host: '127.0.0.1', connections: 8, seconds, script: wrkScript('bulk', '/v1.0/publish/bulk/pubsub/b', JSON.stringify(entries)) };
     const m = await measure([publisher, broker], load, loadCpu);
@@ -51,15 +53,15 @@ async function main(): Promise<void> {
       `in bulk of 100: ${(1e8 / m.cpuUsPerRequest).toFixed(0)} per second and core (aim: 60000); ${(m.requestsPerSecond * 100).toFixed(0)}/s, errors ${m.errors}`,
     );
   }
-  if (cases.includes('delivery')) await consume(broker, publisher, 'delivery', 0);
+  if (cases.has('delivery')) await consume(broker, publisher, 'delivery', 0);
   for (const pid of [broker, publisher]) await processes.end(pid);
-  if (cases.includes('latency')) {
+  if (cases.has('latency')) {
     // For rates per core they share one; here they have what there is, as they would.
     ports = Object.fromEntries(Object.entries(ports).map(([name, port]) => [name, port + 20])) as typeof ports;
     const [other, otherPublisher] = await startBoth('0-1');
     await consume(other, otherPublisher, 'latency', '0-1');
   }
-  if (cases.includes('stored')) await startWithStored();
+  if (cases.has('stored')) await startWithStored();
 }
 
 async function startBoth(cpu: number | string): Promise<readonly [broker: number, publisher: number]> {

@@ -9,14 +9,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PortAllocator } from '../packages/cli/runner/port-allocator.ts';
 import { mizzenCommand, proxyCommand } from '../packages/cli/runner/program.ts';
 import { TokenIssuer } from '../packages/control/citadel/token-issuer.ts';
-import { numberOption } from './options.ts';
+import { commandOptions } from '../scripts/options.ts';
 
 /**
  * `npm run bench:rotation [-- --workloads N] [-- --life SECONDS]`: a control plane and the certificates of many workloads, all of which begin at the same time. Between two of the
  * mesh's workloads, whose certificates are renewed, too, requests go at a steady pace: their latency while nobody renews, and while all do.
  */
-const workloads = numberOption('workloads', 1_000);
-const life = numberOption('life', 60);
+const { workloads, life } = commandOptions({ numbers: { workloads: 1_000, life: 60 } });
 const perSecond = 200;
 const home = mkdtempSync(join(tmpdir(), 'mizzen-rotation-'));
 const children: ChildProcess[] = [];

@@ -7,8 +7,8 @@ import type { RouteSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/ro
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { proxyCommand } from '../packages/cli/runner/program.ts';
 import { compileRouteTable } from '../packages/proxy/route/compile-routes.ts';
+import { commandOptions } from '../scripts/options.ts';
 import { type Measurement, measure } from './measure.ts';
-import { numberOption } from './options.ts';
 import { type Json, writeBootstrap, writeOrigin } from './peers.ts';
 import { Processes } from './processes.ts';
 import { median } from './report.ts';
@@ -17,8 +17,7 @@ import { median } from './report.ts';
  * `npm run bench:routes [-- --seconds N] [-- --rounds N]`: what large route tables cost. CPU per request with 10, 1,000 and 10,000 virtual hosts of one
  * route each and with 1,000 routes in one host, requests spread over all of them; time and memory of a table of 10,000 routes.
  */
-const seconds = numberOption('seconds', 3);
-const rounds = numberOption('rounds', 5);
+const { seconds, rounds } = commandOptions({ numbers: { seconds: 3, rounds: 5 } });
 const loadCpu = cpus().length > 1 ? 1 : 0;
 const folder = mkdtempSync(join(tmpdir(), 'mizzen-bench-'));
 chmodSync(folder, 0o755);

@@ -2,9 +2,9 @@ import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { proxyCommand } from '../packages/cli/runner/program.ts';
+import { commandOptions } from '../scripts/options.ts';
 import { type Measurement, measure, measureLatency, rssMb, rssWithIdleConnections } from './measure.ts';
 import { startMesh } from './mesh.ts';
-import { numberOption, wordsOption } from './options.ts';
 import { edge, pair, writeBootstrap, writeHaproxy, writeNginx, writeOrigin } from './peers.ts';
 import { inPath, makeCertificates, Processes, workersOf } from './processes.ts';
 import { Report } from './report.ts';
@@ -16,17 +16,22 @@ import { Report } from './report.ts';
  */
 const root = join(import.meta.dirname, '..');
 /** `--case http1-1k` and `--proxies nginx,envoy` narrow a run while working on one thing. */
-const onlyCases = wordsOption('case');
-const onlyProxies = wordsOption('proxies');
-const seconds = numberOption('seconds', 5);
-const rounds = numberOption('rounds', 5);
+const options = commandOptions({
+  numbers: { seconds: 5, rounds: 5 },
+  lists: {
+    case: ['http1-1k', 'tls13-1k', 'mtls-pair-1k', 'http1-1m', 'tcp-1m', 'latency', 'memory', 'start'],
+    proxies: ['nginx', 'haproxy', 'envoy', 'node:http', 'mizzen'],
+  },
+  switches: ['json'],
+});
+const { seconds, rounds } = options;
 const proxyCpu = 0;
 const loadCpu = cpus().length > 1 ? 1 : 0;
 const folder = mkdtempSync(join(tmpdir(), 'mizzen-bench-'));
 // nginx reads the files as another user.
 chmodSync(folder, 0o755);
 const processes = new Processes();
-const report = new Report(process.argv.includes('--json'));
+const report = new Report(options.json);
 const say = (text: string) => process.stderr.write(`${text}\n`);
 
 const ports = {
@@ -98,7 +103,7 @@ async function main(): Promise<void> {
   pids.set('mizzen sidecars', [...mesh.pair]);
 
   const candidate = (name: string, process: string, port: number, host = 'plain.bench', scheme = 'http'): Candidate[] =>
-    pids.has(process) && (!onlyProxies || process.startsWith('mizzen') || onlyProxies.includes(process.split(' ')[0]!))
+    pids.has(process) && (process.startsWith('mizzen') || options.proxies.has(process.split(' ')[0]!))
       ? [{ name, pids: pids.get(process)!, url: `${scheme}://127.0.0.1:${port}`, host }]
       : [];
   const plain = [
@@ -125,7 +130,7 @@ async function main(): Promise<void> {
     { name: 'tcp-1m', path: '/1m', connections: 8, candidates: tcp, aims: { haproxy: 1 / 0.6 } },
   ];
   for (const { name, path, connections, candidates, aims } of cases) {
-    if (onlyCases && !onlyCases.includes(name)) continue;
+    if (!options.case.has(name)) continue;
     const results = new Map<string, Measurement[]>();
     // Rounds go around all candidates, so that a slow minute of the machine touches all of them.
     for (let round = 0; round < rounds; round++)
@@ -138,7 +143,7 @@ async function main(): Promise<void> {
       }
     report.loads(name, results, aims);
   }
-  if (!onlyCases || onlyCases.includes('latency')) await latency(plain);
+  if (options.case.has('latency')) await latency(plain);
   // As it is published: plain JavaScript in few files.
   const published = (file: string) => [
     process.execPath,
@@ -150,8 +155,8 @@ async function main(): Promise<void> {
     '--log-level',
     'error',
   ];
-  if (!onlyCases || onlyCases.includes('memory')) await memory(published, certificates);
-  if (!onlyCases || onlyCases.includes('start')) await startTime(published, certificates);
+  if (options.case.has('memory')) await memory(published, certificates);
+  if (options.case.has('start')) await startTime(published, certificates);
   await mesh.close();
 }
 

@@ -1,8 +1,8 @@
 import { soak } from '../e2e/support/soak.ts';
+import { commandOptions } from '../scripts/options.ts';
 
 /** `npm run soak [-- --minutes N]`: thirty minutes of all kinds of traffic on one proxy, and what is left of it. */
-const at = process.argv.indexOf('--minutes');
-const minutes = at < 0 ? 30 : Number(process.argv[at + 1]);
+const { minutes } = commandOptions({ numbers: { minutes: 30 } });
 console.log(`soaking for ${minutes} minutes`);
 const { requests, growthMib, before, after, memory } = await soak(minutes * 60, (text) => console.log(text));
 console.log(

@@ -1,13 +1,11 @@
+import { commandOptions } from '../scripts/options.ts';
 import { fuzzHttp1 } from './http1-differential.ts';
 import { fuzzHttp2 } from './http2-differential.ts';
 
 /** `npm run fuzz [-- --seconds N] [-- --seed N]`: the long form of fuzz/*.test.ts; half of the time for each codec. */
-const option = (name: string, otherwise: number) => {
-  const at = process.argv.indexOf(`--${name}`);
-  return at < 0 ? otherwise : Number(process.argv[at + 1]);
-};
-const seed = option('seed', Date.now() % 1_000_000_000);
-const seconds = option('seconds', 600) / 2;
+const options = commandOptions({ numbers: { seed: Date.now() % 1_000_000_000, seconds: 600 } });
+const { seed } = options;
+const seconds = options.seconds / 2;
 let isClean = true;
 for (const [name, fuzz] of [
   ['HTTP/1.1 codec against llhttp', fuzzHttp1],

@@ -63,7 +63,7 @@ const runs =
   selected.length > 0
     ? [{ patterns: selected, concurrency: 1 }]
     : [
-        { patterns: ['scripts/**/*.test.mjs', 'packages/**/*.test.ts', 'fuzz/**/*.test.ts', ...alone], concurrency: 1 },
+        { patterns: ['scripts/**/*.test.{mjs,ts}', 'packages/**/*.test.ts', 'fuzz/**/*.test.ts', ...alone], concurrency: 1 },
         { patterns: ['conformance/**/*.test.ts', ...others], concurrency: 2 },
       ];
 /**
