@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFileSync, statSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { findKind, type Kind, kinds } from '@mizzen/api';
 import { homeFiles } from '@mizzen/control';
@@ -302,6 +304,38 @@ describe('access to the API', () => {
     );
     assert.equal((await ask({ pair, path: routes('default') })).status, 200);
     assert.equal((await ask({ pair, path: routes('other') })).status, 403);
+    // A watch ends with the role that it was opened with.
+    const watch = https.get({
+      ...pair,
+      host: '127.0.0.1',
+      port: mesh.plane.apiPort,
+      ca: readFileSync(files().rootCertificate),
+      path: `${routes('default')}?watch=true`,
+    });
+    const [watched] = (await once(watch, 'response')) as [http.IncomingMessage];
+    const watchedText = text(watched);
+    const narrowed = [{ subject: 'spiffe://cluster.local/ns/ops/sa/deployer', role: 'viewer', namespaces: ['other'] }];
+    const bind = (bindings: unknown) =>
+      ask({
+        ...{ token: admin(), method: 'PATCH', path: '/api/v1/namespaces/istio-system/configmaps/mizzen-access', type: 'application/merge-patch+json' },
+        body: { data: { bindings: JSON.stringify(bindings) } },
+      });
+    assert.equal((await bind(narrowed)).status, 200);
+    assert.match(await watchedText, /"type":"ERROR".*only these are theirs: other/);
+    assert.equal((await ask({ pair, path: routes('default') })).status, 403);
+    // A binding that could be read as one for all namespaces is refused.
+    for (const wrong of [{ namespaces: 'other' }, { namespaces: null }, { namespace: 'other' }]) {
+      const { subject, role } = narrowed[0]!;
+      const { status, body } = await bind([{ subject, role, ...wrong }]);
+      assert.equal(status, 422, JSON.stringify(wrong));
+      assert.match(String(body['message']), /data\.bindings: entry 0/);
+    }
+    for (const namespaces of ['other', null, [1], ['*']])
+      assert.equal((await ask({ token: admin(), method: 'POST', path: '/mizzen/v1/access', body: { user: 'x', role: 'viewer', namespaces } })).status, 409);
+    assert.equal(
+      (await ask({ token: admin(), method: 'POST', path: '/mizzen/v1/access', body: { user: 'x', role: 'viewer', namespace: 'other' } })).status,
+      409,
+    );
     assert.equal(statSync(files().apiSocket).mode & 0o777, 0o600);
     assert.equal((await ask({ socketPath: files().apiSocket, path: routes('default') })).status, 200);
   });

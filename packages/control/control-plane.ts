@@ -24,6 +24,7 @@ import { RecentRefusals } from './citadel/recent-refusals.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
 import type { TokenIssuer } from './citadel/token-issuer.ts';
 import { controlMetrics } from './control-metrics.ts';
+import { namespacesProblem, refusedBindings } from './galley/api/access-bindings.ts';
 import { type Caller, type Role, roles, sees } from './galley/api/access-control.ts';
 import { ApiServer } from './galley/api/api-server.ts';
 import { AuditLog } from './galley/api/audit-log.ts';
@@ -105,6 +106,8 @@ export function homeFiles(home: string) {
 export const bundlePath = '/.well-known/spiffe-bundle';
 
 const serverCertificateSeconds = 30 * 86_400;
+/** The longest life of a token for the API: ten years. */
+const maxAccessSeconds = 10 * 365 * 86_400;
 /** Connections whose certificate has expired in the meantime end. */
 const sweepMs = 30_000;
 const endInvalidMs = 500;
@@ -134,7 +137,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
 
   const store = new SqliteStore(files.store);
   const registry = new ResourceRegistry(store, async (resource, stored) => {
-    return notEnforced(resource) ?? refusedUrl(resource, fetchPolicy) ?? (await unservedTarget(resource, stored));
+    return refusedBindings(resource) ?? notEnforced(resource) ?? refusedUrl(resource, fetchPolicy) ?? (await unservedTarget(resource, stored));
   });
   await createNamespaces(registry);
   await createGatewayClasses(registry);
@@ -249,15 +252,23 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
         : meshState(pilot, refusals, path, caller),
     meshAction: async (path, body) => {
       if (path.join('/') === 'access') {
-        const { user, role, namespaces, seconds } = body;
+        const { user, role, namespaces, seconds, ...others } = body;
+        // What is not understood could be what was meant to limit the role.
+        const [unknown] = Object.keys(others);
+        if (unknown !== undefined)
+          throw new MizzenError('bad-request', `the field ${JSON.stringify(unknown.slice(0, 50))} is not known: user, role, namespaces, seconds`);
         if (typeof user !== 'string' || !/^[\w.@-]{1,100}$/.test(user))
           throw new MizzenError('bad-request', 'user: a name of letters, digits and . @ _ - is needed');
         if (!roles.includes(role as Role)) throw new MizzenError('bad-request', `role: one of ${roles.join(', ')} is needed`);
+        const problem = namespaces === undefined ? undefined : namespacesProblem(namespaces);
+        if (problem !== undefined) throw new MizzenError('bad-request', problem);
+        if (seconds !== undefined && !(typeof seconds === 'number' && seconds > 0 && seconds <= maxAccessSeconds))
+          throw new MizzenError('bad-request', `seconds: a number from 1 to ${maxAccessSeconds} is needed`);
         const { token, expiresAt } = await tokens.issueAccess(
           user,
           role as Role,
-          Array.isArray(namespaces) ? namespaces.map(String) : undefined,
-          Number(seconds) || 86_400,
+          namespaces as readonly string[] | undefined,
+          typeof seconds === 'number' ? seconds : 86_400,
         );
         return { token, expiresAt: expiresAt.toISOString() };
       }

@@ -20,6 +20,9 @@ export interface WriteContext {
   readonly authorize?: ((namespace: string, name: string, object: Resource) => void) | undefined;
 }
 
+/** An object as it is stored, with the fields that each manager owns. A body has 3 MiB; patches could let an object grow without end. */
+const maxObjectBytes = 6 * 1024 * 1024;
+
 /** Why a well-formed resource is not accepted, given what else is stored; undefined: it is accepted. */
 export type Refusal = (resource: Resource, store: ConfigStore) => string | undefined | Promise<string | undefined>;
 
@@ -164,6 +167,13 @@ export class ResourceRegistry {
 
   async #put(kind: Kind, resource: Resource, context: WriteContext, expected: number | 'absent', onConflict: () => ApiError): Promise<StoredResource> {
     const key = keyOf(kind, resource.metadata.namespace ?? '', resource.metadata.name);
+    const bytes = Buffer.byteLength(JSON.stringify(resource));
+    if (bytes > maxObjectBytes)
+      throw new ApiError(
+        413,
+        'RequestEntityTooLarge',
+        `${kind.kind} "${key.name}" would have ${bytes} bytes, with its managedFields; the limit is ${maxObjectBytes}`,
+      );
     context.authorize?.(key.namespace, key.name, resource);
     if (context.dryRun) {
       const current = await this.store.get(key);

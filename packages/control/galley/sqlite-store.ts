@@ -5,6 +5,8 @@ import { errorBoundary, MizzenError, messageOf, type Origin } from '@mizzen/comm
 import { type Change, type ConfigStore, keyText, type ResourceKey, RevisionTooOld, StoreConflict, type StoredResource } from './config-store.ts';
 
 const watching = errorBoundary('store.watcher');
+/** What the changes that a watch may still ask for hold in memory. A client that missed older ones lists again. */
+const maxHistoryBytes = 64 * 1024 * 1024;
 
 /**
  * The embedded store: every resource in memory, every write through to one SQLite file before it is acknowledged (WAL with full
@@ -16,6 +18,10 @@ export class SqliteStore implements ConfigStore {
   readonly #listeners: Set<(change: Change) => void>;
   readonly #history: Change[];
   readonly #historyLimit: number;
+  readonly #maxHistoryBytes: number;
+  /** The size of each change in the history, and of all. */
+  readonly #historySizes: number[];
+  #historyBytes: number;
   readonly #upsert: StatementSync;
   readonly #delete: StatementSync;
   readonly #setRevision: StatementSync;
@@ -23,7 +29,7 @@ export class SqliteStore implements ConfigStore {
   /** Changes up to and including this revision are not in the history. */
   #forgotten: number;
 
-  constructor(path: string, options: { readonly historyLimit?: number } = {}) {
+  constructor(path: string, options: { readonly historyLimit?: number; readonly maxHistoryBytes?: number } = {}) {
     let database: DatabaseSync | undefined;
     try {
       if (path !== ':memory:') makePrivate(path);
@@ -60,6 +66,9 @@ export class SqliteStore implements ConfigStore {
     this.#listeners = new Set();
     this.#history = [];
     this.#historyLimit = options.historyLimit ?? 10_000;
+    this.#maxHistoryBytes = options.maxHistoryBytes ?? maxHistoryBytes;
+    this.#historySizes = [];
+    this.#historyBytes = 0;
   }
 
   revision(): number {
@@ -84,9 +93,10 @@ export class SqliteStore implements ConfigStore {
     if (expected === 'absent' ? previous !== undefined : previous?.revision !== expected) throw new StoreConflict(previous);
     const revision = this.#revision + 1;
     const stored: StoredResource = { key, revision, origin, resource: { ...resource, metadata: { ...resource.metadata, resourceVersion: String(revision) } } };
-    this.#write(revision, () => this.#upsert.run(text, revision, JSON.stringify(stored.resource), JSON.stringify(origin)));
+    const json = JSON.stringify(stored.resource);
+    this.#write(revision, () => this.#upsert.run(text, revision, json, JSON.stringify(origin)));
     this.#resources.set(text, stored);
-    this.#announce({ type: previous ? 'modified' : 'added', stored, previous });
+    this.#announce({ type: previous ? 'modified' : 'added', stored, previous }, json.length);
     return stored;
   }
 
@@ -103,7 +113,7 @@ export class SqliteStore implements ConfigStore {
       revision,
       resource: { ...previous.resource, metadata: { ...previous.resource.metadata, resourceVersion: String(revision) } },
     };
-    this.#announce({ type: 'deleted', stored, previous });
+    this.#announce({ type: 'deleted', stored, previous }, JSON.stringify(stored.resource).length);
     return stored;
   }
 
@@ -137,9 +147,14 @@ export class SqliteStore implements ConfigStore {
     this.#revision = revision;
   }
 
-  #announce(change: Change): void {
+  #announce(change: Change, bytes: number): void {
     this.#history.push(change);
-    if (this.#history.length > this.#historyLimit) this.#forgotten = this.#history.shift()!.stored.revision;
+    this.#historySizes.push(bytes);
+    this.#historyBytes += bytes;
+    while (this.#history.length > this.#historyLimit || (this.#historyBytes > this.#maxHistoryBytes && this.#history.length > 1)) {
+      this.#forgotten = this.#history.shift()!.stored.revision;
+      this.#historyBytes -= this.#historySizes.shift() ?? 0;
+    }
     // The change is stored: a listener that throws concerns neither its writer nor the other listeners.
     for (const listener of [...this.#listeners]) watching.run(() => listener(change));
   }

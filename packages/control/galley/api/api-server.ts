@@ -21,9 +21,11 @@ import { escalationOf, isMeshAdmin } from './escalation.ts';
 import { openApiDocument, openApiIndex } from './openapi.ts';
 import { readBody } from './request-body.ts';
 import { nameOf, namespaceOf, originOf, sendJson } from './request-parts.ts';
+import { RequestTurns } from './request-turns.ts';
 import { predicateOf } from './selectors.ts';
 import { toTable } from './table.ts';
 import { readTokenRequest, readTokenReview, reviewStatus } from './token-requests.ts';
+import { UnreadResponses } from './unread-responses.ts';
 import { isTrue, watchResources } from './watch.ts';
 
 const boundary = errorBoundary('api.request');
@@ -33,6 +35,8 @@ interface Call {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
   readonly url: URL;
+  /** Who calls, by what holds now. Throws ApiError 401. */
+  readonly identify: () => Promise<Caller>;
   /** What was written, for the audit log. */
   written?: Resource;
 }
@@ -51,6 +55,8 @@ const tokenReviewPath = '/apis/authentication.k8s.io/v1/tokenreviews';
 /** A client has so long for the head of a request, and for all of it. */
 const maxHeadMs = 10_000;
 const maxRequestMs = 60_000;
+/** Kubernetes' limit. The name is kept in each object that the manager changes. */
+const maxManagerLength = 128;
 /** Bodies that are being read: of all callers, and how many of one address. The largest ends, or the oldest. */
 const maxPendingBodyBytes = 64 * 1024 * 1024;
 const maxBodiesPerPeer = 200;
@@ -68,11 +74,15 @@ export class ApiServer {
   readonly #guard: ConnectionGuard;
   /** Bodies that are being read. */
   readonly #bodies: PendingRequests;
+  readonly #turns: RequestTurns;
+  readonly #unread: UnreadResponses;
 
   constructor(options: ApiServerOptions) {
     this.#options = options;
     this.#openApiCache = new Map();
     this.#bodies = new PendingRequests({ maxPendingBytes: maxPendingBodyBytes, maxReadingPerPeer: maxBodiesPerPeer, maxWaitingPerPeer: maxBodiesPerPeer });
+    this.#turns = new RequestTurns();
+    this.#unread = new UnreadResponses();
     this.#server = boundary.own(
       createServer(
         { ...options.certificate, ...tlsDefaults, ...httpServerOptions, requestCert: true, rejectUnauthorized: false, handshakeTimeout: maxHandshakeMs },
@@ -109,6 +119,7 @@ export class ApiServer {
   }
 
   async close(): Promise<void> {
+    this.#unread.close();
     await Promise.all(this.#connections.map((each) => each.close()));
   }
 
@@ -129,9 +140,13 @@ export class ApiServer {
   }
 
   #serve(request: IncomingMessage, response: ServerResponse, identify: (request: IncomingMessage) => Promise<Caller>): void {
-    boundary.start(
-      () => this.#answer(request, response, identify).catch((error: unknown) => this.#fail(request, response, error)),
-      () => (response.headersSent ? response.destroy() : this.#fail(request, response, new ApiError(500, 'InternalError', 'internal error'))),
+    const answer = async () => {
+      if (!(await this.#turns.next(request, response))) return;
+      await this.#answer(request, response, identify).catch((error: unknown) => this.#fail(request, response, error));
+      this.#unread.wrote(response);
+    };
+    boundary.start(answer, () =>
+      response.headersSent ? response.destroy() : this.#fail(request, response, new ApiError(500, 'InternalError', 'internal error')),
     );
   }
 
@@ -181,7 +196,7 @@ export class ApiServer {
     // Who asks to act as another expects fewer rights, or hopes for more: neither happens in silence.
     if (Object.keys(request.headers).some((name) => name.startsWith('impersonate-')))
       throw new ApiError(403, 'Forbidden', `${caller.name} cannot act as another user: impersonation (kubectl --as) is not supported`);
-    const call: Call = { caller, request, response, url };
+    const call: Call = { caller, request, response, url, identify: () => identify(request) };
     if (request.method === 'POST' && url.pathname === tokenReviewPath) return this.#reviewToken(call);
     if (path[0] === 'api' || path[0] === 'apis') return this.#resources(call, path);
     if (request.method === 'POST' && path[0] === 'mizzen' && path[1] === 'v1') return this.#act(call, path.slice(2));
@@ -241,10 +256,13 @@ export class ApiServer {
 
   #openApi(response: ServerResponse, path: readonly string[]): void {
     const key = path.join('/');
-    let text = this.#openApiCache.get(key);
+    const [root, ...rest] = path;
+    // One path for each document: what is kept here cannot grow with the paths that callers think of.
+    const isDocument = path.length === 0 || (root === 'api' && rest.length === 1) || (root === 'apis' && rest.length === 2);
+    let text = isDocument ? this.#openApiCache.get(key) : undefined;
     if (text === undefined) {
-      const document =
-        path.length === 0 ? openApiIndex() : path[0] === 'api' ? openApiDocument('', path[1] ?? '') : openApiDocument(path[1] ?? '', path[2] ?? '');
+      const [group = '', version = ''] = root === 'api' ? ['', ...rest] : rest;
+      const document = !isDocument ? undefined : path.length === 0 ? openApiIndex() : openApiDocument(group, version);
       if (!document) throw new ApiError(404, 'NotFound', `there is no OpenAPI document ${key}`);
       text = JSON.stringify(document);
       this.#openApiCache.set(key, text);
@@ -360,6 +378,8 @@ export class ApiServer {
           namespace: target.namespace,
           predicate,
         },
+        refusal: () => this.#refusalOfWatch(call, target),
+        onWrite: () => this.#unread.wrote(call.response),
         ...{ store: this.#options.registry.store, table: tableRequested(call), now: () => this.#now(), present: (resource) => this.#present(target, resource) },
       });
     const { items, revision } = await this.#options.registry.store.list(target.kind.group, target.kind.kind, target.namespace);
@@ -368,6 +388,17 @@ export class ApiServer {
     if (table) return sendJson(call.response, 200, toTable(target.kind, resources, String(revision), table.includeObject, this.#now()));
     const apiVersion = apiVersionFor(target.kind, target.version);
     sendJson(call.response, 200, { kind: `${target.kind.kind}List`, apiVersion, metadata: { resourceVersion: String(revision) }, items: resources });
+  }
+
+  /** Why a watch that is open may not go on: its token has expired, its certificate is revoked, its role has been withdrawn or does not reach so far any more. */
+  async #refusalOfWatch({ identify }: Call, { kind, namespace, subresource }: Target): Promise<ApiError | undefined> {
+    try {
+      const refusal = refusalOf(await identify(), { verb: 'list', kind, namespace, subresource });
+      return refusal === undefined ? undefined : new ApiError(403, 'Forbidden', refusal);
+    } catch (error) {
+      if (error instanceof ApiError) return error;
+      throw error;
+    }
   }
 
   async #create(call: Call, target: Target): Promise<void> {
@@ -459,14 +490,21 @@ export class ApiServer {
       'application/strategic-merge-patch+json': (live) => strategicMergePatch(live, patch),
       'application/json-patch+json': (live) => jsonPatch(live, patch),
     };
-    const patcher = patchers[type];
+    const patcher = Object.hasOwn(patchers, type) ? patchers[type] : undefined;
     if (!patcher)
       throw new ApiError(
         415,
         'UnsupportedMediaType',
         `the patch type ${type || '(none)'} is not supported. Supported: ${Object.keys(patchers).join(', ')}, application/apply-patch+yaml`,
       );
-    const patched = (live: Resource) => patcher(this.#present(target, live));
+    const patched = (live: Resource) => {
+      try {
+        return patcher(this.#present(target, live));
+      } catch (error) {
+        if (error instanceof RangeError) throw badRequest('the patch nests objects too deeply');
+        throw error;
+      }
+    };
     const stored = await registry.change(target.kind, target.namespace!, target.name!, patched, context, subresource);
     await this.#warn(call, stored.resource);
     this.#send(call, target, 200, stored.resource);
@@ -542,7 +580,9 @@ export class ApiServer {
   }
 
   #context(call: Call): WriteContext {
-    const manager = call.url.searchParams.get('fieldManager') ?? (call.request.headers['user-agent'] ?? 'unknown').split('/')[0]!;
+    const given = call.url.searchParams.get('fieldManager');
+    if (given !== null && given.length > maxManagerLength) throw badRequest(`fieldManager may have at most ${maxManagerLength} characters`);
+    const manager = given ?? (call.request.headers['user-agent'] ?? 'unknown').split('/')[0]!.slice(0, maxManagerLength);
     return { manager, origin: originOf(call.request, manager), dryRun: call.url.searchParams.get('dryRun') === 'All' };
   }
 

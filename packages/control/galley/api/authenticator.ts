@@ -3,17 +3,14 @@ import type { IncomingMessage } from 'node:http';
 import type { TLSSocket } from 'node:tls';
 import { isPlainObject } from '@mizzen/api';
 import { MizzenError, messageOf } from '@mizzen/common';
-import { parseYaml } from '@mizzen/common/bounded-yaml';
 import type { PeerValidity } from '@mizzen/common/peer-validity';
 import { parseSpiffeUri, spiffeUri } from '../../citadel/spiffe-identity.ts';
 import { uriNamesOf } from '../../citadel/subject-alt-names.ts';
 import { ApiError } from '../api-error.ts';
-import type { ConfigStore } from '../config-store.ts';
+import type { ConfigStore, StoredResource } from '../config-store.ts';
+import { type AccessBindings, accessConfigMap, readAccessBindings } from './access-bindings.ts';
 import { type Caller, type Role, roles } from './access-control.ts';
 import type { HeldRole } from './escalation.ts';
-
-/** Who may do what by a client certificate: the key `bindings` of this ConfigMap, a list of { subject, role, namespaces }. */
-export const accessConfigMap = { namespace: 'istio-system', name: 'mizzen-access' } as const;
 
 export interface AuthenticatorOptions {
   /** The bearer token that gives full access. */
@@ -31,10 +28,13 @@ const digest = (text: string) => createHash('sha256').update(text).digest();
 export class Authenticator {
   readonly #options: AuthenticatorOptions;
   readonly #adminDigest: Buffer;
+  /** The bindings as they were read from one version of the ConfigMap. */
+  #read: { readonly from: StoredResource; readonly content: AccessBindings } | undefined;
 
   constructor(options: AuthenticatorOptions) {
     this.#options = options;
     this.#adminDigest = digest(options.adminToken);
+    this.#read = undefined;
   }
 
   /** Throws ApiError 401. */
@@ -81,19 +81,17 @@ export class Authenticator {
     });
   }
 
-  async #bindings(): Promise<{ readonly subject: string; readonly role: Role; readonly namespaces: readonly string[] | undefined }[]> {
+  async #bindings(): Promise<AccessBindings['bindings']> {
     const stored = await this.#options.store.get({ group: '', kind: 'ConfigMap', ...accessConfigMap });
     const text = isPlainObject(stored?.resource['data']) ? stored.resource['data']['bindings'] : undefined;
-    if (typeof text !== 'string') return [];
+    if (stored === undefined || typeof text !== 'string') return [];
+    if (this.#read?.from === stored) return this.#read.content.bindings;
     try {
-      const list: unknown = parseYaml(text);
-      return (Array.isArray(list) ? list : []).filter(isPlainObject).map(({ subject, role, namespaces }) => ({
-        subject: String(subject),
-        role: readRole(String(role)),
-        namespaces: Array.isArray(namespaces) ? namespaces.map(String) : undefined,
-      }));
+      const content = readAccessBindings(text);
+      this.#read = { from: stored, content };
+      return content.bindings;
     } catch (error) {
-      // Nobody gets in by what cannot be read.
+      // Text that cannot be read grants nothing.
       throw unauthorized(`the bindings in the ConfigMap ${accessConfigMap.namespace}/${accessConfigMap.name} cannot be read: ${messageOf(error)}`);
     }
   }

@@ -1,6 +1,6 @@
 import { isPlainObject, type Kind } from '@mizzen/api';
+import { accessConfigMap } from './access-bindings.ts';
 import { type Caller, type Role, roles } from './access-control.ts';
-import { accessConfigMap } from './authenticator.ts';
 
 /** A role that a service account holds. */
 export interface HeldRole {

@@ -5,6 +5,9 @@ import { ApiError, badRequest } from '../api-error.ts';
 /** Larger bodies are refused: Kubernetes' own limit is 3 MiB. */
 export const bodyLimitBytes = 3 * 1024 * 1024;
 
+/** Levels of objects and lists within each other, as in YAML. Work on an object grows with its depth. */
+const maxDepth = 100;
+
 /** Reads a body within the limit, and decodes it as JSON or YAML by its content type. */
 export async function readBody(request: IncomingMessage, onBytes: (bytes: number) => void = () => {}): Promise<unknown> {
   const declared = Number(request.headers['content-length'] ?? 0);
@@ -22,7 +25,7 @@ export async function readBody(request: IncomingMessage, onBytes: (bytes: number
   if (text === '') return undefined;
   const type = (request.headers['content-type'] ?? 'application/json').split(';')[0]!.trim().toLowerCase();
   try {
-    if (type.endsWith('json')) return JSON.parse(text);
+    if (type.endsWith('json')) return withinDepth(JSON.parse(text));
     if (type.endsWith('yaml')) return parseYaml(text);
   } catch (error) {
     throw badRequest(`the body is no valid ${type}: ${error instanceof Error ? error.message.split('\n')[0] : ''}`);
@@ -35,4 +38,16 @@ export async function readBody(request: IncomingMessage, onBytes: (bytes: number
     );
   }
   throw new ApiError(415, 'UnsupportedMediaType', `the body's content type ${type} is not supported: use application/json or application/yaml`);
+}
+
+/** Without recursion: a body may be nested a million times. */
+function withinDepth(body: unknown): unknown {
+  const waiting: { readonly value: unknown; readonly depth: number }[] = [{ value: body, depth: 0 }];
+  for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+    const { value, depth } = next;
+    if (typeof value !== 'object' || value === null) continue;
+    if (depth >= maxDepth) throw new Error(`nested more than ${maxDepth} levels deep`);
+    for (const member of Object.values(value)) if (typeof member === 'object' && member !== null) waiting.push({ value: member, depth: depth + 1 });
+  }
+  return body;
 }

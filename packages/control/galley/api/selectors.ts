@@ -4,12 +4,15 @@ import { badRequest } from '../api-error.ts';
 /** Label selectors (`a=b,c!=d,e in (f,g),!h`) and field selectors (`metadata.name=x`) of list and watch requests. */
 export type Predicate = (resource: Resource) => boolean;
 
-const requirement = /^\s*(?:(!)\s*([\w./-]+)|([\w./-]+)\s*(?:(==|=|!=)\s*([\w.-]*)|\s+(in|notin)\s*\(([^)]*)\))?)\s*$/;
+/** Of a requirement without white space at its ends and with single blanks within, so that no two parts of the expression compete for the same characters. */
+const requirement = /^(?:(!) ?([\w./-]+)|([\w./-]+)(?: ?(==|=|!=) ?([\w.-]*)| (in|notin) ?\(([^)]*)\))?)$/;
+/** Requirements of one selector. */
+const maxRequirements = 200;
 
 export function labelSelector(text: string | null): Predicate | undefined {
   if (!text) return undefined;
-  const tests = splitOutsideBrackets(text).map((part): Predicate => {
-    const match = requirement.exec(part);
+  const tests = atMost(splitOutsideBrackets(text)).map((part): Predicate => {
+    const match = requirement.exec(part.trim().replaceAll(/\s+/g, ' '));
     if (!match) throw badRequest(`unable to parse the label selector ${JSON.stringify(part)}`);
     const [, not, absentKey, key, operator, value, setOperator, set] = match;
     if (not) return (resource) => resource.metadata.labels?.[absentKey!] === undefined;
@@ -26,7 +29,7 @@ export function labelSelector(text: string | null): Predicate | undefined {
 
 export function fieldSelector(text: string | null): Predicate | undefined {
   if (!text) return undefined;
-  const tests = text.split(',').map((part): Predicate => {
+  const tests = atMost(text.split(',')).map((part): Predicate => {
     const match = /^([\w.]+)(==|=|!=)(.*)$/.exec(part.trim());
     if (!match) throw badRequest(`unable to parse the field selector ${JSON.stringify(part)}`);
     const [, path, operator, value] = match;
@@ -37,6 +40,11 @@ export function fieldSelector(text: string | null): Predicate | undefined {
     };
   });
   return (resource) => tests.every((test) => test(resource));
+}
+
+function atMost(parts: readonly string[]): readonly string[] {
+  if (parts.length > maxRequirements) throw badRequest(`a selector may have at most ${maxRequirements} requirements, this one has ${parts.length}`);
+  return parts;
 }
 
 function splitOutsideBrackets(text: string): string[] {

@@ -15,7 +15,9 @@ const audiencesOf = (spec: Readonly<Record<string, unknown>>) => (Array.isArray(
 /** Throws ApiError. */
 export function readTokenRequest(body: unknown): { readonly seconds: number; readonly audiences: readonly string[]; readonly isOnce: boolean } {
   const spec = specOf(body);
-  const seconds = Math.min(Math.max(Number(spec['expirationSeconds'] ?? 3600), 600), 365 * 86_400);
+  const given = Number(spec['expirationSeconds'] ?? 3600);
+  if (Number.isNaN(given)) throw badRequest('spec.expirationSeconds must be a number');
+  const seconds = Math.min(Math.max(given, 600), 365 * 86_400);
   const audiences = audiencesOf(spec);
   if (audiences.includes(apiAudience)) throw badRequest(`spec.audiences: tokens for ${apiAudience} are made by an admin, with \`mizzen kubeconfig --user\``);
   const annotations = isPlainObject(body) && isPlainObject(body['metadata']) ? body['metadata']['annotations'] : undefined;

@@ -3,6 +3,7 @@ import type { Kind, Resource } from '@mizzen/api';
 import { errorBoundary } from '@mizzen/common';
 import { ApiError, badRequest } from '../api-error.ts';
 import { type Change, type ConfigStore, RevisionTooOld, type StoredResource } from '../config-store.ts';
+import { accessConfigMap } from './access-bindings.ts';
 import { apiVersionFor } from './discovery.ts';
 import type { Predicate } from './selectors.ts';
 import { toTable } from './table.ts';
@@ -19,6 +20,10 @@ export interface WatchCall {
   readonly namespace: string | undefined;
   readonly predicate: Predicate;
   readonly store: ConfigStore;
+  /** Why the caller may not see more of it; asked while the watch lasts. */
+  readonly refusal: () => Promise<ApiError | undefined>;
+  /** Called after each event that was written. */
+  readonly onWrite: () => void;
   /** As kubectl asks for it, where it does. */
   readonly table: { readonly includeObject: string } | undefined;
   readonly now: () => Date;
@@ -27,10 +32,26 @@ export interface WatchCall {
 }
 
 const bookmarkIntervalMs = 30_000;
+/** A watch ends so long after its caller has lost the right to it. */
+const maxUncheckedMs = 5_000;
 const bufferLimitBytes = 16 * 1024 * 1024;
 
 /** Answers a watch of Kubernetes' API: what there is, where no revision is given, and then each change, a line of JSON each, until the client has gone or its time is over. */
-export async function watchResources({ request, response, url, kind, version, namespace, predicate, store, table, now, present }: WatchCall): Promise<void> {
+export async function watchResources({
+  request,
+  response,
+  url,
+  kind,
+  version,
+  namespace,
+  predicate,
+  store,
+  refusal,
+  onWrite,
+  table,
+  now,
+  present,
+}: WatchCall): Promise<void> {
   const given = url.searchParams.get('resourceVersion') ?? '';
   const sendsInitialEvents = initialEventsOf(url);
   let sentHeader = false;
@@ -40,6 +61,7 @@ export async function watchResources({ request, response, url, kind, version, na
     response.write(`${JSON.stringify({ type, object })}\n`);
     // A client that does not read is cut off rather than buffered for: it will list and watch again.
     if (response.writableLength > bufferLimitBytes) response.destroy();
+    onWrite();
   };
   const sendResource = (type: string, resource: Resource) => {
     const presented = present(resource);
@@ -56,6 +78,7 @@ export async function watchResources({ request, response, url, kind, version, na
   const isOurs = (stored: StoredResource) =>
     stored.key.group === kind.group && stored.key.kind === kind.kind && (namespace === undefined || stored.key.namespace === namespace);
   const onChange = (change: Change) => {
+    if (isAccess(change.stored)) checkSoon();
     if (!isOurs(change.stored)) return;
     const matches = predicate(change.stored.resource);
     const matched = change.previous !== undefined && predicate(change.previous.resource);
@@ -64,6 +87,20 @@ export async function watchResources({ request, response, url, kind, version, na
     } else if (matches) sendResource(matched ? 'MODIFIED' : 'ADDED', change.stored.resource);
     else if (matched) sendResource('DELETED', change.stored.resource);
   };
+
+  let stop = () => {};
+  let isChecking = false;
+  const check = async () => {
+    if (isChecking) return;
+    isChecking = true;
+    const refused = await refusal();
+    isChecking = false;
+    if (refused === undefined || response.writableEnded) return;
+    stop();
+    send('ERROR', refused.toStatus());
+    response.end();
+  };
+  const checkSoon = () => boundary.start(check, () => response.destroy());
 
   let since = Number(given);
   if (sendsInitialEvents !== false && (sendsInitialEvents || given === '' || given === '0')) {
@@ -86,7 +123,8 @@ export async function watchResources({ request, response, url, kind, version, na
     send('ERROR', newerThanStore(given, store.revision()).toStatus());
     return void response.end();
   }
-  let stop: () => void;
+  // The client has gone while its watch was prepared.
+  if (response.destroyed) return;
   try {
     // A client that missed a change lists and watches again.
     stop = store.watch(
@@ -102,12 +140,14 @@ export async function watchResources({ request, response, url, kind, version, na
   const bookmark = boundary.every(bookmarkIntervalMs, () => {
     if (wantsBookmarks) sendBookmark(store.revision());
   });
+  const recheck = boundary.every(maxUncheckedMs, checkSoon);
   const timeoutSeconds = Math.min(Number(url.searchParams.get('timeoutSeconds')) || 1800, 3600);
   const deadline = boundary.after(timeoutSeconds * 1000, () => response.end());
   request.socket.setTimeout(0);
   boundary.own(response).on('close', () => {
     stop();
     clearInterval(bookmark);
+    clearInterval(recheck);
     clearTimeout(deadline);
   });
 }
@@ -131,5 +171,7 @@ function initialEventsOf({ searchParams }: URL): boolean | undefined {
 
 const newerThanStore = (given: string, revision: number) =>
   new ApiError(410, 'Expired', `resource version ${given} is not known: the newest is ${revision}; the store was rolled back or replaced, list again`);
+
+const isAccess = ({ key }: StoredResource) => key.kind === 'ConfigMap' && key.namespace === accessConfigMap.namespace && key.name === accessConfigMap.name;
 
 export const isTrue = (text: string | null) => text === 'true' || text === '1';

@@ -67,15 +67,20 @@ export function valueAt(value: unknown, path: readonly string[]): unknown {
   return at;
 }
 
-/** A copy of `value` without the field at `path`; objects that this leaves empty go too. */
-export function withoutField(value: unknown, path: readonly string[]): unknown {
-  if (!isPlainObject(value) || path.length === 0) return value;
-  const [name, ...rest] = path as [string, ...string[]];
-  if (!Object.hasOwn(value, name)) return value;
+/** A copy of `value` without the fields of these leaves; objects that this leaves empty go too. Every object is copied once, however many of its fields go. */
+export function withoutFields(value: unknown, fields: FieldSet): unknown {
+  const names = Object.keys(fields);
+  if (!isPlainObject(value) || names.length === 0) return value;
   const copy = { ...value };
-  if (rest.length === 0) delete copy[name];
-  else {
-    const child = withoutField(copy[name], rest);
+  for (const key of names) {
+    const name = key.slice(2);
+    if (!Object.hasOwn(copy, name)) continue;
+    const below = fields[key as `f:${string}`] ?? {};
+    if (Object.keys(below).length === 0) {
+      delete copy[name];
+      continue;
+    }
+    const child = withoutFields(copy[name], below);
     if (isPlainObject(child) && Object.keys(child).length === 0) delete copy[name];
     else setOwn(copy, name, child);
   }

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { ManagedFieldsEntry, Resource } from '@mizzen/api';
 import { ApiError } from '../api-error.ts';
-import { changedLeaves, type FieldSet, fieldsOf, leavesOf, setFromLeaves, valueAt, withoutField } from './field-set.ts';
+import { changedLeaves, type FieldSet, fieldsOf, leavesOf, setFromLeaves, valueAt, withoutFields } from './field-set.ts';
 import { mergePatch } from './merge-patch.ts';
 
 /**
@@ -42,10 +42,9 @@ export function applyServerSide(
     );
   }
 
-  let result: unknown = live ?? {};
-  for (const path of own ? leavesOf(own.fieldsV1 as FieldSet) : []) {
-    if (!wantedTexts.has(pathText(path)) && !keptByOthers.has(pathText(path))) result = withoutField(result, path);
-  }
+  const isGivenUp = (path: readonly string[]) => !wantedTexts.has(pathText(path)) && !keptByOthers.has(pathText(path));
+  const givenUp = own ? leavesOf(own.fieldsV1 as FieldSet).filter(isGivenUp) : [];
+  const result = withoutFields(live ?? {}, setFromLeaves(givenUp));
   const merged = mergePatch(result, withoutServerOwned(applied)) as Record<string, unknown>;
   const entry: ManagedFieldsEntry = {
     manager,

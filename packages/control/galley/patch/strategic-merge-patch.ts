@@ -39,14 +39,21 @@ function mergeAt(target: unknown, patch: unknown, path: string): unknown {
     if (name.startsWith('$deleteFromPrimitiveList/')) {
       const list = name.slice(name.indexOf('/') + 1);
       const current = result[list];
-      if (Array.isArray(current) && Array.isArray(value)) result[list] = current.filter((entry) => !value.includes(entry));
+      const gone = new Set(Array.isArray(value) ? value : []);
+      if (Array.isArray(current))
+        setOwn(
+          result,
+          list,
+          current.filter((entry) => !gone.has(entry)),
+        );
     } else if (value === null) delete result[name];
     else if (Array.isArray(value))
       setOwn(result, name, mergeList(Object.hasOwn(result, name) ? result[name] : undefined, value, patch[`$setElementOrder/${name}`], childPath));
     else setOwn(result, name, mergeAt(Object.hasOwn(result, name) ? result[name] : undefined, value, childPath));
   }
   const retained = patch['$retainKeys'];
-  if (Array.isArray(retained)) for (const name of Object.keys(result)) if (!retained.includes(name)) delete result[name];
+  const kept = Array.isArray(retained) ? new Set(retained) : undefined;
+  if (kept !== undefined) for (const name of Object.keys(result)) if (!kept.has(name)) delete result[name];
   return result;
 }
 
@@ -56,19 +63,21 @@ function mergeList(target: unknown, patch: readonly unknown[], order: unknown, p
   if (key === undefined) return patch;
   if (patch.some((entry) => isPlainObject(entry) && entry['$patch'] === 'replace'))
     return patch.filter((entry) => !(isPlainObject(entry) && entry['$patch'] === 'replace'));
-  const merged: Record<string, unknown>[] = Array.isArray(target) ? target.filter(isPlainObject) : [];
+  // By the value of their key: a list of many entries costs in proportion to its length.
+  const merged = new Map<unknown, Record<string, unknown>>();
+  for (const entry of Array.isArray(target) ? target.filter(isPlainObject) : []) if (!merged.has(entry[key])) merged.set(entry[key], entry);
   for (const entry of patch) {
     if (!isPlainObject(entry) || entry[key] === undefined) throw badRequest(`strategic merge patch: an entry of ${path} has no "${key}"`);
-    const at = merged.findIndex((existing) => existing[key] === entry[key]);
-    if (entry['$patch'] === 'delete') {
-      if (at >= 0) merged.splice(at, 1);
-    } else if (at >= 0) merged[at] = mergeAt(merged[at], entry, path) as Record<string, unknown>;
-    else merged.push(mergeAt({}, entry, path) as Record<string, unknown>);
+    if (entry['$patch'] === 'delete') merged.delete(entry[key]);
+    else merged.set(entry[key], mergeAt(merged.get(entry[key]) ?? {}, entry, path) as Record<string, unknown>);
   }
-  if (Array.isArray(order)) {
-    const wanted = order.map((entry) => (isPlainObject(entry) ? entry[key] : entry));
-    const rank = (entry: Record<string, unknown>) => (wanted.includes(entry[key]) ? wanted.indexOf(entry[key]) : wanted.length);
-    merged.sort((a, b) => rank(a) - rank(b));
+  const entries = [...merged.values()];
+  if (!Array.isArray(order)) return entries;
+  const ranks = new Map<unknown, number>();
+  for (const [rank, entry] of order.entries()) {
+    const value: unknown = isPlainObject(entry) ? entry[key] : entry;
+    if (!ranks.has(value)) ranks.set(value, rank);
   }
-  return merged;
+  const rankOf = (entry: Record<string, unknown>) => ranks.get(entry[key]) ?? order.length;
+  return entries.sort((a, b) => rankOf(a) - rankOf(b));
 }
