@@ -1,5 +1,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import { errorBoundary } from '@mizzen/common';
+
+const boundary = errorBoundary('api.turn');
 
 /** Requests that a client may send on one connection before it has the response to the first. */
 const maxPipelined = 10;
@@ -28,10 +31,14 @@ export class RequestTurns {
       socket.destroy();
       return false;
     }
-    const closed = new Promise<void>((resolve) => response.once('close', resolve));
+    const closed = new Promise<void>((resolve) => {
+      boundary.own(response).once('close', () => {
+        this.#leave(socket);
+        resolve();
+      });
+    });
     const ended = (before?.ended ?? Promise.resolve()).then(() => closed);
     this.#turns.set(socket, { waiting, ended });
-    void closed.then(() => this.#leave(socket));
     await before?.ended;
     return !response.destroyed;
   }

@@ -56,9 +56,9 @@ export class UnreadResponses {
       entry = { response, bytes: 0, seen: 0, since: this.#now() };
       this.#entries.set(response, entry);
       const { socket } = response;
-      const drained = () => this.#measure(response);
+      const drained = boundary.wrap(() => this.#measure(response));
       socket?.on('drain', drained);
-      response.once('close', () => {
+      boundary.own(response).once('close', () => {
         socket?.off('drain', drained);
         this.#forget(response);
       });
