@@ -122,7 +122,19 @@ describe('an exception at any error boundary', () => {
 
 /** Entered by the traffic of a small mesh: a control plane, two sidecars with mutual TLS, probes, the API and its watches. */
 const meshPlaces = [
-  ...['ads.resources', 'ads.stream', 'admin.request', 'api.request', 'api.watch', 'gateway-api.status', 'grpc.client', 'grpc.connection', 'grpc.request'],
+  ...[
+    'ads.resources',
+    'ads.stream',
+    'admin.request',
+    'api.request',
+    'api.turn',
+    'api.unread',
+    'api.watch',
+    'gateway-api.status',
+    'grpc.client',
+    'grpc.connection',
+    'grpc.request',
+  ],
   ...['pilot.push', 'probe', 'public.request', 'server.connection', 'store.watcher', 'tls.handshake', 'tls.server'],
   ...['timer.overload', 'xds.stream'],
 ];
