@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { errorBoundary } from '@mizzen/common';
 
-const boundary = errorBoundary('api.turn');
+const boundary = errorBoundary('api.request');
 
 /** Requests that a client may send on one connection before it has the response to the first. */
 const maxPipelined = 10;
