@@ -153,6 +153,14 @@ export default defineFilter<Config>({
       assert.equal((await ask('/ts/c')).status, 200);
     });
 
+    it('reads a header with separators of lines like any other, and serves on', async () => {
+      for (const text of ['a\u2028b', 'a\u2029b', 'a\u0085b', 'a\ud800b']) {
+        const answer = await ask('/ts/a', { headers: { 'x-text': Buffer.from(text).toString('latin1') } });
+        assert.equal(answer.status, 200, answer.body);
+      }
+      assert.equal((await ask('/ts/c')).status, 200);
+    });
+
     it('is counted when it fails, and when its process has ended', async () => {
       const text = (await metrics())
         .split('\n')

@@ -4,6 +4,7 @@ import { extname } from 'node:path';
 
 import { fileURLToPath } from 'node:url';
 import { errorBoundary } from '@mizzen/common';
+import { LineSplitter } from './line-splitter.ts';
 import { type FromProcess, maxLineBytes, readFromProcess, type ScriptCall } from './script-messages.ts';
 
 const processFile = fileURLToPath(new URL(`./script-process${extname(import.meta.url)}`, import.meta.url));
@@ -22,15 +23,13 @@ export class ScriptChild {
   readonly #process: ChildProcess;
   readonly #calls: Socket;
   readonly #events: ScriptChildEvents;
-  #pieces: Buffer[];
-  #bytes: number;
+  readonly #lines: LineSplitter;
   #reason: string | undefined;
   #hasEnded: boolean;
 
   constructor(file: string, events: ScriptChildEvents) {
     this.#events = events;
-    this.#pieces = [];
-    this.#bytes = 0;
+    this.#lines = new LineSplitter();
     this.#reason = undefined;
     this.#hasEnded = false;
     this.#process = boundary.own(
@@ -65,25 +64,15 @@ export class ScriptChild {
   }
 
   #read(piece: Buffer): void {
-    let from = 0;
-    for (let to = piece.indexOf(0x0a); to >= 0; to = piece.indexOf(0x0a, from)) {
-      this.#pieces.push(piece.subarray(from, to));
-      const line = (this.#pieces.length === 1 ? this.#pieces[0]! : Buffer.concat(this.#pieces)).toString('utf8');
-      this.#pieces = [];
-      this.#bytes = 0;
-      from = to + 1;
-      if (this.#reason !== undefined) continue;
+    this.#lines.read(piece, (line) => {
+      if (this.#reason !== undefined) return;
       const message = readFromProcess(line);
       if (message === undefined) this.kill('it sent a line that is not a message');
       else this.#events.onMessage(message);
-    }
-    if (from === piece.length) return;
-    this.#bytes += piece.length - from;
-    if (this.#bytes > maxLineBytes) {
-      this.#pieces = [];
-      return this.kill(`it sent more than ${maxLineBytes} bytes at once`);
-    }
-    this.#pieces.push(piece.subarray(from));
+    });
+    if (this.#lines.pendingBytes <= maxLineBytes) return;
+    this.#lines.clear();
+    this.kill(`it sent more than ${maxLineBytes} bytes at once`);
   }
 
   #end(reason: string): void {
