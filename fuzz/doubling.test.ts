@@ -4,7 +4,8 @@ import { compileRegex } from '../packages/common/linear-regex.ts';
 import { pemCertificates } from '../packages/common/pem-blocks.ts';
 import { printableText } from '../packages/common/printable-text.ts';
 import { parseSpiffeId } from '../packages/common/spiffe-id.ts';
-import { queryValues, removeQueryParameter } from '../packages/gateway/query-string.ts';
+import { OpenApiDocument } from '../packages/gateway/openapi-document.ts';
+import { isReadDifferently, queryValues, removeQueryParameter } from '../packages/gateway/query-string.ts';
 import { compileCel } from '../packages/message/api/bounded-cel.ts';
 import { readEvent } from '../packages/message/api/cloud-events.ts';
 import { FrameReader } from '../packages/message/broker/frames.ts';
@@ -47,6 +48,58 @@ const fieldsOf = (line: string) => {
 };
 const inPieces = (bytes: Buffer, read: (piece: Buffer) => void, length = 1) => {
   for (let at = 0; at < bytes.length; at += length) read(bytes.subarray(at, at + length));
+};
+
+const list = (count: number, item: string) => `[${`${item},`.repeat(count)}${item}]`;
+const object = (count: number, value: string) => `{${times(count, (i) => `"k${i}":${value},`)}"last":${value}}`;
+const self = { $ref: '#/components/schemas/Self' };
+/** Schemas by the keyword that could cost much, and JSON that makes it. Errors are as much of a burden as values that fit. */
+const schemas: Record<string, readonly [schema: object, body: (count: number) => string]> = {
+  'contains with a reference': [{ contains: self }, (count) => list(count, '1')],
+  'minContains and maxContains': [{ contains: self, minContains: 2, maxContains: 3 }, (count) => list(count, '1')],
+  uniqueItems: [{ uniqueItems: true }, (count) => `[${times(count, (i) => `{"a":[${i}]},`)}0]`],
+  'a long enum': [{ items: { enum: Array.from({ length: 600 }, (_, i) => `v${i}`) } }, (count) => list(count / 4, '"v599"')],
+  'branches of items': [{ items: { anyOf: [self, { type: 'number' }] } }, (count) => list(count, '1')],
+  'branches that all fail': [{ contains: { oneOf: [self, { not: self }, self] } }, (count) => list(count, '{}')],
+  'not and if': [{ items: { not: self, if: self, else: true } }, (count) => list(count, '1')],
+  unevaluatedProperties: [{ anyOf: [{ properties: { k1: true } }, self], unevaluatedProperties: { type: 'number' } }, (count) => object(count, '1')],
+  unevaluatedItems: [{ contains: { type: 'string' }, minContains: 0, unevaluatedItems: true }, (count) => list(count, '1')],
+  propertyNames: [{ propertyNames: { pattern: '^(a|k)+', anyOf: [{ maxLength: 1 }, { minLength: 2 }] } }, (count) => object(count, '1')],
+  patternProperties: [{ patternProperties: { '^(k+)+[0-9]*$': { type: 'number' } }, additionalProperties: self }, (count) => object(count, '1')],
+  dependentSchemas: [{ dependentSchemas: { k1: self, last: { required: ['k1'] } } }, (count) => object(count, '{}')],
+  'names in another case': [{ properties: { amount: true } }, (count) => object(count, '1')],
+  'a pattern that backtracks elsewhere': [{ pattern: '^(a+)+$' }, (count) => `"${'a'.repeat(count / 4)}!"`],
+  ...Object.fromEntries(
+    [
+      ...['url', 'uri', 'uri-reference', 'uri-template', 'email', 'hostname', 'ipv4', 'ipv6', 'regex', 'uuid', 'json-pointer', 'relative-json-pointer'],
+      ...['json-pointer-uri-fragment', 'duration', 'date', 'time', 'date-time', 'iso-time', 'iso-date-time', 'byte'],
+    ].map((format) => [
+      `the format ${format}`,
+      [
+        { items: { anyOf: [{ format }, true] } },
+        (count: number) =>
+          `[${[
+            ...['a', 'a.', 'a-', 'a@', 'http://a:', ':', '1', '{a', '%41', '~0', '(a', 'a\\n'].map((part) => part.repeat(count)),
+            ...['http://', 'a://', 'a@', 'P', 'P1DT', '#/', '10:00:00.', '2026-01-01t10:00:00.', '{'].map((head) => `${head}${'a:1'.repeat(count)} `),
+            ...['P', '10:00:00.', 'a@a.'].map((head) => `${head}${'1'.repeat(count)}!`),
+          ]
+            .map((text) => `"${text}"`)
+            .join(',')}]`,
+      ] as const,
+    ]),
+  ),
+};
+const bodyOf = ([schema, body]: readonly [object, (count: number) => string]) => {
+  const media = { 'application/json': { schema } };
+  const components = { schemas: { Self: { type: 'object', properties: { a: self }, required: ['a'] } } };
+  const document = { openapi: '3.1.0', paths: { '/': { post: { requestBody: { content: media } } } }, components };
+  const found = OpenApiDocument.compile(JSON.stringify(document), '', 'a test').find('POST', '/');
+  const check = found.kind === 'operation' ? found.operation.contentCheckFor('application/json') : 'not-taken';
+  assert.ok(typeof check === 'function');
+  return (count: number) => {
+    const bytes = Buffer.from(body(count));
+    return () => void check(bytes);
+  };
 };
 
 /** What a peer sends, by size, and what reads it. */
@@ -106,6 +159,7 @@ const inputs: Record<string, (count: number) => () => void> = {
     return () => {
       queryParameter(target, 'none');
       queryValues(target, 'none');
+      isReadDifferently(`${target};[`, 'none', new Set());
       removeQueryParameter(target, 'none');
       changedQuery(target, [['a', 'b']], ['p1']);
       redactQuery(target, ['none']);
@@ -193,6 +247,7 @@ const inputs: Record<string, (count: number) => () => void> = {
     const answer = Buffer.concat([head, question, records]);
     return () => void readAnswer(answer, question);
   },
+  ...Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [`a body against a schema: ${name}`, bodyOf(schema)])),
 };
 
 describe('eight times the input of a peer', () => {

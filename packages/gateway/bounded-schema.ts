@@ -2,9 +2,15 @@ import { compileRegex } from './schema-pattern.ts';
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** Keywords that the compiler implements itself: charging for an evaluation, and `uniqueItems` in linear time. */
+/** Keywords of ./linear-keywords.ts: charging for an evaluation, `uniqueItems` and long lists of `enum` in linear time, and names that differ by case. */
 export const workKeyword = 'mizzenWork';
 export const uniqueItemsKeyword = 'mizzenUniqueItems';
+export const enumKeyword = 'mizzenEnum';
+export const namesKeyword = 'mizzenNames';
+/** Values are compared one by one up to this many. */
+const maxComparedValues = 16;
+/** Names of members that one unit of work pays for: each is looked for in each object. */
+const membersPerWork = 16;
 
 const subschemas = ['additionalProperties', 'contains', 'else', 'if', 'items', 'not', 'propertyNames', 'then', 'unevaluatedItems', 'unevaluatedProperties'];
 const listsOfSubschemas = ['allOf', 'anyOf', 'oneOf', 'prefixItems'];
@@ -12,7 +18,22 @@ const mapsOfSubschemas = ['properties', 'patternProperties', 'dependentSchemas']
 /** Annotations, and what other keywords stand for. */
 const omitted = new Set([
   ...['$anchor', '$comment', '$defs', '$id', '$ref', '$schema', 'contentSchema', 'default', 'definitions', 'deprecated', 'description', 'discriminator'],
-  ...['example', 'examples', 'externalDocs', 'id', 'nullable', 'readOnly', 'title', 'uniqueItems', 'writeOnly', 'xml', workKeyword, uniqueItemsKeyword],
+  ...[
+    'example',
+    'examples',
+    'externalDocs',
+    'id',
+    'nullable',
+    'readOnly',
+    'title',
+    'uniqueItems',
+    'writeOnly',
+    'xml',
+    workKeyword,
+    uniqueItemsKeyword,
+    enumKeyword,
+    namesKeyword,
+  ],
 ]);
 const maxSchemaDepth = 200;
 
@@ -48,6 +69,9 @@ export function boundedSchema(given: unknown, referTo: (reference: string) => st
     } else if (keyword === 'type' && schema['nullable'] === true) {
       bounded.push(['type', [...new Set([...(Array.isArray(value) ? value : [value]), 'null'])]]);
       continue;
+    } else if (keyword === 'enum' && Array.isArray(value) && value.length > maxComparedValues) {
+      bounded.push([enumKeyword, value]);
+      continue;
     } else {
       if (keyword === 'pattern') compileRegex(String(value));
       bounded.push([keyword, value]);
@@ -55,10 +79,15 @@ export function boundedSchema(given: unknown, referTo: (reference: string) => st
     }
     hasParts = true;
   }
+  const declared = schema['properties'];
+  if (typeof declared === 'object' && declared !== null && !('patternProperties' in schema)) bounded.push([namesKeyword, Object.keys(declared)]);
   if (schema['uniqueItems'] === true) bounded.push([uniqueItemsKeyword, true]);
   if (typeof schema['$ref'] === 'string') {
     bounded.push(['$ref', referTo(schema['$ref'])]);
     hasParts = true;
   }
-  return Object.fromEntries(hasParts ? [[workKeyword, true], ...bounded] : bounded);
+  const weight = Math.floor((sizeOf(schema['properties']) + sizeOf(schema['required']) + sizeOf(schema['dependentRequired'])) / membersPerWork);
+  return Object.fromEntries(hasParts || weight > 0 ? [[workKeyword, 1 + weight], ...bounded] : bounded);
 }
+
+const sizeOf = (part: unknown): number => (typeof part === 'object' && part !== null ? Object.keys(part).length : 0);

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { MizzenError, messageOf } from '@mizzen/common';
 import { PathTrie } from './path-trie.ts';
-import { queryValues } from './query-string.ts';
+import { isReadDifferently, queryValues } from './query-string.ts';
 import { newSchemaCompiler, type SchemaCompiler } from './schema-compiler.ts';
 import { measure, workLimits } from './work-budget.ts';
 
@@ -144,6 +144,8 @@ interface Parameter {
   readonly location: 'path' | 'query' | 'header' | 'cookie';
   readonly isRequired: boolean;
   readonly isList: boolean;
+  /** A value or a list of values, not an object. */
+  readonly isPlain: boolean;
   /** `explode`: a list is given by repeating the parameter. */
   readonly explodes: boolean;
   check(values: { value: unknown }): string | undefined;
@@ -153,6 +155,7 @@ export class Operation {
   readonly requiresBody: boolean;
   readonly mediaTypes: readonly string[];
   readonly #parameters: readonly Parameter[];
+  readonly #names: ReadonlySet<string>;
   readonly #contents: ReadonlyMap<string, ((body: Buffer) => ContentCheck) | undefined>;
 
   constructor(operation: Json, shared: readonly Json[], compiler: SchemaCompiler, found: (schema: unknown) => void) {
@@ -163,6 +166,7 @@ export class Operation {
       const compiled = compileParameter(parameter, compiler, found);
       return compiled === undefined ? [] : [compiled];
     });
+    this.#names = new Set(this.#parameters.map(({ name }) => name));
     const given = operation['requestBody'] as Json | undefined;
     const body = given && compiler.resolve(given);
     this.requiresBody = body?.['required'] === true;
@@ -186,7 +190,7 @@ export class Operation {
   checkParameters(path: Readonly<Record<string, string>>, target: string, headers: HeaderFields): ContentCheck['errors'] {
     const errors: { parameter: string; detail: string }[] = [];
     for (const parameter of this.#parameters) {
-      const { name, location, isRequired, isList, explodes } = parameter;
+      const { name, location, isRequired, isList, isPlain, explodes } = parameter;
       let values: string[];
       if (location === 'path') values = path[name] === undefined ? [] : [path[name]];
       else if (location === 'query') values = queryValues(target, name);
@@ -194,6 +198,10 @@ export class Operation {
         const value = headers.getJoined(name.toLowerCase());
         values = value === undefined ? [] : [value.trim()];
       } else values = cookieValues(headers.getJoined('cookie'), name);
+      if (location === 'query' && isPlain && isReadDifferently(target, name, this.#names)) {
+        errors.push({ parameter: name, detail: 'servers differ in how they read this parameter: give it once, without brackets' });
+        continue;
+      }
       if (values.length === 0) {
         if (isRequired) errors.push({ parameter: name, detail: `the ${location} parameter is missing` });
         continue;
@@ -243,7 +251,7 @@ function compileParameter(parameter: Json, compiler: SchemaCompiler, found: (sch
   const types = [resolved?.['type'], (resolved?.['items'] as Json | undefined)?.['type']].flat();
   const number = types.includes('number') ? jsonNumber : jsonInteger;
   return {
-    ...{ name, location, isRequired, isList: isList || !isPlain, explodes: parameter['explode'] !== false },
+    ...{ name, location, isRequired, isList: isList || !isPlain, isPlain, explodes: parameter['explode'] !== false },
     check(holder) {
       // Conversion changes lists in place.
       const given = Array.isArray(holder.value) ? [...holder.value] : holder.value;
@@ -273,8 +281,18 @@ function jsonCheck(check: (value: unknown, values: number) => ContentCheck['erro
     if (!isTooDeep && members !== memberCountOf(text))
       return { errors: [{ pointer: '#', detail: 'a name occurs twice in one object' }], detail: 'the body is ambiguous' };
     if (isTooDeep) return { errors: [{ pointer: '#', detail: `it is nested deeper than ${workLimits.maxDepth}` }], detail: 'the body is nested too deep' };
+    if (/\\u[dD][89a-fA-F]/.test(text) && !isWellFormed(value))
+      return { errors: [{ pointer: '#', detail: 'an escape stands for half of a character' }], detail: 'the body is ambiguous' };
     return { errors: check(value, values), detail: 'the body does not fit this API' };
   };
+}
+
+/** RFC 7493 section 2.1: readers replace, drop or refuse halves of surrogate pairs. The depth has been verified. */
+function isWellFormed(value: unknown): boolean {
+  if (typeof value === 'string') return value.isWellFormed();
+  if (typeof value !== 'object' || value === null) return true;
+  if (Array.isArray(value)) return value.every(isWellFormed);
+  return Object.entries(value).every(([name, member]) => name.isWellFormed() && isWellFormed(member));
 }
 
 const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });

@@ -10,6 +10,19 @@ export function queryValues(target: string, parameter: string): string[] {
   return values;
 }
 
+/**
+ * Whether servers that also separate by `;`, or that read `name[...]` as `name` (PHP, Rack, qs), find this parameter more often than
+ * `queryValues` does. `declared`: names that are parameters of their own.
+ */
+export function isReadDifferently(target: string, parameter: string, declared: ReadonlySet<string>): boolean {
+  const cut = target.indexOf('?');
+  if (cut < 0 || !/[;[]|%5b/i.test(target)) return false;
+  const query = target.slice(cut + 1);
+  const count = (separator: RegExp, isMeant: (name: string) => boolean) =>
+    query.split(separator).filter((part) => isMeant(decode(part.split('=', 1)[0] ?? ''))).length;
+  return count(/[&;]/, (name) => name === parameter || (name.startsWith(`${parameter}[`) && !declared.has(name))) > count(/&/, (name) => name === parameter);
+}
+
 /** The target without a parameter of its query, however that is written. */
 export function removeQueryParameter(target: string, parameter: string): string {
   const cut = target.indexOf('?');

@@ -1,9 +1,10 @@
 import { createRequire } from 'node:module';
 import { messageOf } from '@mizzen/common';
 import type { ErrorObject, ValidateFunction } from 'ajv';
-import { boundedSchema, uniqueItemsKeyword, workKeyword } from './bounded-schema.ts';
+import { boundedSchema, enumKeyword, uniqueItemsKeyword } from './bounded-schema.ts';
+import { addLinearKeywords } from './linear-keywords.ts';
 import { compileRegex } from './schema-pattern.ts';
-import { charge, WorkBudgetExceeded, withinBudget, workLimits } from './work-budget.ts';
+import { WorkBudgetExceeded, withinBudget, workLimits } from './work-budget.ts';
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -107,56 +108,20 @@ class LazyAjv {
   #loaded(): import('ajv/dist/2020.js').Ajv2020 {
     if (this.#ajv !== undefined) return this.#ajv;
     const { Ajv2020 } = require('ajv/dist/2020.js') as typeof import('ajv/dist/2020.js');
-    const formats = require('ajv-formats') as { default: (ajv: unknown, options: { mode: 'fast' }) => void };
     const ajv = new Ajv2020({
       strict: false,
       validateSchema: false,
       allErrors: false,
       logger: false,
+      // 1e400 is not a number that services read alike.
+      strictNumbers: true,
       ...(this.#coerces ? { coerceTypes: 'array' as const } : {}),
       code: { regExp: Object.assign(compileRegex, { code: 'linear-time' }) as never },
     });
-    // The full forms of some formats are backtracking expressions that take super-linear time.
-    formats.default(ajv, { mode: 'fast' });
-    // Charged before anything that the schema contains is evaluated.
-    ajv.addKeyword({
-      keyword: workKeyword,
-      before: '$ref',
-      validate: () => {
-        charge(1);
-        return true;
-      },
-      errors: false,
-    });
-    ajv.addKeyword({
-      keyword: uniqueItemsKeyword,
-      type: 'array',
-      validate: (_schema: unknown, items: readonly unknown[]) => areUnique(items),
-      errors: false,
-      error: { message: 'must not have items twice' },
-    });
+    addLinearKeywords(ajv);
     this.#ajv = ajv;
     return ajv;
   }
-}
-
-/** Whether no item equals another, in time linear in their size (JSON Schema, section 6.4.3). */
-function areUnique(items: readonly unknown[]): boolean {
-  const seen = new Set<string>();
-  for (const item of items) {
-    const text = canonical(item);
-    charge(1 + (text.length >> 6));
-    if (seen.has(text)) return false;
-    seen.add(text);
-  }
-  return true;
-}
-
-function canonical(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`;
-  if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? 'undefined';
-  const members = Object.entries(value).map(([name, member]) => `${JSON.stringify(name)}:${canonical(member)}`);
-  return `{${members.sort().join(',')}}`;
 }
 
 function referenced(document: Json, reference: string): unknown {
@@ -191,6 +156,7 @@ function pointerOf({ instancePath, keyword, params }: ErrorObject): string {
 function detailOf({ message, keyword, params }: ErrorObject): string {
   if (keyword === 'enum')
     return limited(`must be one of ${((params as { allowedValues?: unknown[] }).allowedValues ?? []).map((value) => JSON.stringify(value)).join(', ')}`);
+  if (keyword === enumKeyword) return 'must be one of the values that the description lists';
   if (keyword === 'required') return 'is missing';
   if (keyword === 'additionalProperties' || keyword === 'unevaluatedProperties') return 'is not known here';
   if (keyword === uniqueItemsKeyword) return 'must not have items twice';
