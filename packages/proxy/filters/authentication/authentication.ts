@@ -7,6 +7,7 @@ import {
   ConsumerListSchema,
 } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { queryValues, removeQueryParameter } from '@mizzen/gateway';
+import type { ProxyContext } from '../../http/connection-settings.ts';
 import type { Consumer, Exchange } from '../../http/exchange.ts';
 import type { Fields } from '../../message/fields.ts';
 import { consumerHeader, groupsHeader } from '../../message/owned-headers.ts';
@@ -16,7 +17,7 @@ import { type NeedsSecrets, refuseWithoutSecret, secretNameOf } from '../generic
 import { unpackConfig } from '../unpack-config.ts';
 import { CredentialTable, type Holder } from './credential-table.ts';
 import { JwtVerifier } from './jwt-verifier.ts';
-import { coversRequest, digestMatches, isSignedWith, readSignatureInput, signatureBase } from './message-signature.ts';
+import { coversRequest, digestMatches, isSignedWith, readSignatureInput, signatureBase, signatureOf } from './message-signature.ts';
 import { ReplayWindow } from './replay-window.ts';
 
 const name = 'mizzen.filters.http.authentication';
@@ -31,7 +32,6 @@ interface RouteAuthentication extends SecretsInQuery, NeedsSecrets {
   readonly allowedGroups: ReadonlySet<string>;
   /** `www-authenticate`, one for each way in. */
   readonly challenges: Fields;
-  readonly replays: ReplayWindow;
   /** Each holds the consumers whose credentials count here. */
   readonly secretNames: readonly string[];
 }
@@ -50,9 +50,9 @@ type Shown =
  */
 export const authentication: FilterKind = {
   name,
-  create(any, place, { counters, logger }) {
+  create(any, place, context) {
     if (any !== undefined) unpackConfig(AuthenticationSchema, any, place);
-    return new AuthenticationFilter(counters, logger);
+    return new AuthenticationFilter(context);
   },
   compileRoute(any, place): RouteAuthentication {
     const config = unpackConfig(AuthenticationPerRouteSchema, any, place);
@@ -74,7 +74,6 @@ export const authentication: FilterKind = {
       challenges,
       secretParameters: [...(config.apiKey?.queryParameters ?? []), ...config.jwt.flatMap((provider) => provider.queryParameters)],
       secretNames,
-      replays: new ReplayWindow((config.hmac?.clockSkewSeconds || defaultSkewSeconds) * 2_000),
     };
   },
 };
@@ -83,10 +82,14 @@ class AuthenticationFilter implements HttpFilter {
   readonly name = name;
   readonly #counters: ProxyCounters;
   readonly #logger: Logger;
+  /** By their length. They outlive updates: a new configuration does not make an old request a new one. */
+  readonly #replays: Map<number, ReplayWindow>;
 
-  constructor(counters: ProxyCounters, logger: Logger) {
+  constructor({ counters, logger, filterStates }: ProxyContext) {
     this.#counters = counters;
     this.#logger = logger;
+    this.#replays = (filterStates.get(name) as Map<number, ReplayWindow> | undefined) ?? new Map<number, ReplayWindow>();
+    filterStates.set(name, this.#replays);
   }
 
   onRequest(exchange: Exchange): 'continue' | 'stop' {
@@ -221,8 +224,11 @@ class AuthenticationFilter implements HttpFilter {
     const key = findIn(tables, (table) => table.byHmacKeyId(input.keyId));
     const base = signatureBase(input, head, exchange.settings.isTls ? 'https' : 'http');
     if (base === undefined) return refuse('not_covered', 'the signature covers a field that the request does not have');
-    if (key === undefined || !isSignedWith(key.secret, base, input.label, signature)) return refuse('wrong_signature', 'the signature is not right');
-    if (!route.replays.isNew(`${input.keyId} ${signature}`, now)) return refuse('replayed', 'this very request has been sent before');
+    const signed = signatureOf(input.label, signature);
+    if (key === undefined || signed === undefined || !isSignedWith(key.secret, base, signed)) return refuse('wrong_signature', 'the signature is not right');
+    // By its bytes: neither the label nor the spelling of the base64 is signed.
+    if (!this.#replaysWithin(2 * skewMs).isNew(`${input.keyId} ${signed.toString('latin1')}`, now))
+      return refuse('replayed', 'this very request has been sent before');
     const digest = input.components.includes('content-digest') ? head.headers.getJoined('content-digest') : undefined;
     if (digest === undefined) return this.#takeHolder(exchange, route, key.holder, '');
     exchange.collectRequest(hmac?.maxBodyBytes || defaultMaxBodyBytes, (body) => {
@@ -230,6 +236,12 @@ class AuthenticationFilter implements HttpFilter {
       else if (this.#takeHolder(exchange, route, key.holder, '') === 'continue') exchange.resumeFilters();
     });
     return 'stop';
+  }
+
+  #replaysWithin(windowMs: number): ReplayWindow {
+    let window = this.#replays.get(windowMs);
+    if (window === undefined) this.#replays.set(windowMs, (window = new ReplayWindow(windowMs)));
+    return window;
   }
 
   #takeHolder(exchange: Exchange, route: RouteAuthentication, holder: Holder | undefined, problem: string): 'continue' | 'stop' {

@@ -90,10 +90,14 @@ export function coversRequest(components: readonly string[], hasQuery: boolean, 
   return has('@method') && path && (has('@authority') || has('@target-uri')) && (!hasBody || has('content-digest'));
 }
 
-export function isSignedWith(secret: Buffer, base: string, label: string, signatureField: string): boolean {
+/** The signature of a label, decoded; undefined: the field does not have it. */
+export function signatureOf(label: string, signatureField: string): Buffer | undefined {
   const match = new RegExp(`^${label.replace(/[.*]/g, '\\$&')}=:([A-Za-z0-9+/]{43}=):$`).exec(signatureField.trim());
-  if (match === null) return false;
-  return timingSafeEqual(createHmac('sha256', secret).update(base, 'latin1').digest(), Buffer.from(match[1]!, 'base64'));
+  return match === null ? undefined : Buffer.from(match[1]!, 'base64');
+}
+
+export function isSignedWith(secret: Buffer, base: string, signature: Buffer): boolean {
+  return timingSafeEqual(createHmac('sha256', secret).update(base, 'latin1').digest(), signature);
 }
 
 /** Whether the content is what Content-Digest says; with several digests, those of sha-256 and sha-512 count. */
