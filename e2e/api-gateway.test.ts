@@ -244,6 +244,14 @@ describe('an API gateway', () => {
       const once = sign('/a', 'GET', '');
       assert.equal((await ask('hmac.test', '/a', { headers: once })).status, 200);
       assert.equal((await ask('hmac.test', '/a', { headers: once })).status, 401);
+      // Neither the label nor the spelling of the base64 is signed: the last character of 43 has two bits to spare.
+      const renamed = { 'signature-input': once['signature-input'].replace('sig1', 'sig2'), signature: once.signature.replace('sig1', 'sig2') };
+      const respelled = { ...once, signature: once.signature.replace(/.(?==:$)/, (last) => String.fromCharCode(last.charCodeAt(0) + 1)) };
+      for (const headers of [renamed, respelled]) assert.equal((await ask('hmac.test', '/a', { headers })).status, 401);
+      // Nor does a change of the configuration make it a new request.
+      await mesh.apply(api('other', 'other-hmac.test', '    authentication: { hmac: { clockSkewSeconds: 61 } }'));
+      await mesh.apply(api('hmac', 'hmac.test', '    authentication: { hmac: { clockSkewSeconds: 60, requiresDigest: false } }'));
+      assert.equal((await ask('hmac.test', '/a', { headers: once })).status, 401);
       const now = Math.floor(Date.now() / 1000);
       for (const headers of [
         sign('/a', 'GET', '', { created: now - 120 }),
@@ -633,9 +641,12 @@ spec:
         ['/b', {}],
         ['/b?control=max-age=60&cookie', {}],
         ['/c?control=max-age=60', { 'x-api-key': 'alice-secret' }],
+        ['/c?control=max-age=60,must-revalidate', { 'x-api-key': 'alice-secret' }],
+        ['/b?control=max-age=60', { 'x-http-method-override': 'POST' }],
       ] as const) {
         const first = await ask('cache.test', path, { headers });
         assert.notEqual((await ask('cache.test', path, { headers })).body, first.body, path);
+        assert.notEqual((await ask('cache.test', path)).body, first.body, path);
       }
       const first = await ask('cache.test', '/c?control=public,max-age=60', { headers: { 'x-api-key': 'alice-secret' } });
       assert.equal((await ask('cache.test', '/c?control=public,max-age=60')).body, first.body);

@@ -9,6 +9,9 @@ export interface SecretsInQuery {
   readonly secretParameters?: readonly string[];
 }
 
+/** A note that a filter has told the service who calls: the answer may be meant for this caller alone. */
+export const isPersonalNote = 'is-personal';
+
 /**
  * An HTTP filter: one object with the phases it takes part in. `continue` hands the request on; `stop` means that the filter has
  * answered it, or will call `exchange.resumeFilters()` later.

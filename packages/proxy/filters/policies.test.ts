@@ -14,9 +14,10 @@ import { ResponseHead } from '../message/response-head.ts';
 import { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { readTraceContext } from '../telemetry/tracing/trace-context.ts';
 import { authentication } from './authentication/authentication.ts';
-import { coversRequest, digestMatches, isSignedWith, readSignatureInput, signatureBase } from './authentication/message-signature.ts';
+import { coversRequest, digestMatches, isSignedWith, readSignatureInput, signatureBase, signatureOf } from './authentication/message-signature.ts';
 import { ReplayWindow } from './authentication/replay-window.ts';
 import { freshnessMs, isStorable, readCacheControl } from './cache/cache-control.ts';
+import { ResponseStore, varyKey } from './cache/response-store.ts';
 import { credentialInjector } from './credential-injector.ts';
 import type { FilterKind } from './filter.ts';
 import { login } from './login/login.ts';
@@ -39,7 +40,7 @@ describe('a filter whose secret has not arrived', () => {
   const ask = (kind: FilterKind, any: Any, value: Buffer | undefined) => {
     const replies: [number, string][] = [];
     const counters = new ProxyCounters();
-    const context = { counters, logger: silentLogger, genericSecret: () => value } as unknown as ProxyContext;
+    const context = { counters, logger: silentLogger, filterStates: new Map(), genericSecret: () => value } as unknown as ProxyContext;
     const head = new RequestHead();
     head.method = 'GET';
     head.target = '/';
@@ -136,9 +137,10 @@ describe('message signatures', () => {
       `"@method": POST\n"@authority": api.test\n"@path": /a/b\n"@query": ?c=1\n"x-a": one,two\n"@signature-params": ${input.slice('sig1='.length)}`,
     );
     const signature = createHmac('sha256', 'secret').update(base).digest('base64');
-    assert.ok(isSignedWith(Buffer.from('secret'), base, 'sig1', `sig1=:${signature}:`));
+    assert.ok(isSignedWith(Buffer.from('secret'), base, signatureOf('sig1', `sig1=:${signature}:`)!));
+    assert.ok(!isSignedWith(Buffer.from('other'), base, signatureOf('sig1', `sig1=:${signature}:`)!));
     for (const field of [`sig2=:${signature}:`, `sig1=:${signature}`, 'sig1=::', '', `sig1=:${signature}:, sig1=:${signature}:`])
-      assert.ok(!isSignedWith(Buffer.from('secret'), base, 'sig1', field));
+      assert.equal(signatureOf('sig1', field), undefined, field);
     assert.equal(signatureBase({ ...read, components: ['x-missing'] }, head(), 'https'), undefined);
     assert.equal(signatureBase({ ...read, components: ['@status'] }, head(), 'https'), undefined);
   });
@@ -207,7 +209,8 @@ describe('what a cache may do', () => {
     const storable = (text: string, isSecret = false, status = 200) => isStorable(status, readCacheControl(text), isSecret);
     assert.ok(storable('max-age=1'));
     for (const text of ['no-store', 'private', 'no-cache']) assert.ok(!storable(text));
-    assert.ok(!storable('max-age=1', true));
+    for (const text of ['max-age=1', 'max-age=1, must-revalidate']) assert.ok(!storable(text, true), 'an answer to a credential needs leave');
+    assert.equal(freshnessMs(new ResponseHead(), readCacheControl(`max-age=${'9'.repeat(400)}`), 0, 0), 2 ** 31 * 1000);
     assert.ok(storable('public, max-age=1', true));
     assert.ok(!storable('max-age=1', false, 500));
     const head = new ResponseHead();
@@ -216,6 +219,20 @@ describe('what a cache may do', () => {
     assert.equal(freshnessMs(head, readCacheControl(undefined), 0, 0), 60_000);
     assert.equal(freshnessMs(head, readCacheControl('max-age=5, s-maxage=9'), 0, 0), 9_000);
     assert.equal(freshnessMs(head, readCacheControl('max-age=soon'), 7, 0), 0);
+  });
+});
+
+describe('the store of a cache', () => {
+  it('counts what clients choose: the URI, and the fields that an answer varies on', () => {
+    const store = new ResponseStore();
+    const maxBytes = 1_000_000;
+    const field = (i: number) => fields(['accept-language', `${i}${'x'.repeat(50_000)}`]);
+    for (let i = 0; i < 100; i++) {
+      const varied = { vary: ['accept-language'], varyKey: varyKey(['accept-language'], field(i)) };
+      store.keep(`http://a/${i}`, { status: 200, fields: [], body: Buffer.alloc(0), ...varied, storedAtMs: 0, ageMs: 0, expiresAtMs: 1 }, maxBytes);
+    }
+    const kept = Array.from({ length: 100 }, (_, i) => store.find(`http://a/${i}`, field(i))).filter((one) => one !== undefined).length;
+    assert.ok(kept > 10 && kept <= maxBytes / 50_000, String(kept));
   });
 });
 

@@ -2,13 +2,15 @@ import { CachePerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filter
 import type { ProxyContext } from '../../http/connection-settings.ts';
 import type { Exchange, ResponseObserver } from '../../http/exchange.ts';
 import { ResponseHead } from '../../message/response-head.ts';
-import type { FilterKind, HttpFilter } from '../filter.ts';
+import { type FilterKind, type HttpFilter, isPersonalNote } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { freshnessMs, isStorable, readCacheControl } from './cache-control.ts';
 import { ResponseStore, type StoredResponse, varyKey } from './response-store.ts';
 
 const name = 'mizzen.filters.http.cache';
 const jwtFilter = 'envoy.filters.http.jwt_authn';
+/** Fields by which servers take a request for one of another method: its answer is not that of the URI. */
+const methodOverrides = ['x-http-method-override', 'x-http-method', 'x-method-override'];
 const defaultMaxBodyBytes = 1024 * 1024;
 const defaultMaxBytes = 64 * 1024 * 1024;
 
@@ -55,13 +57,14 @@ class CacheFilter implements HttpFilter {
     }
     const asked = readCacheControl(head.headers.getJoined('cache-control'));
     // A range of an answer is not ours to cut.
-    if (asked.has('no-store') || head.headers.has('range') || head.hasBody) return this.#miss(exchange, 'bypass');
+    if (asked.has('no-store') || head.headers.has('range') || head.hasBody || methodOverrides.some((field) => head.headers.has(field)))
+      return this.#miss(exchange, 'bypass');
     const now = Date.now();
     const stored = this.#store.find(uri, head.headers);
     // A filter before this one may have taken the credential out of the request.
     const isSecret = exchange.consumer !== undefined || head.headers.has('authorization') || exchange.metadata(jwtFilter) !== undefined;
     const isFresh = stored !== undefined && stored.expiresAtMs > now && !asked.has('no-cache') && isYoungEnough(asked.get('max-age'), ageOf(stored, now));
-    if (stored !== undefined && isFresh && (!isSecret || stored.isForAll)) {
+    if (stored !== undefined && isFresh) {
       this.#context.counters.count('cache_requests_total{result="hit"}');
       this.#serve(exchange, stored, now);
       return 'stop';
@@ -70,7 +73,7 @@ class CacheFilter implements HttpFilter {
       exchange.replyProblem(504, { title: 'Gateway Timeout', detail: 'this is not in the cache (only-if-cached)' }, 'cache_only_if_cached');
       return 'stop';
     }
-    this.#miss(exchange, stored === undefined ? 'uri-miss' : isFresh ? 'bypass' : 'stale');
+    this.#miss(exchange, stored === undefined ? 'uri-miss' : 'stale');
     if (head.method === 'GET') exchange.observeResponse(new Recorder(this.#store, policy, uri, exchange, isSecret));
     return 'continue';
   }
@@ -100,6 +103,11 @@ class CacheFilter implements HttpFilter {
     exchange.route?.responseHeaders?.apply(head.headers, exchange);
     exchange.replyHead(head, 'response_from_cache', isMatch ? Buffer.alloc(0) : stored.body);
   }
+}
+
+/** A client of a gateway that proves who it is. Within the mesh every caller does, on behalf of others. */
+function hasCertificate({ downstream, settings }: Exchange): boolean {
+  return settings.direction === 'gateway' && downstream.client.peer !== undefined;
 }
 
 function ageOf(stored: StoredResponse, now: number): number {
@@ -165,7 +173,8 @@ class Recorder implements ResponseObserver {
     const now = Date.now();
     const age = Number(head.headers.get('age') ?? 0) * 1000 || 0;
     // What the server says nothing about may be meant for the one who asked with a cookie or credential.
-    const isPersonal = this.#isSecret || this.#exchange.head.headers.has('cookie');
+    const isPersonal =
+      this.#isSecret || this.#exchange.head.headers.has('cookie') || this.#exchange.note(isPersonalNote) !== undefined || hasCertificate(this.#exchange);
     const fresh = freshnessMs(head, said, head.status === 200 && !isPersonal ? this.#policy.defaultTtlMs : 0, now) - age;
     if (!(fresh > 0)) return;
     const fields = head.headers.names.flatMap((field, i) => (notStored.has(field) ? [] : [[field, head.headers.valueAt(i)] as const]));
@@ -182,7 +191,6 @@ class Recorder implements ResponseObserver {
       storedAtMs: now,
       ageMs: age,
       expiresAtMs: now + fresh,
-      isForAll: said.has('public') || said.has('s-maxage') || !this.#isSecret,
     };
     this.#exchange.setNote(name, `${this.#exchange.note(name) as string}; stored`);
   }

@@ -12,8 +12,6 @@ export interface StoredResponse {
   /** How old it was when it came. */
   readonly ageMs: number;
   readonly expiresAtMs: number;
-  /** It may be given to others than the one who asked with a credential. */
-  readonly isForAll: boolean;
 }
 
 const maxVariants = 16;
@@ -65,6 +63,8 @@ export class ResponseStore {
   }
 }
 
+/** All that it holds: what a client chooses of it, such as the fields of its request that the answer varies on, counts too. */
 function sizeOf(uri: string, response: StoredResponse): number {
-  return overheadBytes + uri.length + response.body.length + response.fields.reduce((sum, [field, value]) => sum + field.length + value.length, 0);
+  const vary = response.varyKey.length + response.vary.join().length;
+  return overheadBytes + uri.length + vary + response.body.length + response.fields.reduce((sum, [field, value]) => sum + field.length + value.length, 0);
 }

@@ -17,7 +17,7 @@ import { compileStringMatcher } from '../../route/matchers.ts';
 import { compileMetadataMatcher } from '../../route/metadata-matcher.ts';
 import { changedQuery } from '../../route/query.ts';
 import { refuseUnsupported, supportedFields } from '../../xds/supported-fields.ts';
-import type { FilterKind, HttpFilter } from '../filter.ts';
+import { type FilterKind, type HttpFilter, isPersonalNote } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { checkByGrpc, checkByHttp, type Decision, type FieldChange, type HeaderChoice, type HttpRules, type ToldBody } from './check.ts';
 
@@ -109,7 +109,9 @@ class ExtAuthzFilter implements HttpFilter {
         );
         return false;
       case 'allowed':
-        for (const field of decision.removes) if (!field.startsWith(':') && field !== 'host') headers.remove(field);
+        for (const field of decision.removes) if (!field.startsWith(':') && !framing.has(field)) headers.remove(field);
+        // What the service says of this caller may be what the answer depends on.
+        if (decision.request.length + decision.querySets.length > 0) exchange.setNote(isPersonalNote, true);
         apply(headers, decision.request);
         if (decision.querySets.length + decision.queryRemoves.length > 0)
           exchange.retarget(changedQuery(exchange.head.target, decision.querySets, decision.queryRemoves));
