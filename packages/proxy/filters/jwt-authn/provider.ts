@@ -27,6 +27,8 @@ export interface FoundToken {
 }
 
 const defaultSkewSeconds = 60;
+/** Each costs a signature: what shows more tokens is refused without a look at any. */
+const maxTokens = 8;
 
 /** Tokens of one issuer: where they are, what they must be, and what becomes of them (envoy jwt_authn config.proto `JwtProvider`). */
 export class Provider {
@@ -102,7 +104,7 @@ export class Provider {
       const text = cookieValue(headers, name);
       if (text !== undefined) found.push({ text, place: { kind: 'cookie', name } });
     }
-    return found;
+    return found.length > maxTokens ? [{ text: '', place: found[0]!.place }] : found;
   }
 
   /** The claims as other filters match on them: lists that are written with spaces as lists. */

@@ -105,7 +105,11 @@ function requestJson(binding: Binding, match: RegExpExecArray, query: string, bo
   for (const [i, field] of binding.template.fields.entries()) setAt(binding, json, field, decodeURIComponent(match[i + 1]!));
   if (binding.body === '*' || query === '') return json;
   const lists = new Map<string, string[]>();
-  for (const [key, value] of new URLSearchParams(query)) lists.set(key, [...(lists.get(key) ?? []), value]);
+  for (const [key, value] of new URLSearchParams(query)) {
+    const values = lists.get(key);
+    if (values === undefined) lists.set(key, [value]);
+    else values.push(value);
+  }
   for (const [key, values] of lists) {
     const field = fieldAt(binding.method.input, key);
     if (binding.template.fields.includes(key)) throw new Error(`${key} is part of the path`);
