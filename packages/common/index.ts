@@ -27,7 +27,6 @@ export {
 } from './error-boundary.ts';
 export { collectAll, collectYoung, compactHeap } from './garbage.ts';
 export { brokenExitCode, ErrorWindow, keepServingAfterErrors, lastLines, type ProcessKind, unattributedErrors } from './last-line.ts';
-export { limitedText } from './limited-text.ts';
 export { type LogFields, Logger, type LogLevel, lostLogLines, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';
 export { http } from './node-http.ts';

@@ -9,6 +9,7 @@ import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
 import { errorBoundary, type Logger, MizzenError, messageOf, tlsDefaults, usableRoots } from '@mizzen/common';
 import { ConnectionGuard, maxHandshakeMs } from '@mizzen/common/connection-guard';
+import { FetchPolicy } from '@mizzen/common/fetch-policy';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
 import { PeerValidity } from '@mizzen/common/peer-validity';
 import { ServerConnections } from '@mizzen/common/server-connections';
@@ -18,7 +19,6 @@ import { CertificateController } from './certificates/certificate-controller.ts'
 import { transportPeerKey, transportPeerOf } from './citadel/caller.ts';
 import type { CertificateAuthority } from './citadel/certificate-authority.ts';
 import { Citadel, type CitadelOptions } from './citadel/citadel.ts';
-import { FetchPolicy } from './citadel/fetch-policy.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
 import { RecentRefusals } from './citadel/recent-refusals.ts';
 import { defaultTrustDomain } from './citadel/spiffe-identity.ts';

@@ -1,9 +1,9 @@
 import { createHmac, createPublicKey, type KeyObject } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '@mizzen/common';
+import type { FetchPolicy } from '@mizzen/common/fetch-policy';
+import { callHttps } from '@mizzen/common/https-call';
 import { calculateJwkThumbprint, FlattenedSign, type JWK } from 'jose';
-import type { FetchPolicy } from '../citadel/fetch-policy.ts';
-import { callHttps } from '../citadel/https-call.ts';
 
 export interface AcmeOptions {
   /** The directory's URL. */

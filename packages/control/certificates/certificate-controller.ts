@@ -3,9 +3,9 @@ import { createPrivateKey, generateKeyPairSync, type KeyObject, webcrypto, X509C
 import { isDeepStrictEqual } from 'node:util';
 import { type CertificateIssuerSpec, type CertificateSpec, findKind, type Kind, type Resource } from '@mizzen/api';
 import { Backoff, errorBoundary, type Logger, maxTimerMs, messageOf, parseDurationMs } from '@mizzen/common';
+import type { FetchPolicy } from '@mizzen/common/fetch-policy';
 import * as x509 from '@peculiar/x509';
 import { exportKey } from '../citadel/ca-generation.ts';
-import type { FetchPolicy } from '../citadel/fetch-policy.ts';
 import type { Change, StoredResource } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
 import { AcmeClient, type HttpChallenge } from './acme-client.ts';

@@ -9,8 +9,8 @@ import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { silentLogger } from '@mizzen/common';
-import { FetchPolicy } from './fetch-policy.ts';
-import { callHttps } from './https-call.ts';
+import { FetchPolicy } from '@mizzen/common/fetch-policy';
+import { callHttps } from '@mizzen/common/https-call';
 import { JwksResolver } from './jwks-resolver.ts';
 import { TrustBundles } from './trust-bundles.ts';
 

@@ -1,8 +1,8 @@
 import { generateKeyPairSync } from 'node:crypto';
 import { isPlainObject } from '@mizzen/api';
 import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
-import type { FetchPolicy } from './fetch-policy.ts';
-import { callHttps, type HttpsAnswer } from './https-call.ts';
+import type { FetchPolicy } from '@mizzen/common/fetch-policy';
+import { callHttps, type HttpsAnswer } from '@mizzen/common/https-call';
 
 const boundary = errorBoundary('jwks.fetch');
 

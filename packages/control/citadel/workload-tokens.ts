@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { isPlainObject } from '@mizzen/api';
 import { MizzenError, messageOf, silentLogger } from '@mizzen/common';
+import { callHttps } from '@mizzen/common/https-call';
 import { createLocalJWKSet, decodeJwt, errors, type JSONWebKeySet, type JWTPayload, jwtVerify } from 'jose';
-import { callHttps } from './https-call.ts';
 import { JwksResolver, type KeySource } from './jwks-resolver.ts';
 import { clockToleranceSeconds, identityOfSubject, type TokenIdentity, type TokenIssuer, tokenAudience } from './token-issuer.ts';
 

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
+import type { FetchPolicy } from '@mizzen/common/fetch-policy';
 import type { DiscoveryType } from '@mizzen/envoy-api';
 import type { DiscoveryRequest } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { OwnedChallenge } from '../certificates/certificate-controller.ts';
-import type { FetchPolicy } from '../citadel/fetch-policy.ts';
 import { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { TrustBundles } from '../citadel/trust-bundles.ts';
 import type { Change } from '../galley/config-store.ts';
@@ -83,7 +83,14 @@ export class Pilot {
     this.#options = options;
     this.#keySets = new JwksResolver(options.logger, () => this.refreshSoon(), options.fetchPolicy);
     this.#quarantine = new Quarantine(options.registry.store, options.logger);
-    this.#builder = new SnapshotBuilder(options.trustDomain, options.logger, options.filesRoot, options.brokerAddress, this.#keySets);
+    this.#builder = new SnapshotBuilder(
+      options.trustDomain,
+      options.logger,
+      options.filesRoot,
+      options.brokerAddress,
+      this.#keySets,
+      options.fetchPolicy?.allowed,
+    );
     this.#registration = new Registration({
       registry: options.registry,
       logger: options.logger,

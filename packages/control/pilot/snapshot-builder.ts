@@ -35,13 +35,21 @@ export class SnapshotBuilder {
   readonly #filesRoot: string | undefined;
   readonly #brokerAddress: string | undefined;
   readonly #keySets: KeySets;
+  readonly #allowedFetchHosts: readonly string[];
   #meshConfig: MeshConfig;
   #reported: Set<string>;
   #findings: readonly Finding[];
   #translation: Translation | undefined;
 
-  /** `filesRoot`: the folder in which resources may name files; undefined: none. */
-  constructor(trustDomain: string, logger: Logger, filesRoot: string | undefined, brokerAddress: string | undefined, keySets: KeySets) {
+  /** `filesRoot`: the folder in which resources may name files; undefined: none. `allowedFetchHosts`: for gateways, as in a FetchPolicy. */
+  constructor(
+    trustDomain: string,
+    logger: Logger,
+    filesRoot: string | undefined,
+    brokerAddress: string | undefined,
+    keySets: KeySets,
+    allowedFetchHosts: readonly string[] = [],
+  ) {
     this.#trustDomain = trustDomain;
     this.#logger = logger;
     this.#lastGood = new Map();
@@ -49,6 +57,7 @@ export class SnapshotBuilder {
     this.#filesRoot = filesRoot;
     this.#brokerAddress = brokerAddress;
     this.#keySets = keySets;
+    this.#allowedFetchHosts = allowedFetchHosts;
     this.#meshConfig = defaultMeshConfig;
     this.#reported = new Set();
     this.#findings = [];
@@ -69,7 +78,7 @@ export class SnapshotBuilder {
   async probe(store: ConfigReader): Promise<MeshSnapshot> {
     const { keysOf, problemOf } = this.#keySets;
     const keySets = { keysOf: keysOf.bind(this.#keySets), problemOf: problemOf.bind(this.#keySets), want: () => {} };
-    const copy = new SnapshotBuilder(this.#trustDomain, silentLogger, this.#filesRoot, this.#brokerAddress, keySets);
+    const copy = new SnapshotBuilder(this.#trustDomain, silentLogger, this.#filesRoot, this.#brokerAddress, keySets, this.#allowedFetchHosts);
     copy.#meshConfig = this.#meshConfig;
     for (const [key, version] of this.#lastGood) copy.#lastGood.set(key, version);
     for (const [key, version] of this.#lastGoodApis) copy.#lastGoodApis.set(key, version);
@@ -136,7 +145,7 @@ export class SnapshotBuilder {
       const key = `${api.namespace}/${api.name}`;
       present.add(key);
       try {
-        const one = resolveApi(api, snapshot);
+        const one = resolveApi(api, { documents: snapshot.documents, secrets: snapshot.secrets, allowedFetchHosts: this.#allowedFetchHosts });
         this.#lastGoodApis.set(key, one);
         resolved.push(one);
       } catch (error) {

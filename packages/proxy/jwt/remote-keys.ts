@@ -1,4 +1,5 @@
-import { limitedText } from '@mizzen/common';
+import type { FetchPolicy } from '@mizzen/common/fetch-policy';
+import { callHttps } from '@mizzen/common/https-call';
 import { KeySet } from './key-set.ts';
 
 /** How long a fetched key set is used before it is fetched again; an unknown key asks for it sooner, but not more often than the second. */
@@ -9,14 +10,16 @@ const maxBytes = 1024 * 1024;
 
 /** A key set that is published somewhere, fetched when it is first needed. One that was fetched is used on while it cannot be fetched anew. */
 export class RemoteKeys {
-  readonly #uri: URL;
+  readonly #uri: string;
+  readonly #policy: FetchPolicy;
   #keys: KeySet | undefined;
   #fetchedAt: number;
   #triedAt: number;
   #fetching: Promise<void> | undefined;
 
-  constructor(uri: string) {
-    this.#uri = new URL(uri);
+  constructor(uri: string, policy: FetchPolicy) {
+    this.#uri = new URL(uri).href;
+    this.#policy = policy;
     this.#keys = undefined;
     this.#fetchedAt = -Infinity;
     this.#triedAt = -Infinity;
@@ -37,9 +40,10 @@ export class RemoteKeys {
   async #fetch(): Promise<void> {
     this.#triedAt = performance.now();
     try {
-      const response = await fetch(this.#uri, { redirect: 'error', signal: AbortSignal.timeout(timeoutMs), headers: { accept: 'application/json' } });
-      if (!response.ok) return;
-      this.#keys = KeySet.read(await limitedText(response, maxBytes));
+      const signal = AbortSignal.timeout(timeoutMs);
+      const { status, text } = await callHttps(this.#uri, { signal, policy: this.#policy, headers: { accept: 'application/json' }, maxBytes });
+      if (status !== 200) return;
+      this.#keys = KeySet.read(text);
       this.#fetchedAt = performance.now();
     } catch {
       // The next request that needs it tries again, after the pause.

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { Resource } from '@mizzen/api';
-import { FetchPolicy } from '../../citadel/fetch-policy.ts';
+import { FetchPolicy } from '@mizzen/common/fetch-policy';
 import { refusedUrl } from './fetched-urls.ts';
 
 const api = (policies: object, kind = 'Api') =>

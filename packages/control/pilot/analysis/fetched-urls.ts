@@ -1,6 +1,6 @@
 import { isPlainObject, type Resource } from '@mizzen/api';
 import { messageOf } from '@mizzen/common';
-import type { FetchPolicy } from '../../citadel/fetch-policy.ts';
+import type { FetchPolicy } from '@mizzen/common/fetch-policy';
 
 /**
  * URLs in an Api that its gateways fetch, held to the same policy as those that the control plane fetches, as far as their hosts are addresses or

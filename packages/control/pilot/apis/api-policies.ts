@@ -38,6 +38,8 @@ export interface PolicySources {
   readonly documents: DocumentReader;
   /** Values of Secrets, in base64, by `namespace/name`. */
   readonly secrets: ReadonlyMap<string, Readonly<Record<string, string>>>;
+  /** Hosts that gateways may fetch from, wherever they lead (packages/common/fetch-policy.ts). */
+  readonly allowedFetchHosts: readonly string[];
 }
 
 /** What filters are configured with on the routes of an API. */
@@ -73,7 +75,7 @@ export function policyConfigs(api: Configured<ApiSpec>, sources: PolicySources):
       ...(apiKey ? { apiKey: { headers: isPlaced ? [...(apiKey.headers ?? [])] : ['x-api-key'], queryParameters: [...(apiKey.queryParameters ?? [])] } } : {}),
       ...(basic ? { basic: { realm: basic.realm ?? spec.hosts[0] ?? 'api' } } : {}),
       ...(hmac ? { hmac: { clockSkewSeconds: hmac.clockSkewSeconds ?? 0, requiresDigest: hmac.requiresDigest ?? false } } : {}),
-      jwt: jwt.map(jwtProvider),
+      jwt: jwt.map((provider) => jwtProvider(provider, sources)),
       consumers: consumerSecretNames(api).map(sdsSecret),
       namespace: api.namespace,
       allowsAnonymous: optional ?? false,
@@ -151,6 +153,7 @@ function login(
     logoutPath: spec.logoutPath ?? '/oauth2/logout',
     forwardsAccessToken: spec.forwardAccessToken ?? false,
     claimToHeader: { ...spec.claimToHeader },
+    allowedFetchHosts: [...sources.allowedFetchHosts],
     sessionSeconds: spec.sessionDuration === undefined ? defaultSessionSeconds : Math.ceil((parseDurationMs(spec.sessionDuration) ?? 0) / 1_000),
   };
 }
@@ -165,7 +168,7 @@ export function scriptConfig(filters: readonly FilterReferenceSpec[], fileOf: (f
   });
 }
 
-function jwtProvider(provider: JwtProviderSpec): Init<typeof JwtProviderSchema> {
+function jwtProvider(provider: JwtProviderSpec, { allowedFetchHosts }: PolicySources): Init<typeof JwtProviderSchema> {
   const { jwks, jwksUri } = provider;
   return {
     name: provider.name ?? provider.issuer,
@@ -178,6 +181,7 @@ function jwtProvider(provider: JwtProviderSpec): Init<typeof JwtProviderSchema> 
     claimToHeader: { ...provider.claimToHeader },
     consumerClaim: provider.consumerClaim ?? '',
     groupsClaim: provider.groupsClaim ?? '',
+    allowedFetchHosts: jwks === undefined ? [...allowedFetchHosts] : [],
   };
 }
 

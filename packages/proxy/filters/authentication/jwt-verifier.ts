@@ -1,4 +1,5 @@
 import { MizzenError, messageOf } from '@mizzen/common';
+import { FetchPolicy } from '@mizzen/common/fetch-policy';
 import type { JwtProvider } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { Consumer } from '../../http/exchange.ts';
 import { KeySet } from '../../jwt/key-set.ts';
@@ -28,7 +29,7 @@ export class JwtVerifier {
     });
     try {
       if (provider.keys.case === 'jwks') this.#keys = KeySet.read(provider.keys.value);
-      else if (provider.keys.case === 'jwksUri') this.#keys = new RemoteKeys(provider.keys.value);
+      else if (provider.keys.case === 'jwksUri') this.#keys = new RemoteKeys(provider.keys.value, new FetchPolicy(provider.allowedFetchHosts));
       else throw new Error('neither jwks nor jwks_uri is set');
     } catch (error) {
       throw new MizzenError('invalid-filter', `${place}: the keys of the JWT provider ${provider.name || provider.issuer} cannot be used: ${messageOf(error)}`);

@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { errorBoundary, MizzenError, messageOf } from '@mizzen/common';
+import { FetchPolicy } from '@mizzen/common/fetch-policy';
 import { LoginPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { queryValues } from '@mizzen/gateway';
 import type { ProxyContext } from '../../http/connection-settings.ts';
@@ -251,7 +252,7 @@ class Login implements NeedsSecrets {
     this.#clientSecretBytes = noSecret;
     this.#cookieSecret = undefined;
     this.#cookies = undefined;
-    this.provider = new OpenIdProvider({ issuer, id: clientId, secret: () => this.#clientSecret });
+    this.provider = new OpenIdProvider({ issuer, id: clientId, secret: () => this.#clientSecret, policy: new FetchPolicy(config.allowedFetchHosts) });
     this.mark = createHash('sha256').update(config.name).digest('hex').slice(0, 8);
     this.#claimHeaders = Object.entries(config.claimToHeader).map(([claim, header]) => [claim, header.toLowerCase()]);
     this.ownHeaders = [consumerHeader, groupsHeader, ...this.#claimHeaders.map(([, header]) => header)];

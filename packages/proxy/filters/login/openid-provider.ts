@@ -1,4 +1,6 @@
-import { limitedText, MizzenError, messageOf } from '@mizzen/common';
+import { MizzenError, messageOf } from '@mizzen/common';
+import type { FetchPolicy } from '@mizzen/common/fetch-policy';
+import { callHttps, type HttpsCall } from '@mizzen/common/https-call';
 import { RemoteKeys } from '../../jwt/remote-keys.ts';
 import { TokenVerifier } from '../../jwt/token-verifier.ts';
 
@@ -12,6 +14,8 @@ export interface Client {
   readonly id: string;
   /** '': a public client. Read at each use: it may change. */
   readonly secret: () => string;
+  /** Where its URLs may lead, those that its metadata names included. */
+  readonly policy: FetchPolicy;
 }
 
 /** OpenID Connect Discovery 1.0 section 3, as far as it matters here. */
@@ -194,18 +198,21 @@ export class OpenIdProvider {
       namesIssuer: body['authorization_response_iss_parameter_supported'] === true,
       ...{ authorizationEndpoint, tokenEndpoint, userinfoEndpoint: url('userinfo_endpoint'), endSessionEndpoint: url('end_session_endpoint') },
       revocationEndpoint: url('revocation_endpoint'),
-      keys: new RemoteKeys(keys),
+      keys: new RemoteKeys(keys, this.#client.policy),
       takesSecretInBody: Array.isArray(methods) && !methods.includes('client_secret_basic') && methods.includes('client_secret_post'),
     };
   }
 
-  async #fetch(url: string, init: RequestInit): Promise<{ readonly status: number; readonly body: Readonly<Record<string, unknown>> }> {
+  /** Redirects are not followed. */
+  async #fetch(
+    url: string,
+    call: Pick<HttpsCall, 'method' | 'headers' | 'body'>,
+  ): Promise<{ readonly status: number; readonly body: Readonly<Record<string, unknown>> }> {
     try {
-      const response = await fetch(url, { ...init, redirect: 'error', signal: AbortSignal.timeout(timeoutMs) });
-      return { status: response.status, body: readObject(await limitedText(response, maxBytes)) };
+      const { status, text } = await callHttps(url, { ...call, policy: this.#client.policy, signal: AbortSignal.timeout(timeoutMs), maxBytes });
+      return { status, body: readObject(text) };
     } catch (error) {
-      const cause = error instanceof Error && error.cause !== undefined ? `: ${messageOf(error.cause)}` : '';
-      throw unavailable(`${messageOf(error)}${cause}`);
+      throw unavailable(messageOf(error));
     }
   }
 }

@@ -4,15 +4,18 @@ import { networkInterfaces } from 'node:os';
 
 /**
  * Where URLs in configuration may lead. An operator of one namespace may write such a URL (`jwksUri`, `spiffeBundleUrl`, an ACME server), and the
- * control plane fetches it with its own place in the network: this machine's services and a cloud's metadata service are refused unless the mesh's
+ * control plane, or a gateway (login, keys of an Api), fetches it with its own place in the network: this machine's services and a cloud's metadata service are refused unless the mesh's
  * administrator allows them. Names are resolved here and the address that was verified is the one that is used, so that a name which changes its
  * address (DNS rebinding) does not pass.
  */
 export class FetchPolicy {
   readonly #allowed: ReadonlySet<string>;
+  /** As given. */
+  readonly allowed: readonly string[];
 
   /** `allowed`: host names and addresses as they stand in URLs. */
   constructor(allowed: readonly string[] = []) {
+    this.allowed = allowed;
     this.#allowed = new Set(allowed.map(bareHost));
   }
 

@@ -1,6 +1,7 @@
 import { request as httpRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
-import { errorBoundary, usableRoots, VettedAgent, verifyServerCertificate } from '@mizzen/common';
+import { usableRoots, VettedAgent, verifyServerCertificate } from './certificate-rules.ts';
+import { errorBoundary } from './error-boundary.ts';
 import type { FetchPolicy } from './fetch-policy.ts';
 
 const boundary = errorBoundary('https.call');
@@ -25,7 +26,7 @@ export interface HttpsAnswer {
 const agent = new VettedAgent({ maxCachedSessions: 0 });
 
 /**
- * Sends a request to a server outside of the mesh, with roots of its own where that is wanted (which `fetch` cannot). Redirects are responses like others.
+ * The one place for requests to URLs that the configuration or a provider names: to a server outside of the mesh, with roots of its own where that is wanted, and to verified addresses only (which `fetch` cannot). Redirects are responses like others.
  * Rejects when there is no whole response, one that is too long, or when the URL leads where it may not.
  */
 export function callHttps(url: string, { body, maxBytes, policy, ca, ...options }: HttpsCall): Promise<HttpsAnswer> {
