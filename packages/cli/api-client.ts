@@ -5,6 +5,8 @@ import { errorBoundary, MizzenError, messageOf, type Origin, usableRoots, Vetted
 import type { ControlAccess } from './home.ts';
 
 const boundary = errorBoundary('api.client');
+/** Between the end of a watch and the next. */
+const rewatchMs = 500;
 
 /** What the API answered when it was not a success: the message is Kubernetes' Status message. */
 export class ApiFailure extends MizzenError {
@@ -70,6 +72,10 @@ export class ApiClient {
   watch(kind: Kind, namespace: string | undefined, onEvent: (type: string, object: never) => void, onLost: (error: string) => void): () => void {
     let isStopped = false;
     let current: IncomingMessage | undefined;
+    // Changes that met an exception are lost to its caller: the next watch begins with every object.
+    const deliver = (type: string, object: never) => {
+      if (!boundary.run(() => onEvent(type, object))) current?.destroy(new Error('a change could not be handled'));
+    };
     const run = async () => {
       while (!isStopped) {
         try {
@@ -80,16 +86,17 @@ export class ApiClient {
             for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
               const event = JSON.parse(text.slice(0, end)) as { type: string; object: never };
               text = text.slice(end + 1);
-              boundary.run(() => onEvent(event.type, event.object));
+              deliver(event.type, event.object);
             }
           }
         } catch (error) {
           if (!isStopped) boundary.run(() => onLost(messageOf(error)));
         }
-        if (!isStopped) await new Promise((resolve) => setTimeout(resolve, 500));
+        if (!isStopped) await new Promise((resolve) => setTimeout(resolve, rewatchMs));
       }
     };
-    boundary.start(run);
+    const start = (): void => boundary.start(run, () => isStopped || boundary.after(rewatchMs, start, start));
+    start();
     return () => {
       isStopped = true;
       current?.destroy();
@@ -129,6 +136,8 @@ export class ApiClient {
           ),
         );
       });
+      // Also after an exception in a handler, which has no error event.
+      request.once('close', () => reject(new MizzenError('control-plane-unreachable', 'the connection was closed before the response.', this.#access.api)));
       request.end(body);
     });
   }

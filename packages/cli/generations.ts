@@ -28,6 +28,8 @@ const olderVariable = 'MIZZEN_HOT_RESTART_OLDER';
 const firstVariable = 'MIZZEN_HOT_RESTART_FIRST';
 const lineDescriptor = 4;
 const checkMs = 50;
+/** After an exception of this process's own. */
+const retryMs = 1_000;
 /** An older process that has not ended this long after its drain time is killed. */
 const overdueMs = 5_000;
 
@@ -65,17 +67,16 @@ export class Generations {
     this.#isStopping = false;
     this.#hasStopped = false;
     this.#onDrained = undefined;
-    process.on(
-      'SIGUSR2',
-      boundary.wrap(() => this.#restartRequested()),
-    );
+    // A signal is not sent again: after an exception it is handled again.
+    const restart = () => this.#restartRequested();
+    process.on('SIGUSR2', boundary.wrap(restart, restart));
     const stop = boundary.wrap(
       () => this.#stopRequested(),
-      () => process.exit(1),
+      () => this.#stopAgain(),
     );
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, stop);
     if (!this.#isFirst) this.#openLine();
-    const takenOver = () => boundary.run(() => this.#takenOver());
+    const takenOver = () => boundary.run(() => this.#takenOver()) || boundary.run(() => this.#takenOver());
     running.ready.then(takenOver).catch(() => {});
   }
 
@@ -92,6 +93,15 @@ export class Generations {
   stopSoon(): void {
     boundary.start(
       () => this.stop(),
+      () => this.#stopAgain(),
+    );
+  }
+
+  /** After an exception. A stop that has begun cannot be repeated. */
+  #stopAgain(): void {
+    if (this.#isStopping) process.exit(1);
+    boundary.start(
+      () => this.#stopRequested(),
       () => process.exit(1),
     );
   }
@@ -145,7 +155,12 @@ export class Generations {
     );
     if (line === undefined) this.#line?.destroy();
     else this.#follow(line, processIdentity(pid), exited);
-    boundary.start(() => drained.then(() => this.#drained()));
+    this.#endWhen(drained);
+  }
+
+  #endWhen(drained: Promise<unknown>): void {
+    const again = (): void => void boundary.after(retryMs, () => this.#endWhen(drained), again);
+    boundary.start(() => drained.then(() => this.#drained()), again);
   }
 
   #drained(): void {
@@ -182,7 +197,7 @@ export class Generations {
       if (this.#serving === serving) boundary.start(() => exited.then(() => this.#servingIsGone()));
       else this.#servingIsGone();
     };
-    line.on('close', boundary.wrap(closed));
+    line.on('close', boundary.wrap(closed, closed));
   }
 
   /** Its supervisor has to know: what serves can only be started again by it. */
@@ -197,7 +212,7 @@ export class Generations {
   /** A later process is asked to drain by the first, and ends when a supervised first process has gone. */
   #openLine(): void {
     try {
-      this.#line = boundary.own(new net.Socket({ fd: lineDescriptor }));
+      this.#line = boundary.own(new net.Socket({ fd: lineDescriptor }), () => {});
     } catch (error) {
       this.#logger.warn('no pipe to the first process of this proxy', { error: messageOf(error) });
       return;
@@ -217,7 +232,9 @@ export class Generations {
   #read(receive: (text: string) => void): void {
     const line = this.#line;
     if (line === undefined) return;
-    boundary.own(createInterface({ input: boundary.own(line) }), () => {}).on('line', receive);
+    // A line that met an exception is read again: the end of the pipe would end the proxy.
+    const again = (event: string | symbol, [text]: readonly unknown[]) => event === 'line' && receive(String(text));
+    boundary.own(createInterface({ input: boundary.own(line, () => {}) }), again).on('line', receive);
     line.on('end', () => line.destroy());
   }
 

@@ -11,8 +11,8 @@ export function onStopSignal(close: () => Promise<void>): void {
     isClosing = true;
     closeAndExit(close);
   };
-  // An exception: the process is told to stop, and stops.
-  const guarded = boundary.wrap(stop, () => process.exit(1));
+  // A signal is not sent again: after an exception it is handled again. A stop that has begun cannot be repeated.
+  const guarded = boundary.wrap(stop, () => (!isClosing && boundary.run(stop)) || process.exit(1));
   process.on('SIGINT', guarded);
   process.on('SIGTERM', guarded);
 }
@@ -61,7 +61,9 @@ export function onDrainRequest(drain: () => Promise<void>): void {
     const tell = () => process.send?.(said, undefined, undefined, () => {});
     boundary.start(() => drain().then(tell), tell);
   };
-  process.on('message', boundary.wrap(received));
+  process.on('message', (message: ToProxy | undefined) => {
+    boundary.run(() => received(message)) || boundary.run(() => received(message));
+  });
   // A channel is no reason to live.
   process.channel?.unref();
 }

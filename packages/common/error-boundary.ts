@@ -1,5 +1,5 @@
 import { timerMs } from './duration.ts';
-import { guardEvents } from './guarded-events.ts';
+import { type FailedEvent, guardEvents } from './guarded-events.ts';
 import { Logger } from './logger.ts';
 
 /**
@@ -127,9 +127,9 @@ export class ErrorBoundary {
   /**
    * Owns a socket, server, session, stream, process or watcher, and each connection, session, stream and request that it hands over:
    * their `error` events have a listener, and an exception in any of their event handlers ends only what the event was about. `fail` replaces
-   * that end.
+   * that end: for events that must not be lost, it handles them again.
    */
-  own<Emitter extends object>(emitter: Emitter, fail?: () => void): Emitter {
+  own<Emitter extends object>(emitter: Emitter, fail?: FailedEvent): Emitter {
     return guardEvents(this, emitter, fail);
   }
 
@@ -192,9 +192,4 @@ function isFailureOfOthers(error: unknown): boolean {
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function';
-}
-
-for (const fault of (process.env['MIZZEN_TEST_FAULTS'] ?? '').split(',')) {
-  const [place, at] = fault.split('=');
-  if (place !== undefined && at !== undefined) injectFault(place, Number(at));
 }

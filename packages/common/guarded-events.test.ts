@@ -5,7 +5,7 @@ import http from 'node:http';
 import http2 from 'node:http2';
 import net, { type AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
-import { errorBoundary, internalErrors, logErrorsTo } from './error-boundary.ts';
+import { clearFaults, errorBoundary, injectFault, internalErrors, logErrorsTo } from './error-boundary.ts';
 import { silentLogger } from './logger.ts';
 
 describe('an owned event emitter', () => {
@@ -71,6 +71,20 @@ describe('an owned event emitter', () => {
       assert.equal(received, expected);
     }
     assert.equal(boundary.errors, 2);
+  });
+
+  it('lets the code that waits for a server to listen, or for a response, receive the error', async () => {
+    const boundary = errorBoundary('test.waiting');
+    injectFault('test.waiting', 1);
+    await assert.rejects(listening(boundary.own(net.createServer())), /injected fault/);
+    const port = await listening(boundary.own(http.createServer((_request, response) => response.end('ok'))));
+    const request = errorBoundary('test.response').own(http.get({ port, host: '127.0.0.1', agent: false }));
+    request.on('response', throwing);
+    await assert.rejects(
+      once(request, 'socket').then(() => once(request, 'never')),
+      /broken/,
+    );
+    clearFaults();
   });
 
   it('answers an HTTP request whose handler throws with 500', async () => {

@@ -11,15 +11,18 @@ interface Boundary {
   run(work: () => void): boolean;
 }
 
+/** Takes the place of the end of a unit: which event has met an exception, and its values. */
+export type FailedEvent = (event: string | symbol, values: readonly unknown[]) => void;
+
 /** Events that hand over a new unit of work: its own events are guarded too. */
 const handovers: ReadonlySet<unknown> = new Set(['connection', 'secureConnection', 'session', 'stream', 'request', 'upgrade', 'checkContinue', 'response']);
-/** Events that end a unit, where injected faults would only hide what is tested. */
-const ends: ReadonlySet<unknown> = new Set(['error', 'close', 'exit', 'newListener', 'removeListener']);
+/** Events that end a unit, or that only Node.js listens to: injected faults there would hide what is tested. */
+const notInjected: ReadonlySet<unknown> = new Set(['error', 'close', 'exit', 'newListener', 'removeListener', 'internalMessage']);
 /** INTERNAL_ERROR of RFC 9113, section 7. */
 const http2InternalError = 2;
 const owned = new WeakSet<object>();
 
-export function guardEvents<Emitter extends object>(boundary: Boundary, candidate: Emitter, fail: (() => void) | undefined): Emitter {
+export function guardEvents<Emitter extends object>(boundary: Boundary, candidate: Emitter, fail: FailedEvent | undefined): Emitter {
   if (owned.has(candidate) || !isEmitter(candidate)) return candidate;
   owned.add(candidate);
   const emitter: EventEmitter = candidate;
@@ -31,20 +34,31 @@ export function guardEvents<Emitter extends object>(boundary: Boundary, candidat
   emitter.emit = (event: string | symbol, ...values: unknown[]): boolean => {
     try {
       if (handovers.has(event)) for (const value of values) if (isObject(value)) guardEvents(boundary, value, undefined);
-      if (!ends.has(event) && emitter.listenerCount(event) > 0) boundary.enter();
+      if (!notInjected.has(event) && emitter.listenerCount(event) > 0) boundary.enter();
       return emit.call(emitter, event, ...values);
     } catch (error) {
       boundary.caught(error);
-      boundary.run(() => (fail === undefined ? end(emitter, values) : fail()));
+      boundary.run(() => (fail === undefined ? end(emitter, event, values, error) : fail(event, values)));
       return true;
     }
   };
-  for (const stream of childStreams(emitter)) guardEvents(boundary, stream, () => {});
+  for (const stream of childStreams(emitter)) guardEvents(boundary, stream, fail ?? (() => {}));
   return candidate;
 }
 
-/** Ends what an event was about: what it handed over, or else its emitter. A response that has not begun is a 500. Servers go on. */
-function end(emitter: EventEmitter, values: readonly unknown[]): void {
+/**
+ * Ends what an event was about: what it handed over, or else its emitter. A response that has not begun is a 500. Servers go on. The code that
+ * waits for a server to listen, or for the response to a request, receives the error.
+ */
+function end(emitter: EventEmitter, event: string | symbol, values: readonly unknown[], error: unknown): void {
+  if (event === 'listening' && emitter.listenerCount('error') > 1) {
+    emitter.emit('error', error);
+    return;
+  }
+  if (event === 'response' && isDestroyable(emitter) && !isHttp2Stream(emitter)) {
+    emitter.destroy(error);
+    return;
+  }
   const units = values.filter(isDestroyable);
   const response = units.find((unit) => isUnsentResponse(unit)) as UnsentResponse | undefined;
   if (response !== undefined) {
@@ -92,6 +106,6 @@ function isServer(value: object): boolean {
   return typeof (value as { listen?: unknown }).listen === 'function';
 }
 
-function isDestroyable(value: unknown): value is { destroy(): void } {
+function isDestroyable(value: unknown): value is { destroy(error?: unknown): void } {
   return isObject(value) && typeof (value as { destroy?: unknown }).destroy === 'function' && !isServer(value);
 }

@@ -1,4 +1,4 @@
-import { type ExecFileException, execFile } from 'node:child_process';
+import { type ChildProcess, type ExecFileException, execFile } from 'node:child_process';
 import { errorBoundary } from '@mizzen/common';
 
 const boundary = errorBoundary('command');
@@ -26,7 +26,8 @@ export function runProgram(command: readonly string[], input?: string): Promise<
       maxBuffer: 16 * 1024 * 1024,
       env: { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C' },
     };
-    const child = boundary.own(execFile(program!, args, settings, done), () => {});
+    // Output that met an exception is incomplete: the program fails.
+    const child: ChildProcess = boundary.own(execFile(program!, args, settings, done), () => child.kill());
     child.stdin?.end(input ?? '');
   });
 }

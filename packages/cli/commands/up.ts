@@ -69,7 +69,7 @@ export async function up(directory: string, options: UpOptions): Promise<void> {
     stopping = runner.stop().then(() => print('stopped'));
     closeAndExit(async () => stopping);
   };
-  const guarded = boundary.wrap(stop, () => process.exit(1));
+  const guarded = boundary.wrap(stop, () => (stopping === undefined && boundary.run(() => stop('SIGTERM'))) || process.exit(1));
   process.on('SIGINT', guarded);
   process.on('SIGTERM', guarded);
   print(paint(`Starting the mesh of ${basename(folder)} (state in ${home})`, 'bold'));

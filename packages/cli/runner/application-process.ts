@@ -29,7 +29,8 @@ export async function runApplication(command: readonly string[], options: Applic
   const isInTerminal = process.stdin.isTTY === true;
   const listeners = new Map<NodeJS.Signals, () => void>();
   const listen = (signal: NodeJS.Signals, listener: () => void) => {
-    const guarded = boundary.wrap(listener);
+    // An exception: the application receives the signal itself.
+    const guarded = boundary.wrap(listener, () => isInTerminal || child.kill(signal));
     process.on(signal, guarded);
     listeners.set(signal, guarded);
   };
@@ -43,7 +44,7 @@ export async function runApplication(command: readonly string[], options: Applic
       child.kill(signal);
       killTimer = setTimeout(() => child.kill('SIGKILL'), options.stopMs ?? defaultStopMs);
     };
-    boundary.start(() => options.beforeStop().finally(end));
+    boundary.start(() => options.beforeStop().then(end), end);
   };
   for (const signal of passedOn) listen(signal, () => (signal === 'SIGQUIT' && isInTerminal ? undefined : void child.kill(signal)));
   listen('SIGTERM', () => stop('SIGTERM'));

@@ -1,8 +1,8 @@
-import { execFile } from 'node:child_process';
+import { type ChildProcess, execFile } from 'node:child_process';
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { findKind, type Resource, type WorkloadSpec } from '@mizzen/api';
-import { errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
 import { homeFiles, originFileAnnotation } from '@mizzen/control';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
 import { controlAccess } from '../home.ts';
@@ -40,8 +40,12 @@ const tokenSeconds = 24 * 3600;
 const tokenRenewMs = 6 * 3600 * 1000;
 const trustDomain = 'cluster.local';
 
+/** No text of a spec. */
+const startAgain = '';
+
 interface RunningWorkload {
-  readonly specText: string;
+  /** `startAgain` after a failure that may pass. */
+  specText: string;
   replicas: Replica[];
   /** Set when it cannot run, with the reason. */
   problem: string | undefined;
@@ -62,6 +66,8 @@ export class MeshRunner {
   #stopWatching: (() => void) | undefined;
   #queue: Promise<void>;
   #tokenTimer: NodeJS.Timeout | undefined;
+  readonly #backoff: Backoff;
+  #retryTimer: NodeJS.Timeout | undefined;
   #isStopping: boolean;
   #lab: Lab | undefined;
 
@@ -79,6 +85,8 @@ export class MeshRunner {
     this.#stopWatching = undefined;
     this.#queue = Promise.resolve();
     this.#tokenTimer = undefined;
+    this.#backoff = new Backoff(1_000, 30_000);
+    this.#retryTimer = undefined;
     this.#isStopping = false;
     this.#lab = undefined;
   }
@@ -124,6 +132,7 @@ export class MeshRunner {
     this.#isStopping = true;
     this.#stopWatching?.();
     clearInterval(this.#tokenTimer);
+    clearTimeout(this.#retryTimer);
     await this.#queue;
     await Promise.all([...this.#workloads.values()].flatMap((workload) => workload.replicas).map((replica) => replica.stop()));
     await this.#broker?.stop(5_000);
@@ -263,8 +272,26 @@ export class MeshRunner {
 
   #reconcileSoon(): void {
     this.#queue = this.#queue
-      .then(() => (this.#isStopping ? undefined : this.#reconcile()))
-      .catch((error: unknown) => this.#options.logger.error('the workloads could not be brought in step', { error: messageOf(error) }));
+      .then(() => {
+        boundary.enter();
+        return this.#isStopping ? undefined : this.#reconcile();
+      })
+      .catch((error: unknown) => {
+        boundary.unexpected(error);
+        this.#options.logger.error('the workloads could not be reconciled; it will be tried again', { error: messageOf(error) });
+        this.#reconcileLater();
+      });
+  }
+
+  /** After a failure that may pass: no change of a workload may follow that would lead to the next attempt. */
+  #reconcileLater(): void {
+    clearTimeout(this.#retryTimer);
+    if (this.#isStopping) return;
+    this.#retryTimer = boundary.after(
+      this.#backoff.nextMs(),
+      () => this.#reconcileSoon(),
+      () => this.#reconcileLater(),
+    );
   }
 
   async #reconcile(): Promise<void> {
@@ -277,13 +304,16 @@ export class MeshRunner {
     });
     await Promise.all(
       ended.map(async ([key, running]) => {
-        if (!this.#isStopping) this.#options.onProgress(`${key.split('/')[1]}: ${wanted.has(key) ? 'changed, restarting' : 'removed, stopping'}`);
+        const what = !wanted.has(key) ? 'removed, stopping' : running.specText === startAgain ? 'starting again' : 'changed, restarting';
+        if (!this.#isStopping) this.#options.onProgress(`${key.split('/')[1]}: ${what}`);
         await Promise.all(running.replicas.map((replica) => replica.stop()));
         this.#workloads.delete(key);
       }),
     );
     // Builds run side by side; what needs none starts at once.
     await Promise.all([...wanted].filter(([key]) => !this.#workloads.has(key)).map(([key, resource]) => this.#startWorkload(key, resource)));
+    if ([...this.#workloads.values()].some(({ specText: text }) => text === startAgain)) this.#reconcileLater();
+    else this.#backoff.reset();
   }
 
   async #startWorkload(key: string, resource: Resource<WorkloadSpec>): Promise<void> {
@@ -334,6 +364,7 @@ export class MeshRunner {
       }
     } catch (error) {
       await Promise.all(running.replicas.splice(0).map((replica) => replica.stop()));
+      running.specText = startAgain;
       fail(messageOf(error));
     }
   }
@@ -356,7 +387,8 @@ export class MeshRunner {
           resolveBuild(error ? `${error.message.split('\n')[0]}\n${(stderr || stdout).trim().split('\n').slice(-10).join('\n')}` : undefined);
         };
         const settings = { cwd: workingDirectory, env: { ...process.env, PATH: searchPath() }, timeout: 180_000, maxBuffer: 4 * 1024 * 1024 };
-        boundary.own(execFile(program!, args, settings, boundary.wrap(done)), () => {});
+        const failed = () => done(new Error('an internal error of mizzen'), '', '');
+        const child: ChildProcess = boundary.own(execFile(program!, args, settings, boundary.wrap(done, failed)), () => child.kill());
       });
       this.#builds.set(key, running);
     }
@@ -367,7 +399,6 @@ export class MeshRunner {
     const file = join(this.#options.home, 'tokens', namespace, serviceAccount);
     const key = `${namespace}/${serviceAccount}`;
     if (this.#tokens.has(key)) return file;
-    this.#tokens.set(key, file);
     mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
     if (serviceAccount !== 'default') {
       try {
@@ -379,6 +410,7 @@ export class MeshRunner {
       }
     }
     await this.#writeToken(namespace, serviceAccount, file);
+    this.#tokens.set(key, file);
     return file;
   }
 

@@ -1,4 +1,4 @@
-import { fork } from 'node:child_process';
+import { type ChildProcess, fork } from 'node:child_process';
 import type dgram from 'node:dgram';
 import { once } from 'node:events';
 import type net from 'node:net';
@@ -66,12 +66,13 @@ export async function makeOwnNamespace(capture: CaptureSettings): Promise<OwnNam
 /** Starts the helper inside, which opens the sockets, hands them out and ends. */
 async function handOut(namespace: string, { outboundPort, dnsPort }: CaptureSettings): Promise<HandedOutSockets> {
   const [node, file] = mizzenCommand as [string, string];
-  const child = boundary.own(
+  const child: ChildProcess = boundary.own(
     fork(file, ['hold-sockets', String(outboundPort), String(dnsPort ?? 0)], {
       execPath: 'ip',
       execArgv: ['netns', 'exec', namespace, node],
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     }),
+    () => child.kill(),
   );
   const outbound: net.Server[] = [];
   const dnsTcp: net.Server[] = [];

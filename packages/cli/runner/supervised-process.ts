@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { EventEmitter, once } from 'node:events';
+import { EventEmitter } from 'node:events';
 import { createWriteStream, type WriteStream } from 'node:fs';
 import { Backoff, errorBoundary, messageOf } from '@mizzen/common';
 
@@ -34,6 +34,8 @@ export class SupervisedProcess extends EventEmitter {
   readonly #backoff: Backoff;
   readonly #log: WriteStream;
   #child: ChildProcess | undefined;
+  /** Resolves when the child has ended. */
+  #ended: Promise<void>;
   #isStopping: boolean;
   #timer: NodeJS.Timeout | undefined;
 
@@ -45,6 +47,7 @@ export class SupervisedProcess extends EventEmitter {
     this.#log = boundary.own(createWriteStream(spec.logFile, { flags: 'a', mode: 0o600 }));
     this.#log.on('error', (error) => spec.onNotice(`its log cannot be written: ${error.message}`));
     this.#child = undefined;
+    this.#ended = Promise.resolve();
     this.#isStopping = false;
     this.#timer = undefined;
   }
@@ -62,6 +65,12 @@ export class SupervisedProcess extends EventEmitter {
     const [program, ...args] = spec.command;
     const startedAt = Date.now();
     const last: string[] = [];
+    const started = () => this.emit('started', child.pid);
+    // An event that met an exception is handled again: the process does not repeat it.
+    const again = (event: string | symbol, [message]: readonly unknown[]) => {
+      if (event === 'spawn') started();
+      else if (event === 'message') this.emit('message', message);
+    };
     // A group of its own: Ctrl-C in the terminal reaches the runner only, which ends its processes in order.
     const child = boundary.own(
       spawn(program!, args, {
@@ -70,8 +79,11 @@ export class SupervisedProcess extends EventEmitter {
         stdio: ['ignore', 'pipe', 'pipe', ...(spec.hasChannel ? (['ipc'] as const) : [])],
         detached: true,
       }),
+      again,
     );
     this.#child = child;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#ended = promise;
     child.on('message', (message) => this.emit('message', message));
     for (const stream of [child.stdout!, child.stderr!]) {
       let rest = '';
@@ -94,6 +106,7 @@ export class SupervisedProcess extends EventEmitter {
       if (ended) return;
       ended = true;
       this.#child = undefined;
+      resolve();
       boundary.run(() => this.emit('exited'));
       if (this.#isStopping) return;
       if (Date.now() - startedAt > steadyMs) this.#backoff.reset();
@@ -105,7 +118,7 @@ export class SupervisedProcess extends EventEmitter {
         .join('');
       spec.onNotice(`${reason}. Starting it again in ${(wait / 1000).toFixed(1)} s.${context ? ` Its last words:${context}` : ''}`);
     };
-    child.once('spawn', () => this.emit('started', child.pid));
+    child.once('spawn', started);
     child.once('error', (error: NodeJS.ErrnoException) =>
       end(error.code === 'ENOENT' ? `the program ${JSON.stringify(program)} was not found in PATH` : `it cannot be started: ${messageOf(error)}`),
     );
@@ -134,10 +147,9 @@ export class SupervisedProcess extends EventEmitter {
     clearTimeout(this.#timer);
     const child = this.#child;
     if (child?.pid !== undefined) {
-      const exited = once(this, 'exited');
       signalGroup(child.pid, 'SIGTERM');
       const timer = boundary.after(graceMs, () => signalGroup(child.pid!, 'SIGKILL'));
-      await exited;
+      await this.#ended;
       clearTimeout(timer);
     }
     if (!this.#log.closed) await new Promise<void>((resolve) => this.#log.end(() => resolve()));

@@ -1,6 +1,6 @@
 import { createHmac, createPublicKey, type KeyObject } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { messageOf } from '@mizzen/common';
+import { MizzenError, messageOf } from '@mizzen/common';
 import type { FetchPolicy } from '@mizzen/common/fetch-policy';
 import { callHttps } from '@mizzen/common/https-call';
 import { calculateJwkThumbprint, FlattenedSign, type JWK } from 'jose';
@@ -93,7 +93,7 @@ export class AcmeClient {
       ...(email === undefined ? {} : { contact: [`mailto:${email}`] }),
       ...(binding === undefined ? {} : { externalAccountBinding: bound(jwk, binding, newAccount) }),
     });
-    if (location === undefined) throw new Error('the server has made an account without a URL');
+    if (location === undefined) throw new MizzenError('certificate-not-issued', 'the server has made an account without a URL');
     this.#account = location;
     return location;
   }
@@ -104,7 +104,7 @@ export class AcmeClient {
     const { newOrder } = await this.#find();
     const made = await this.#post(newOrder, { identifiers: names.map((value) => ({ type: 'dns', value })) });
     const { location } = made;
-    if (location === undefined) throw new Error('the server has made an order without a URL');
+    if (location === undefined) throw new MizzenError('certificate-not-issued', 'the server has made an order without a URL');
     const { authorizations, finalize } = parse<Order>(made);
     const ordered = new Set(names.map((name) => name.toLowerCase()));
     const pending: { readonly at: string; readonly url: string; readonly challenge: HttpChallenge }[] = [];
@@ -113,10 +113,17 @@ export class AcmeClient {
       // The server chooses the identifier: a name that was not ordered is not proved for it.
       const domain = String(identifier?.value).toLowerCase();
       if (identifier?.type !== 'dns' || !ordered.has(domain))
-        throw new Error(`the server requests a proof of ${JSON.stringify(identifier?.value)}, which is not in the order for ${names.join(', ')}`);
+        throw new MizzenError(
+          'certificate-not-issued',
+          `the server requests a proof of ${JSON.stringify(identifier?.value)}, which is not in the order for ${names.join(', ')}`,
+        );
       if (status === 'valid') continue;
       const http = challenges.find(({ type }) => type === 'http-01');
-      if (http === undefined) throw new Error(`${identifier.value} cannot be proved by http-01 there, but by ${challenges.map(({ type }) => type).join(', ')}`);
+      if (http === undefined)
+        throw new MizzenError(
+          'certificate-not-issued',
+          `${identifier.value} cannot be proved by http-01 there, but by ${challenges.map(({ type }) => type).join(', ')}`,
+        );
       pending.push({ at, url: http.url, challenge: { domain, token: http.token, answer: await this.#answerTo(http.token) } });
     }
     await prove(pending.map(({ challenge }) => challenge));
@@ -124,17 +131,22 @@ export class AcmeClient {
     for (const { at } of pending) await this.#proved(at);
     await this.#post(finalize, { csr: csr.toString('base64url') });
     const order = await this.#poll<Order>(location, ({ status }) => status === 'valid' || status === 'invalid');
-    if (order.status !== 'valid' || order.certificate === undefined) throw new Error(`the order came to nothing: ${describe(order.error)}`);
+    if (order.status !== 'valid' || order.certificate === undefined)
+      throw new MizzenError('certificate-not-issued', `the order came to nothing: ${describe(order.error)}`);
     return (await this.#post(order.certificate)).text;
   }
 
   async #proved(at: string): Promise<void> {
     const { status, identifier, challenges } = await this.#poll<Authorization>(at, (one) => one.status !== 'pending');
-    if (status !== 'valid') throw new Error(`${identifier.value} was not proved: ${describe(challenges.find(({ error }) => error !== undefined)?.error)}`);
+    if (status !== 'valid')
+      throw new MizzenError(
+        'certificate-not-issued',
+        `${identifier.value} was not proved: ${describe(challenges.find(({ error }) => error !== undefined)?.error)}`,
+      );
   }
 
   async #answerTo(token: string): Promise<string> {
-    if (!/^[\w-]{1,200}$/.test(token)) throw new Error('the server has sent a token that is none (RFC 8555 section 8.1)');
+    if (!/^[\w-]{1,200}$/.test(token)) throw new MizzenError('certificate-not-issued', 'the server has sent a token that is none (RFC 8555 section 8.1)');
     return `${token}.${await calculateJwkThumbprint(createPublicKey(this.#options.key).export({ format: 'jwk' }) as JWK)}`;
   }
 
@@ -145,16 +157,17 @@ export class AcmeClient {
       if (isOver(value)) return value;
       await sleep(answer.retryAfterMs || pollMs, undefined, { signal: this.#options.signal });
     }
-    throw new Error(`${url} has not come to an end`);
+    throw new MizzenError('certificate-not-issued', `${url} has not come to an end`);
   }
 
   async #find(): Promise<Directory> {
     if (this.#directory === undefined) {
       const answer = await this.#send('GET', this.#options.server);
-      if (answer.status !== 200) throw new Error(`${this.#options.server} answers with ${answer.status}`);
+      if (answer.status !== 200) throw new MizzenError('certificate-not-issued', `${this.#options.server} answers with ${answer.status}`);
       const directory = parse<Partial<Directory>>(answer);
       const { newNonce, newAccount, newOrder } = directory;
-      if (!newNonce || !newAccount || !newOrder) throw new Error(`${this.#options.server} is no ACME directory (RFC 8555 section 7.1.1)`);
+      if (!newNonce || !newAccount || !newOrder)
+        throw new MizzenError('certificate-not-issued', `${this.#options.server} is no ACME directory (RFC 8555 section 7.1.1)`);
       this.#directory = { newNonce, newAccount, newOrder };
     }
     return this.#directory;
@@ -168,7 +181,7 @@ export class AcmeClient {
       if (this.#nonce === undefined) await this.#send('HEAD', newNonce);
       const nonce = this.#nonce;
       this.#nonce = undefined;
-      if (nonce === undefined) throw new Error('the server gives no nonces');
+      if (nonce === undefined) throw new MizzenError('certificate-not-issued', 'the server gives no nonces');
       const identity = this.#account === undefined ? { jwk: createPublicKey(key).export({ format: 'jwk' }) as JWK } : { kid: this.#account };
       const signed = await new FlattenedSign(payload === undefined ? new Uint8Array() : Buffer.from(JSON.stringify(payload)))
         .setProtectedHeader({ alg: 'ES256', nonce, url, ...identity })
@@ -177,7 +190,7 @@ export class AcmeClient {
       if (answer.status < 300) return answer;
       const problem = problemIn(answer);
       if (problem?.type !== 'urn:ietf:params:acme:error:badNonce' || i >= maxNonceTries)
-        throw new Error(problem === undefined ? `${url} answers with ${answer.status}` : describe(problem));
+        throw new MizzenError('certificate-not-issued', problem === undefined ? `${url} answers with ${answer.status}` : describe(problem));
     }
   }
 
@@ -195,7 +208,7 @@ export class AcmeClient {
       if (typeof nonce === 'string') this.#nonce = nonce;
       return { status, location, retryAfterMs: Math.min(Number(retryAfter ?? 0) || 0, 60) * 1_000, text };
     } catch (error) {
-      throw new Error(`${new URL(url).host}: ${messageOf(error)}`);
+      throw new MizzenError('certificate-not-issued', `${new URL(url).host}: ${messageOf(error)}`);
     }
   }
 }
@@ -211,7 +224,7 @@ function parse<T>({ text }: Answer): T {
   try {
     return JSON.parse(text) as T;
   } catch {
-    throw new Error('the server’s answer is no JSON');
+    throw new MizzenError('certificate-not-issued', 'the server’s answer is no JSON');
   }
 }
 

@@ -2,7 +2,7 @@ import 'reflect-metadata';
 import { createPrivateKey, generateKeyPairSync, type KeyObject, webcrypto, X509Certificate } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { type CertificateIssuerSpec, type CertificateSpec, findKind, type Kind, type Resource } from '@mizzen/api';
-import { Backoff, errorBoundary, type Logger, maxTimerMs, messageOf, parseDurationMs } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, MizzenError, maxTimerMs, messageOf, parseDurationMs } from '@mizzen/common';
 import type { FetchPolicy } from '@mizzen/common/fetch-policy';
 import * as x509 from '@peculiar/x509';
 import { exportKey } from '../citadel/ca-generation.ts';
@@ -194,12 +194,15 @@ export class CertificateController {
       }
     }
     if (secret !== undefined && secret.metadata.annotations?.[annotations.certificate] !== stored.key.name)
-      throw new Error(`the Secret ${spec.secretName} is there already and was not made for this Certificate: remove it, or name another`);
+      throw new MizzenError(
+        'certificate-not-issued',
+        `the Secret ${spec.secretName} is there already and was not made for this Certificate: remove it, or name another`,
+      );
     if (current === undefined) await this.#setStatus(name, { isReady: false, reason: 'Issuing', message: 'the certificate is being asked for' });
     // Before the order: the account of a ClusterIssuer may still have another namespace's proof of the host, and the server would ask for no other.
     for (const host of spec.dnsNames!) {
       const problem = this.#options.proofProblem(namespace, host.toLowerCase());
-      if (problem !== undefined) throw new Error(problem);
+      if (problem !== undefined) throw new MizzenError('certificate-not-issued', problem);
     }
     const client = await this.#clientOf(spec, namespace);
     const { key, csr } = await signingRequest(spec);
@@ -218,7 +221,7 @@ export class CertificateController {
     }
     const leaf = new X509Certificate(chain);
     if (!leaf.checkPrivateKey(createPrivateKey(key)) || !coversNames(leaf, spec.dnsNames!))
-      throw new Error('the server has sent a certificate that was not asked for');
+      throw new MizzenError('certificate-not-issued', 'the server has sent a certificate that was not asked for');
     const { name: issuer = '', kind = 'Issuer' } = spec.issuerRef ?? {};
     const { labels = {}, annotations: more = {} } = spec.secretTemplate ?? {};
     const value = {
@@ -254,7 +257,7 @@ export class CertificateController {
     const isCluster = kind === 'ClusterIssuer';
     const at = isCluster ? `/${name}` : `${namespace}/${name}`;
     const issuer = await this.#get(kind, at);
-    if (issuer === undefined) throw new Error(`there is no ${kind} ${name}${isCluster ? '' : ` in namespace ${namespace}`}`);
+    if (issuer === undefined) throw new MizzenError('certificate-not-issued', `there is no ${kind} ${name}${isCluster ? '' : ` in namespace ${namespace}`}`);
     const known = this.#clients.get(`${kind} ${at}`);
     if (known !== undefined) return known;
     const { server, email, caBundle, privateKeySecretRef, externalAccountBinding } = (issuer.resource.spec as CertificateIssuerSpec).acme!;
@@ -295,7 +298,8 @@ export class CertificateController {
     const stored = await this.#options.registry.store.get({ group: '', kind: 'Secret', namespace, name });
     if (stored !== undefined) {
       const key = createPrivateKey(await this.#secretValue(namespace, name, field));
-      if (key.asymmetricKeyDetails?.namedCurve !== 'prime256v1') throw new Error(`the account's key in the Secret ${namespace}/${name} has to be ECDSA P-256`);
+      if (key.asymmetricKeyDetails?.namedCurve !== 'prime256v1')
+        throw new MizzenError('certificate-not-issued', `the account's key in the Secret ${namespace}/${name} has to be ECDSA P-256`);
       return key;
     }
     const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
@@ -308,7 +312,7 @@ export class CertificateController {
   async #secretValue(namespace: string, name: string, field: string): Promise<string> {
     const stored = await this.#options.registry.store.get({ group: '', kind: 'Secret', namespace, name });
     const value = (stored?.resource['data'] as Record<string, string> | undefined)?.[field];
-    if (value === undefined) throw new Error(`there is no Secret ${namespace}/${name} with the key ${field}`);
+    if (value === undefined) throw new MizzenError('certificate-not-issued', `there is no Secret ${namespace}/${name} with the key ${field}`);
     return Buffer.from(value, 'base64').toString('utf8');
   }
 

@@ -48,7 +48,7 @@ export class DirectorySource {
   /** A write of the last pass failed for a reason that may pass. */
   #hasFailed: boolean;
   #retryTimer: NodeJS.Timeout | undefined;
-  readonly #watchers: Map<string, FSWatcher>;
+  readonly #watchers: Map<string, { readonly watcher: FSWatcher; readonly identity: string | undefined }>;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void>;
   #isClosed: boolean;
@@ -82,7 +82,7 @@ export class DirectorySource {
       .catch((error: unknown) => {
         boundary.unexpected(error);
         this.#options.logger.error('the folder could not be read', { directory: this.#options.directory, error: messageOf(error) });
-        this.#retryAfter(this.#options.retryMs ?? defaultRetryMs);
+        this.#retryAfter(this.#retryMs);
       });
     return this.#running;
   }
@@ -92,7 +92,7 @@ export class DirectorySource {
     if (this.#isClosed) return;
     this.#retryTimer = boundary.after(
       delayMs + 1,
-      () => boundary.start(() => this.sync()),
+      () => this.#syncAndFollow(),
       () => this.#retryAfter(delayMs),
     );
   }
@@ -101,33 +101,58 @@ export class DirectorySource {
     this.#isClosed = true;
     clearTimeout(this.#timer);
     clearTimeout(this.#retryTimer);
-    for (const watcher of this.#watchers.values()) watcher.close();
+    for (const { watcher } of this.#watchers.values()) watcher.close();
     await this.#running;
   }
 
   #syncAndFollow(): void {
-    boundary.start(() => this.sync().then(() => this.#follow()));
+    boundary.start(
+      () => this.sync().then(() => this.#follow()),
+      () => this.#retryAfter(this.#retryMs),
+    );
+  }
+
+  get #retryMs(): number {
+    return this.#options.retryMs ?? defaultRetryMs;
   }
 
   /** Watches the folder and those below it; called after each pass, since there may be new ones. */
   async #follow(): Promise<void> {
     const trigger = () => {
       clearTimeout(this.#timer);
-      if (!this.#isClosed) this.#timer = boundary.after(this.#options.settleMs ?? 60, () => this.#syncAndFollow());
+      if (this.#isClosed) return;
+      this.#timer = boundary.after(
+        this.#options.settleMs ?? 60,
+        () => this.#syncAndFollow(),
+        () => this.#retryAfter(this.#retryMs),
+      );
     };
-    for (const folder of [this.#options.directory, ...(await foldersBelow(this.#options.directory))]) {
-      if (this.#isClosed || this.#watchers.has(folder)) continue;
+    const isFirst = this.#watchers.size === 0;
+    let hasNew = false;
+    const folders = [this.#options.directory, ...(await foldersBelow(this.#options.directory))];
+    for (const gone of [...this.#watchers.keys()].filter((folder) => !folders.includes(folder))) this.#unwatch(gone);
+    for (const folder of folders) {
+      // The watcher of a folder that was removed reports nothing of one that has its name now. Inode numbers are used again.
+      const found = await stat(folder, { bigint: true }).catch(() => undefined);
+      const identity = found && `${found.dev} ${found.ino} ${found.birthtimeNs}`;
+      if (this.#isClosed || (identity !== undefined && this.#watchers.get(folder)?.identity === identity)) continue;
+      this.#unwatch(folder);
       try {
-        const watcher = boundary.own(watch(folder, trigger), () => {});
-        this.#watchers.set(folder, watcher);
-        watcher.on('error', () => {
-          watcher.close();
-          this.#watchers.delete(folder);
-        });
+        const watcher = boundary.own(watch(folder, trigger), trigger);
+        this.#watchers.set(folder, { watcher, identity });
+        hasNew = true;
+        watcher.on('error', () => this.#unwatch(folder));
       } catch (error) {
         this.#options.logger.warn('a folder cannot be followed: changes there need a restart', { folder, error: messageOf(error) });
       }
     }
+    // What has changed in a new folder between the pass and the watcher was not reported.
+    if (hasNew && !isFirst) trigger();
+  }
+
+  #unwatch(folder: string): void {
+    this.#watchers.get(folder)?.watcher.close();
+    this.#watchers.delete(folder);
   }
 
   async #pass(): Promise<void> {
@@ -175,8 +200,7 @@ export class DirectorySource {
     this.#report(problems);
     this.#options.onPass?.();
     clearTimeout(this.#retryTimer);
-    const againMs =
-      missing.size > 0 ? (this.#options.removeAfterMs ?? defaultRemoveAfterMs) : this.#hasFailed ? (this.#options.retryMs ?? defaultRetryMs) : undefined;
+    const againMs = missing.size > 0 ? (this.#options.removeAfterMs ?? defaultRemoveAfterMs) : this.#hasFailed ? this.#retryMs : undefined;
     if (againMs !== undefined) this.#retryAfter(againMs);
   }
 

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { createReadStream, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
@@ -203,9 +203,10 @@ const script = 'readlink /proc/self/fd/3 && exec ss -xHn state established';
  * sees. The kernel tells the other end by sock_diag(7) alone, which `ss` (iproute2) asks.
  */
 export async function socketPeer(socket: Socket): Promise<number | undefined> {
-  const child = boundary.own(
+  const child: ChildProcess = boundary.own(
     spawn('/bin/sh', ['-c', script], { stdio: ['ignore', 'pipe', 'pipe', socket], timeout: timeoutMs, killSignal: 'SIGKILL' }),
-    () => {},
+    // Output that met an exception is incomplete: the connection is refused.
+    () => child.kill('SIGKILL'),
   );
   const [output, errors, [code]] = await Promise.all([text(child.stdout!), text(child.stderr!), once(child, 'close') as Promise<[number | null]>]);
   if (code !== 0)

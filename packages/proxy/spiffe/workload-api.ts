@@ -29,6 +29,8 @@ import type { Attestation, WorkloadAttestor } from './process-attestor.ts';
 import { isWorkloadOf } from './svid-subject.ts';
 
 const boundary = errorBoundary('spiffe.connection');
+/** After an exception of this proxy's own. */
+const retryMs = 1_000;
 
 export interface WorkloadApiOptions {
   readonly socketPath: string;
@@ -258,13 +260,17 @@ export class WorkloadApi {
     const { pair } = await this.#options.identity.issueFor(spiffeId);
     const certificates = derOf(pair.cert);
     const expiresAt = Date.parse(new X509Certificate(certificates[0]!).validTo);
-    clearTimeout(this.#timers.get(spiffeId));
-    const timer = boundary.after(Math.min(2 ** 31 - 1, (expiresAt - Date.now()) / 2), () => this.#renew(spiffeId)).unref();
-    this.#timers.set(spiffeId, timer);
+    this.#renewAfter((expiresAt - Date.now()) / 2, spiffeId);
     return { chain: Buffer.concat(certificates), key: createPrivateKey(pair.key).export({ format: 'der', type: 'pkcs8' }) };
   }
 
-  /** Only where somebody listens: whoever asks later gets a new one then. */
+  #renewAfter(delayMs: number, spiffeId: string): void {
+    clearTimeout(this.#timers.get(spiffeId));
+    const again = () => this.#renewAfter(retryMs, spiffeId);
+    this.#timers.set(spiffeId, boundary.after(delayMs, () => this.#renew(spiffeId), again).unref());
+  }
+
+  /** Only for streams that are open: a later request receives a new one then. */
   #renew(spiffeId: string): void {
     this.#svids.delete(spiffeId);
     for (const watcher of this.#watchers) watcher();

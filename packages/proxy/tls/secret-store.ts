@@ -11,6 +11,8 @@ import { constrainedRoots, type RootsByDomain, readTrustDomains } from './trust-
 import { WatchedFiles } from './watched-files.ts';
 
 const boundary = errorBoundary('tls.revocation');
+/** After an exception of this proxy's own. */
+const retryMs = 1_000;
 
 /** A certificate chain with its key, PEM. Never printed: admin shows only what ./describe-certificates.ts makes of it. */
 export interface KeyPair {
@@ -93,9 +95,15 @@ export class SecretStore {
     this.#roots.set(name, roots);
     this.#changed(name);
     if (roots.leafCrl !== undefined && roots.leafCrl !== current?.leafCrl) {
-      const { leafCrl } = roots;
-      boundary.start(() => this.#livePeers.endRevoked(name, leafCrls(leafCrl)));
+      this.#endRevoked(name, roots.leafCrl);
     }
+  }
+
+  /** Closes the connections of revoked peers, and after an exception tries again while the list is in effect. */
+  #endRevoked(name: string, leafCrl: string): void {
+    if (this.#roots.get(name)?.leafCrl !== leafCrl) return;
+    const again = (): void => void boundary.after(retryMs, () => this.#endRevoked(name, leafCrl), again).unref();
+    boundary.start(() => this.#livePeers.endRevoked(name, leafCrls(leafCrl)), again);
   }
 
   setGeneric(name: string, value: Buffer): void {

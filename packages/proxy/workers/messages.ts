@@ -42,6 +42,8 @@ export type FromWorker =
   | { readonly kind: 'ready' }
   /** All but its sockets is there. */
   | { readonly kind: 'prepared' }
+  /** A part of the configuration was lost: all of it is needed again. */
+  | { readonly kind: 'incomplete' }
   | { readonly kind: 'refused'; readonly type: ResourceType; readonly reason: string }
   | { readonly kind: 'socket' }
   | { readonly kind: 'handed-over' }

@@ -37,12 +37,15 @@ export interface Successor {
  */
 export async function startSuccessor(servers: () => Promise<readonly net.Server[]>, options: SuccessorOptions, logger: Logger): Promise<Successor> {
   const epoch = hotRestartEpoch() + 1;
+  let receive: ((message: FromSuccessor) => void) | undefined;
   const child = boundary.own(
     spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
       stdio: ['inherit', 'inherit', 'inherit', 'ipc', options.line],
       env: { ...process.env, ...options.env, [epochVariable]: String(epoch) },
       serialization: 'advanced',
     }),
+    // A message that met an exception is handled again: the new process does not repeat it.
+    (event, [message]) => event === 'message' && receive?.(message as FromSuccessor),
   );
   logger.info('hot restart: a new process has been started', { pid: child.pid, epoch });
   await new Promise<void>((resolve, reject) => {
@@ -56,7 +59,7 @@ export async function startSuccessor(servers: () => Promise<readonly net.Server[
     };
     child.on('error', (error) => finish(error.message));
     child.once('exit', (code, signal) => finish(`it has ended with ${signal ?? `code ${code}`}`));
-    child.on('message', (message: FromSuccessor) => {
+    receive = (message) => {
       if (message.kind === 'failed') finish(message.reason);
       else if (message.kind === 'taken-over') finish(undefined);
       else
@@ -64,7 +67,8 @@ export async function startSuccessor(servers: () => Promise<readonly net.Server[
           .then((all) => Promise.all(all.map((server) => sendHandle(child, { kind: 'socket' } satisfies ToSuccessor, server))))
           .then(() => child.send({ kind: 'all-sockets' } satisfies ToSuccessor, () => {}))
           .catch((error: unknown) => finish(String(error)));
-    });
+    };
+    child.on('message', receive);
   });
   child.removeAllListeners('exit');
   const exited = child.exitCode === null && child.signalCode === null ? once(child, 'exit') : Promise.resolve();
@@ -94,7 +98,11 @@ export function predecessor(): Predecessor | undefined {
           process.off('disconnect', onDisconnect);
           resolve();
         };
-        const onMessage = boundary.wrap(received);
+        const onMessage = (message: ToSuccessor, handle: unknown) => {
+          boundary.run(() => received(message, handle)) ||
+            boundary.run(() => received(message, handle)) ||
+            reject(new MizzenError('hot-restart-failed', 'a message of the process to take over from could not be handled'));
+        };
         const onDisconnect = () => reject(new MizzenError('hot-restart-failed', 'the process to take over from is gone'));
         process.on('message', onMessage);
         process.once('disconnect', onDisconnect);

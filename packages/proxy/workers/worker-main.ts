@@ -31,8 +31,16 @@ async function close(drainMs: number, acceptMs: number): Promise<void> {
 
 const boundary = errorBoundary('worker.message');
 
-// A message that throws is lost, and the worker keeps serving.
-process.on('message', boundary.wrap(receive));
+process.on('message', (message: ToWorker, handle: unknown) => {
+  boundary.run(() => receive(message, handle)) || boundary.run(() => receive(message, handle)) || boundary.run(() => lost(message));
+});
+
+/** A message that met an exception twice. The worker keeps serving with what it has, and ends when it could not serve. */
+function lost({ kind }: ToWorker): void {
+  if (kind === 'start' || kind === 'socket' || kind === 'no-more-sockets' || kind === 'close') process.exit(1);
+  if (kind === 'hand-over') boundary.start(() => tell({ kind: 'handed-over' }));
+  else if (kind !== 'stats') boundary.start(() => tell({ kind: 'incomplete' }));
+}
 
 function receive(message: ToWorker, handle: unknown): void {
   if (message.kind === 'start') {

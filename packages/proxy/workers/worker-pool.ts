@@ -38,6 +38,8 @@ interface Worker {
 
 const statsTimeoutMs = 2_000;
 const steadyMs = 10_000;
+/** Before a worker receives the configuration again that it could not read. */
+const incompleteMs = 1_000;
 /** In TypeScript when run from the sources, in JavaScript when published. */
 const workerFile = fileURLToPath(new URL(`./worker-main${extname(import.meta.url)}`, import.meta.url));
 
@@ -176,7 +178,14 @@ export class WorkerPool {
   #start(index: number, expectsSockets: boolean): void {
     const { self, selfId, accessLogFile, overload, drainMs, engine, logger, logLevel } = this.#options;
     const startedAt = Date.now();
-    const child = boundary.own(fork(workerFile, [], { serialization: 'advanced', execArgv: process.execArgv, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }));
+    // A message that met an exception is handled again: a worker that has reported to be ready does not report it twice.
+    const again = (event: string | symbol, [message, handle]: readonly unknown[]) => {
+      if (event === 'message') this.#receive(worker, message as FromWorker, handle);
+    };
+    const child = boundary.own(
+      fork(workerFile, [], { serialization: 'advanced', execArgv: process.execArgv, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }),
+      again,
+    );
     const worker: Worker = { index, child, isReady: false, isPrepared: false, lastStats: undefined };
     this.#workers.set(index, worker);
     child.on('message', (message: FromWorker, handle: unknown) => this.#receive(worker, message, handle));
@@ -214,6 +223,11 @@ export class WorkerPool {
       index,
       expectsSockets,
     });
+    this.#tellConfiguration(worker);
+  }
+
+  #tellConfiguration(worker: Worker): void {
+    const { engine } = this.#options;
     const { keyPairs, roots, generic } = engine.secrets.names();
     for (const name of new Set([...keyPairs, ...roots, ...generic])) this.#tellSecret(name, worker);
     // What names a resource comes before it: a route table that no listener names yet is dropped, and would never come again.
@@ -238,6 +252,13 @@ export class WorkerPool {
       case 'handed-over':
         this.#events.emit(`handed-over-${worker.index}`);
         return;
+      case 'incomplete': {
+        const tell = () => {
+          if (this.#workers.get(worker.index) === worker) this.#tellConfiguration(worker);
+        };
+        boundary.after(incompleteMs, tell, tell).unref();
+        return;
+      }
       case 'refused':
         this.#options.logger.error('a worker refused what the main process accepted', { worker: worker.index, type: message.type, reason: message.reason });
         return;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { silentLogger } from '@mizzen/common';
+import { clearFaults, injectFault, internalErrors, logErrorsTo, silentLogger } from '@mizzen/common';
 import { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { ConfigurationKeeper, type ConfigurationKeeperOptions } from './configuration-keeper.ts';
 
@@ -26,6 +26,19 @@ describe('the keeper of a configuration', () => {
     const { keeper: closed, written } = keeper();
     await closed.close();
     assert.equal(written.length, 1);
+  });
+
+  it('writes a change a second after the turn that should have written it has thrown', (context) => {
+    context.mock.timers.enable({ apis: ['setTimeout'] });
+    logErrorsTo(silentLogger);
+    const before = internalErrors().get('configuration.keep') ?? 0;
+    injectFault('configuration.keep', 1);
+    const { written } = keeper();
+    context.mock.timers.tick(100);
+    assert.deepEqual([internalErrors().get('configuration.keep'), written.length], [before + 1, 0]);
+    context.mock.timers.tick(1_000);
+    assert.equal(written.length, 1);
+    clearFaults();
   });
 
   it('writes nothing after another process has taken over', async () => {

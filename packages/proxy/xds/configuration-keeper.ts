@@ -34,6 +34,8 @@ const maxUnsettledMs = 3_000;
 /** Writing takes at most a tenth of the time. */
 const pauseFactor = 10;
 const retryMs = 30_000;
+/** After an exception of this proxy's own. */
+const retryAfterErrorMs = 1_000;
 /** A configuration that does not change is written again, so that its age is that of the last contact. */
 const refreshMs = 3_600_000;
 /** What is named by a resource comes after it, except for clusters: a listener opens when they have all that they need. */
@@ -94,7 +96,10 @@ export class ConfigurationKeeper {
       this.#useTimer = boundary.after(
         useAfterMs,
         () => this.controlPlaneIsAway(),
-        () => this.#decided.resolve(),
+        () => {
+          boundary.run(() => this.controlPlaneIsAway());
+          this.#decided.resolve();
+        },
       );
     if (this.#isRead) this.#decided.resolve();
     await this.#decided.promise;
@@ -216,7 +221,7 @@ export class ConfigurationKeeper {
     };
     const again = () => {
       this.#writeTimer = undefined;
-      this.#schedule(refreshMs);
+      this.#schedule(retryAfterErrorMs);
     };
     this.#writeTimer = boundary.after(Math.max(delayMs, this.#notBefore - performance.now()), write, again).unref();
   }

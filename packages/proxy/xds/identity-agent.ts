@@ -14,7 +14,7 @@ import { type KeyPair, rootsOfDomain, type SecretStore } from '../tls/secret-sto
 
 const boundary = errorBoundary('identity.renew');
 /** After an error of this proxy's own. */
-const maxRetryMs = 5_000;
+const maxRetryMs = 1_000;
 
 interface Tls {
   readonly ca: string;
@@ -159,7 +159,10 @@ export class IdentityAgent {
   #obtainWithin(ms: number): void {
     if (this.#isObtaining) return this.#wake?.();
     clearTimeout(this.#timer);
-    this.#timer = boundary.after(Math.random() * ms, () => this.#obtainSoon()).unref();
+    const again = () => {
+      if (!this.#isClosed) this.#obtainWithin(maxRetryMs);
+    };
+    this.#timer = boundary.after(Math.random() * ms, () => this.#obtainSoon(), again).unref();
   }
 
   /** Of this mesh: the roots of others say nothing about its control plane. */

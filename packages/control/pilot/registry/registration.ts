@@ -1,5 +1,6 @@
 import { findKind, type WorkloadEntrySpec } from '@mizzen/api';
-import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
+import { ApiError } from '../../galley/api-error.ts';
 import type { ResourceRegistry } from '../../galley/resource-registry.ts';
 import { splitAddress } from '../generate/names.ts';
 import type { ProxyView } from '../proxy-view.ts';
@@ -15,6 +16,9 @@ const boundary = errorBoundary('registration');
  */
 export { registeredAnnotation };
 
+const defaultRetryMs = 500;
+const maxRetryMs = 30_000;
+
 /** By this a sidecar says that it is about to end for good. */
 const leavingReason = 'shutting down';
 const manager = 'mizzen-registration';
@@ -25,6 +29,8 @@ export interface RegistrationOptions {
   readonly logger: Logger;
   /** How long an entry stays after its sidecar has gone, in milliseconds. */
   readonly graceMs?: number;
+  /** When a write that has failed is repeated first, in milliseconds; later ones wait up to 30 s. Default: 500. */
+  readonly retryMs?: number;
 }
 
 /** A proxy's stream, as far as registration needs it. */
@@ -37,6 +43,8 @@ export class Registration {
   readonly #options: RegistrationOptions;
   readonly #graceMs: number;
   readonly #removals: Map<string, NodeJS.Timeout>;
+  /** Of entries whose last write has failed: when it is repeated. */
+  readonly #retries: Map<string, { readonly backoff: Backoff; timer: NodeJS.Timeout | undefined }>;
   /** Writes for one entry happen one after another. */
   readonly #queues: Map<string, Promise<void>>;
   /** Streams of each registered workload, the newest last. */
@@ -51,6 +59,7 @@ export class Registration {
     this.#options = options;
     this.#graceMs = options.graceMs ?? 10_000;
     this.#removals = new Map();
+    this.#retries = new Map();
     this.#queues = new Map();
     this.#connected = new Map();
     this.#leaving = new Set();
@@ -76,7 +85,7 @@ export class Registration {
     clearTimeout(this.#removals.get(key));
     this.#removals.delete(key);
     this.#unhealthy.delete(key);
-    this.#enqueue(key, () => this.#write(member));
+    this.#writeSoon(key);
   }
 
   disconnected(member: Member): void {
@@ -85,11 +94,10 @@ export class Registration {
     const members = this.#connected.get(key);
     if (!members?.includes(member)) return;
     const left = members.filter((each) => each !== member);
-    const last = left.at(-1);
-    if (last !== undefined) {
+    if (left.length > 0) {
       this.#connected.set(key, left);
-      // The entry says what the newest stream said: without it, what the one before says.
-      if (members.at(-1) === member) this.#enqueue(key, () => this.#write(last));
+      // Without the newest stream, the entry states what the one before has stated.
+      if (members.at(-1) === member) this.#writeSoon(key);
     } else {
       this.#connected.delete(key);
       this.#unhealthy.delete(key);
@@ -103,7 +111,7 @@ export class Registration {
     const { view } = member;
     const key = `${view.namespace}/${view.name}`;
     if (this.#connected.get(key)?.at(-1) !== member || !view.registers) return;
-    this.#enqueue(key, () => this.#write(member));
+    this.#writeSoon(key);
   }
 
   /** `reason` is why the application is not healthy; undefined when it is. */
@@ -115,12 +123,13 @@ export class Registration {
     else this.#leaving.delete(key);
     if (reason === undefined) this.#unhealthy.delete(key);
     else this.#unhealthy.set(key, reason);
-    this.#enqueue(key, () => this.#write(member));
+    this.#writeSoon(key);
   }
 
   async close(): Promise<void> {
     this.#isClosed = true;
     for (const timer of this.#removals.values()) clearTimeout(timer);
+    for (const { timer } of this.#retries.values()) clearTimeout(timer);
     await Promise.all(this.#queues.values());
   }
 
@@ -130,11 +139,34 @@ export class Registration {
         boundary.enter();
         return task();
       })
+      .then(() => void this.#retries.delete(key))
       .catch((error: unknown) => {
-        boundary.unexpected(error);
-        this.#options.logger.error('a workload could not be registered', { workload: key, error: messageOf(error) });
+        if (!(error instanceof ApiError)) boundary.unexpected(error);
+        const retryMs = this.#retryLater(key, task);
+        this.#options.logger.error('a workload could not be registered; it will be tried again', { workload: key, error: messageOf(error), retryMs });
       });
     this.#queues.set(key, next);
+  }
+
+  /** Repeats a task unless a newer one of the entry has succeeded by then. Returns when, in milliseconds. */
+  #retryLater(key: string, task: () => Promise<void>): number {
+    const retry = this.#retries.get(key) ?? { backoff: new Backoff(this.#options.retryMs ?? defaultRetryMs, maxRetryMs), timer: undefined };
+    this.#retries.set(key, retry);
+    clearTimeout(retry.timer);
+    const delayMs = Math.round(retry.backoff.nextMs());
+    const again = () => {
+      if (!this.#isClosed && this.#retries.get(key) === retry) this.#enqueue(key, task);
+    };
+    if (!this.#isClosed) retry.timer = boundary.after(delayMs, again, () => this.#retryLater(key, task)).unref();
+    return delayMs;
+  }
+
+  /** The entry states what the newest stream of its workload has stated by then. */
+  #writeSoon(key: string): void {
+    this.#enqueue(key, async () => {
+      const member = this.#connected.get(key)?.at(-1);
+      if (member?.view.registers) await this.#write(member);
+    });
   }
 
   async #write({ view, binding }: Member): Promise<void> {

@@ -11,6 +11,9 @@ const processFile = fileURLToPath(new URL(`./script-process${extname(import.meta
 /** A filter that keeps everything ends its process, not the proxy. */
 const maxHeapMb = 128;
 const boundary = errorBoundary('script-process');
+const internalError = 'an internal error of the proxy';
+/** After an exception, the end of a process is reported again: without a report no other would be started. */
+const endRetryMs = 50;
 
 interface ScriptChildEvents {
   readonly onMessage: (message: FromProcess) => void;
@@ -37,6 +40,7 @@ export class ScriptChild {
         stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe'],
         env: {},
       }),
+      () => this.kill(internalError),
     );
     const results = this.#process.stdio[3] as Socket;
     this.#calls = this.#process.stdio[4] as Socket;
@@ -45,7 +49,8 @@ export class ScriptChild {
     results.unref();
     this.#calls.unref();
     results.on('data', (piece: Buffer) => {
-      boundary.run(() => this.#read(piece));
+      // What has been lost of a line cannot be read again: the process is replaced, and its calls are repeated.
+      if (!boundary.run(() => this.#read(piece))) this.kill(internalError);
     });
     results.on('error', () => {});
     this.#calls.on('error', () => {});
@@ -78,6 +83,8 @@ export class ScriptChild {
   #end(reason: string): void {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
-    boundary.run(() => this.#events.onEnd(this.#reason ?? reason));
+    const tell = () => this.#events.onEnd(this.#reason ?? reason);
+    const again = (): void => void boundary.after(endRetryMs, tell, again).unref();
+    if (!boundary.run(tell)) again();
   }
 }

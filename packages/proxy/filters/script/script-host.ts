@@ -85,13 +85,8 @@ export class ScriptHost {
     try {
       // Editors replace files: the folder is what stays.
       this.#watcher = boundary.own(
-        watch(dirname(file), { persistent: false }, (_event, name) => {
-          if (name !== null && name !== basename(file)) return;
-          clearTimeout(this.#reloadTimer);
-          this.#reloadTimer = boundary.after(reloadDelayMs, () => this.#load());
-          this.#reloadTimer.unref();
-        }),
-        () => {},
+        watch(dirname(file), { persistent: false }, (_event, name) => (name === null || name === basename(file)) && this.#reloadAfter(reloadDelayMs)),
+        () => this.#reloadAfter(reloadDelayMs),
       );
     } catch {
       // The folder does not exist: the load fails too, and logs it.
@@ -275,6 +270,17 @@ export class ScriptHost {
       () => this.#loadAfter(maxRestartDelayMs),
     );
     this.#restartTimer.unref();
+  }
+
+  #reloadAfter(delayMs: number): void {
+    if (this.#isClosed) return;
+    clearTimeout(this.#reloadTimer);
+    this.#reloadTimer = boundary.after(
+      delayMs,
+      () => this.#load(),
+      () => this.#reloadAfter(maxRestartDelayMs),
+    );
+    this.#reloadTimer.unref();
   }
 
   #release(): void {
