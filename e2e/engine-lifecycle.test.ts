@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { TestAuthority } from './support/certificates.ts';
 import { cluster, http as httpFilter, listener, metric, serverTls, TestEngine } from './support/engine.ts';
+import { faultyProcess } from './support/faulty-process.ts';
 import { GrpcClient, grpcServer } from './support/grpc.ts';
 import { call, until } from './support/http.ts';
 
@@ -86,10 +87,13 @@ describe('the life of a proxy', () => {
 
   it('serves with several workers, counts them together, and survives the end of one', async () => {
     const [port, adminPort] = [await engine.ports.next(), await engine.ports.next()];
-    const child = await engine.spawn({ listeners: [listener('in', port, httpFilter('app'))], clusters: [cluster('app', [app])], adminPort }, [
-      '--concurrency',
-      '3',
-    ]);
+    // The first message to each worker, which starts it, and the first of a worker, which tells that it is ready.
+    const faults = faultyProcess({ 'worker.message': 1, 'worker.process': 1 });
+    const child = await engine.spawn(
+      { listeners: [listener('in', port, httpFilter('app'))], clusters: [cluster('app', [app])], adminPort },
+      ['--concurrency', '3'],
+      faults,
+    );
     const workers = pidsBelow(child.pid!);
     assert.equal(workers.length, 3);
     const send = () => call({ port, headers: { host: 'a' }, agent: new http.Agent() });
@@ -97,6 +101,8 @@ describe('the life of a proxy', () => {
     const text = await engine.metrics(adminPort);
     assert.equal(metric(text, 'istio_requests_total'), 60);
     assert.equal(metric(text, 'mizzen_workers'), 3);
+    assert.equal(metric(text, 'mizzen_internal_errors_total', 'place="worker.message"'), 3);
+    assert.equal(metric(text, 'mizzen_internal_errors_total', 'place="worker.process"'), 1);
     const { listeners } = JSON.parse((await call({ port: adminPort, path: '/listeners' })).body) as { listeners: unknown[] };
     assert.equal(listeners.length, 1);
     process.kill(workers[1]!, 'SIGKILL');

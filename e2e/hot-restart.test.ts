@@ -11,6 +11,7 @@ import { after, before, describe, it } from 'node:test';
 import { WebSocket, WebSocketServer } from 'ws';
 import { mizzenCommand, proxyCommand } from '../packages/cli/runner/program.ts';
 import { type BootstrapParts, bootstrap, cluster, http as httpFilter, listener, RawClient, TestEngine } from './support/engine.ts';
+import { faultyProcess } from './support/faulty-process.ts';
 import { GrpcClient, grpcServer } from './support/grpc.ts';
 import { call, until } from './support/http.ts';
 
@@ -173,7 +174,7 @@ describe('hot restart with streams that stay open', { concurrency: 3 }, () => {
   };
 
   it(`loses no request and no stream in ${restarts} restarts`, { timeout: 240_000 }, async (test) => {
-    const { proxy, port, grpcPort } = await start(['--drain-time', '1']);
+    const { proxy, port, grpcPort } = await start(['--drain-time', '1'], faultyProcess({ 'hot-restart': 1, process: 2 }));
     const failures: string[] = [];
     let done = 0;
     let isOver = false;
@@ -261,6 +262,8 @@ describe('hot restart with streams that stay open', { concurrency: 3 }, () => {
     isOver = true;
     await Promise.all(loads);
     assert.deepEqual([...new Set(failures)], []);
+    // An exception in each process for a message of the other, and for the request to restart: both are handled again.
+    for (const place of ['hot-restart', 'process']) assert.ok(proxy.count(`injected fault at ${place}`) >= restarts, place);
     const [last] = proxy.pids();
     process.kill(last!, 'SIGTERM');
     await proxy.untilRunning(0);
@@ -281,7 +284,8 @@ describe('hot restart with streams that stay open', { concurrency: 3 }, () => {
 
   for (const env of [{} as Record<string, string>, { MIZZEN_RUNNER_PID: String(process.pid) }])
     it(`ends all processes on SIGTERM to the first, ${'MIZZEN_RUNNER_PID' in env ? 'with' : 'without'} a supervisor`, { timeout: 120_000 }, async () => {
-      const { proxy, port } = await start(['--drain-time', '0'], env);
+      // The third entry of the first process: the turn that waits for its last streams.
+      const { proxy, port } = await start(['--drain-time', '0'], { ...env, ...faultyProcess({ process: 3 }) });
       await openWebSocket(port);
       await proxy.restart();
       await proxy.untilRunning(2);
@@ -289,6 +293,7 @@ describe('hot restart with streams that stay open', { concurrency: 3 }, () => {
       proxy.first.kill('SIGTERM');
       assert.deepEqual(await exited, [0, null]);
       await proxy.untilRunning(0);
+      assert.ok(proxy.count('injected fault at process') > 0);
     });
 
   it('restarts and ends with the launcher that an older Node.js runs, and ends streams after --restart-drain-time', { timeout: 120_000 }, async () => {

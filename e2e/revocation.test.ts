@@ -8,7 +8,7 @@ import { after, before, describe, it } from 'node:test';
 import tls from 'node:tls';
 import { create } from '@bufbuild/protobuf';
 import { createClient } from '@connectrpc/connect';
-import { PushQueue } from '@mizzen/common';
+import { clearFaults, injectFault, internalErrors, PushQueue } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import { typeUrls } from '@mizzen/envoy-api';
 import { AggregatedDiscoveryService } from '@mizzen/envoy-api/gen/envoy/service/discovery/v3/ads_pb.js';
@@ -113,6 +113,30 @@ describe('a certificate that is revoked', () => {
     assert.match(String((await once(others, 'data'))[0]), /^HTTP\/1.1 200/);
     others.destroy();
     requests.close();
+  });
+
+  it('ends what it has opened also when the turn that does so throws, in any proxy', async () => {
+    for (const at of [1, 2]) {
+      const name = `thief-${at}`;
+      const socket = tls.connect({
+        host: '127.0.0.1',
+        port: web.inboundPort,
+        rejectUnauthorized: false,
+        ALPNProtocols: ['istio'],
+        ...(await certificateFor(name)),
+      });
+      await once(socket, 'secureConnect');
+      const closed = new Promise<void>((resolve) => {
+        socket.once('error', () => {});
+        socket.once('close', () => resolve());
+      });
+      const expected = (internalErrors().get('tls.revocation') ?? 0) + 1;
+      injectFault('tls.revocation', at);
+      await revoke({ identity: `spiffe://cluster.local/ns/default/sa/${name}` });
+      await closed;
+      assert.equal(internalErrors().get('tls.revocation'), expected);
+    }
+    clearFaults();
   });
 
   it('loses every connection to the servers of the control plane, and keeps those of others', async () => {

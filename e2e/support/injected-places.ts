@@ -1,0 +1,30 @@
+/** Error boundaries that tests make throw, by the test that does. `error-boundaries.test.ts` compares them with those of the code. */
+
+/** `error-boundaries-control.test.ts`; `worker.*` in `engine-lifecycle.test.ts`, `hot-restart` and `process` in `hot-restart.test.ts`. */
+export const controlPlaces = [
+  'api.client',
+  'application.process',
+  'ca.revocations',
+  'capture.group',
+  'certificate.reconcile',
+  'command',
+  'configuration.keep',
+  'control.certificates',
+  'directory.sync',
+  'federation.refresh',
+  'hot-restart',
+  'identity.renew',
+  'jwks.fetch',
+  'process',
+  'registration',
+  'runner',
+  'script-process',
+  'spiffe.connection',
+  'spiffe.process',
+  'supervisor',
+  'tls.files',
+  'tls.revocation',
+  'vetted.agent',
+  'worker.message',
+  'worker.process',
+] as const;
