@@ -164,7 +164,7 @@ describe('capture', { skip: notPrivileged || skipWithout('ip', 'nft', 'iptables'
         assert.equal(await connect(inside, outsideAddress, 80, asUser(2000)), 'real 80', 'not in the included range');
         assert.equal(await connect(inside, outsideAddress, 8443, asUser(2000)), `15001 ${outsideAddress} 8443`, 'an included port');
         assert.equal(await connect(outside, insideAddress, 8080), 'real 8080');
-        await apply(engine, { onlyGids: [5000], inboundPort: undefined });
+        await apply(engine, { only: { kind: 'group', gid: 5000 }, inboundPort: undefined });
         assert.equal(await connect(inside, outsideAddress, 80, asUser(2000, 5000)), `15001 ${outsideAddress} 80`);
         assert.equal(await connect(inside, outsideAddress, 80, asUser(2000)), 'real 80');
       });

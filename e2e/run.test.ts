@@ -5,6 +5,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { cgroupMount } from '../packages/cli/capture/capture-cgroup.ts';
+import { isRunning, processIdentity } from '../packages/cli/process-identity.ts';
 import { until } from './support/http.ts';
 import { mizzen, notPrivileged, program, TestLab } from './support/lab.ts';
 import { service, TestMesh } from './support/mesh.ts';
@@ -27,6 +29,12 @@ process.on('SIGHUP', () => console.log('hung up'));
 const askWhoAmI = `printf '\\000\\000\\000\\000\\006\\012\\004shop' | curl -sS -m 5 --http2-prior-knowledge \
   --unix-socket "\${SPIFFE_ENDPOINT_SOCKET#unix://}" -H 'content-type: application/grpc' -H 'te: trailers' -H 'workload.spiffe.io: true' \
   --data-binary @- http://localhost/SpiffeWorkloadAPI/FetchJWTSVID | tr -cd '[:print:]'`;
+
+/** The cgroups of this name, wherever they are. */
+function foldersNamed(name: string): string[] {
+  const { folder } = cgroupMount(readFileSync('/proc/self/mountinfo', 'utf8'))!;
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((path) => path.endsWith(name));
+}
 
 describe('mizzen run, without privileges', () => {
   let mesh: TestMesh;
@@ -145,18 +153,81 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))`;
     assert.doesNotMatch((await program(['nft', 'list', 'tables'])).output, /mizzen_run_/, 'the rules are gone');
   });
 
-  it('with --capture removes the rules of a run that was killed', { skip: notPrivileged || skipWithout('nft') }, async () => {
-    const [command, ...args] = run(['--capture'], ['sh', '-c', 'echo started; exec sleep 60']) as [string, ...string[]];
+  /** All it prints is what the called service has seen of each call. */
+  const seenIn = (output: string) =>
+    output
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { name: string; headers: Record<string, string> });
+
+  it('with --capture a program that changes its user and group stays captured', {
+    skip: notPrivileged || skipWithout('nft', 'setpriv', 'python3'),
+  }, async () => {
+    await mesh.apply('apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: default }\nspec: { mtls: { mode: STRICT } }\n');
+    const get = 'curl -sS -m 5 http://echo.default.svc.cluster.local:9080/x; echo';
+    // As nginx: a worker that has given up its rights, whose parent has gone.
+    const worker = `import os, sys
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() > 0: os._exit(0)
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    os.execv('/bin/sh', ['sh', '-c', sys.argv[1]])
+os.wait()`;
+    const commands = [
+      `setpriv --regid 65534 --clear-groups sh -c '${get}'`,
+      `setpriv --reuid 65534 --regid 65534 --clear-groups sh -c '${get}'`,
+      `su -s /bin/sh nobody -c '${get}'`,
+      `python3 -c "${worker.replaceAll('"', '\\"')}" '${get}' | cat`,
+    ];
+    const job = await program(run(['--capture', '--capture-by', 'cgroup'], ['sh', '-c', commands.join('\n')]));
+    assert.equal(job.code, 0, job.error);
+    const answers = seenIn(job.output);
+    assert.equal(answers.length, commands.length, `${job.output}${job.error}`);
+    for (const { name, headers } of answers) assert.match(`${name} ${headers['x-forwarded-client-cert']}`, /^echo .*sa\/default/);
+    assert.doesNotMatch(job.error, /WARNING/);
+  });
+
+  it('with --capture what a program leaves running ends with it, and its cgroup and rules are gone', {
+    skip: notPrivileged || skipWithout('nft'),
+  }, async () => {
+    const job = await program(run(['--capture'], ['sh', '-c', 'setsid sleep 60 >/dev/null 2>&1 & echo $!; cat /proc/self/cgroup']));
+    const [pid, ...cgroups] = job.output.trim().split('\n');
+    const path = cgroups.find((line) => line.startsWith('0::'))!;
+    assert.match(path, /\/mizzen-run-\d+$/);
+    assert.equal(isRunning(processIdentity(Number(pid))), false);
+    assert.deepEqual(foldersNamed(path.slice(path.lastIndexOf('/') + 1)), []);
+    assert.doesNotMatch((await program(['nft', 'list', 'tables'])).output, /mizzen_run_/);
+  });
+
+  it('with --capture moves a program back that has left its cgroup, and says so', { skip: notPrivileged || skipWithout('nft') }, async () => {
+    const root = cgroupMount(readFileSync('/proc/self/mountinfo', 'utf8'))!.folder;
+    const leave = `echo $$ > ${root}/cgroup.procs; while ! grep -q '^0::.*mizzen-run-' /proc/self/cgroup; do sleep 0.05; done; echo back`;
+    const job = await program(run(['--capture'], ['sh', '-c', leave]));
+    assert.equal(job.output, 'back\n', job.error);
+    assert.match(job.error, /WARNING: a process has left capture.*program=sh pid=\d+ cgroup=\/.*It was moved back/);
+  });
+
+  it('with --capture-by group warns of a program that leaves its group', { skip: notPrivileged || skipWithout('nft', 'setpriv') }, async () => {
+    const job = await program(run(['--capture', '--capture-by', 'group'], ['setpriv', '--regid', '65534', '--clear-groups', 'sleep', '1.3']));
+    assert.match(job.error, /WARNING: a process has left capture.*program=sleep pid=\d+ gid=65534/);
+  });
+
+  it('with --capture removes the rules of a run that was killed, once its program has ended', { skip: notPrivileged || skipWithout('nft') }, async () => {
+    const [command, ...args] = run(['--capture'], ['sh', '-c', 'echo $$; exec sleep 60']) as [string, ...string[]];
     const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-    await once(child.stdout, 'data');
+    const [pid] = (await once(child.stdout, 'data')) as [Buffer];
     const table = `mizzen_run_${child.pid}`;
-    assert.match((await program(['nft', 'list', 'tables'])).output, new RegExp(table));
-    const sleeping = (await program(['pgrep', '-P', String(child.pid)])).output.trim().split('\n').map(Number);
+    const tables = async () => (await program(['nft', 'list', 'tables'])).output;
+    assert.match(await tables(), new RegExp(table));
     child.kill('SIGKILL');
     await once(child, 'exit');
-    for (const pid of sleeping) process.kill(pid, 'SIGKILL');
+    const next = await program(run(['--capture'], ['true']));
+    assert.match(next.error, new RegExp(`a run was killed and its application still runs.*run=${child.pid} pid=${String(pid).trim()}`));
+    assert.match(await tables(), new RegExp(table), 'without its rules the traffic of the program would leave in clear text');
+    process.kill(Number(pid), 'SIGKILL');
     assert.equal((await program(run(['--capture'], ['true']))).code, 0);
-    assert.doesNotMatch((await program(['nft', 'list', 'tables'])).output, new RegExp(table));
+    assert.doesNotMatch(await tables(), new RegExp(table));
+    assert.deepEqual(foldersNamed(`mizzen-run-${child.pid}`), []);
   });
 
   it('with --isolate has a network of its own beside a mesh on loopback', { skip: notPrivileged || skipWithout('ip', 'nft') }, async () => {

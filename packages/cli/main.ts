@@ -143,6 +143,7 @@ program
   .option('--label <name=value>', 'a label, may be repeated; services select workloads by labels', collect, [])
   .option('--port <port[:name][=app port]>', 'a port that it serves, may be repeated; the program is told its port in PORT', collect, [])
   .option('--capture', 'redirect what the program sends to the sidecar, instead of HTTP_PROXY (needs root)')
+  .option('--capture-by <cgroup|group>', 'how --capture recognizes the program (default: by cgroup; by group, with a warning, where cgroups cannot be matched)')
   .option('--isolate', 'give it a network of its own, with all of its traffic captured; in a lab, a host (needs root)')
   .option('--annotation <name=value>', "what is captured, by Istio's annotations, may be repeated", collect, [])
   .option('--address <address>', 'where others reach the sidecar (default: the address that leads to the control plane)')

@@ -1,5 +1,6 @@
 import { isIP } from 'node:net';
 import { MizzenError } from '@mizzen/common';
+import type { Cgroup } from './capture-cgroup.ts';
 
 /** What of a workload's traffic is redirected to its sidecar. Names and defaults are those of Istio's annotations and ports. */
 export interface CaptureSettings {
@@ -22,10 +23,13 @@ export interface CaptureSettings {
   readonly excludeOutboundPorts: readonly number[];
   readonly excludeUids: readonly number[];
   readonly excludeGids: readonly number[];
-  /** Only what processes of these groups send is captured; undefined: everybody's. */
-  readonly onlyGids: readonly number[] | undefined;
+  /** Only what this application sends is captured; undefined: what all processes send. */
+  readonly only: CaptureSubject | undefined;
   readonly excludeInterfaces: readonly string[];
 }
+
+/** How the kernel's rules recognize the processes of one application: by a cgroup, which a process keeps when it changes its user or group, or by a group of their own. */
+export type CaptureSubject = { readonly kind: 'cgroup'; readonly cgroup: Cgroup } | { readonly kind: 'group'; readonly gid: number };
 
 /** Istio's: the ports of the sidecar itself that others may ask, and the one of its tunnels. */
 const ownPorts = [15_008, 15_020, 15_021, 15_090];
@@ -45,7 +49,7 @@ export const defaultCapture: CaptureSettings = {
   excludeOutboundPorts: [],
   excludeUids: [],
   excludeGids: [],
-  onlyGids: undefined,
+  only: undefined,
   excludeInterfaces: [],
 };
 

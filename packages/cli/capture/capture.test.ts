@@ -48,9 +48,27 @@ describe('rules of capture', () => {
     assert.match(first, /-A OUTPUT -j MIZZEN_OUT\n/);
     const existing = '*nat\n:MIZZEN_IN - [0:0]\n:MIZZEN_WL - [0:0]\n:MIZZEN_OUT - [0:0]\n-A PREROUTING -j MIZZEN_IN\n-A OUTPUT -j MIZZEN_OUT\nCOMMIT\n';
     assert.doesNotMatch(iptablesRules(defaultCapture, 4, existing), /-A (?:OUTPUT|PREROUTING) -j/);
-    assert.match(iptablesRules({ ...defaultCapture, onlyGids: [7] }, 4, existing), /-D OUTPUT -j MIZZEN_OUT\n-A OUTPUT -m owner --gid-owner 7 -j MIZZEN_OUT/);
+    assert.match(
+      iptablesRules({ ...defaultCapture, only: { kind: 'group', gid: 7 } }, 4, existing),
+      /-D OUTPUT -j MIZZEN_OUT\n-A OUTPUT -m owner --gid-owner 7 -j MIZZEN_OUT/,
+    );
     assert.equal(iptablesRemoval('mizzen', '*nat\nCOMMIT\n'), '');
     assert.match(iptablesRemoval('mizzen', existing), /-D PREROUTING -j MIZZEN_IN\n-D OUTPUT -j MIZZEN_OUT\n-F MIZZEN_IN/);
+  });
+});
+
+describe('rules for one application', () => {
+  const cgroup = { folder: '/sys/fs/cgroup/unified/mizzen-run-7', path: '/mizzen-run-7', level: 1 };
+
+  it('recognize its sockets by their cgroup, and capture nothing that has no socket', () => {
+    const rules = nftablesRules({ ...defaultCapture, inboundPort: undefined, proxyUids: [], proxyGids: [], only: { kind: 'cgroup', cgroup } });
+    assert.match(rules, /chain output \{\n.*\n {4}socket cgroupv2 level 1 "unified\/mizzen-run-7" counter jump of_application\n {2}\}/);
+    assert.doesNotMatch(rules, /!=.*return/);
+    assert.match(iptablesRules({ ...defaultCapture, only: { kind: 'cgroup', cgroup } }, 4, ''), /-A OUTPUT -m cgroup --path \/mizzen-run-7 -j MIZZEN_OUT/);
+  });
+
+  it('recognize its sockets by its group where cgroups cannot be matched', () => {
+    assert.match(nftablesRules({ ...defaultCapture, only: { kind: 'group', gid: 7 } }), /meta skgid 7 counter jump of_application/);
   });
 });
 

@@ -1,4 +1,4 @@
-import type { CaptureSettings } from './capture-settings.ts';
+import type { CaptureSettings, CaptureSubject } from './capture-settings.ts';
 
 /**
  * The same rules as ./nftables-rules.ts for `iptables-restore --noflush` and `ip6tables-restore --noflush`: chains of our own, emptied and
@@ -36,13 +36,17 @@ export function iptablesRules(settings: CaptureSettings, version: 4 | 6, existin
   for (const port of settings.includeOutboundPorts) add(output, `-p tcp --dport ${port} ${redirect}`);
   if (settings.includeOutboundRanges === '*') add(output, `-p tcp ${redirect}`);
   else for (const range of settings.includeOutboundRanges.filter(isOfVersion)) add(output, `-d ${range} -p tcp ${redirect}`);
-  // A group that alone is captured: everybody else passes by.
-  const who = settings.onlyGids === undefined ? [''] : settings.onlyGids.map((gid) => `-m owner --gid-owner ${gid} `);
-  const jumps = [...(settings.inboundPort === undefined ? [] : [`PREROUTING -j ${inbound}`]), ...who.map((owner) => `OUTPUT ${owner}-j ${output}`)];
+  const jumps = [...(settings.inboundPort === undefined ? [] : [`PREROUTING -j ${inbound}`]), `OUTPUT ${subjectMatch(settings.only)}-j ${output}`];
   const present = jumpsIn(existing, settings.table);
   for (const jump of present) if (!jumps.includes(jump)) lines.push(`-D ${jump}`);
   for (const jump of jumps) if (!present.includes(jump)) lines.push(`-A ${jump}`);
   return `${[...lines, 'COMMIT'].join('\n')}\n`;
+}
+
+/** An application that alone is captured: what other processes send passes by. */
+function subjectMatch(subject: CaptureSubject | undefined): string {
+  if (subject === undefined) return '';
+  return subject.kind === 'group' ? `-m owner --gid-owner ${subject.gid} ` : `-m cgroup --path ${subject.cgroup.path} `;
 }
 
 /** Takes away what `iptables-save -t nat` says is there of ours; '' when there is nothing. */

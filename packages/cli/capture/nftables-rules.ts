@@ -1,4 +1,5 @@
-import type { CaptureSettings } from './capture-settings.ts';
+import { nftPath } from './capture-cgroup.ts';
+import type { CaptureSettings, CaptureSubject } from './capture-settings.ts';
 
 /**
  * The rules of capture for nftables: one table for both IP versions, which replaces whatever table of that name was there, in one
@@ -44,15 +45,14 @@ function inboundChains(settings: CaptureSettings, inboundPort: number): string[]
 }
 
 function outboundChain(settings: CaptureSettings): string[] {
-  const { proxyUids, proxyGids, dnsPort, inboundPort, outboundPort, onlyGids } = settings;
+  const { proxyUids, proxyGids, dnsPort, inboundPort, outboundPort, only } = settings;
   const owners = [...proxyUids.map((uid) => `meta skuid ${uid}`), ...proxyGids.map((gid) => `meta skgid ${gid}`)];
   const v4 = (range: string) => !range.includes(':');
   const excluded = settings.excludeOutboundRanges;
   const included = settings.includeOutboundRanges;
+  const hook = '    type nat hook output priority -100; policy accept;';
   return [
-    '  chain output {',
-    '    type nat hook output priority -100; policy accept;',
-    ...(onlyGids === undefined ? [] : [`    meta skgid != ${set(onlyGids)} return`]),
+    ...(only === undefined ? ['  chain output {', hook] : ['  chain of_application {']),
     ...(inboundPort === undefined
       ? []
       : [
@@ -86,5 +86,11 @@ function outboundChain(settings: CaptureSettings): string[] {
             : []),
         ]),
     '  }',
+    // A packet without a socket matches nothing, so that this must be what is captured, not what is not.
+    ...(only === undefined ? [] : ['  chain output {', hook, `    ${subjectMatch(only)} counter jump of_application`, '  }']),
   ];
+}
+
+function subjectMatch(subject: CaptureSubject): string {
+  return subject.kind === 'group' ? `meta skgid ${subject.gid}` : `socket cgroupv2 level ${subject.cgroup.level} "${nftPath(subject.cgroup)}"`;
 }

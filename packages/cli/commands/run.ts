@@ -7,6 +7,7 @@ import type { ProxyConfig } from '@mizzen/proxy';
 import { ApiClient } from '../api-client.ts';
 import { controlAccess, homeOf, knownTrustDomain } from '../home.ts';
 import { nameValues } from '../name-value.ts';
+import { captureKinds } from '../runner/application-capture.ts';
 import { runApplication } from '../runner/application-process.ts';
 import { PortAllocator } from '../runner/port-allocator.ts';
 import { searchPath } from '../runner/program.ts';
@@ -23,6 +24,7 @@ export interface RunOptions {
   readonly label: readonly string[];
   readonly port: readonly string[];
   readonly capture?: boolean;
+  readonly captureBy?: string;
   readonly isolate?: boolean;
   readonly annotation: readonly string[];
   readonly address?: string;
@@ -48,6 +50,10 @@ export async function run(command: readonly string[], options: RunOptions): Prom
   if (!program) throw new MizzenError('bad-option', 'say what to run: mizzen run [options] -- COMMAND');
   if (options.capture && options.isolate)
     throw new MizzenError('bad-option', '--capture takes what the application sends on this machine, --isolate gives it a network of its own: choose one');
+  const captureBy = captureKinds.find((kind) => kind === options.captureBy);
+  if (options.captureBy !== undefined && captureBy === undefined)
+    throw new MizzenError('bad-option', `--capture-by ${options.captureBy} is not known: ${captureKinds.join(' or ')}`);
+  if (captureBy !== undefined && !options.capture) throw new MizzenError('bad-option', '--capture-by is an option of --capture');
   const home = homeOf(options.home);
   const name = options.name ?? `${nameOf(program)}-${process.pid}`;
   if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(name))
@@ -88,6 +94,7 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     annotations: nameValues(options.annotation, '--annotation'),
     address: options.address ?? (await addressToward(control)),
     isVerbose: options.verbose === true,
+    captureBy,
   };
   const makePlace = options.isolate ? isolated : options.capture ? captured : beside;
   process.exitCode = await runAt(makePlace(setting), command);
@@ -123,7 +130,7 @@ async function runAt(starting: Promise<ApplicationPlace>, command: readonly stri
     if (wanted) return wanted === 'SIGINT' ? 130 : 143;
     const env = { ...process.env, PATH: searchPath(), ...place.env } as Record<string, string>;
     for (const name of place.withoutVariables) delete env[name];
-    const running = runApplication(place.command(command), { env, gid: place.gid, beforeStop: () => place.drain() });
+    const running = runApplication(place.command(command), { env, subject: place.subject, beforeStop: () => place.drain() });
     process.off('SIGINT', early);
     process.off('SIGTERM', early);
     return await running;

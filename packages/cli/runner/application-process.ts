@@ -1,15 +1,16 @@
 import { spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import { errorBoundary } from '@mizzen/common';
-import { watchGroup } from './left-group.ts';
+import type { CaptureSubject } from '../capture/capture-settings.ts';
+import { watchCapture } from './left-capture.ts';
 
 const boundary = errorBoundary('application.process');
 
 /** Runs one application in this one's place: with its terminal, its signals, and its exit code. */
 export interface ApplicationOptions {
   readonly env: Readonly<Record<string, string>>;
-  /** The group that it runs as; undefined: this process's. */
-  readonly gid?: number | undefined;
+  /** How the kernel's rules recognize it; undefined: nothing is captured, or all that its network namespace sends. */
+  readonly subject?: CaptureSubject | undefined;
   /** Awaited before the application is asked to end: it must no longer be called then. */
   readonly beforeStop: () => Promise<void>;
   /** How long it may take to end when asked, in milliseconds. */
@@ -23,9 +24,10 @@ const defaultStopMs = 30_000;
 /** Resolves with the exit code as a shell would have it: 127 when the program is not there, 128 and the signal's number when it was killed. */
 export async function runApplication(command: readonly string[], options: ApplicationOptions): Promise<number> {
   const [program, ...args] = command;
-  const child = boundary.own(spawn(program!, args, { stdio: 'inherit', env: { ...options.env }, ...(options.gid === undefined ? {} : { gid: options.gid }) }));
+  const { subject } = options;
+  const child = boundary.own(spawn(program!, args, { stdio: 'inherit', env: { ...options.env }, ...(subject?.kind === 'group' ? { gid: subject.gid } : {}) }));
   const endWatch =
-    options.gid === undefined || child.pid === undefined ? undefined : watchGroup(child.pid, options.gid, (text) => process.stderr.write(`mizzen: ${text}\n`));
+    subject === undefined || child.pid === undefined ? undefined : watchCapture(child.pid, subject, (text) => process.stderr.write(`mizzen: ${text}\n`));
   const isInTerminal = process.stdin.isTTY === true;
   const listeners = new Map<NodeJS.Signals, () => void>();
   const listen = (signal: NodeJS.Signals, listener: () => void) => {

@@ -2,12 +2,11 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Logger, MizzenError, printableLines, printableText } from '@mizzen/common';
 import { type ProxyConfig, startProxy } from '@mizzen/proxy';
-import { applyCapture, removeCapture } from '../capture/apply-capture.ts';
-import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
+import { type CaptureSubject, captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
 import { runProgram } from '../capture/run-program.ts';
 import { Lab, sidecarId } from '../lab/lab.ts';
 import { hostNameOf, readLab } from '../lab/lab-state.ts';
-import { isAlive } from '../process-alive.ts';
+import { type CaptureKind, captureApplication, removeDeadCaptures, runTablePrefix } from './application-capture.ts';
 import { type HandedOutSockets, makeOwnNamespace } from './own-namespace.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
@@ -23,7 +22,8 @@ export interface ApplicationPlace {
   readonly env: Readonly<Record<string, string>>;
   /** Variables of this process that would lead the application astray. */
   readonly withoutVariables: readonly string[];
-  readonly gid: number | undefined;
+  /** How the kernel's rules recognize the application, where only its traffic is captured. */
+  readonly subject: CaptureSubject | undefined;
   /** The command that runs `command` there. */
   command(command: readonly string[]): readonly string[];
   /** Nobody calls the application any more, and what is under way has ended. */
@@ -47,6 +47,7 @@ export interface PlaceSetting {
   /** Where others reach the sidecar. */
   readonly address: string;
   readonly isVerbose: boolean;
+  readonly captureBy: CaptureKind | undefined;
 }
 
 const proxyVariables = ['HTTP_PROXY', 'http_proxy', 'HTTPS_PROXY', 'https_proxy', 'ALL_PROXY', 'all_proxy', 'NO_PROXY', 'no_proxy'];
@@ -69,42 +70,41 @@ export async function beside(setting: PlaceSetting): Promise<ApplicationPlace> {
       MIZZEN_OUTBOUND_PORT: String(outboundPort),
     },
     withoutVariables: [],
-    gid: undefined,
+    subject: undefined,
     command: (command) => command,
   };
 }
 
 /**
- * On this machine, with what the application sends captured, and nothing else: it runs as a group of its own, by which the kernel's rules
- * know it. What it serves is reached as in `beside`.
+ * On this machine, with what the application sends captured, and nothing else: it runs in a cgroup of its own, by which the kernel's rules recognize
+ * it (or as a group of its own, where cgroups cannot be matched). What it serves is reached as in `beside`.
  */
 export async function captured(setting: PlaceSetting): Promise<ApplicationPlace> {
-  const gid = firstGid + process.pid;
   await removeDeadCaptures();
   await mustHaveRoute();
   const [outboundPort, dnsPort] = [await setting.ports.next(), await setting.ports.next()];
-  const table = `${runTablePrefix}${process.pid}`;
   const settings = captureFromAnnotations(setting.annotations, {
     ...defaultCapture,
-    table,
+    table: `${runTablePrefix}${process.pid}`,
     outboundPort,
     inboundPort: undefined,
     dnsPort,
-    onlyGids: [gid],
     proxyUids: [],
     proxyGids: [],
   });
-  const engine = { engine: 'nftables' } as const;
-  await applyCapture(settings, engine);
+  const capture = await captureApplication(settings, setting.captureBy);
   try {
     const { sidecar, env } = await besideSidecar(setting, { capture: { outboundPort, dnsPort } });
     const close = async () => {
+      // What the application has left running still needs its sidecar.
+      await capture.end();
       await sidecar.close();
-      await removeCapture(table, engine);
+      await capture.remove();
     };
-    return { ...sidecar, env, withoutVariables: proxyVariables, gid, command: (command) => command, close };
+    return { ...sidecar, env, withoutVariables: proxyVariables, subject: capture.subject, command: capture.command, close };
   } catch (error) {
-    await removeCapture(table, engine);
+    await capture.end();
+    await capture.remove();
     throw error;
   }
 }
@@ -143,7 +143,7 @@ async function besideNamespace(setting: PlaceSetting): Promise<ApplicationPlace>
       await sidecar.close();
       await namespace.close();
     };
-    return { ...sidecar, env, withoutVariables: proxyVariables, gid: undefined, command: (command) => [...setUp, ...command], close };
+    return { ...sidecar, env, withoutVariables: proxyVariables, subject: undefined, command: (command) => [...setUp, ...command], close };
   } catch (error) {
     await namespace.close();
     throw error;
@@ -190,7 +190,7 @@ async function onHost(setting: PlaceSetting, lab: Lab): Promise<ApplicationPlace
     ready: (signal) => untilReady(hostUrls(host.address).ready, signal),
     env: { MIZZEN_WORKLOAD: config.name, ...workloadApi.env, ...portVariable(inbound) },
     withoutVariables: proxyVariables,
-    gid: undefined,
+    subject: undefined,
     command: (command) => lab.command(host, command, 'application'),
     drain: () => proxy.drain(drainMs + 1_000),
     async close() {
@@ -252,17 +252,6 @@ function portVariable([first]: Inbound): Record<string, string> {
 
 function probeOf([first]: Inbound): Pick<ProxyConfig, 'probe'> {
   return first === undefined ? {} : { probe: { address: first.app.slice(0, first.app.lastIndexOf(':')), port: portOf(first.app) } };
-}
-
-/** Groups that nobody has been given: above what distributions, containers and user namespaces hand out by default. */
-const firstGid = 1_900_000_000;
-const runTablePrefix = 'mizzen_run_';
-
-/** Tables of runs that were killed before they could remove them. */
-async function removeDeadCaptures(): Promise<void> {
-  const { output } = await runProgram(['nft', 'list', 'tables']);
-  for (const [, table, pid] of output.matchAll(/^table inet (mizzen_run_(\d+))$/gm))
-    if (!isAlive(Number(pid))) await removeCapture(table!, { engine: 'nftables' });
 }
 
 /** What has no route is refused before any rule sees it. */
