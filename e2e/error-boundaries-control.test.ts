@@ -13,7 +13,7 @@ import { ApiClient, collectionPath } from '../packages/cli/api-client.ts';
 import { runProgram } from '../packages/cli/capture/run-program.ts';
 import { controlAccess } from '../packages/cli/home.ts';
 import { runApplication } from '../packages/cli/runner/application-process.ts';
-import { watchGroup } from '../packages/cli/runner/left-group.ts';
+import { watchCapture } from '../packages/cli/runner/left-capture.ts';
 import { MeshRunner } from '../packages/cli/runner/mesh-runner.ts';
 import { SupervisedProcess } from '../packages/cli/runner/supervised-process.ts';
 import { JwksResolver } from '../packages/control/citadel/jwks-resolver.ts';
@@ -88,7 +88,7 @@ describe('an exception in the rare turns of a control plane', () => {
     test.mock.timers.enable({ apis: ['setInterval'] });
     const reports: string[] = [];
     const expected = count('capture.group') + 1;
-    const end = watchGroup(process.pid, 2 ** 30, (text) => reports.push(text));
+    const end = watchCapture(process.pid, { kind: 'group', gid: 2 ** 30 }, (text) => reports.push(text));
     injectFault('capture.group', 1);
     test.mock.timers.tick(1_000);
     assert.deepEqual([count('capture.group'), reports.length], [expected, 0]);

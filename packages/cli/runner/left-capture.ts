@@ -4,7 +4,7 @@ import { errorBoundary } from '@mizzen/common';
 import { isInside, moveInside } from '../capture/capture-cgroup.ts';
 import type { CaptureSubject } from '../capture/capture-settings.ts';
 
-const boundary = errorBoundary('capture.left');
+const boundary = errorBoundary('capture.group');
 
 /**
  * Descendants of a captured application that the kernel's rules no longer recognize. A process with root's rights can move itself, or be moved (by pam_systemd), to another cgroup;
