@@ -1,7 +1,8 @@
 import { parseDurationMs } from '@mizzen/common';
 import type { Problem } from '../resource.ts';
 import type { ApiPoliciesSpec, ApiSpec, CredentialSpec } from '../types/api.ts';
-import { collect, durationProblem, hostProblem, invalid } from './checks.ts';
+import { collect, durationProblem, hostProblem, invalid, rangeProblem } from './checks.ts';
+import { ownedHeaderProblem } from './owned-header.ts';
 import { regexProblem } from './regex.ts';
 
 const headerName = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
@@ -43,10 +44,12 @@ function loginProblems({ paths = ['/'], placement, policies = {} }: ApiSpec): Pr
     else if (!paths.some((prefix) => isBelow(path ?? defaultLoginPaths[field], prefix)))
       problems.push(invalid(`${at}.${field}`, `${path ?? defaultLoginPaths[field]} is none of this API's paths: no request would come there`));
   }
-  for (const [claim, header] of Object.entries(login.claimToHeader ?? {}))
-    if (!headerName.test(header)) problems.push(invalid(`${at}.claimToHeader.${claim}`, `${JSON.stringify(header)} cannot be the name of a header`));
+  problems.push(...claimHeaderProblems(login.claimToHeader, `${at}.claimToHeader`));
   return problems;
 }
+
+const claimHeaderProblems = (claimToHeader: Readonly<Record<string, string>> | undefined, path: string) =>
+  collect(...Object.entries(claimToHeader ?? {}).map(([claim, header]) => ownedHeaderProblem(header, `${path}.${claim}`)));
 
 const defaultLoginPaths = { callbackPath: '/oauth2/callback', logoutPath: '/oauth2/logout' } as const;
 
@@ -56,6 +59,7 @@ function policyProblems(policies: ApiPoliciesSpec): Problem[] {
   const at = 'spec.policies';
   const problems: Problem[] = [];
   const { authentication, rateLimits = [], cache, timeout, transform, transcoding, credential } = policies;
+  problems.push(...accessProblems(policies, at));
   if (authentication && !authentication.apiKey && !authentication.basic && !authentication.hmac && !authentication.jwt?.length)
     problems.push(invalid(`${at}.authentication`, 'it names no kind of credential: apiKey, basic, hmac or jwt'));
   for (const [i, provider] of (authentication?.jwt ?? []).entries()) {
@@ -63,6 +67,7 @@ function policyProblems(policies: ApiPoliciesSpec): Problem[] {
     if (!provider.jwks && !provider.jwksUri) problems.push(invalid(place, 'the keys of the issuer are missing: jwks or jwksUri'));
     if (provider.jwksUri && !/^https?:\/\/./.test(provider.jwksUri))
       problems.push(invalid(`${place}.jwksUri`, `${JSON.stringify(provider.jwksUri)} is no URL`));
+    problems.push(...claimHeaderProblems(provider.claimToHeader, `${place}.claimToHeader`));
     if (provider.jwks && !isJwks(provider.jwks)) problems.push(invalid(`${place}.jwks`, 'it is no JSON Web Key Set: {"keys": [...]}'));
   }
   for (const [i, limit] of rateLimits.entries()) {
@@ -86,6 +91,19 @@ function policyProblems(policies: ApiPoliciesSpec): Problem[] {
     ...(credential?.header === undefined ? [] : [[`${at}.credential.header`, credential.header] as const]),
   ])
     if (!headerName.test(name)) problems.push(invalid(path, `${JSON.stringify(name)} cannot be the name of a header`));
+  return problems;
+}
+
+/** An empty list would let every caller in, which is the opposite of what it says. */
+function accessProblems({ ipAccess, authentication }: ApiPoliciesSpec, at: string): Problem[] {
+  const problems: Problem[] = [];
+  const { allow } = authentication ?? {};
+  if (allow && !allow.consumers?.length && !allow.groups?.length)
+    problems.push(invalid(`${at}.authentication.allow`, 'names no consumer and no group: leave it out to allow every authenticated caller'));
+  if (ipAccess && !ipAccess.allow?.length && (ipAccess.allow || !ipAccess.deny?.length))
+    problems.push(invalid(`${at}.ipAccess`, 'names no address: leave allow out to allow all that are not denied'));
+  for (const field of ['allow', 'deny'] as const)
+    for (const [i, range] of (ipAccess?.[field] ?? []).entries()) problems.push(...collect(rangeProblem(range, `${at}.ipAccess.${field}[${i}]`)));
   return problems;
 }
 

@@ -1,6 +1,6 @@
 import type { Problem } from '../resource.ts';
 import type { AuthorizationPolicySpec, AuthorizationRuleSpec, ConditionSpec, OperationSpec, SourceSpec } from '../types/authorization-policy.ts';
-import { invalid, isIpAddress } from './checks.ts';
+import { collect, invalid, rangeProblem } from './checks.ts';
 import { selectorProblems } from './policy-selector.ts';
 
 const missing = (path: string, message: string): Problem => ({ code: 'missing-field', path, message });
@@ -13,7 +13,7 @@ const keysNotForCustom = new Set(['source.namespace', 'source.serviceAccount', '
 export function authorizationPolicyProblems(spec: AuthorizationPolicySpec): Problem[] {
   const { action = 'ALLOW', provider, rules } = spec;
   const problems = selectorProblems(spec);
-  if (rules === undefined && (action === 'DENY' || action === 'CUSTOM'))
+  if (!rules?.length && (action === 'DENY' || action === 'CUSTOM'))
     problems.push(missing('spec.rules', `without rules a policy with the action ${action} does nothing: write [{}] for all requests`));
   if (action === 'CUSTOM' && !provider?.name)
     problems.push(missing('spec.provider.name', 'the action CUSTOM needs to know whom to ask: an extensionProvider of the mesh'));
@@ -112,7 +112,9 @@ const knownKeys = [...Object.keys(byKey), 'request.headers[NAME]', 'request.auth
 
 function checkOfKey(key: string): ((value: string, path: string) => Problem[]) | undefined {
   if (Object.hasOwn(byKey, key)) return byKey[key];
-  return /^request\.headers\[[^[\]]+\]$|^request\.auth\.claims(?:\[[^[\]]+\])+$|^experimental\.envoy\.filters\.[\w.]+\[[^[\]]+\]$/.test(key)
+  return /^request\.headers\[[!#$%&'*+\-.^_`|~0-9A-Za-z:]+\]$|^request\.auth\.claims(?:\[[^[\]]+\])+$|^experimental\.envoy\.filters\.[\w.]+\[[^[\]]+\]$/.test(
+    key,
+  )
     ? anything
     : undefined;
 }
@@ -120,10 +122,7 @@ function checkOfKey(key: string): ((value: string, path: string) => Problem[]) |
 const emptyProblems = (values: readonly string[], path: string) => values.flatMap((value, i) => (value === '' ? [invalid(`${path}[${i}]`, 'is empty')] : []));
 
 function rangeProblems(value: string, path: string): Problem[] {
-  const [address = '', length] = value.split('/');
-  const most = address.includes(':') ? 128 : 32;
-  const isRight = isIpAddress(address) && (length === undefined || (/^\d{1,3}$/.test(length) && Number(length) <= most)) && value.split('/').length <= 2;
-  return isRight ? [] : [invalid(path, `${JSON.stringify(value)} is no address and no range of addresses (10.1.0.0/16)`)];
+  return collect(rangeProblem(value, path));
 }
 
 function portProblems(value: string, path: string): Problem[] {

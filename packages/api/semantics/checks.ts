@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { parseDurationMs } from '@mizzen/common';
 import type { Problem } from '../resource.ts';
 
@@ -19,7 +20,17 @@ export function hostProblem(host: string, path: string, allowsWildcard = true): 
 }
 
 export function isIpAddress(text: string): boolean {
-  return /^\d{1,3}(\.\d{1,3}){3}$/.test(text) ? text.split('.').every((part) => Number(part) <= 255) : /^[0-9a-f:.]+$/i.test(text) && text.includes(':');
+  return isIP(text) !== 0 && !text.includes('%');
+}
+
+/** An address, or a range of addresses such as 10.1.0.0/16. */
+export function rangeProblem(value: string, path: string): Problem | undefined {
+  const [address = '', length, more] = value.split('/');
+  const most = isIP(address) === 6 ? 128 : 32;
+  const isRange = isIpAddress(address) && more === undefined && (length === undefined || (/^\d{1,3}$/.test(length) && Number(length) <= most));
+  if (!isRange) return invalid(path, `${JSON.stringify(value.slice(0, 80))} is not an address or a range of addresses (10.1.0.0/16)`);
+  // Peers of IPv4 are known by their IPv4 addresses, on whatever socket they arrive.
+  return /^(?:0*:)*:?ffff:/i.test(address) ? invalid(path, `${JSON.stringify(value)} matches no client: write the IPv4 address itself`) : undefined;
 }
 
 export function portProblem(port: unknown, path: string): Problem | undefined {

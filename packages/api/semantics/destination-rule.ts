@@ -1,5 +1,12 @@
 import type { Problem } from '../resource.ts';
-import type { DestinationRuleSpec, LoadBalancerSpec, LocalityLbSpec, OutlierDetectionSpec, TrafficPolicySpec } from '../types/destination-rule.ts';
+import type {
+  ClientTlsSpec,
+  DestinationRuleSpec,
+  LoadBalancerSpec,
+  LocalityLbSpec,
+  OutlierDetectionSpec,
+  TrafficPolicySpec,
+} from '../types/destination-rule.ts';
 import { collect, durationProblem, hostProblem, invalid, percentProblem, portProblem } from './checks.ts';
 
 /** Rules of Istio's own validation of DestinationRule that can be decided from the object alone. */
@@ -39,11 +46,31 @@ function policyProblems(policy: TrafficPolicySpec | undefined, path: string, pro
       invalid(`${path}.tls`, "mode MUTUAL needs clientCertificate and privateKey (or credentialName); for the mesh's own certificates use ISTIO_MUTUAL"),
     );
   }
+  if (policy.tls) problems.push(...clientTlsProblems(policy.tls, `${path}.tls`));
   policy.portLevelSettings?.forEach((settings, i) => {
     const portPath = `${path}.portLevelSettings[${i}]`;
     problems.push(...collect(portProblem(settings.port?.number, `${portPath}.port.number`)));
     policyProblems(settings, portPath, problems);
   });
+}
+
+const meshOwned = ['clientCertificate', 'privateKey', 'caCertificates', 'credentialName', 'caCertCredentialName', 'caCrl', 'insecureSkipVerify'] as const;
+const verifying = ['caCertificates', 'caCertCredentialName', 'caCrl', 'subjectAltNames'] as const;
+
+/** Fields that the mode or another field leaves without effect. Their writer would rely on a verification that does not take place. */
+function clientTlsProblems(tls: ClientTlsSpec, path: string): Problem[] {
+  const isSet = (field: keyof ClientTlsSpec) => {
+    const value = tls[field];
+    return Array.isArray(value) ? value.length > 0 : Boolean(value);
+  };
+  const refuse = (fields: readonly (keyof ClientTlsSpec)[], why: string) => fields.filter(isSet).map((field) => invalid(`${path}.${field}`, why));
+  if (tls.mode === undefined)
+    return refuse([...meshOwned, 'subjectAltNames', 'sni'], 'has no effect without a mode: set mode SIMPLE, or MUTUAL where a client certificate is presented');
+  if (tls.mode === 'ISTIO_MUTUAL')
+    return refuse(meshOwned, 'mode ISTIO_MUTUAL uses the certificates and roots of the mesh: leave it out, or use mode MUTUAL or SIMPLE');
+  return tls.mode !== 'DISABLE' && tls.insecureSkipVerify
+    ? refuse(verifying, 'would not be verified, since insecureSkipVerify is true: leave one of them out')
+    : [];
 }
 
 const maxRingSize = 8 * 1024 * 1024;

@@ -9,6 +9,7 @@ import { JwksResolver } from '../citadel/jwks-resolver.ts';
 import type { TrustBundles } from '../citadel/trust-bundles.ts';
 import type { Change } from '../galley/config-store.ts';
 import type { ResourceRegistry } from '../galley/resource-registry.ts';
+import { apiConsumerFindings } from './analysis/api-consumers.ts';
 import { envoyFilterFindings } from './analysis/envoy-filters.ts';
 import { federationFindings } from './analysis/federation.ts';
 import type { Finding } from './analysis/finding.ts';
@@ -144,7 +145,12 @@ export class Pilot {
     if (this.#snapshot === undefined) return own;
     try {
       const views = [...this.#connections].map(({ view }) => view);
-      return [...own, ...envoyFilterFindings(this.#snapshot, [...this.#connections]), ...gatewayWorkloadFindings(this.#snapshot, views)];
+      return [
+        ...own,
+        ...envoyFilterFindings(this.#snapshot, [...this.#connections]),
+        ...gatewayWorkloadFindings(this.#snapshot, views),
+        ...apiConsumerFindings(this.#snapshot, views),
+      ];
     } catch (error) {
       this.#options.logger.error('cannot analyze what connected proxies make of the configuration', { error: messageOf(error) });
       return own;

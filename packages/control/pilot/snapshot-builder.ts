@@ -1,9 +1,11 @@
 import type { VirtualServiceSpec } from '@mizzen/api';
 import { describeOrigin, type Logger, messageOf, silentLogger } from '@mizzen/common';
 import type { JwksResolver } from '../citadel/jwks-resolver.ts';
+import { backendTlsFindings } from './analysis/backend-tls.ts';
 import { describeFinding, type Finding } from './analysis/finding.ts';
 import { gatewayListenerFindings } from './analysis/gateway-listeners.ts';
 import { keySetFindings } from './analysis/key-sets.ts';
+import { policyConflictFindings } from './analysis/policy-conflicts.ts';
 import { policyTargetFindings } from './analysis/policy-targets.ts';
 import { destinationRuleFindings, sidecarFindings, virtualServiceFindings } from './analysis/references.ts';
 import { routeOwnershipFindings } from './analysis/route-ownership.ts';
@@ -97,6 +99,8 @@ export class SnapshotBuilder {
       ...keySetFindings(taken),
       ...securityPolicyFindings(taken),
       ...policyTargetFindings(taken),
+      ...policyConflictFindings(taken),
+      ...backendTlsFindings(taken),
       ...routeOwnershipFindings(taken),
       ...consumers.findings,
     ];

@@ -34,6 +34,9 @@ export interface TrustedRoots {
   readonly domains?: RootsByDomain;
 }
 
+/** The part of them that says what was revoked. */
+export type RevocationLists = Pick<TrustedRoots, 'crl' | 'leafCrl'>;
+
 /** Of roots that are left out, in one message. */
 const maxReasons = 5;
 
@@ -50,6 +53,7 @@ export class SecretStore {
   readonly #keyPairs: Map<string, KeyPair>;
   readonly #roots: Map<string, TrustedRoots>;
   readonly #generic: Map<string, Buffer>;
+  readonly #lists: Map<string, RevocationLists>;
   readonly #listeners: Set<(name: string) => void>;
   readonly #files: WatchedFiles;
   readonly #livePeers: LivePeers;
@@ -59,6 +63,7 @@ export class SecretStore {
     this.#keyPairs = new Map();
     this.#roots = new Map();
     this.#generic = new Map();
+    this.#lists = new Map();
     this.#listeners = new Set();
     this.#files = new WatchedFiles();
     this.#livePeers = new LivePeers(logger);
@@ -71,6 +76,11 @@ export class SecretStore {
 
   roots(name: string): TrustedRoots | undefined {
     return this.#roots.get(name);
+  }
+
+  /** Revocation lists that a configuration holds beside roots of SDS; the same object until they change. */
+  revocationLists(name: string): RevocationLists | undefined {
+    return this.#lists.get(name);
   }
 
   /** A secret that a filter uses (secret.proto `GenericSecret`); the same object until it changes. */
@@ -149,25 +159,28 @@ export class SecretStore {
   /** The same for roots. */
   useRoots(name: string, context: CertificateValidationContext, place: string): void {
     const { trustedCa, crl, customValidatorConfig: validator } = context;
-    const readCrl = (): Pick<TrustedRoots, 'crl' | 'leafCrl'> => {
-      if (crl === undefined) return {};
-      const lists = readDataSource(crl, place);
-      if (!context.onlyVerifyLeafCertCrl) return { crl: lists };
-      readLeafCrls(lists, place);
-      return { leafCrl: lists };
-    };
     const read = (): TrustedRoots => {
       if (validator !== undefined) {
         const domains = readTrustDomains(validator, place);
         const skipped = (problem: MizzenError) => this.#logger.error(`a root is not used: ${problem.message}`, { of: place });
-        return { pem: this.#usable(constrainedRoots(domains, place, skipped), place), domains, ...readCrl() };
+        return { pem: this.#usable(constrainedRoots(domains, place, skipped), place), domains, ...readLists(context, place) };
       }
       const pem = readDataSource(trustedCa, place);
       if (!/-----BEGIN CERTIFICATE-----/.test(pem)) throw new MizzenError('invalid-secret', `${place}: trusted_ca holds no certificate`);
-      return { pem: this.#usable(pem, place), ...readCrl() };
+      return { pem: this.#usable(pem, place), ...readLists(context, place) };
     };
     this.setRoots(name, read());
     this.#follow([trustedCa, crl], context.watchedDirectory?.path, place, () => this.setRoots(name, read()));
+  }
+
+  /** The same for revocation lists alone. */
+  useRevocationLists(name: string, context: CertificateValidationContext, place: string): void {
+    const keep = () => {
+      this.#lists.set(name, readLists(context, place));
+      this.#changed(name);
+    };
+    keep();
+    this.#follow([context.crl], context.watchedDirectory?.path, place, keep);
   }
 
   /** The same for a generic secret. */
@@ -229,6 +242,14 @@ export class SecretStore {
   #changed(name: string): void {
     for (const listener of [...this.#listeners]) listener(name);
   }
+}
+
+function readLists({ crl, onlyVerifyLeafCertCrl }: CertificateValidationContext, place: string): RevocationLists {
+  if (crl === undefined) return {};
+  const lists = readDataSource(crl, place);
+  if (!onlyVerifyLeafCertCrl) return { crl: lists };
+  readLeafCrls(lists, place);
+  return { leafCrl: lists };
 }
 
 function sameBytes(a: Buffer | undefined, b: Buffer | undefined): boolean {

@@ -14,7 +14,7 @@ import { type CommonTlsContext, CommonTlsContextSchema } from '@mizzen/envoy-api
 import { refuseUnsupported, supportedFields } from '../xds/supported-fields.ts';
 import type { CertificateOf } from './live-peers.ts';
 import { readSecretFile } from './secret-file.ts';
-import type { KeyPair, SecretStore, TrustedRoots } from './secret-store.ts';
+import type { KeyPair, RevocationLists, SecretStore, TrustedRoots } from './secret-store.ts';
 
 const supportedOfContext = supportedFields(CommonTlsContextSchema, [
   ...['tlsParams', 'tlsCertificates', 'tlsCertificateSdsSecretConfigs', 'alpnProtocols'],
@@ -28,6 +28,10 @@ export class TlsSources {
   readonly #rootName: string | undefined;
   /** Names of secrets that come over the control plane's stream. */
   readonly #sdsNames: readonly string[];
+  /** Revocation lists of the configuration itself, for roots that come by SDS. */
+  readonly #listsName: string | undefined;
+  /** The roots with these lists, for as long as neither has changed. */
+  #merged: { readonly roots: TrustedRoots; readonly lists: RevocationLists; readonly both: TrustedRoots } | undefined;
 
   constructor(common: CommonTlsContext | undefined, secrets: SecretStore, place: string) {
     if (!common) throw new MizzenError('invalid-tls', `${place}: common_tls_context is missing`);
@@ -43,6 +47,8 @@ export class TlsSources {
     const sds: string[] = [];
     for (const config of rootConfig ? [...keyPairConfigs, rootConfig] : keyPairConfigs) if (!followSecretFile(config, secrets, place)) sds.push(config.name);
     this.#sdsNames = sds;
+    this.#listsName = rootConfig && context?.crl ? useLists(context, secrets, place) : undefined;
+    this.#merged = undefined;
   }
 
   get hasSdsKeyPair(): boolean {
@@ -57,8 +63,13 @@ export class TlsSources {
     return this.#keyPairNames.map((name) => this.#secrets.keyPair(name)).filter((pair) => pair !== undefined);
   }
 
+  /** The same object until it changes. A combined context is both of its parts (common.proto `CombinedCertificateValidationContext`). */
   roots(): TrustedRoots | undefined {
-    return this.#rootName === undefined ? undefined : this.#secrets.roots(this.#rootName);
+    const roots = this.#rootName === undefined ? undefined : this.#secrets.roots(this.#rootName);
+    const lists = this.#listsName === undefined ? undefined : this.#secrets.revocationLists(this.#listsName);
+    if (roots === undefined || lists === undefined) return roots;
+    if (this.#merged?.roots !== roots || this.#merged.lists !== lists) this.#merged = { roots, lists, both: { ...roots, ...lists } };
+    return this.#merged.both;
   }
 
   /** Ends a connection whose peer has been verified when the peer's certificate is revoked. */
@@ -81,7 +92,7 @@ export class TlsSources {
   /** Calls back when one of these secrets has changed; returns the function that ends it. */
   onChange(listener: () => void): () => void {
     return this.#secrets.onChange((name) => {
-      if (name === this.#rootName || this.#keyPairNames.includes(name)) listener();
+      if (name === this.#rootName || name === this.#listsName || this.#keyPairNames.includes(name)) listener();
     });
   }
 }
@@ -96,6 +107,12 @@ function useCertificate(certificate: TlsCertificate, secrets: SecretStore, place
 function useContext(context: CertificateValidationContext, secrets: SecretStore, place: string): string {
   const name = `inline:${createHash('sha256').update(toBinary(CertificateValidationContextSchema, context)).digest('hex').slice(0, 16)}`;
   if (!secrets.roots(name)) secrets.useRoots(name, context, place);
+  return name;
+}
+
+function useLists(context: CertificateValidationContext, secrets: SecretStore, place: string): string {
+  const name = `inline-crl:${createHash('sha256').update(toBinary(CertificateValidationContextSchema, context)).digest('hex').slice(0, 16)}`;
+  if (!secrets.revocationLists(name)) secrets.useRevocationLists(name, context, place);
   return name;
 }
 

@@ -106,7 +106,7 @@ export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
     none('spec.selector.*', 'nothing of it is in effect'),
   ],
   'networking.istio.io/Sidecar': [
-    none('spec.ingress.tls.*', 'PeerAuthentication says who is let in; certificates of one’s own are for Gateways and Apis'),
+    refused('spec.ingress.tls.*', 'PeerAuthentication says who is let in; certificates of one’s own are for Gateways and Apis'),
     none('spec.ingress.captureMode', 'how connections arrive is said when the sidecar is started'),
     none('spec.ingress.port.targetPort', asIstio),
     none('spec.egress.port.targetPort', asIstio),
@@ -133,7 +133,10 @@ export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
     none('spec.tracing.match.*', 'both sides of a call are traced'),
     none('spec.tracing.useRequestIdForTraceSampling', 'sampling is decided at the edge'),
   ],
-  'extensions.istio.io/WasmPlugin': [none('spec.*', 'no plugin is loaded: `defineFilter` is how Mizzen is extended')],
+  'extensions.istio.io/WasmPlugin': [
+    none('spec.*', 'no plugin is loaded: `defineFilter` is how Mizzen is extended'),
+    refused('spec.failStrategy: other than FAIL_OPEN', 'requests would have to fail, since the plugin is never loaded'),
+  ],
   'security.istio.io/AuthorizationPolicy': [
     refused('spec.targetRefs.kind: Service', 'targets are Gateways of the Gateway API, and Components of Dapr’s for topics; workloads are selected by labels'),
   ],
@@ -171,5 +174,8 @@ export const fieldNotes: Readonly<Record<string, readonly FieldNote[]>> = {
     none('spec.useDefaultGateways', 'there is no default Gateway'),
     refused('spec.parentRefs.kind: Service', 'sidecars carry no UDP; the route’s status says UnsupportedValue'),
   ],
-  'gateway.networking.k8s.io/BackendTLSPolicy': [none('spec.options', 'none are known')],
+  'gateway.networking.k8s.io/BackendTLSPolicy': [
+    refused('spec.options', 'no options are supported'),
+    refused('spec.targetRefs.kind: ServiceEntry', 'targets are Services; a DestinationRule is for hosts of a ServiceEntry'),
+  ],
 };

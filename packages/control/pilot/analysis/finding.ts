@@ -33,7 +33,9 @@ export interface Finding {
     | 'MZ0020'
     | 'MZ0021'
     | 'MZ0022'
-    | 'MZ0023';
+    | 'MZ0023'
+    | 'MZ0024'
+    | 'MZ0025';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;

@@ -11,6 +11,8 @@ const securityKinds = new Set(['AuthorizationPolicy', 'RequestAuthentication']);
 
 export function notEnforced(resource: Resource): string | undefined {
   if (resource.kind === 'EnvoyFilter') return unenforcedFilter(resource);
+  const refusal = refusalsByKind[`${groupOf(resource.apiVersion)}/${resource.kind}`]?.(resource.spec);
+  if (refusal !== undefined) return `${resource.kind}: ${refusal}`;
   if (resource.kind === 'ConfigMap' && resource.metadata.namespace === rootNamespace && resource.metadata.name === meshConfigName) {
     const errors = meshConfigNotes((resource['data'] as Readonly<Record<string, unknown>> | undefined)?.['mesh']).filter(({ level }) => level === 'error');
     return errors.length === 0 ? undefined : `mesh configuration: ${errors.map(({ message }) => message).join('; ')}`;
@@ -26,6 +28,32 @@ export function notEnforced(resource: Resource): string | undefined {
     `${resource.kind}: targets of kind ${target.kind} are for waypoints, of which there are none, so the policy is refused. Use a selector for workloads, or a Gateway as target.`
   );
 }
+
+const memberOf = (value: unknown, name: string): unknown => (isPlainObject(value) ? value[name] : undefined);
+const listIn = (value: unknown, name: string): readonly unknown[] => {
+  const list = memberOf(value, name);
+  return Array.isArray(list) ? list : [];
+};
+
+/** What objects of other kinds say about security that would not be enforced. */
+const refusalsByKind: Readonly<Record<string, (spec: unknown) => string | undefined>> = {
+  // Without FAIL_OPEN, requests must fail while a plugin cannot be loaded, and none is ever loaded.
+  'extensions.istio.io/WasmPlugin': (spec) =>
+    memberOf(spec, 'failStrategy') === 'FAIL_OPEN'
+      ? undefined
+      : 'plugins are not loaded, so what the plugin enforces would not be enforced. Write a filter with defineFilter, or set failStrategy: FAIL_OPEN to store the plugin without effect.',
+  'networking.istio.io/Sidecar': (spec) =>
+    listIn(spec, 'ingress').some((listener) => memberOf(listener, 'tls') !== undefined)
+      ? 'spec.ingress.tls is not enforced: a PeerAuthentication decides which clients are accepted, and a Gateway or an Api has certificates of its own.'
+      : undefined,
+  'gateway.networking.k8s.io/BackendTLSPolicy': (spec) => {
+    const foreign = listIn(spec, 'targetRefs').find((ref) => memberOf(ref, 'kind') !== 'Service' || (memberOf(ref, 'group') ?? '') !== '');
+    if (foreign !== undefined)
+      return `a target of kind ${String(memberOf(foreign, 'kind'))} is not served, so connections there would stay as they are: target a Service, or use a DestinationRule.`;
+    const options = Object.keys((memberOf(spec, 'options') as object | undefined) ?? {});
+    return options.length > 0 ? `the option ${JSON.stringify(options[0])} is not enforced: no options are supported.` : undefined;
+  },
+};
 
 /** Filters that decide who may do what, or how often. */
 const securityFilter = /auth(?!ority)|rbac|jwt|rate_?limit|csrf|bandwidth_limit|admission_control|connection_limit/i;

@@ -1,10 +1,11 @@
 import type { AuthorizationRuleSpec } from '@mizzen/api';
 import { describeOrigin } from '@mizzen/common';
-import { type Instance, mayBeHttp, selects } from '../registry/service.ts';
+import { type Instance, mayBeHttp, type Service, selects } from '../registry/service.ts';
 import { authorizationProvider } from '../security/external-authorization.ts';
 import { targetsOf } from '../security/policy-selection.ts';
 import { type Configured, type MeshSnapshot, rootNamespace } from '../snapshot.ts';
 import type { Finding } from './finding.ts';
+import { neverMatching } from './never-matching.ts';
 import { isForTopics } from './not-implemented.ts';
 
 /** Whether some workload that the policy is for serves something else than HTTP. */
@@ -23,25 +24,31 @@ function hostsWithoutPort(hosts: readonly string[]): string[] {
   return hosts.filter((host) => !host.includes('*') && !host.includes(':') && !(hosts.includes(`${host}:*`) && hosts.includes(`${host}.*`)));
 }
 
-/** Values that never match as their writers expect: a * in the middle is literal in Istio, and a principal has no scheme. */
-function literalWildcards(rules: readonly AuthorizationRuleSpec[]): { readonly path: string; readonly message: string }[] {
-  const found: { path: string; message: string }[] = [];
-  const check = (path: string, value: string) => {
-    if (value.slice(1, -1).includes('*') && !value.includes('{*'))
-      found.push({ path, message: `${path}: in ${JSON.stringify(value)} the * in the middle is not a wildcard: it stands for itself.` });
-    if (/rincipals/.test(path) && !/equestPrincipals/.test(path) && value.startsWith('spiffe://'))
-      found.push({ path, message: `${path}: ${JSON.stringify(value)} matches no identity: write it without spiffe://.` });
-  };
-  const checkAll = (path: string, fields: object | undefined) => {
-    for (const [field, values] of Object.entries(fields ?? {}))
-      if (Array.isArray(values) && !/amespaces$/.test(field))
-        for (const [i, value] of values.entries()) if (typeof value === 'string') check(`${path}.${field}[${i}]`, value);
-  };
-  for (const [i, { from, to }] of rules.entries()) {
-    for (const [k, one] of (from ?? []).entries()) checkAll(`spec.rules[${i}].from[${k}].source`, one?.source);
-    for (const [k, one] of (to ?? []).entries()) checkAll(`spec.rules[${i}].to[${k}].operation`, one?.operation);
-  }
+/** Services with a port that their workloads listen on under another number, by that port. */
+function servicePorts({ services }: MeshSnapshot): Map<number, Service[]> {
+  const found = new Map<number, Service[]>();
+  for (const service of services)
+    for (const { number, targetPort } of service.ports) {
+      if (targetPort === number) continue;
+      const others = found.get(number);
+      if (others === undefined) found.set(number, [service]);
+      else others.push(service);
+    }
   return found;
+}
+
+/** Ports in the rules of an AuthorizationPolicy. */
+function portsNamed(rules: readonly (AuthorizationRuleSpec | null)[]): { readonly path: string; readonly port: number }[] {
+  return rules.flatMap((rule, i) => [
+    ...(rule?.to ?? []).flatMap((one, k) =>
+      (['ports', 'notPorts'] as const).flatMap((field) =>
+        (one?.operation?.[field] ?? []).map((port, at) => ({ path: `spec.rules[${i}].to[${k}].operation.${field}[${at}]`, port: Number(port) })),
+      ),
+    ),
+    ...(rule?.when ?? []).flatMap(({ key, values = [], notValues = [] }, k) =>
+      key === 'destination.port' ? [...values, ...notValues].map((port) => ({ path: `spec.rules[${i}].when[${k}]`, port: Number(port) })) : [],
+    ),
+  ]);
 }
 
 type Selecting = Parameters<typeof targetsOf>[0];
@@ -76,7 +83,7 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
         'spec.provider.name',
         `has no effect on ports without HTTP: the provider ${provided.name} is asked by HTTP and decides about requests only. Deny those ports with a DENY policy, or use a gRPC provider.`,
       );
-    for (const { path, message } of literalWildcards(rules)) add(policy, 'MZ0015', path, message);
+    for (const { path, message } of neverMatching(rules)) add(policy, 'MZ0015', path, message);
     const escapable = action === 'DENY' ? rules.flatMap(({ to = [] }) => to.flatMap(({ operation }) => hostsWithoutPort(operation?.hosts ?? []))) : [];
     if (escapable.length > 0)
       add(
@@ -106,6 +113,25 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
             `rule ${i} denies every connection to ports without HTTP, of whose requests nobody knows anything. Say with ports which ones are meant.`,
           );
       }
+  }
+  const portsOf = servicePorts(snapshot);
+  for (const policy of snapshot.authorizationPolicies) {
+    if (isForTopics(policy.spec) || targetsOf(policy.spec).length > 0) continue;
+    for (const { path, port } of portsNamed(policy.spec.rules ?? [])) mistakenPort(policy, path, port);
+  }
+  for (const policy of snapshot.peerAuthentications)
+    for (const port of Object.keys(policy.spec.portLevelMtls ?? {})) mistakenPort(policy, `spec.portLevelMtls.${port}`, Number(port));
+  function mistakenPort(policy: Configured<Selecting>, path: string, port: number): void {
+    const services = portsOf.get(port)?.filter(({ instances }) => instances.some((instance) => isSelected(policy, instance))) ?? [];
+    const [service] = services;
+    if (service === undefined || services.some(({ ports }) => ports.some(({ targetPort }) => typeof targetPort === 'string' || targetPort === port))) return;
+    const own = service.ports.find(({ number }) => number === port)!.targetPort;
+    add(
+      policy,
+      'MZ0015',
+      path,
+      `${path}: ${port} is the port of the Service ${service.namespace}/${service.name}; policies are about the port of the workload, which is ${own}.`,
+    );
   }
   for (const policy of [...snapshot.authorizationPolicies, ...snapshot.requestAuthentications, ...snapshot.peerAuthentications] as Configured<Selecting>[]) {
     const labels = Object.entries(policy.spec.selector?.matchLabels ?? {});

@@ -14,6 +14,7 @@ import { TransportSocketSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v
 import { ProxyProtocolConfig_Version } from '@mizzen/envoy-api/gen/envoy/config/core/v3/proxy_protocol_pb.js';
 import { ProxyProtocolUpstreamTransportSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/proxy_protocol/v3/upstream_proxy_protocol_pb.js';
 import { RawBufferSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer_pb.js';
+import type { CertificateValidationContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { HttpProtocolOptionsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/upstreams/http/v3/http_protocol_options_pb.js';
@@ -280,18 +281,15 @@ function applyTls(
       return;
     case 'ISTIO_MUTUAL':
       // Said so, it is spoken to who has no sidecar too: to gateways.
-      cluster.transportSocket = mesh(tls.subjectAltNames ?? identitiesOf(service.instances.filter(({ serviceAccount }) => serviceAccount !== '')));
+      cluster.transportSocket = mesh(
+        tls.subjectAltNames?.length ? tls.subjectAltNames : identitiesOf(service.instances.filter(({ serviceAccount }) => serviceAccount !== '')),
+      );
       return;
     case 'SIMPLE':
     case 'MUTUAL': {
       const sni = tls.sni ?? (service.hostname.startsWith('*') ? '' : service.hostname);
       const secrets = clientSecretNames(tls, ruleNamespace ?? '');
-      const names = {
-        matchTypedSubjectAltNames: (tls.subjectAltNames ?? service.subjectAltNames ?? (sni ? [sni] : [])).map((name) => ({
-          sanType: name.includes('://') ? 3 : 2,
-          matcher: { matchPattern: { case: 'exact' as const, value: name } },
-        })),
-      };
+      const names = { matchTypedSubjectAltNames: serverNames(tls, service, sni) };
       const crl = tls.caCrl ? { crl: { specifier: { case: 'filename' as const, value: tls.caCrl } } } : {};
       const trustedCa = { specifier: { case: 'filename' as const, value: tls.caCertificates ?? 'system' } };
       const validation: Init<typeof CommonTlsContextSchema> = tls.insecureSkipVerify
@@ -300,7 +298,7 @@ function applyTls(
             validationContextType: secrets.roots
               ? {
                   case: 'combinedValidationContext' as const,
-                  value: { defaultValidationContext: names, validationContextSdsSecretConfig: { name: secrets.roots, sdsConfig: ads } },
+                  value: { defaultValidationContext: { ...names, ...crl }, validationContextSdsSecretConfig: { name: secrets.roots, sdsConfig: ads } },
                 }
               : { case: 'validationContext' as const, value: { ...names, ...crl, trustedCa } },
           };
@@ -337,6 +335,15 @@ function applyTls(
         ],
       }).transportSocketMatches;
   }
+}
+
+/** One of these names is in the server's certificate. Any certificate of a trusted root would do without one. */
+function serverNames(tls: ClientTlsSpec, service: Service, sni: string): Init<typeof CertificateValidationContextSchema>['matchTypedSubjectAltNames'] {
+  const named = [tls.subjectAltNames, service.subjectAltNames].find((names) => names?.length) ?? (sni ? [sni] : []);
+  if (named.length > 0) return named.map((value) => ({ sanType: value.includes('://') ? 3 : 2, matcher: { matchPattern: { case: 'exact' as const, value } } }));
+  // Of a wildcard host every server has a name of its own, or the wildcard.
+  const suffix = service.hostname.slice(1);
+  return suffix === '' ? [] : [{ sanType: 2, matcher: { matchPattern: { case: 'suffix' as const, value: suffix } } }];
 }
 
 /** A back end whose roots are not known is not spoken to: in the clear it must not be, and nobody could be told from it. */

@@ -149,7 +149,7 @@ function chainsOf(server: Server, view: ProxyView, snapshot: MeshSnapshot): Init
 
 function serverTls(server: Server, snapshot: MeshSnapshot): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
   // Clients are the mesh's own: sidecars on their way out of it.
-  if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls(callersTrustDomains(snapshot), snapshot.meshConfig);
+  if (server.spec.tls?.mode === 'ISTIO_MUTUAL') return mutualTls(callersTrustDomains(snapshot), snapshot.meshConfig, server.spec.tls);
   return {
     name: 'envoy.transport_sockets.tls',
     configType: { case: 'typedConfig', value: packAny(DownstreamTlsContextSchema, serverTlsContext(server.spec.tls!, server.gateway.namespace)) },
@@ -177,7 +177,11 @@ export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapsh
           name: `${domain}:${server.port}`,
           domains: domain === '*' ? ['*'] : [domain, `${domain}:*`],
           routes: existing ? stableConditionalFirst(merged) : merged,
-          requireTls: server.spec.tls?.httpsRedirect ? VirtualHost_TlsRequirementType.ALL : VirtualHost_TlsRequirementType.NONE,
+          // One server that redirects is enough: plain requests for the host must not depend on the order of Gateways.
+          requireTls:
+            server.spec.tls?.httpsRedirect || existing?.requireTls === VirtualHost_TlsRequirementType.ALL
+              ? VirtualHost_TlsRequirementType.ALL
+              : VirtualHost_TlsRequirementType.NONE,
         });
       }
     }

@@ -1,5 +1,5 @@
 import type { Any } from '@bufbuild/protobuf/wkt';
-import type { MutualTlsMode } from '@mizzen/api';
+import type { MutualTlsMode, ServerTlsSpec } from '@mizzen/api';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import type { FilterChainMatchSchema, FilterChainSchema, FilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { TlsParameters_TlsProtocol } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
@@ -11,6 +11,7 @@ import type { MeshSnapshot } from '../snapshot.ts';
 import { type ConnectionManagerOptions, connectionManager, plainHttp, tcpProxy } from './connection-manager.ts';
 import { inboundRoutes } from './inbound-routes.ts';
 import { splitAddress } from './names.ts';
+import { demandedOfClients, tlsParameters } from './server-tls.ts';
 import { meshAlpn, meshHttpAlpn, meshServerTls } from './tls-contexts.ts';
 
 /** How connections to one port of a workload are taken. */
@@ -126,16 +127,24 @@ export function isInstance({ address, ports, serviceAccount }: Instance, { liste
   );
 }
 
-/** Takes the mesh's own certificates, and nobody without one. */
-export function mutualTls(trustDomains: readonly string[], { minMeshTls }: MeshConfig): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
+/** Takes the mesh's own certificates, and nobody without one. `tls`: what a server of a Gateway demands besides. */
+export function mutualTls(
+  trustDomains: readonly string[],
+  { minMeshTls }: MeshConfig,
+  tls: ServerTlsSpec = {},
+): NonNullable<Init<typeof FilterChainSchema>['transportSocket']> {
+  const mesh = meshServerTls(trustDomains, demandedOfClients(tls));
+  const parameters = tlsParameters(tls);
+  const least = minMeshTls === 'TLSV1_3' ? TlsParameters_TlsProtocol.TLSv1_3 : TlsParameters_TlsProtocol.TLSv1_2;
   return {
     name: 'envoy.transport_sockets.tls',
     configType: {
       case: 'typedConfig',
       value: packAny(DownstreamTlsContextSchema, {
         commonTlsContext: {
-          ...meshServerTls(trustDomains),
-          tlsParams: { tlsMinimumProtocolVersion: minMeshTls === 'TLSV1_3' ? TlsParameters_TlsProtocol.TLSv1_3 : TlsParameters_TlsProtocol.TLSv1_2 },
+          ...mesh,
+          ...(tls.alpnProtocols?.length ? { alpnProtocols: [...meshHttpAlpn, ...meshAlpn, ...tls.alpnProtocols] } : {}),
+          tlsParams: { ...parameters, tlsMinimumProtocolVersion: Math.max(parameters.tlsMinimumProtocolVersion, least) },
         },
         requireClientCertificate: true,
       }),

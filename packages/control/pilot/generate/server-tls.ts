@@ -3,6 +3,7 @@ import type { Init } from '@mizzen/envoy-api';
 import {
   CertificateValidationContext_TrustChainVerification,
   type CertificateValidationContextSchema,
+  type TlsParametersSchema,
 } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { ads } from './tls-contexts.ts';
@@ -26,12 +27,7 @@ export function serverTlsContext(tls: ServerTlsSpec, namespace: string): Init<ty
     requireClientCertificate: tls.mode === 'MUTUAL',
     commonTlsContext: {
       alpnProtocols: [...(tls.alpnProtocols ?? ['h2', 'http/1.1'])],
-      tlsParams: {
-        tlsMinimumProtocolVersion: Math.max(versions[tls.minProtocolVersion ?? 'TLS_AUTO'] ?? 0, tls12),
-        tlsMaximumProtocolVersion: versions[tls.maxProtocolVersion ?? 'TLS_AUTO'] ?? 0,
-        cipherSuites: [...(tls.cipherSuites ?? [])],
-        ecdhCurves: [...(tls.ecdhCurves ?? [])],
-      },
+      tlsParams: tlsParameters(tls),
       ...(credentials.length > 0
         ? { tlsCertificateSdsSecretConfigs: credentials.map((name) => ({ name: credential(name), sdsConfig: ads })) }
         : {
@@ -45,17 +41,33 @@ export function serverTlsContext(tls: ServerTlsSpec, namespace: string): Init<ty
   };
 }
 
-type Validation = Init<typeof CertificateValidationContextSchema>;
+export function tlsParameters(tls: ServerTlsSpec): Init<typeof TlsParametersSchema> & { readonly tlsMinimumProtocolVersion: number } {
+  return {
+    tlsMinimumProtocolVersion: Math.max(versions[tls.minProtocolVersion ?? 'TLS_AUTO'] ?? 0, tls12),
+    tlsMaximumProtocolVersion: versions[tls.maxProtocolVersion ?? 'TLS_AUTO'] ?? 0,
+    cipherSuites: [...(tls.cipherSuites ?? [])],
+    ecdhCurves: [...(tls.ecdhCurves ?? [])],
+  };
+}
 
-/** What a client's certificate has to lead to, and to say. */
-function clientValidation(tls: ServerTlsSpec, first: string | undefined, credential: (name: string) => string) {
-  const names: Validation = {
+/** What the certificate of a client must say, beyond a chain to a root. */
+export function demandedOfClients(tls: ServerTlsSpec): Init<typeof CertificateValidationContextSchema> {
+  return {
     matchTypedSubjectAltNames: (tls.subjectAltNames ?? []).map((name) => ({
       sanType: name.includes('://') ? 3 : 2,
       matcher: { matchPattern: { case: 'exact' as const, value: name } },
     })),
     verifyCertificateSpki: [...(tls.verifyCertificateSpki ?? [])],
     verifyCertificateHash: [...(tls.verifyCertificateHash ?? [])],
+  };
+}
+
+type Validation = Init<typeof CertificateValidationContextSchema>;
+
+/** What a client's certificate has to lead to, and to say. */
+function clientValidation(tls: ServerTlsSpec, first: string | undefined, credential: (name: string) => string) {
+  const names: Validation = {
+    ...demandedOfClients(tls),
     ...(tls.caCrl ? { crl: file(tls.caCrl) } : {}),
     ...(tls.insecureSkipVerify ? { trustChainVerification: CertificateValidationContext_TrustChainVerification.ACCEPT_UNTRUSTED } : {}),
   };

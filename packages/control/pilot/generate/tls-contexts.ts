@@ -1,5 +1,6 @@
 import type { Init } from '@mizzen/envoy-api';
 import { ApiVersion, type ConfigSourceSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/config_source_pb.js';
+import type { CertificateValidationContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import type { CommonTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { MeshSnapshot } from '../snapshot.ts';
 
@@ -49,22 +50,36 @@ export function meshClientTls(identities: readonly string[], spoken: Spoken): In
   };
 }
 
-/** The same for those who call: anybody of the mesh. A root may sign for other meshes, too, whose identities are strangers here. */
-export function meshServerTls(trustDomains: readonly string[]): Init<typeof CommonTlsContextSchema> {
+/**
+ * The same for those who call: anybody of the mesh, or who is `demanded`. A root may sign for other meshes, too, whose identities are strangers here.
+ */
+export function meshServerTls(
+  trustDomains: readonly string[],
+  demanded: Init<typeof CertificateValidationContextSchema> = {},
+): Init<typeof CommonTlsContextSchema> {
   return {
     alpnProtocols: [...meshHttpAlpn, ...meshAlpn, 'h2', 'http/1.1'],
-    ...meshCredentials(trustDomains.map((domain) => ({ case: 'prefix' as const, value: `spiffe://${domain}/` }))),
+    ...meshCredentials(
+      trustDomains.map((domain) => ({ case: 'prefix' as const, value: `spiffe://${domain}/` })),
+      demanded,
+    ),
   };
 }
 
-function meshCredentials(names: readonly { readonly case: 'exact' | 'prefix'; readonly value: string }[]): Init<typeof CommonTlsContextSchema> {
+function meshCredentials(
+  names: readonly { readonly case: 'exact' | 'prefix'; readonly value: string }[],
+  demanded: Init<typeof CertificateValidationContextSchema> = {},
+): Init<typeof CommonTlsContextSchema> {
   return {
     tlsCertificateSdsSecretConfigs: [{ name: workloadSecretName, sdsConfig: ads }],
     validationContextType: {
       case: 'combinedValidationContext',
       value: {
         defaultValidationContext: {
-          matchTypedSubjectAltNames: names.map((matchPattern) => ({ sanType: 3, matcher: { matchPattern } })),
+          ...demanded,
+          matchTypedSubjectAltNames: demanded.matchTypedSubjectAltNames?.length
+            ? demanded.matchTypedSubjectAltNames
+            : names.map((matchPattern) => ({ sanType: 3, matcher: { matchPattern } })),
         },
         validationContextSdsSecretConfig: { name: rootSecretName, sdsConfig: ads },
       },
