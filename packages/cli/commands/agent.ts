@@ -1,8 +1,9 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { keepServingAfterErrors, Logger, type LogLevel, MizzenError, messageOf } from '@mizzen/common';
 import { parseYaml } from '@mizzen/common/bounded-yaml';
+import { writeDurably } from '@mizzen/common/durable-file';
 import { homeFiles } from '@mizzen/control';
 import { checkProxyConfig, startProxy } from '@mizzen/proxy';
 import { controlAccess, homeOf, knownTrustDomain } from '../home.ts';
@@ -29,7 +30,7 @@ export async function agent(options: AgentOptions): Promise<void> {
   const home = homeOf(options.home);
   const logger = new Logger('agent', options.logLevel);
   const tokenFile = options.tokenFile ?? join(home, 'agent.token');
-  if (options.tokenFile === undefined && !existsSync(tokenFile)) writeFileSync(tokenFile, await ownToken(home, namespace, serviceAccount), { mode: 0o600 });
+  if (options.tokenFile === undefined && !existsSync(tokenFile)) writeDurably(tokenFile, await ownToken(home, namespace, serviceAccount));
   const name = `agent-${hostname()
     .toLowerCase()
     .replace(/[^a-z0-9-]+/g, '-')}`;

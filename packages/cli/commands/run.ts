@@ -1,7 +1,8 @@
 import dgram from 'node:dgram';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { errorBoundary, MizzenError, messageOf } from '@mizzen/common';
+import { writeDurably } from '@mizzen/common/durable-file';
 import { homeFiles } from '@mizzen/control';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { ApiClient } from '../api-client.ts';
@@ -154,7 +155,7 @@ function writeToken(home: string, options: RunOptions, name: string, token: stri
   const folder = join(home, 'tokens', options.namespace);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const file = join(folder, `${options.serviceAccount}.${name}`);
-  writeFileSync(file, token, { mode: 0o600 });
+  writeDurably(file, token);
   return file;
 }
 

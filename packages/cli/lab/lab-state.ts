@@ -1,6 +1,7 @@
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { MizzenError } from '@mizzen/common';
+import { writeDurably } from '@mizzen/common/durable-file';
 
 /** What a lab is made of, kept in files below the mesh's home so that other commands find it: the network, its hosts, its partitions. */
 export interface LabNetwork {
@@ -53,7 +54,7 @@ export function mustReadLab(home: string): LabNetwork {
 
 export function writeLab(home: string, network: LabNetwork): void {
   mkdirSync(paths(home).hosts, { recursive: true, mode: 0o700 });
-  writeFileSync(paths(home).network, JSON.stringify(network), { mode: 0o600 });
+  writeDurably(paths(home).network, JSON.stringify(network));
 }
 
 export function removeLab(home: string): void {
@@ -68,13 +69,14 @@ export function readHosts(home: string): LabHost[] {
     return []; // no lab, no hosts
   }
   return files
+    .filter((file) => file.endsWith('.json'))
     .map((file) => readJson<LabHost>(join(paths(home).hosts, file)))
     .filter((host) => host !== undefined)
     .sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
 export function writeHost(home: string, host: LabHost): void {
-  writeFileSync(join(paths(home).hosts, `${host.name}.json`), JSON.stringify(host), { mode: 0o600 });
+  writeDurably(join(paths(home).hosts, `${host.name}.json`), JSON.stringify(host));
 }
 
 export function removeHost(home: string, name: string): void {
@@ -86,7 +88,7 @@ export function readPartitions(home: string): Partition[] {
 }
 
 export function writePartitions(home: string, partitions: readonly Partition[]): void {
-  writeFileSync(paths(home).partitions, JSON.stringify(partitions), { mode: 0o600 });
+  writeDurably(paths(home).partitions, JSON.stringify(partitions));
 }
 
 function readJson<Content>(path: string): Content | undefined {

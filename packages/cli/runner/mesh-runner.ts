@@ -1,8 +1,9 @@
 import { type ChildProcess, execFile } from 'node:child_process';
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { findKind, type Resource, type WorkloadSpec } from '@mizzen/api';
 import { Backoff, errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
+import { writeDurably } from '@mizzen/common/durable-file';
 import { homeFiles, originFileAnnotation } from '@mizzen/control';
 import { ApiClient, ApiFailure, collectionPath } from '../api-client.ts';
 import { controlAccess } from '../home.ts';
@@ -235,7 +236,7 @@ export class MeshRunner {
     const cut = this.#brokerAddress.lastIndexOf(':');
     const [host, port] = [this.#brokerAddress.slice(0, cut), this.#brokerAddress.slice(cut + 1)];
     const config = join(home, 'broker-identity.json');
-    writeFileSync(
+    writeDurably(
       config,
       JSON.stringify({
         type: 'sidecar',
@@ -250,9 +251,8 @@ export class MeshRunner {
         rootCertificateFile: homeFiles(home).rootCertificate,
         tokenFile: await this.#token(namespace, name),
       }),
-      { mode: 0o600 },
     );
-    writeFileSync(join(home, 'broker.json'), JSON.stringify({ address: this.#brokerAddress, config }), { mode: 0o600 });
+    writeDurably(join(home, 'broker.json'), JSON.stringify({ address: this.#brokerAddress, config }));
     this.#broker = new SupervisedProcess({
       name: 'broker',
       command: [...mizzenCommand, 'broker', '--home', home, '--host', host, '--port', port, '--config', config],
@@ -419,7 +419,7 @@ export class MeshRunner {
       body: { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { audiences: ['istio-ca'], expirationSeconds: tokenSeconds } },
     });
     const { token } = (answer.body as { status: { token: string } }).status;
-    writeFileSync(file, token, { mode: 0o600 });
+    writeDurably(file, token);
   }
 
   async #renewTokens(): Promise<void> {

@@ -1,4 +1,5 @@
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
+import { writeDurably } from '@mizzen/common/durable-file';
 
 /**
  * The processes that a runner has started, in a file, so that the next one can end what a killed runner left behind. A process is
@@ -21,7 +22,7 @@ export class ProcessList {
     this.#started.set(pid, startTime);
     // Those that have ended meanwhile are dropped here rather than watched for.
     for (const [known, time] of this.#started) if (startTimeOf(known) !== time) this.#started.delete(known);
-    writeFileSync(this.#path, JSON.stringify([...this.#started]), { mode: 0o600 });
+    writeDurably(this.#path, JSON.stringify([...this.#started]));
   }
 
   /** The process that runs what is in the list and is not this one, if it is still there. */
@@ -36,7 +37,7 @@ export class ProcessList {
 
   /** This process runs what is in the list from now on. */
   claim(): void {
-    writeFileSync(this.#ownerPath, JSON.stringify([process.pid, startTimeOf(process.pid) ?? '']), { mode: 0o600 });
+    writeDurably(this.#ownerPath, JSON.stringify([process.pid, startTimeOf(process.pid) ?? '']));
   }
 
   release(): void {

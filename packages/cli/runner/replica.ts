@@ -1,7 +1,8 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { WorkloadSpec } from '@mizzen/api';
 import { errorBoundary } from '@mizzen/common';
+import { writeDurably } from '@mizzen/common/durable-file';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
 import { type Lab, type Role, sidecarId } from '../lab/lab.ts';
@@ -233,7 +234,7 @@ export class Replica {
       ...this.#workloadApi?.config,
       ...this.#state?.config,
     };
-    writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
+    writeDurably(configFile, JSON.stringify(config, null, 2));
     this.#proxy = new SidecarProcess({
       name: `${this.name} (sidecar)`,
       command: this.#onHost([...proxyCommand, '--config', configFile], 'sidecar'),

@@ -1,6 +1,7 @@
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Logger, MizzenError, printableLines, printableText } from '@mizzen/common';
+import { writeDurably } from '@mizzen/common/durable-file';
 import { type ProxyConfig, startProxy } from '@mizzen/proxy';
 import { type CaptureSubject, captureFromAnnotations, defaultCapture } from '../capture/capture-settings.ts';
 import { runProgram } from '../capture/run-program.ts';
@@ -173,7 +174,7 @@ async function onHost(setting: PlaceSetting, lab: Lab): Promise<ApplicationPlace
   };
   mkdirSync(join(configFile, '..'), { recursive: true, mode: 0o700 });
   mkdirSync(join(home, 'logs'), { recursive: true, mode: 0o700 });
-  writeFileSync(configFile, JSON.stringify(complete, null, 2), { mode: 0o600 });
+  writeDurably(configFile, JSON.stringify(complete, null, 2));
   const proxy = new SidecarProcess({
     name: `${config.name} (sidecar)`,
     command: lab.command(host, [...proxyCommand, '--config', configFile], 'sidecar'),

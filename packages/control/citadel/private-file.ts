@@ -1,14 +1,12 @@
-import { randomUUID } from 'node:crypto';
-import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { MizzenError } from '@mizzen/common';
+import { writeDurably } from '@mizzen/common/durable-file';
 
 /** Files that only their owner may read: keys and tokens. Written whole or not at all. */
 export function writePrivateFile(path: string, content: string): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  const temporary = `${path}.${randomUUID().slice(0, 8)}.tmp`;
-  writeFileSync(temporary, content, { mode: 0o600, flush: true });
-  renameSync(temporary, path);
+  writeDurably(path, content);
 }
 
 /** Reads a private file, mending its mode if others could read it; undefined when there is none. */

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, renameSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { type Logger, messageOf } from '@mizzen/common';
-import { readTextFile } from '../log/durable-file.ts';
+import { readTextFile } from '@mizzen/common/durable-file';
 import { defaultLogSettings, segmentBases } from '../log/partition-log.ts';
 import { Segment } from '../log/segment.ts';
 import { Broker } from './broker.ts';

@@ -3,7 +3,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { MizzenError, messageOf } from '@mizzen/common';
-import { readTextFile } from '../log/durable-file.ts';
+import { readTextFile } from '@mizzen/common/durable-file';
 
 /** Result codes of SQLite. */
 const busy = 5;

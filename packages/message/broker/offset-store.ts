@@ -1,7 +1,7 @@
 import { existsSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { errorBoundary, messageOf } from '@mizzen/common';
-import { openLine, readTextFile, sealLine, writeDurably } from '../log/durable-file.ts';
+import { openLine, readTextFile, sealLine, writeDurably } from '@mizzen/common/durable-file';
 
 const boundary = errorBoundary('broker.offsets');
 

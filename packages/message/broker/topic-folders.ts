@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { openLine, readTextFile, sealLine, syncFolder, writeDurably } from '../log/durable-file.ts';
+import { openLine, readTextFile, sealLine, syncFolder, writeDurably } from '@mizzen/common/durable-file';
 import { segmentBases } from '../log/partition-log.ts';
 import { isFullName } from '../policy/topic-names.ts';
 

@@ -1,6 +1,6 @@
 import { fdatasync, mkdirSync, read, readdirSync, rmSync, writev } from 'node:fs';
 import { errorBoundary, messageOf } from '@mizzen/common';
-import { syncFolder } from './durable-file.ts';
+import { syncFolder } from '@mizzen/common/durable-file';
 import { isSound, maxRecordBytes, offsetOf, recordLengthAt, sealRecord, timestampOf } from './record.ts';
 import { type Damage, Segment } from './segment.ts';
 

@@ -1,9 +1,9 @@
 import { createCipheriv, createDecipheriv, createHash, randomBytes, X509Certificate } from 'node:crypto';
 import { chmodSync, closeSync, constants, existsSync, fstatSync, lstatSync, mkdirSync, openSync, readFileSync } from 'node:fs';
-import { open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { create, fromBinary, type MessageInitShape, toBinary, toJsonString } from '@bufbuild/protobuf';
 import { messageOf } from '@mizzen/common';
+import { writeDurablyAsync } from '@mizzen/common/durable-file';
 import { type Node, NodeSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/base_pb.js';
 import { type KeptConfiguration, KeptConfigurationSchema } from '@mizzen/envoy-api/gen/mizzen/proxy/v1/kept_configuration_pb.js';
 
@@ -122,7 +122,7 @@ export class KeptConfigurationFile {
     const cipher = createCipheriv('aes-256-gcm', key, nonce, { authTagLength: tagBytes }).setAAD(head);
     const sealed = cipher.update(toBinary(KeptConfigurationSchema, create(KeptConfigurationSchema, content)));
     const rest = cipher.final();
-    await this.#replace(this.#path, [head, nonce, cipher.getAuthTag(), sealed, rest]);
+    await writeDurablyAsync(this.#path, Buffer.concat([head, nonce, cipher.getAuthTag(), sealed, rest]));
   }
 
   async #key(): Promise<Buffer> {
@@ -134,26 +134,8 @@ export class KeptConfigurationFile {
       if (!isMissing(error)) throw error;
     }
     const key = randomBytes(keyBytes);
-    await this.#replace(path, [key]);
+    await writeDurablyAsync(path, key);
     return key;
-  }
-
-  async #replace(path: string, parts: readonly Buffer[]): Promise<void> {
-    const temporary = `${path}.${process.pid}.tmp`;
-    await rm(temporary, { force: true });
-    const file = await open(temporary, 'wx', 0o600);
-    try {
-      await file.writev([...parts].filter((part) => part.length > 0));
-      await file.sync();
-    } catch (error) {
-      await rm(temporary, { force: true });
-      throw error;
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
-    const folder = await open(this.folder, 'r');
-    await folder.sync().finally(() => folder.close());
   }
 
   #ownFolder(): void {
