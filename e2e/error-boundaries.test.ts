@@ -10,26 +10,12 @@ import { clearFaults, errorPlaces, injectFault, internalErrors, logErrorsTo, sil
 import { homeFiles } from '@mizzen/control';
 import { cluster, http as httpFilter, listener, TestEngine, tcp } from './support/engine.ts';
 import { call, until } from './support/http.ts';
-import { controlPlaces } from './support/injected-places.ts';
+import { controlPlaces, proxyPlaces } from './support/injected-places.ts';
 import { service, TestMesh } from './support/mesh.ts';
 import { MessageMesh, type TestApp } from './support/messaging.ts';
 
 /** Places that traffic of this test enters; the others belong to processes or protocols that it does not run. */
 const isEntered = (place: string) => /^(request|http|http1|http2|tcp|listener|turn-end|connection|timer)\b/.test(place);
-/** Entered only by retries, removals, tunnels, interim responses, upstream failures, or after another failure. */
-const isRare = (place: string) =>
-  [
-    'request.onEndpointRemoved',
-    'request.onInformational',
-    'request.onTunnel',
-    'request.onUpstreamFailure',
-    'request.timer',
-    'request.filter',
-    'turn-end.close',
-    'listener.inspection',
-    'listener.open',
-  ].includes(place);
-
 /** What reaches the process without a boundary. */
 class UnattributedErrors {
   readonly errors: unknown[] = [];
@@ -104,7 +90,7 @@ describe('an exception at any error boundary', () => {
 
   it('leaves the process, the next requests and the count of its place intact', async () => {
     assert.deepEqual(await round(), ['200', '200', 'echoed']);
-    for (const place of errorPlaces().filter((name) => isEntered(name) && !isRare(name))) {
+    for (const place of errorPlaces().filter((name) => isEntered(name) && !injectedElsewhere.has(name))) {
       const before = internalErrors().get(place) ?? 0;
       injectFault(place, 1);
       for (let attempt = 0; (internalErrors().get(place) ?? 0) === before && attempt < 20; attempt++) {
@@ -141,32 +127,6 @@ const meshPlaces = [
 ];
 
 /** Boundaries without an injected fault of their own: each has the form of those that are tested. A new one belongs into a test. */
-const notInjectedInProxies = [
-  'access-log',
-  'authentication.password',
-  'dns.forward',
-  'dns.query',
-  'dns.refresh',
-  'health-check',
-  'https.call',
-  'listener.inspection',
-  'listener.open',
-  'login',
-  'own-request',
-  'proxy',
-  'rate-limit.redis',
-  'rate-limit.sweep',
-  'request.filter',
-  'request.onEndpointRemoved',
-  'request.onInformational',
-  'request.onTunnel',
-  'request.onUpstreamFailure',
-  'request.timer',
-  'tls.client',
-  'tracing.export',
-  'turn-end.close',
-  'udp.datagram',
-];
 const notInjectedInMessages = [
   'broker.mesh',
   'broker.topic',
@@ -179,8 +139,9 @@ const notInjectedInMessages = [
   'message.publish',
   'message.timer',
 ];
-const notInjected = new Set([...notInjectedInProxies, ...notInjectedInMessages]);
-const injectedElsewhere: ReadonlySet<string> = new Set(controlPlaces);
+/** By tests of their own. */
+const injectedElsewhere: ReadonlySet<string> = new Set([...controlPlaces, ...proxyPlaces]);
+const notInjected = new Set(notInjectedInMessages);
 
 describe('an exception at the boundaries of a mesh', () => {
   let mesh: TestMesh;
@@ -273,8 +234,7 @@ describe('an exception at the boundaries of a mesh', () => {
       sources.flatMap((name) => [...readFileSync(join(root, name), 'utf8').matchAll(/errorBoundary\('([^']+)'\)/g)].map((match) => match[1]!)),
     );
     assert.ok(found.size > 80);
-    const isTested = (place: string) =>
-      meshPlaces.includes(place) || messagePlaces.includes(place) || injectedElsewhere.has(place) || (isEntered(place) && !isRare(place));
+    const isTested = (place: string) => meshPlaces.includes(place) || messagePlaces.includes(place) || injectedElsewhere.has(place) || isEntered(place);
     assert.deepEqual(
       [...found].filter((place) => !isTested(place) && !notInjected.has(place)),
       [],

@@ -28,3 +28,31 @@ export const controlPlaces = [
   'worker.message',
   'worker.process',
 ] as const;
+
+/** `error-boundaries-proxy.test.ts` */
+export const proxyPlaces = [
+  'access-log',
+  'authentication.password',
+  'dns.forward',
+  'dns.query',
+  'dns.refresh',
+  'health-check',
+  'https.call',
+  'listener.inspection',
+  'listener.open',
+  'login',
+  'own-request',
+  'proxy',
+  'rate-limit.redis',
+  'rate-limit.sweep',
+  'request.filter',
+  'request.onEndpointRemoved',
+  'request.onInformational',
+  'request.onTunnel',
+  'request.onUpstreamFailure',
+  'request.timer',
+  'tls.client',
+  'tracing.export',
+  'turn-end.close',
+  'udp.datagram',
+] as const;

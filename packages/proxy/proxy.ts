@@ -377,7 +377,10 @@ class DataPlane {
   /** Listens; where another process is replaced, as soon as it gives its port up, which it does when it drains. */
   async takePort(listen: () => Promise<unknown>): Promise<void> {
     if (this.#predecessor === undefined) await listen();
-    else boundary.start(() => this.#listenWhenFree(listen));
+    else {
+      const listening = () => this.#listenWhenFree(listen);
+      boundary.start(listening, () => boundary.start(listening));
+    }
   }
 
   /** What is open to everybody, where the configuration asks for it. */
@@ -451,7 +454,10 @@ class DataPlane {
   close(isReplaced: boolean): Promise<void> {
     const { drainMs, restartDrainMs } = this.#options;
     if (this.#closing === undefined) this.#closing = this.#close(isReplaced ? restartDrainMs : drainMs, isReplaced);
-    else if (!isReplaced) boundary.start(() => this.#endConnections(drainMs, 0));
+    else if (!isReplaced) {
+      const ending = () => this.#endConnections(drainMs, 0);
+      boundary.start(ending, () => boundary.start(ending));
+    }
     return this.#closing;
   }
 

@@ -175,14 +175,14 @@ export class DnsForwarder {
         if (this.#sockets.delete(socket)) socket.close();
         resolve(answer);
       };
-      const timer = boundary.after(this.#timeoutMs, () => finish(undefined));
-      socket.on('error', () => finish(undefined));
+      const fail = () => finish(undefined);
+      const timer = boundary.after(this.#timeoutMs, fail, fail);
+      socket.on('error', fail);
       // Connected: datagrams of others do not come through.
       const read = (bytes: Buffer) => {
         const summary = bytes.length >= 2 && bytes.readUInt16BE(0) === id ? readAnswer(bytes, question) : undefined;
         if (summary !== undefined) finish({ bytes, summary });
       };
-      const fail = () => finish(undefined);
       socket.on('message', boundary.guard(read, fail));
       const send = () => socket.send(withId(message, id), (error) => error && finish(undefined));
       socket.connect(server.port, server.address, boundary.wrap(send, fail));
@@ -191,7 +191,9 @@ export class DnsForwarder {
 
   async #boundSocket(address: string): Promise<dgram.Socket | undefined> {
     for (let attempt = 0; attempt < bindAttempts && !this.#isClosed; attempt++) {
-      const socket = boundary.own(dgram.createSocket(net.isIPv6(address) ? 'udp6' : 'udp4'));
+      const type = net.isIPv6(address) ? 'udp6' : 'udp4';
+      // Those who wait for an event that an exception has lost learn of it.
+      const socket: dgram.Socket = boundary.own(dgram.createSocket(type), () => socket.emit('error', new Error('internal error')));
       const isBound = await new Promise<boolean>((resolve) => {
         socket.once('error', () => resolve(false));
         socket.bind(randomInt(sourcePorts.from, sourcePorts.to), () => resolve(true));
@@ -218,9 +220,10 @@ export class DnsForwarder {
         socket.destroy();
         resolve(answer);
       };
-      const timer = boundary.after(this.#timeoutMs, () => finish(undefined));
-      socket.on('error', () => finish(undefined));
-      socket.on('close', () => finish(undefined));
+      const fail = () => finish(undefined);
+      const timer = boundary.after(this.#timeoutMs, fail, fail);
+      socket.on('error', fail);
+      socket.on('close', fail);
       socket.on('connect', () => socket.write(framed(withId(message, id))));
       socket.on('data', (chunk) => {
         received = Buffer.concat([received, chunk]);

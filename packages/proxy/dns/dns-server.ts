@@ -76,7 +76,12 @@ export class DnsServer {
     const { port, addresses, given } = this.#options;
     if (given !== undefined) return this.#takeOver(given);
     for (const address of addresses) {
-      const socket = boundary.own(dgram.createSocket({ type: net.isIPv6(address) ? 'udp6' : 'udp4', reuseAddr: false, recvBufferSize: 1024 * 1024 }), () => {});
+      const type = net.isIPv6(address) ? 'udp6' : 'udp4';
+      // An exception drops a datagram, but not the end of the wait for the port.
+      const socket: dgram.Socket = boundary.own(
+        dgram.createSocket({ type, reuseAddr: false, recvBufferSize: 1024 * 1024 }),
+        (event) => event === 'listening' && socket.emit('error', new Error('internal error')),
+      );
       const server = boundary.own(net.createServer((connection) => this.#serveTcp(connection)));
       server.maxConnections = maxTcpConnections;
       this.#udp.push(socket);

@@ -630,6 +630,8 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
       boundaries.onConnection.enter();
       this.#beginAttempt(upstream);
     } catch (error) {
+      // Before the exchange owned it, the connection would otherwise be neither used nor idle.
+      if (this.#upstream !== upstream) boundaries.onConnection.run(() => upstream.abandon());
       this.#failed(error, boundaries.onConnection);
     }
   }

@@ -78,7 +78,7 @@ export class Inspection {
       this.#read(chunk);
     } catch (error) {
       boundary.caught(error);
-      this.#fail('closed');
+      boundary.run(() => this.#fail('closed'));
       this.#socket.destroy();
     }
   };

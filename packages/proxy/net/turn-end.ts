@@ -27,7 +27,8 @@ function flushWaiting(): void {
       flushable.flush();
     } catch (error) {
       boundary.caught(error);
-      closing.run(() => flushable.flushFailed());
+      // A connection that is not closed would wait for a flush for ever.
+      if (!closing.run(() => flushable.flushFailed())) closing.run(() => flushable.flushFailed());
     }
   }
 }

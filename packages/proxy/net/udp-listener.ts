@@ -142,7 +142,10 @@ export class UdpListener {
       values.udp_datagrams_dropped_total++;
       this.#end(session);
     };
-    socket.on('error', boundary.wrap(refused));
+    socket.on(
+      'error',
+      boundary.wrap(refused, () => this.#end(session)),
+    );
     this.#sessions.set(key, session);
     cluster.counters.upstreamCxTotal++;
     endpoint.activeRequests++;

@@ -256,11 +256,11 @@ export class AccessLogFile {
     if (this.#descriptor === 1) process.stdout.on('error', () => {});
     else if (this.#descriptor === 2) process.stderr.on('error', () => {});
     if (this.#descriptor === undefined) {
-      const opened = (error: NodeJS.ErrnoException | null, descriptor: number) => {
+      const opened = boundary.wrap(() => this.#writeNext());
+      open(path, 'a', (error, descriptor) => {
         this.#descriptor = error ? 2 : descriptor;
-        this.#writeNext();
-      };
-      open(path, 'a', boundary.wrap(opened));
+        opened();
+      });
     }
   }
 
@@ -271,7 +271,7 @@ export class AccessLogFile {
       return;
     }
     this.#used += this.#block.write(line, this.#used, 'latin1');
-    if (this.#timer === undefined) this.#timer = boundary.after(flushIntervalMs, () => this.#flush()).unref();
+    if (this.#timer === undefined) this.#timer = boundary.after(flushIntervalMs, this.#flush, this.#flush).unref();
   }
 
   /** Writes what is left, as far as it is taken within a second. */
@@ -290,11 +290,11 @@ export class AccessLogFile {
     if (this.#descriptor !== undefined && this.#descriptor > 2) close(this.#descriptor, () => {});
   }
 
-  #flush(): void {
+  readonly #flush = (): void => {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#closeBlock();
-  }
+  };
 
   #closeBlock(): void {
     if (this.#used === 0) return;
@@ -321,8 +321,11 @@ export class AccessLogFile {
       this.#isWriting = false;
       this.#writeNext();
     };
+    // What became of the block is not known: the log continues with the next.
     const failed = () => {
+      this.#counters.values.access_log_lines_dropped_total += linesIn(bytes, from);
       this.#isWriting = false;
+      this.#writeNext();
     };
     write(this.#descriptor!, bytes, from, bytes.length - from, null, boundary.wrap(done, failed));
   }

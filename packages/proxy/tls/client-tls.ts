@@ -92,7 +92,11 @@ export class ClientTls {
       ...(alpn.length > 0 ? { ALPNProtocols: alpn } : {}),
       rejectUnauthorized: this.#sources.hasRoots,
       checkServerIdentity: (_host: string, certificate: PeerCertificate) => {
-        const problem = this.#verifyPeer(certificate);
+        // Called by the runtime: what it threw would reach the process.
+        let problem: string | undefined = 'its certificate could not be verified';
+        boundary.run(() => {
+          problem = this.#verifyPeer(certificate);
+        });
         return problem === undefined ? undefined : new MizzenError('wrong-server', problem, `${host}:${port}`);
       },
     };

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { logErrorsTo, silentLogger } from '@mizzen/common';
 import { DnsAddresses, type Lookup } from './dns-addresses.ts';
 
 describe('addresses behind a name', () => {
@@ -33,6 +34,21 @@ describe('addresses behind a name', () => {
 
   it('stay when the name cannot be resolved for a while', async () => {
     assert.deepEqual(await told(['fails', [v4('10.0.0.1')], 'fails', [], [v4('10.0.0.1')]]), [['10.0.0.1']]);
+  });
+
+  it('are passed on again when they could not be used, although they are still the same', async () => {
+    logErrorsTo(silentLogger);
+    let attempts = 0;
+    let done!: () => void;
+    const used = new Promise<void>((resolve) => (done = resolve));
+    const use = () => {
+      if (++attempts === 1) throw new Error('broken');
+      done();
+    };
+    const addresses = new DnsAddresses(['db.test'], { refreshMs: 1, respectsTtl: false, family: 'v4' }, use, async () => [v4('10.0.0.1')]);
+    await used;
+    addresses.close();
+    assert.equal(attempts, 2);
   });
 
   it('are looked up again when their records expire, and no more than once a second', async (test) => {

@@ -43,6 +43,8 @@ export class DnsAddresses {
   readonly #lookup: Lookup;
   readonly #ttlOf: TtlOf;
   readonly #addresses: Map<string, readonly string[]>;
+  /** There are addresses that `onChange` has not accepted yet. */
+  #hasChanged: boolean;
   #timer: NodeJS.Timeout | undefined;
   #isClosed: boolean;
   /** Until the names are resolved again. */
@@ -61,6 +63,7 @@ export class DnsAddresses {
     this.#lookup = lookup;
     this.#ttlOf = ttlOf;
     this.#addresses = new Map();
+    this.#hasChanged = false;
     this.#timer = undefined;
     this.#isClosed = false;
     this.#waitMs = settings.refreshMs;
@@ -73,7 +76,6 @@ export class DnsAddresses {
   }
 
   async #refresh(): Promise<void> {
-    let hasChanged = false;
     let waitMs = Number.POSITIVE_INFINITY;
     await Promise.all(
       this.#names.map(async (name) => {
@@ -81,12 +83,14 @@ export class DnsAddresses {
         waitMs = Math.min(waitMs, found === undefined ? this.#settings.refreshMs : refreshMs);
         if (found === undefined || found.join() === this.#addresses.get(name)?.join()) return;
         this.#addresses.set(name, found);
-        hasChanged = true;
+        this.#hasChanged = true;
       }),
     );
     if (this.#isClosed) return;
-    if (hasChanged) this.#onChange(this.#addresses);
     this.#waitMs = waitMs;
+    if (!this.#hasChanged) return;
+    this.#onChange(this.#addresses);
+    this.#hasChanged = false;
   }
 
   /** Resolves the names now, and again after the pause, whatever the outcome. */

@@ -87,15 +87,12 @@ export class HealthChecker {
   #start(endpoint: Endpoint, checked: Checked, now: number): void {
     // A tenth earlier or later, so that many proxies do not ask at once.
     checked.nextAt = now + this.#check.intervalMs * (0.9 + 0.2 * this.#random());
-    const check = new Check(now, this.#check, (problem, isDecisive) => {
+    const check = new Check(now, this.#check, (result) => {
       checked.underWay = undefined;
-      this.#record(endpoint, checked, problem, isDecisive);
+      if (result !== 'cancelled') this.#record(endpoint, checked, result.problem, result.isDecisive);
     });
     checked.underWay = check;
-    // One that cannot even be begun is a failure of this proxy, not of the endpoint: the next one is due in an interval.
-    if (boundary.run(() => check.start(this.#cluster, endpoint))) return;
-    checked.underWay = undefined;
-    check.cancel();
+    if (!boundary.run(() => check.start(this.#cluster, endpoint))) check.cancel();
   }
 
   #record(endpoint: Endpoint, checked: Checked, problem: string | undefined, isDecisive: boolean): void {
@@ -117,8 +114,12 @@ export class HealthChecker {
   }
 }
 
-/** `isDecisive`: the endpoint has answered, and what it said is wrong; no threshold has to be reached. */
-type Done = (problem: string | undefined, isDecisive: boolean) => void;
+/**
+ * `problem` undefined: the endpoint is well. `isDecisive`: it has responded, and the response is wrong; no threshold has to be reached.
+ * `cancelled`: a failure of this proxy, not of the endpoint, which stays what it was. The next check is due in an interval.
+ */
+type Result = { readonly problem: string | undefined; readonly isDecisive: boolean } | 'cancelled';
+type Done = (result: Result) => void;
 
 /** One question to one endpoint. */
 class Check implements ResponseReceiver {
@@ -153,7 +154,7 @@ class Check implements ResponseReceiver {
     const { transport } = endpoint;
     if (transport.notReadyReason !== undefined) return this.end(transport.notReadyReason);
     if (kind.name === 'tcp') {
-      const socket = boundary.own(transport.connect(endpoint, 'bytes'));
+      const socket = boundary.own(transport.connect(endpoint, 'bytes'), () => this.cancel());
       this.#socket = socket;
       socket.once(transport.readyEvent, () => this.end(undefined));
       socket.on('error', (error) => this.end(error.message));
@@ -167,13 +168,14 @@ class Check implements ResponseReceiver {
     upstream.end(noFields);
   }
 
-  /** Without a result: its endpoint stays what it was. */
+  /** After an internal error. */
   cancel(): void {
     if (this.#isDone) return;
     this.#isDone = true;
     boundary.run(() => this.#socket?.destroy());
     boundary.run(() => this.#upstream?.abandon());
     this.#upstream = undefined;
+    this.#done('cancelled');
   }
 
   /** `problem` undefined: it is well. */
@@ -183,7 +185,7 @@ class Check implements ResponseReceiver {
     this.#socket?.destroy();
     this.#upstream?.abandon();
     this.#upstream = undefined;
-    this.#done(problem, isDecisive);
+    this.#done({ problem, isDecisive });
   }
 
   onInformational(): void {}
@@ -216,7 +218,7 @@ class Check implements ResponseReceiver {
 
   onUpstreamFailure({ detail }: UpstreamFailure): void {
     this.#upstream = undefined;
-    boundary.run(() => this.end(detail));
+    boundary.run(() => this.end(detail)) || this.cancel();
   }
 }
 

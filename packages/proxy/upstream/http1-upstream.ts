@@ -324,7 +324,8 @@ export class Http1Upstream implements BodySink, UpstreamStream {
       this.idleSince = coarseNow();
       if (this.socket.isPaused()) this.socket.resume();
       receiver.onResponseEnd(trailers);
-      this.#cluster.release(this);
+      // A receiver that failed at the end has closed the connection.
+      if (this.#state === 'idle') this.#cluster.release(this);
     } else {
       receiver.onResponseEnd(trailers);
       this.close();

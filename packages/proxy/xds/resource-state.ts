@@ -278,7 +278,7 @@ export class ResourceState {
       listener.sweep(now);
       if (listener.isListening || (listener.activeConnections() > 0 && now < deadline)) continue;
       this.#draining.delete(listener);
-      opening.start(() => listener.close());
+      this.#closeListener(listener);
     }
     for (const { compiled } of this.#clusters.values()) sweeping.run(() => compiled.cluster.sweep(now));
     if (this.#warming.size > 0 || this.#awaited.isWaiting) this.#warmUp();
@@ -294,7 +294,10 @@ export class ResourceState {
     this.#isClosing = true;
     for (const listener of [...this.#open.values(), ...this.#draining.keys()])
       if (listener instanceof Listener) listener.stopListening();
-      else opening.after(udpReplyMs, () => opening.start(() => listener.close())).unref();
+      else {
+        const close = () => this.#closeListener(listener);
+        opening.after(udpReplyMs, close, close).unref();
+      }
   }
 
   activeConnections(): number {
@@ -420,7 +423,11 @@ export class ResourceState {
       routeTable: (name: string) => this.routeTable(name),
       missingSecrets: (names: readonly string[]) => this.#missingSecrets(names),
       accessLog: (path: string) => this.#accessLog(path),
-      onSecretReady: () => opening.soon(() => this.#openListenersThatCan()),
+      onSecretReady: () =>
+        opening.soon(
+          () => this.#openListenersThatCan(),
+          () => this.#openAgain(),
+        ),
     };
     for (const any of resources) {
       const message = refusals.read('listener', any, (bytes) => fromBinary(ListenerSchema, bytes));
@@ -448,7 +455,7 @@ export class ResourceState {
 
   /** New connections are no longer taken; those that exist have the drain time to end. */
   #retire(open: OpenListener): void {
-    if (open instanceof UdpListener) return opening.start(() => open.close());
+    if (open instanceof UdpListener) return this.#closeListener(open);
     open.drain();
     open.stopListening();
     this.#draining.set(open, performance.now() + this.#options.drainMs);
@@ -486,13 +493,31 @@ export class ResourceState {
     const listener = compiled.kind === 'udp' ? new UdpListener(compiled.config, logger) : new Listener(compiled.config, this.#surroundings);
     this.#open.set(name, listener);
     this.#applied.set(name, compiled);
-    const failed = (error: unknown) => {
-      if (this.#open.get(name) === listener) this.#open.delete(name);
-      this.#applied.delete(name);
+    const failed = () => {
+      // What listens stays: only what was to follow has failed.
+      if (!listener.isListening) {
+        if (this.#open.get(name) === listener) this.#open.delete(name);
+        this.#applied.delete(name);
+        if (listener instanceof UdpListener) this.#closeListener(listener);
+      }
       this.#openAgain();
+    };
+    const refused = (error: unknown) => {
+      failed();
       logger.error(messageOf(error));
     };
-    opening.start(() => listener.listen().then(() => this.#checkReady(), failed));
+    opening.start(() => listener.listen().then(() => this.#checkReady(), refused), failed);
+  }
+
+  /** Tries until it is closed: a socket that stays open would take a part of its port's connections or datagrams. */
+  #closeListener(listener: OpenListener): void {
+    opening.start(
+      () => listener.close(),
+      () => {
+        const close = () => this.#closeListener(listener);
+        opening.after(1_000, close, close).unref();
+      },
+    );
   }
 
   #openAgain(): void {
@@ -524,8 +549,10 @@ export class ResourceState {
         this.#open.set(name, listener);
         this.#applied.set(name, compiled);
       } else this.#draining.set(listener, Number.POSITIVE_INFINITY);
-      const failed = (error: unknown) => logger.error(`a socket that was handed over cannot be used: ${messageOf(error)}`, { listener: name });
-      opening.start(() => listener.adopt(server).then(() => this.#checkReady(), failed));
+      const refused = (error: unknown) => logger.error(`a socket that was handed over cannot be used: ${messageOf(error)}`, { listener: name });
+      const adopt = () => listener.adopt(server).then(() => this.#checkReady(), refused);
+      // Connections wait in its queue.
+      opening.start(adopt, () => (listener.isListening ? this.#openAgain() : opening.start(adopt)));
       return false;
     });
   }

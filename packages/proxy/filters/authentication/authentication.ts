@@ -150,7 +150,9 @@ class AuthenticationFilter implements HttpFilter {
     if (table === undefined) return this.#takeHolder(exchange, route, undefined, 'wrong_login');
     const known = table.rememberedLogin(username, password, now);
     if (known !== undefined) return this.#takeHolder(exchange, route, known, '');
-    const checked = (holder: Holder | undefined | 'busy') => {
+    const checked = (holder: Holder | undefined | 'busy' | 'failed') => {
+      if (holder === 'failed')
+        return exchange.replyProblem(500, { title: 'Internal Server Error', detail: 'the password could not be verified' }, 'internal_error');
       if (holder === 'busy') {
         this.#counters.countRejection('authentication', 'busy');
         return exchange.replyProblem(503, { title: 'Service Unavailable', detail: 'too many logins at once: try again' }, 'authentication_busy', [

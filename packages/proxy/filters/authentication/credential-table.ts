@@ -106,27 +106,24 @@ export class CredentialTable {
     return until !== undefined && until > now ? this.#logins.get(username)?.holder : undefined;
   }
 
-  /** Calls `done` later, with the holder, undefined for a wrong login, or `busy`. */
-  checkLogin(username: string, password: string, now: number, done: (holder: Holder | undefined | 'busy') => void): void {
+  /** Calls `done` later, with the holder, undefined for a wrong login, `busy`, or `failed` after an internal error. */
+  checkLogin(username: string, password: string, now: number, done: (holder: Holder | undefined | 'busy' | 'failed') => void): void {
     if (this.#pendingPasswords >= maxPendingPasswords) return done('busy');
     const login = this.#logins.get(username);
     // A name that nobody has takes as long as a wrong password.
     const { parameters, salt, hash } = login ?? noLogin;
-    this.#pendingPasswords++;
-    const derivedKey = (error: Error | null, derived: Buffer) => {
-      this.#pendingPasswords--;
+    const verify = (error: Error | null, derived: Buffer) => {
       if (error !== null || login === undefined || !timingSafeEqual(derived, hash)) return done(undefined);
       if (this.#remembered.size >= maxRemembered) this.#remembered.clear();
       this.#remembered.set(this.#fingerprint(username, password), now + rememberMs);
       done(login.holder);
     };
-    scrypt(
-      password,
-      salt,
-      hash.length,
-      { ...parameters, maxmem: 256 * parameters.N * parameters.r },
-      boundary.wrap(derivedKey, () => done(undefined)),
-    );
+    const verified = boundary.wrap(verify, () => done('failed'));
+    scrypt(password, salt, hash.length, { ...parameters, maxmem: 256 * parameters.N * parameters.r }, (error, derived) => {
+      this.#pendingPasswords--;
+      verified(error, derived);
+    });
+    this.#pendingPasswords++;
   }
 
   #fingerprint(username: string, password: string): string {

@@ -325,7 +325,7 @@ class Login implements NeedsSecrets {
       });
       this.#refreshing.set(key, asking);
       const forget = () => void this.#refreshing.delete(key);
-      asking.then(() => boundary.after(refreshedLivesMs, forget).unref()).catch(forget);
+      asking.then(() => boundary.after(refreshedLivesMs, forget, forget).unref()).catch(forget);
     }
     return asking;
   }

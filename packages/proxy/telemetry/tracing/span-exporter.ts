@@ -59,8 +59,8 @@ export class SpanExporter {
     this.#spans.push(span);
     if (this.#spans.length >= batchSize) this.flush();
     else if (this.#timer === undefined) {
-      this.#timer = boundary.after(flushMs, () => this.flush());
-      this.#timer.unref();
+      const flush = () => this.flush();
+      this.#timer = boundary.after(flushMs, flush, flush).unref();
     }
   }
 
