@@ -4,12 +4,14 @@ import { compileRegex } from '../packages/common/linear-regex.ts';
 import { pemCertificates } from '../packages/common/pem-blocks.ts';
 import { printableText } from '../packages/common/printable-text.ts';
 import { parseSpiffeId } from '../packages/common/spiffe-id.ts';
+import { MissingFeatures } from '../packages/control/pilot/xds/missing-features.ts';
 import { OpenApiDocument } from '../packages/gateway/openapi-document.ts';
 import { isReadDifferently, queryValues, removeQueryParameter } from '../packages/gateway/query-string.ts';
 import { compileCel } from '../packages/message/api/bounded-cel.ts';
 import { readEvent } from '../packages/message/api/cloud-events.ts';
 import { FrameReader } from '../packages/message/broker/frames.ts';
 import { readAnswer } from '../packages/proxy/dns/dns-message.ts';
+import { validatedResult } from '../packages/proxy/filters/script/script-messages.ts';
 import { BodyReader } from '../packages/proxy/http1/body-reader.ts';
 import { HeadReader } from '../packages/proxy/http1/head-reader.ts';
 import { readRequestHead } from '../packages/proxy/http1/read-request-head.ts';
@@ -122,6 +124,29 @@ const inputs: Record<string, (count: number) => () => void> = {
   'header fields of a response': (count) => {
     const text = `HTTP/1.1 200 OK\r\n${times(count, (i) => `x-${i}: y\r\n`)}`;
     return () => void readResponseHead(text, wide);
+  },
+  'transfer codings that are refused': (count) => {
+    const codings = [`${'a'.repeat(count)}(`, `${'a, '.repeat(count)}(`, `chunked${' ,'.repeat(count)}(`];
+    const heads = codings.map((coding) => `POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: ${coding}\r\n`);
+    return () => {
+      for (const head of heads) readRequestHead(head, wide);
+    };
+  },
+  'options of Connection': (count) => {
+    const text = `GET / HTTP/1.1\r\nhost: a\r\nconnection: ${times(count, (i) => `x-${i},`)}\r\n`;
+    return () => void readRequestHead(text, wide);
+  },
+  'blanks within a value': (count) => {
+    const value = `a\x01${' '.repeat(count)}b`;
+    return () => {
+      fieldsOf(value);
+      fieldsOfLines(`x: ${value}\r\n`);
+      validatedResult({ kind: 'continue', headers: [['x', value]] });
+    };
+  },
+  'what a proxy says that it refuses': (count) => {
+    const text = `${'a'.repeat(count)} of ${'the HTTP filter a'.repeat(count)}`;
+    return () => void new MissingFeatures([]).learn(text);
   },
   'chunks of a byte in pieces of a byte': (count) => {
     const bytes = Buffer.from(`${'1\r\nx\r\n'.repeat(count)}0\r\n\r\n`);

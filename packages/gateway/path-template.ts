@@ -20,7 +20,7 @@ export function compilePathTemplate(template: string): PathTemplate {
   let source = '';
   let at = 0;
   const path = match[1]!;
-  for (const variable of path.matchAll(/\{([\w.]+)(?:=([^}]+))?\}/g)) {
+  for (const variable of path.matchAll(/\{([\w.]+)(?:=([^{}]+))?\}/g)) {
     source += segmentsOf(path.slice(at, variable.index));
     fields.push(variable[1]!);
     source += `(${segmentsOf(variable[2] ?? '*')})`;
@@ -29,5 +29,7 @@ export function compilePathTemplate(template: string): PathTemplate {
   source += segmentsOf(path.slice(at));
   if (/[{}]/.test(source.replaceAll('\\{', '').replaceAll('\\}', '')) || /\\[{}]/.test(source))
     throw new Error(`the braces of ${JSON.stringify(template)} do not match`);
+  // As the syntax says; several would make a path's cost grow with a power of its length.
+  if (/\*\*(?!\}?$)/.test(path)) throw new Error(`${JSON.stringify(template)}: ** is the last segment`);
   return { pattern: new RegExp(`^${source}${match[2] === undefined ? '' : match[2].replaceAll('.', '\\.')}$`), fields };
 }

@@ -142,11 +142,20 @@ function wildcardProblems(value: string, path: string): Problem[] {
     : [invalid(path, `${JSON.stringify(value)}: one * is taken, at the beginning or at the end`)];
 }
 
+/** Without slashes at the ends, in one pass. */
+function withoutSlashes(path: string): string {
+  let from = 0;
+  let to = path.length;
+  while (from < to && path[from] === '/') from++;
+  while (to > from && path[to - 1] === '/') to--;
+  return path.slice(from, to);
+}
+
 /** Templates are `{*}` for one segment and `{**}` for all that follows. */
 function pathProblems(value: string, path: string): Problem[] {
   const refuse = (why: string) => [invalid(path, `${JSON.stringify(value)}: ${why}`)];
   const isTemplate = value.includes('{*}') || value.includes('{**}');
-  const segments = value.replace(/^\/+|\/+$/g, '').split('/');
+  const segments = withoutSlashes(value).split('/');
   for (const [i, segment] of segments.entries()) {
     if (segment === '{*}') continue;
     if (segment === '{**}') {

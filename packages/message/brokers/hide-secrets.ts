@@ -23,7 +23,8 @@ export function secretHider(metadata: Readonly<Record<string, string>>, secretFi
     if (secretFields.includes(field) || isSecretField(field)) add(value);
     // A password may hold `@`, `/` and commas; a list of URLs has several.
     for (const url of new Set([value, ...value.split(',')])) {
-      const information = /\/\/(.*)@/.exec(url)?.[1];
+      const [start, end] = [url.indexOf('//'), url.lastIndexOf('@')];
+      const information = start >= 0 && end >= start + 2 ? url.slice(start + 2, end) : undefined;
       add(information);
       add(information?.slice(information.indexOf(':') + 1));
     }

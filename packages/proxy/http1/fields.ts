@@ -124,7 +124,9 @@ function isSpace(code: number): boolean {
 
 /** A coding that exists and is not supported is told apart (501) from a list that makes no sense (400). */
 function explainTransferEncoding(value: string): Violation {
-  const isList = /^(?:[!#$%&'*+\-.^_`|~0-9a-z]+(?:[ \t]*,[ \t]*)?)+$/i.test(value);
+  const codings = value.split(',').map((coding) => coding.trim());
+  if (codings.length > 1 && codings.at(-1) === '') codings.pop();
+  const isList = codings.every((coding) => /^[!#$%&'*+\-.^_`|~0-9a-z]+$/i.test(coding));
   const isNonsense = /(?:^|,)\s*chunked\s*,/i.test(value) || /^x?identity$|^xchunked$/i.test(value);
   return isList && !isNonsense && value.toLowerCase() !== 'chunked' ? violations.unsupportedTransferEncoding : violations.badTransferEncoding;
 }

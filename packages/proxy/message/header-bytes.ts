@@ -55,8 +55,19 @@ export function verifiedValue(value: string): string {
 
 function mendedValue(value: string): string {
   const bytes = /[^\x00-\xff]/.test(value) ? utf8Bytes(value) : value;
-  return bytes.replace(/[\x00-\x08\x0a-\x1f\x7f]/g, ' ').replace(/^[\t ]+|[\t ]+$/g, '');
+  return withoutOuterSpace(bytes.replace(/[\x00-\x08\x0a-\x1f\x7f]/g, ' '));
 }
+
+/** Without SP and HTAB at the ends (OWS, RFC 9110 section 5.6.3). In one pass: a regular expression would try each run of blanks within a value at each of its bytes. */
+export function withoutOuterSpace(text: string): string {
+  let from = 0;
+  let to = text.length;
+  while (from < to && isSpace(text.charCodeAt(from))) from++;
+  while (to > from && isSpace(text.charCodeAt(to - 1))) to--;
+  return text.slice(from, to);
+}
+
+const isSpace = (code: number): boolean => code === 0x20 || code === 0x09;
 
 /** A target or an authority as it is written: what a request line cannot hold is percent-encoded. */
 export function verifiedTarget(target: string): string {

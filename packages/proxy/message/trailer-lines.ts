@@ -1,4 +1,5 @@
 import { type Fields, isTrailerName, noFields, verifiedTrailers } from './fields.ts';
+import { withoutOuterSpace } from './header-bytes.ts';
 
 /** Trailers as the lines that end a chunked body (RFC 9112 section 7.1.2), each with its CRLF. */
 export function trailerLines(trailers: Fields): string {
@@ -19,7 +20,7 @@ export function fieldsOfLines(lines: string): Fields {
     const colon = line.indexOf(':');
     const name = line.slice(0, colon).toLowerCase();
     // White space is SP and HTAB here, not what Unicode takes for it: byte A0 belongs to the value.
-    if (isTrailerName(name)) fields.push([name, line.slice(colon + 1).replace(/^[\t ]+|[\t ]+$/g, '')]);
+    if (isTrailerName(name)) fields.push([name, withoutOuterSpace(line.slice(colon + 1))]);
   }
   return fields;
 }

@@ -55,7 +55,7 @@ function httpMatch({ path, method, headers, queryParams }: RouteMatchSpec): Http
         ? { regex: value }
         : value === '/'
           ? undefined
-          : { segments: value.replace(/\/+$/, '') };
+          : { segments: withoutLastSlashes(value) };
   return {
     ...(uri ? { uri } : {}),
     ...(typeof method === 'string' ? { method: { exact: method } } : {}),
@@ -143,12 +143,19 @@ function actionOf(
 const knownFilters = new Set(['RequestHeaderModifier', 'ResponseHeaderModifier', 'RequestMirror', 'RequestRedirect', 'URLRewrite', 'CORS']);
 const escaped = (text: string) => text.replaceAll('\\', '\\\\');
 
+/** In one pass. */
+function withoutLastSlashes(path: string): string {
+  let end = path.length;
+  while (end > 0 && path[end - 1] === '/') end--;
+  return path.slice(0, end);
+}
+
 /** A whole path, or the part of it that the match took, by whole segments. */
 function pathChange(path: PathModifierSpec | undefined, uri: StringMatchSpec | undefined) {
   if (path?.replaceFullPath !== undefined) return { uri: path.replaceFullPath || '/' };
   if (path?.replacePrefixMatch === undefined) return {};
-  const prefix = (uri?.segments ?? uri?.prefix ?? '').replace(/\/+$/, '').replace(/[.+*?()[\]{}^$|\\]/g, '\\$&');
-  const replacement = path.replacePrefixMatch.replace(/\/+$/, '');
+  const prefix = withoutLastSlashes(uri?.segments ?? uri?.prefix ?? '').replace(/[.+*?()[\]{}^$|\\]/g, '\\$&');
+  const replacement = withoutLastSlashes(path.replacePrefixMatch);
   // "/foo" to "" leaves "/", not nothing.
   const rewrite = replacement === '' ? '/\\1' : `${escaped(replacement)}\\1`;
   return { uriRegexRewrite: { match: replacement === '' ? `^${prefix}/*(.*)$` : `^${prefix}(/.*)?$`, rewrite } };

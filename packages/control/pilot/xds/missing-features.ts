@@ -1,8 +1,11 @@
 import type { DescField, DescMessage } from '@bufbuild/protobuf';
 import { currentFeatures } from '@mizzen/envoy-api';
 
-/** A proxy reports what it refuses by these words (packages/proxy/xds/supported-fields.ts); releases before the declared features did so too. */
-const refusedField = /(\w+) of (\w+) is not supported/g;
+/**
+ * A proxy reports what it refuses by these words (packages/proxy/xds/supported-fields.ts); releases before the declared features did so too. Each
+ * match begins at a word, so that the cost is linear in what the proxy says.
+ */
+const refusedField = /\b(\w+) of (\w+) is not supported/g;
 const refusedFilter = /the (?:HTTP|network) filter ([\w.-]+) is not supported/g;
 /** Of one proxy. More would mean that its refusals are about something else. */
 const maxLearnedFeatures = 100;

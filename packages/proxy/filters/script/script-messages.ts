@@ -1,4 +1,4 @@
-import { isHeaderName, isHeaderValue, utf8Bytes } from '../../message/header-bytes.ts';
+import { isHeaderName, isHeaderValue, utf8Bytes, withoutOuterSpace } from '../../message/header-bytes.ts';
 import { isFinalStatus } from '../../message/response-head.ts';
 
 /** What a proxy and the process of a user's filter send to each other: lines of JSON, validated by their reader (`readFromProcess`). */
@@ -103,7 +103,7 @@ function validatedFields(value: unknown): Fields | string {
     if (!Array.isArray(field)) return 'one of its headers is not a name and a value';
     const [name, content] = field as readonly unknown[];
     if (typeof name !== 'string' || !isHeaderName(name)) return `${textOf(name)} cannot be the name of a header`;
-    if (typeof content !== 'string' || !isHeaderValue(utf8Bytes(content.replace(/^[\t ]+|[\t ]+$/g, ''))))
+    if (typeof content !== 'string' || !isHeaderValue(utf8Bytes(withoutOuterSpace(content))))
       return `the value of the header ${name} is not one that HTTP can carry`;
     bytes += name.length + Buffer.byteLength(content);
     if (bytes > maxFieldBytes) return `its headers are larger than ${maxFieldBytes} bytes`;
