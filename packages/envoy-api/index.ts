@@ -18,5 +18,5 @@ export {
   type TopicPolicy,
   type TopicRule,
 } from './messaging-config.ts';
-export { currentFeatures } from './proxy-features.ts';
+export { currentFeatures, secretRemovalFeature } from './proxy-features.ts';
 export { type DiscoveryType, discoveryTypes, type ResourceType, resourceTypes, typeUrls } from './resource-types.ts';

@@ -1,3 +1,6 @@
+/** The proxy drops a secret when SDS sends its name without content: the proxy is not entitled to it any more. */
+export const secretRemovalFeature = 'secret/removal';
+
 /**
  * All that a proxy of this version supports of the configuration that a control plane of this version sends: `filter/NAME` for each HTTP filter,
  * `fields/TYPE=NAME,...` for each message of which a field may be new. A proxy declares the list in `client_features` of its node; the control plane

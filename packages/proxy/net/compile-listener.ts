@@ -93,8 +93,7 @@ export function compileListener(message: ListenerMessage, environment: ListenerE
     routeNames,
     secretNames: [...all.flatMap((chain) => chain.tls?.secretNames() ?? []), ...genericSecretNames],
     missing: () => [
-      ...all.flatMap((chain) => chain.tls?.missingSecrets() ?? []),
-      ...environment.missingSecrets(genericSecretNames),
+      ...environment.missingSecrets([...all.flatMap((chain) => chain.tls?.missingSecrets() ?? []), ...genericSecretNames]),
       ...routeNames.filter((name) => environment.routeTable(name) === undefined),
     ],
   };

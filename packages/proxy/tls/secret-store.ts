@@ -7,6 +7,7 @@ import type { GenericSecret, Secret } from '@mizzen/envoy-api/gen/envoy/extensio
 import { readBytes, readDataSource } from './data-source.ts';
 import { leafCrls, readLeafCrls } from './leaf-crl.ts';
 import { type CertificateOf, LivePeers } from './live-peers.ts';
+import { rootSecretName, workloadSecretName } from './secret-names.ts';
 import { constrainedRoots, type RootsByDomain, readTrustDomains } from './trust-domains.ts';
 import { WatchedFiles } from './watched-files.ts';
 
@@ -88,6 +89,10 @@ export class SecretStore {
     return this.#generic.get(name);
   }
 
+  has(name: string): boolean {
+    return this.#keyPairs.has(name) || this.#roots.has(name) || this.#generic.has(name) || this.#lists.has(name);
+  }
+
   names(): { readonly keyPairs: string[]; readonly roots: string[]; readonly generic: string[] } {
     return { keyPairs: [...this.#keyPairs.keys()], roots: [...this.#roots.keys()], generic: [...this.#generic.keys()] };
   }
@@ -122,7 +127,13 @@ export class SecretStore {
     this.#changed(name);
   }
 
-  /** Takes a secret from SDS. Throws MizzenError when it cannot be used; the one before then stays. */
+  /** Drops a secret. Those who use it refuse from now on what needs it; connections that exist are not touched. */
+  remove(name: string): void {
+    const isDropped = [this.#keyPairs, this.#roots, this.#generic].map((secrets) => secrets.delete(name)).includes(true);
+    if (isDropped) this.#changed(name);
+  }
+
+  /** Takes a secret from SDS; without content it is withdrawn. Throws MizzenError when it cannot be used; the one before then stays. */
   accept(secret: Secret): void {
     const place = `secret ${secret.name}`;
     switch (secret.type.case) {
@@ -132,8 +143,11 @@ export class SecretStore {
         return this.useRoots(secret.name, secret.type.value, place);
       case 'genericSecret':
         return this.useGeneric(secret.name, secret.type.value, place);
+      case undefined:
+        if (isOwn(secret.name)) throw new MizzenError('invalid-secret', `${place}: it has no content`);
+        return this.remove(secret.name);
       default:
-        throw new MizzenError('invalid-secret', `${place}: type ${secret.type.case ?? '(none)'} is not supported`);
+        throw new MizzenError('invalid-secret', `${place}: type ${secret.type.case} is not supported`);
     }
   }
 
@@ -251,6 +265,9 @@ function readLists({ crl, onlyVerifyLeafCertCrl }: CertificateValidationContext,
   readLeafCrls(lists, place);
   return { leafCrl: lists };
 }
+
+/** Without its own identity and the mesh's roots a proxy could not be told of anything else. */
+const isOwn = (name: string) => name === workloadSecretName || name === rootSecretName;
 
 function sameBytes(a: Buffer | undefined, b: Buffer | undefined): boolean {
   return a === b || (a !== undefined && b !== undefined && a.equals(b));

@@ -118,7 +118,11 @@ export class ServerTls {
   }
 
   #renew(): void {
-    if (this.missingSecrets().length > 0) return;
+    if (this.missingSecrets().length > 0) {
+      // Withdrawn: there is no handshake until they are back.
+      this.#server = undefined;
+      return;
+    }
     const pairs = this.#sources.keyPairs();
     if (pairs.length === 0) return;
     const roots = this.#sources.roots();
@@ -160,10 +164,10 @@ export class ServerTls {
       callback(null, response);
     };
     if (pairs.some((pair) => pair.ocspStaple !== undefined)) server.on('OCSPRequest', boundary.wrap(staple));
-    const isFirst = this.#server === undefined;
+    const wasReady = this.#server !== undefined;
     this.#server = server;
     this.#isFederated = isFederated;
-    if (isFirst) this.#handlers.onReady();
+    if (!wasReady) this.#handlers.onReady();
   }
 
   /** The response that belongs to the certificate which the handshake has chosen, DER. */

@@ -1,6 +1,6 @@
 import net from 'node:net';
 import tls from 'node:tls';
-import { vetServer } from '@mizzen/common';
+import { MizzenError, vetServer } from '@mizzen/common';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { writeProxyHeader } from '../net/proxy-protocol.ts';
 import type { ClientTls } from '../tls/client-tls.ts';
@@ -78,6 +78,7 @@ export function tlsTransport(client: ClientTls, settings: SocketSettings): Trans
     },
     readyEvent: 'secureConnect',
     connect: ({ address, port }, content, _client, onread) => {
+      if (client.notReadyReason !== undefined) return refused(client.notReadyReason, address, port);
       const options = { ...client.connectOptions(address, port, content), allowHalfOpen: true, ...socketOptions, ...withOnRead(onread) };
       const socket = vetServer(tls.connect(options));
       client.follow(socket, address, port);
@@ -85,6 +86,16 @@ export function tlsTransport(client: ClientTls, settings: SocketSettings): Trans
       return socket;
     },
   };
+}
+
+/**
+ * A connection that fails: without the secret that its configuration names, TLS would go on without a client certificate, or with the public roots in place of
+ * those that were meant.
+ */
+function refused(reason: string, address: string, port: number): net.Socket {
+  const socket = new net.Socket();
+  process.nextTick(() => socket.destroy(new MizzenError('missing-secret', reason, `${address}:${port}`)));
+  return socket;
 }
 
 /** PROXY protocol before everything else that a connection says (envoy upstream_proxy_protocol.proto), plain or before the TLS handshake. */
@@ -101,6 +112,7 @@ export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undef
     },
     readyEvent: inner.readyEvent,
     connect: (to, content, info, onread) => {
+      if (client?.notReadyReason !== undefined) return refused(client.notReadyReason, to.address, to.port);
       const raw = client === undefined ? plain.connect(to, content, info, onread) : plain.connect(to, content, info);
       const own = { sourceAddress: '', sourcePort: 0, destinationAddress: '', destinationPort: 0 };
       raw.write(

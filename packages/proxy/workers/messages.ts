@@ -31,6 +31,7 @@ export type ToWorker =
   | { readonly kind: 'key-pair'; readonly name: string; readonly pair: KeyPair }
   | { readonly kind: 'roots'; readonly name: string; readonly roots: TrustedRoots }
   | { readonly kind: 'generic-secret'; readonly name: string; readonly value: Uint8Array }
+  | { readonly kind: 'secret-withdrawn'; readonly name: string }
   /** Beside it comes a listening socket. */
   | { readonly kind: 'socket' }
   | { readonly kind: 'no-more-sockets' }

@@ -84,6 +84,8 @@ function receive(message: ToWorker, handle: unknown): void {
       return engine.secrets.setRoots(message.name, message.roots);
     case 'generic-secret':
       return engine.secrets.setGeneric(message.name, Buffer.from(message.value));
+    case 'secret-withdrawn':
+      return engine.secrets.remove(message.name);
     case 'socket':
       return engine.handOver(handle as net.Server);
     case 'no-more-sockets':

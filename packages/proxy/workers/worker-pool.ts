@@ -278,6 +278,7 @@ export class WorkerPool {
       if (pair) send(worker, { kind: 'key-pair', name, pair });
       if (roots) send(worker, { kind: 'roots', name, roots });
       if (value) send(worker, { kind: 'generic-secret', name, value });
+      if (!pair && !roots && !value) send(worker, { kind: 'secret-withdrawn', name });
     }
   }
 }

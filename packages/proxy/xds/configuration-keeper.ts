@@ -197,7 +197,10 @@ export class ConfigurationKeeper {
 
   #rememberSecret(any: Any): void {
     try {
-      this.#secrets.set(fromBinary(SecretSchema, any.value).name, any);
+      const { name, type } = fromBinary(SecretSchema, any.value);
+      // Without content it is withdrawn, on disk too.
+      if (type.case === undefined) this.#secrets.delete(name);
+      else this.#secrets.set(name, any);
     } catch {
       // The state has refused it with a reason.
     }

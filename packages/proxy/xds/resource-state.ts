@@ -63,6 +63,8 @@ export interface ResourceStateOptions {
 const udpReplyMs = 1_000;
 /** Without an answer by then a cluster goes without endpoints (config_source.proto `initial_fetch_timeout`). */
 const initialFetchTimeoutMs = 15_000;
+/** Of what needs a secret that was withdrawn, in the log: of each type. */
+const maxNamedUsers = 20;
 const sweeping = errorBoundary('timer.sweep.part');
 const opening = errorBoundary('listener.open');
 
@@ -125,7 +127,10 @@ export class ResourceState {
     const { counters, logger, reusesPort } = options;
     this.#surroundings = { counters, logger, overload: this.#context.overload, reusesPort, listenerFor: (address, port) => this.#listenerFor(address, port) };
     this.#byAddress = new Map();
-    options.secrets.onChange(() => this.#warmUp());
+    options.secrets.onChange((name) => {
+      if (!options.secrets.has(name)) this.#withdrawn(name);
+      this.#warmUp();
+    });
   }
 
   /** All listeners take connections, with everything that they need. */
@@ -382,6 +387,20 @@ export class ResourceState {
       this.#warmingRoutes.delete(name);
     }
     this.#openListenersThatCan();
+  }
+
+  /** The control plane has withdrawn a secret. What needs it fails closed; here it is said what that is. */
+  #withdrawn(name: string): void {
+    this.#awaited.withdrawn(name);
+    const users = (accepted: Iterable<readonly [string, Accepted<{ readonly secretNames: readonly string[] }>]>) =>
+      [...new Map(accepted)].flatMap(([user, { compiled }]) => (compiled.secretNames.includes(name) ? [user] : [])).slice(0, maxNamedUsers);
+    const listeners = users(this.#listeners);
+    const clusters = users([...this.#clusters, ...this.#warming]);
+    const routes = users([...this.#routes, ...this.#warmingRoutes]);
+    if (listeners.length + clusters.length + routes.length > 0)
+      this.#options.logger.error('a secret was withdrawn by the control plane: what needs it is refused', {
+        ...{ secret: name, listeners: listeners.join(', '), clusters: clusters.join(', '), routes: routes.join(', ') },
+      });
   }
 
   #missingSecrets(names: readonly string[]): readonly string[] {

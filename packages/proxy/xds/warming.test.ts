@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, beforeEach, describe, it } from 'node:test';
-import { fromBinary } from '@bufbuild/protobuf';
+import tls from 'node:tls';
+import { create, fromBinary } from '@bufbuild/protobuf';
 import { silentLogger } from '@mizzen/common';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import { Cluster_DiscoveryType, ClusterSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/cluster_pb.js';
@@ -13,11 +16,13 @@ import { ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/l
 import { RouteConfigurationSchema } from '@mizzen/envoy-api/gen/envoy/config/route/v3/route_pb.js';
 import { HttpConnectionManagerSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager_pb.js';
 import { SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
-import { DownstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
+import { DownstreamTlsContextSchema, UpstreamTlsContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import { CredentialPerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import { Engine } from '../engine.ts';
 import { defaultOverloadSettings } from '../overload/overload-manager.ts';
 import { unknownPeer } from '../telemetry/peer-metadata.ts';
+import { ClientTls } from '../tls/client-tls.ts';
+import { plainSocket, proxyProtocolTransport, tlsTransport } from '../upstream/transport.ts';
 import { AwaitedSecrets } from './awaited-secrets.ts';
 
 const cluster = (serviceName: string, more: Init<typeof ClusterSchema> = {}) =>
@@ -215,6 +220,79 @@ describe('warming', () => {
     ]);
     await engine.ready;
     assert.equal(engine.state.openListeners().length, 1);
+  });
+
+  it('drops a secret that is withdrawn: its TLS server refuses handshakes, and the listener still takes updates', async () => {
+    const [cert, key] = [join(folder, 'withdrawn.pem'), join(folder, 'withdrawn-key.pem')];
+    const request = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=x', '-keyout', key, '-out', cert];
+    execFileSync('openssl', request, { stdio: 'ignore' });
+    const transportSocket = {
+      name: 'envoy.transport_sockets.tls',
+      configType: {
+        case: 'typedConfig' as const,
+        value: packAny(DownstreamTlsContextSchema, { commonTlsContext: { tlsCertificateSdsSecretConfigs: [{ name: 'server' }] } }),
+      },
+    };
+    const text = (path: string) => ({ specifier: { case: 'inlineString' as const, value: readFileSync(path, 'utf8') } });
+    const pair = packAny(SecretSchema, { name: 'server', type: { case: 'tlsCertificate', value: { certificateChain: text(cert), privateKey: text(key) } } });
+    const handshake = async () => {
+      const [open] = engine.state.servers();
+      const socket = tls.connect({ port: (open!.address() as AddressInfo).port, host: '127.0.0.1', rejectUnauthorized: false });
+      return new Promise<string>((resolve) => {
+        socket.on('secureConnect', () => resolve('secure'));
+        socket.on('error', () => {});
+        socket.on('close', () => resolve('closed'));
+      }).finally(() => socket.destroy());
+    };
+    engine.accept('cluster', []);
+    engine.accept('listener', [listener('one', { transportSocket })]);
+    engine.accept('route', [routes('one')]);
+    engine.accept('secret', [pair]);
+    await engine.ready;
+    assert.equal(await handshake(), 'secure');
+    engine.accept('secret', [packAny(SecretSchema, { name: 'server' })]);
+    assert.equal(engine.secrets.keyPair('server'), undefined);
+    assert.equal(await handshake(), 'closed');
+    const [open] = engine.state.openListeners();
+    const before = open!.config;
+    engine.accept('listener', [listener('one', { transportSocket, name: 'changed' })]);
+    assert.notEqual(open!.config, before, 'what else the listener serves can change');
+    engine.accept('secret', [pair]);
+    assert.equal(await handshake(), 'secure', 'the secret is granted again');
+    for (const name of ['ROOTCA', 'default']) assert.throws(() => engine.accept('secret', [packAny(SecretSchema, { name })]), /it has no content/);
+    engine.secrets.setGeneric('mizzen://a', Buffer.from('x'));
+    engine.accept('secret', [packAny(SecretSchema, { name: 'mizzen://a' })]);
+    assert.equal(engine.secrets.generic('mizzen://a'), undefined);
+  });
+
+  it('waits for the certificate of one TLS server no longer than for any secret, so that the others are served', () => {
+    const logger = { error: () => {} };
+    const awaited = new AwaitedSecrets(engine.secrets, logger);
+    assert.deepEqual(awaited.missing(['kubernetes://shop/none'], 0), ['kubernetes://shop/none']);
+    assert.deepEqual(awaited.missing(['kubernetes://shop/none'], 15_000), []);
+    assert.deepEqual(
+      [awaited.missing(['default', 'ROOTCA'], 0), awaited.missing(['default', 'ROOTCA'], 60_000)],
+      [
+        ['default', 'ROOTCA'],
+        ['default', 'ROOTCA'],
+      ],
+    );
+  });
+
+  it('makes no TLS connection without the certificate and the roots that its configuration names', async () => {
+    const secrets = engine.secrets;
+    for (const name of ['client', 'roots']) {
+      const common = {
+        tlsCertificateSdsSecretConfigs: name === 'client' ? [{ name: 'client' }] : [],
+        ...(name === 'roots' ? { validationContextType: { case: 'validationContextSdsSecretConfig' as const, value: { name: 'roots' } } } : {}),
+      };
+      const client = new ClientTls(create(UpstreamTlsContextSchema, { sni: 'public.example', commonTlsContext: common }), secrets, 'cluster c');
+      for (const transport of [tlsTransport(client, plainSocket), proxyProtocolTransport(1, client, plainSocket)]) {
+        const socket = transport.connect({ address: '127.0.0.1', port: 9 }, 'http');
+        const [error] = (await once(socket, 'error')) as [Error];
+        assert.match(error.message, new RegExp(`the secret ${name} has not arrived`));
+      }
+    }
   });
 
   it('refuses a field that nothing acts on, by its name, and keeps what it has', () => {

@@ -17,7 +17,9 @@ export function endpointsOf(clusterName: string, view: ProxyView, snapshot: Mesh
   const [direction, portText, subsetName, hostname] = clusterName.split('|');
   const service = hostname === undefined ? undefined : snapshot.servicesByHostname.get(hostname);
   const port = service?.ports.find((candidate) => candidate.number === Number(portText));
-  if (direction !== 'outbound' || !service || !port || !isVisible(service.exportTo, service.namespace, view.namespace))
+  // Only the one spelling that clusters have: `outbound|080||h` and `outbound|80||h|x` would each cost another copy of the endpoints.
+  const isCanonical = port !== undefined && clusterName === `outbound|${port.number}|${subsetName}|${hostname}`;
+  if (direction !== 'outbound' || !service || !port || !isCanonical || !isVisible(service.exportTo, service.namespace, view.namespace))
     return create(ClusterLoadAssignmentSchema, { clusterName });
   const rule = destinationRuleFor(service, view, snapshot)?.spec;
   const subset = subsetName ? rule?.subsets?.find((candidate) => candidate.name === subsetName) : undefined;

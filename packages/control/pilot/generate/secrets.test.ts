@@ -230,4 +230,31 @@ describe('the secrets of a proxy', () => {
       [],
     );
   });
+
+  it('are withdrawn by name from a proxy that declares it, over all that it may ask for and is not entitled to', () => {
+    let withdrawn = 0;
+    for (const key of Object.keys(entitled)) {
+      const [namespace = '', serviceAccount = '', kind] = key.split('/');
+      const [view] = [...viewsOf({ namespace, serviceAccount })].filter(({ type }) => type === kind);
+      if (view === undefined) continue;
+      const read = (one: ProxyView) =>
+        resourcesFor('secret', names, one, snapshot, trustBundle, [], () => {}).map(({ value }) => fromBinary(SecretSchema, value));
+      const [declared, silent] = [read({ ...view, clientFeatures: ['secret/removal'] }), read({ ...view, clientFeatures: [] })];
+      const content = (list: typeof declared) => list.filter(({ type }) => type.case !== undefined).map(({ name }) => name);
+      assert.deepEqual(content(declared), content(silent), key);
+      assert.deepEqual(content(silent).length, silent.length, 'Envoy is sent no secret without content');
+      const removed = declared.filter(({ type }) => type.case === undefined).map(({ name }) => name);
+      withdrawn += removed.length;
+      for (const name of removed) assert.ok(!content(declared).includes(name) && name !== 'ROOTCA' && name !== 'default', `${key} ${name}`);
+      const { labels: _, ...without } = view;
+      const lost = read({ ...without, labels: {}, clientFeatures: ['secret/removal'] });
+      for (const name of content(declared))
+        if (!content(lost).includes(name))
+          assert.ok(
+            lost.some((one) => one.name === name && one.type.case === undefined),
+            `${key} keeps ${name}`,
+          );
+    }
+    assert.ok(withdrawn > 200, `${withdrawn} withdrawals`);
+  });
 });

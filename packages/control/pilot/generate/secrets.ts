@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf';
-import { type Init, packAny } from '@mizzen/envoy-api';
+import { type Init, packAny, secretRemovalFeature } from '@mizzen/envoy-api';
 import type { CertificateValidationContextSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/common_pb.js';
 import { type Secret, SecretSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/secret_pb.js';
 import { SPIFFECertValidatorConfigSchema } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config_pb.js';
@@ -23,6 +23,7 @@ import { rootSecretName, trustDomainsOf } from './tls-contexts.ts';
 export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: MeshSnapshot, trustBundle: TrustBundle): Secret[] {
   const secrets: Secret[] = [];
   const generic = new GenericSecrets(view, snapshot);
+  let entitled: ReadonlySet<string> | undefined;
   for (const name of names) {
     if (name === rootSecretName) {
       secrets.push(create(SecretSchema, { name, type: { case: 'validationContext', value: meshRoots(snapshot, trustBundle) } }));
@@ -32,14 +33,15 @@ export function secretsFor(names: Iterable<string>, view: ProxyView, snapshot: M
       const value = generic.find(name);
       if (value !== undefined)
         secrets.push(create(SecretSchema, { name, type: { case: 'genericSecret', value: { secret: { specifier: { case: 'inlineBytes', value } } } } }));
+      else if (takesRemovals(view)) secrets.push(create(SecretSchema, { name }));
       continue;
     }
-    if (
-      !view.isProven ||
-      !name.startsWith('kubernetes://') ||
-      !((view.type === 'gateway' ? namedByItsGateways(name, view, snapshot) : namedByItsApis(name, view, snapshot)) || namedByItsRules(name, view, snapshot))
-    )
+    if (!name.startsWith('kubernetes://')) continue;
+    entitled ??= entitledNames(view, snapshot);
+    if (!entitled.has(name)) {
+      if (takesRemovals(view)) secrets.push(create(SecretSchema, { name }));
       continue;
+    }
     const [namespace, given = ''] = name.slice('kubernetes://'.length).split('/');
     const wantsCa = given.endsWith('-cacert') && !snapshot.secrets.has(`${namespace}/${given}`);
     const data = snapshot.secrets.get(`${namespace}/${wantsCa ? given.slice(0, -'-cacert'.length) : given}`);
@@ -92,30 +94,38 @@ function meshRoots(snapshot: MeshSnapshot, { own, others, crl: lists }: TrustBun
   };
 }
 
+/** Whether a proxy drops a secret when it is sent its name without content. Envoy, and releases before, take that for an error. */
+const takesRemovals = ({ clientFeatures }: ProxyView) => clientFeatures.includes(secretRemovalFeature);
+
+/** The certificates, and the roots beside them (`-cacert`), that a proxy may have; by what is proved of it. */
+function entitledNames(view: ProxyView, snapshot: MeshSnapshot): ReadonlySet<string> {
+  if (!view.isProven) return new Set();
+  const names = [...(view.type === 'gateway' ? namedByItsGateways(view, snapshot) : namedByItsApis(view, snapshot))];
+  return new Set([...names, ...names.map((name) => `${name}-cacert`), ...namedByItsRules(view, snapshot)]);
+}
+
 /** A sidecar is given the certificates of APIs that it answers for. */
-function namedByItsApis(name: string, view: ProxyView, snapshot: MeshSnapshot): boolean {
-  const plain = name.endsWith('-cacert') ? name.slice(0, -'-cacert'.length) : name;
-  return publicApis(view, snapshot).some(({ resolved: { api } }) =>
-    [name, plain].includes(`kubernetes://${api.namespace}/${api.spec.listener?.tls?.credentialName}`),
-  );
+function namedByItsApis(view: ProxyView, snapshot: MeshSnapshot): string[] {
+  return publicApis(view, snapshot).flatMap(({ resolved: { api } }) => {
+    const name = api.spec.listener?.tls?.credentialName;
+    return name === undefined ? [] : [`kubernetes://${api.namespace}/${name}`];
+  });
 }
 
 /** A DestinationRule gives secrets of its namespace to the gateways there, and to the sidecars that it selects by name. */
-function namedByItsRules(name: string, view: ProxyView, snapshot: MeshSnapshot): boolean {
-  return snapshot.destinationRules.some((rule) => {
-    if (rule.namespace !== view.namespace || (view.type !== 'gateway' && !rule.spec.workloadSelector)) return false;
-    if (rule.spec.workloadSelector && !selects(rule.spec.workloadSelector.matchLabels, view.labels)) return false;
-    return clientTlsOf(rule.spec).some((tls) => clientSecrets(tls, rule.namespace).includes(name));
+function namedByItsRules(view: ProxyView, snapshot: MeshSnapshot): string[] {
+  return snapshot.destinationRules.flatMap((rule) => {
+    if (rule.namespace !== view.namespace || (view.type !== 'gateway' && !rule.spec.workloadSelector)) return [];
+    if (rule.spec.workloadSelector && !selects(rule.spec.workloadSelector.matchLabels, view.labels)) return [];
+    return clientTlsOf(rule.spec).flatMap((tls) => clientSecrets(tls, rule.namespace));
   });
 }
 
 /** A gateway is given a secret only when a Gateway that it serves names the secret, from a namespace that the gateway may read. */
-function namedByItsGateways(name: string, view: ProxyView, snapshot: MeshSnapshot): boolean {
-  const plain = name.endsWith('-cacert') ? name.slice(0, -'-cacert'.length) : name;
-  return servedGateways(view, snapshot).some((gateway) =>
-    gateway.spec.servers?.some((server) =>
-      secretsOf(server.tls, gateway.namespace).some((known) => {
-        if (known !== name && known !== plain) return false;
+function namedByItsGateways(view: ProxyView, snapshot: MeshSnapshot): string[] {
+  return servedGateways(view, snapshot).flatMap((gateway) =>
+    (gateway.spec.servers ?? []).flatMap((server) =>
+      secretsOf(server.tls, gateway.namespace).filter((known) => {
         // The Gateway's own namespace, or one that has granted it (translation has checked that).
         if (gateway.namespace === view.namespace) return true;
         const [namespace = '', secret = ''] = known.slice('kubernetes://'.length).split('/');
