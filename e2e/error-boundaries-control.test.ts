@@ -9,7 +9,7 @@ import { after, before, describe, it } from 'node:test';
 import { findKind } from '@mizzen/api';
 import { clearFaults, injectFault, internalErrors, logErrorsTo, silentLogger } from '@mizzen/common';
 import { bundlePath } from '@mizzen/control';
-import { ApiClient, collectionPath } from '../packages/cli/api-client.ts';
+import { ApiClient } from '../packages/cli/api-client.ts';
 import { runProgram } from '../packages/cli/capture/run-program.ts';
 import { controlAccess } from '../packages/cli/home.ts';
 import { runApplication } from '../packages/cli/runner/application-process.ts';
@@ -62,27 +62,35 @@ after(() => {
 });
 
 describe('an exception in the rare turns of a control plane', () => {
-  for (const [place, periodMs] of [
-    ['ca.revocations', 86_400_000],
-    ['control.certificates', 7 * 86_400_000],
-  ] as const)
-    it(`is counted as ${place}, and the next turn works`, async (test) => {
-      test.mock.timers.enable({ apis: ['setInterval'] });
-      const mesh = await TestMesh.start();
-      try {
-        const issued = test.mock.method(mesh.plane.authority, place === 'ca.revocations' ? 'revocationLists' : 'issueServer');
+  it('is counted as ca.revocations or control.certificates, in metrics and for `mizzen status`, and the next turn works', async (test) => {
+    test.mock.timers.enable({ apis: ['setInterval'] });
+    const mesh = await TestMesh.start();
+    try {
+      const access = controlAccess(mesh.home);
+      const client = new ApiClient(access);
+      const renewed = test.mock.method(mesh.plane.authority, 'issueServer');
+      const dayMs = 86_400_000;
+      for (const [place, periodMs] of [
+        ['ca.revocations', dayMs],
+        ['control.certificates', 6 * dayMs],
+      ] as const) {
         const expected = count(place) + 1;
         injectFault(place, 1);
         test.mock.timers.tick(periodMs);
         assert.equal(count(place), expected);
-        test.mock.timers.tick(periodMs);
-        if (place === 'control.certificates') assert.ok(issued.mock.callCount() > 0, 'the servers have a new certificate');
-        assert.equal(count(place), expected);
-        assert.equal((await new ApiClient(controlAccess(mesh.home)).call('GET', collectionPath(configMapKind, 'default'))).status, 200);
-      } finally {
-        await mesh.close();
+        const { body } = await client.call('GET', '/mizzen/v1/findings');
+        assert.equal((body as { internalErrors: Record<string, number> }).internalErrors[place], expected);
+        const authorization = `Bearer ${access.token}`;
+        const metrics = await call({ port: mesh.plane.apiPort, path: '/metrics', headers: { authorization }, tls: { rejectUnauthorized: false } });
+        assert.equal(metric(metrics.body, 'mizzen_internal_errors_total', `place="${place}"`), expected);
       }
-    });
+      test.mock.timers.tick(7 * dayMs);
+      assert.ok(renewed.mock.callCount() > 0, 'the servers have a new certificate');
+      client.close();
+    } finally {
+      await mesh.close();
+    }
+  });
 
   it('is counted as capture.group, and the next look finds the program that has left the group', (test) => {
     test.mock.timers.enable({ apis: ['setInterval'] });
@@ -123,7 +131,7 @@ describe('an exception at the boundaries of a control plane, its agents and its 
         const status = await call({ port: outboundPort, headers: { host: 'server:9080' } }).then(({ status: found }) => found, String);
         if (status === 200) served++;
         else failures.push(status);
-        await new Promise((resolve) => setTimeout(resolve, 5));
+        await new Promise((resolve) => setTimeout(resolve, 20));
       }
     })();
   });
@@ -133,7 +141,7 @@ describe('an exception at the boundaries of a control plane, its agents and its 
     await mesh.close();
     rmSync(folder, { recursive: true, force: true });
     assert.deepEqual(failures, [], 'the traffic under way is served');
-    assert.ok(served > 50);
+    assert.ok(served > 10);
   });
 
   it('is counted as vetted.agent, and the next call has a connection', async () => {
@@ -373,7 +381,7 @@ describe('an exception at the boundaries of a control plane, its agents and its 
         (data) => (data as { version?: string } | undefined)?.version === text,
       );
     };
-    for (const at of [1, 2, 3, 4]) await throwAt('directory.sync', at, changeIsApplied);
+    for (const at of [1, 2, 3]) await throwAt('directory.sync', at, changeIsApplied);
     rmSync(join(directory, 'below'), { recursive: true });
     mkdirSync(join(directory, 'below'));
     await changeIsApplied();
@@ -398,7 +406,7 @@ describe('an exception at the boundaries of a control plane, its agents and its 
           ['spiffe://cluster.local/ns/shop/sa/cart'],
         );
     };
-    for (const place of ['spiffe.process', 'spiffe.connection']) for (const at of [1, 2, 3]) await throwAt(place, at, fetchOne);
+    for (const place of ['spiffe.process', 'spiffe.connection']) for (const at of [1, 2]) await throwAt(place, at, fetchOne);
     // A stream that stays open: the turn that renews its certificate is the only work.
     const received: string[] = [];
     const abort = new AbortController();

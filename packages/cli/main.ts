@@ -105,6 +105,7 @@ program
   .option('--token-file <file>', "bootstrap token of istio-system/mizzen-agent (default: one is made, on the mesh's own machine)")
   .option('--root-cert <file>', 'the roots of the mesh (default: in --home)')
   .option('--trust-domain <name>', 'the trust domain of the mesh (default: as in --home)')
+  .option('--admin-port <port>', 'port on 127.0.0.1 for readiness and metrics (default: none)')
   .option('--log-level <level>', 'debug, info, warn or error', 'info')
   .action(async (options) => (await import('./commands/agent.ts')).agent(options));
 

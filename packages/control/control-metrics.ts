@@ -5,26 +5,27 @@ import type { Pilot } from './pilot/pilot.ts';
 export function controlMetrics(pilot: Pilot): string {
   const lines: string[] = [];
   const write = (name: string, type: 'counter' | 'gauge', help: string, samples: Iterable<readonly [labels: string, value: number]>) => {
-    lines.push(`# HELP mizzen_control_${name} ${help}`, `# TYPE mizzen_control_${name} ${type}`);
-    for (const [labels, value] of samples) lines.push(`mizzen_control_${name}${labels === '' ? '' : `{${labels}}`} ${value}`);
+    lines.push(`# HELP mizzen_${name} ${help}`, `# TYPE mizzen_${name} ${type}`);
+    for (const [labels, value] of samples) lines.push(`mizzen_${name}${labels === '' ? '' : `{${labels}}`} ${value}`);
   };
   const { excluded, failures } = pilot.isolation;
   const proxies = pilot.proxies();
   write(
-    'excluded_objects',
+    'control_excluded_objects',
     'gauge',
     'Objects that generation fails with: left out, or kept in the version before.',
     counted(excluded.map(({ stored, substitute }) => `kind="${stored.key.kind}",effect="${substitute === undefined ? 'left_out' : 'version_before'}"`)),
   );
-  write('isolated_failures_total', 'counter', 'Failures of generation that were attributed to an object.', [['', failures]]);
-  write('findings', 'gauge', 'Findings about the configuration.', counted(pilot.findings.map(({ level, code }) => `level="${level}",code="${code}"`)));
+  write('control_isolated_failures_total', 'counter', 'Failures of generation that were attributed to an object.', [['', failures]]);
+  write('control_findings', 'gauge', 'Findings about the configuration.', counted(pilot.findings.map(({ level, code }) => `level="${level}",code="${code}"`)));
   write(
-    'proxies',
+    'control_proxies',
     'gauge',
     'Connected proxies by the state of their configuration.',
     counted(proxies.map(({ state, type }) => `type="${type}",state="${state}"`)),
   );
-  write('pushes_total', 'counter', 'Responses sent to proxies after a change.', [['', pilot.pushCount]]);
+  write('control_pushes_total', 'counter', 'Responses sent to proxies after a change.', [['', pilot.pushCount]]);
+  // By the names that they have in every process of a mesh.
   write(
     'internal_errors_total',
     'counter',

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { createRegistry } from '@bufbuild/protobuf';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
-import { errorBoundary, type Logger, MizzenError, messageOf, tlsDefaults, usableRoots } from '@mizzen/common';
+import { errorBoundary, internalErrors, type Logger, MizzenError, messageOf, tlsDefaults, unattributedErrors, usableRoots } from '@mizzen/common';
 import { ConnectionGuard, maxHandshakeMs } from '@mizzen/common/connection-guard';
 import { FetchPolicy } from '@mizzen/common/fetch-policy';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
@@ -396,7 +396,12 @@ function refusalFindings(refusals: RecentRefusals): Finding[] {
 async function meshState(pilot: Pilot, refusals: RecentRefusals, path: readonly string[], caller: Caller): Promise<unknown> {
   if (path[0] === 'proxies' && path.length === 1) return { proxies: pilot.proxies().filter(({ namespace }) => sees(caller, namespace)) };
   if (path[0] === 'findings' && path.length === 1)
-    return { findings: [...pilot.findings, ...refusalFindings(refusals)].filter(({ object }) => sees(caller, object.split(' ')[1]?.split('/')[0] ?? '')) };
+    return {
+      findings: [...pilot.findings, ...refusalFindings(refusals)].filter(({ object }) => sees(caller, object.split(' ')[1]?.split('/')[0] ?? '')),
+      // Names of places in the code, none of objects: for every caller, as in the metrics.
+      internalErrors: Object.fromEntries(internalErrors()),
+      unattributedErrors: unattributedErrors(),
+    };
   if (path[0] === 'proxies' && path.length === 4 && sees(caller, path[1]!)) {
     const connection = pilot.connections().find(({ view }) => view.namespace === path[1] && view.name === path[2]);
     const schema = schemas[path[3] as keyof typeof schemas];

@@ -18,6 +18,7 @@ export interface AgentOptions {
   readonly tokenFile?: string;
   readonly rootCert?: string;
   readonly trustDomain?: string;
+  readonly adminPort?: string;
   readonly logLevel: LogLevel;
 }
 
@@ -40,6 +41,7 @@ export async function agent(options: AgentOptions): Promise<void> {
       ...{ trustDomain: options.trustDomain ?? knownTrustDomain(home), control: options.control ?? controlAccess(home).xds, tokenFile },
       ...{ rootCertificateFile: options.rootCert ?? homeFiles(home).rootCertificate, workloadApiSocket: resolve(options.socket) },
       workloadEntries: readEntries(options.entries),
+      ...(options.adminPort === undefined ? {} : { adminPort: Number(options.adminPort) }),
     },
     options.entries,
   );

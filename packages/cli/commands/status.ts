@@ -14,14 +14,24 @@ export async function status(options: StatusOptions): Promise<void> {
   const api = new ApiClient(controlAccess(homeOf(options.home)));
   try {
     const { proxies } = (await api.call('GET', '/mizzen/v1/proxies')).body as { proxies: ProxyStatus[] };
-    const { findings } = (await api.call('GET', '/mizzen/v1/findings')).body as { findings: Finding[] };
+    // Control planes before this version have no counts of errors.
+    const {
+      findings,
+      internalErrors = {},
+      unattributedErrors = 0,
+    } = (await api.call('GET', '/mizzen/v1/findings')).body as {
+      readonly findings: Finding[];
+      readonly internalErrors?: Readonly<Record<string, number>>;
+      readonly unattributedErrors?: number;
+    };
+    const errors = describeErrors(internalErrors, unattributedErrors);
     const format = outputFormat(options.output);
     const degraded = degradations(proxies, findings);
     if (degraded.length > 0) process.exitCode = 1;
-    if (format !== 'table') return printData({ proxies, findings, degraded }, format);
+    if (format !== 'table') return printData({ proxies, findings, degraded, internalErrors, unattributedErrors }, format);
     if (proxies.length === 0) {
       print('no proxy is connected');
-      return printFindings(findings, degraded);
+      return printFindings(findings, degraded, errors);
     }
     const cell = (proxy: ProxyStatus, type: string) => {
       const state = proxy.types[type];
@@ -52,7 +62,7 @@ export async function status(options: StatusOptions): Promise<void> {
     for (const proxy of proxies)
       for (const [type, state] of Object.entries(proxy.types))
         if (state.error) print(paint(`\n${proxy.name} refused its ${type} update: ${state.error}`, 'red'));
-    printFindings(findings, degraded);
+    printFindings(findings, degraded, errors);
   } finally {
     api.close();
   }
@@ -68,11 +78,20 @@ export function degradations(proxies: readonly ProxyStatus[], findings: readonly
   ];
 }
 
-function printFindings(findings: readonly Finding[], degraded: readonly string[]): void {
+/** What the control plane has counted since its start; undefined: nothing. It has recovered from each, so the exit code does not depend on it. */
+export function describeErrors(internalErrors: Readonly<Record<string, number>>, unattributedErrors: number): string | undefined {
+  const counts = Object.entries(internalErrors).map(([place, count]) => `${place} ${count}`);
+  if (unattributedErrors > 0) counts.push(`without a place ${unattributedErrors}`);
+  if (counts.length === 0) return undefined;
+  return `The control plane has counted internal errors since its start: ${counts.join(', ')}. Each ended one unit of work; the log of the control plane has the exceptions.`;
+}
+
+function printFindings(findings: readonly Finding[], degraded: readonly string[], errors: string | undefined): void {
   if (findings.length > 0)
     print(
       `\n${findings.map((finding) => `${finding.level.padEnd(7)} ${finding.place ? `${finding.place}: ` : ''}${finding.message} [${finding.code}]`).join('\n')}`,
     );
+  if (errors !== undefined) print(paint(`\n${errors}`, 'yellow'));
   if (degraded.length > 0) print(paint(`\ndegraded:\n${degraded.map((one) => `  ${one}`).join('\n')}`, 'red'));
 }
 
