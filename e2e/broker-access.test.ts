@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { createClient } from '@connectrpc/connect';
-import { silentLogger } from '@mizzen/common';
+import { clearFaults, injectFault, internalErrors, logErrorsTo, silentLogger } from '@mizzen/common';
 import { homeFiles } from '@mizzen/control';
 import { brokerAccount } from '@mizzen/envoy-api';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
@@ -160,6 +160,7 @@ describe('the broker of a mesh, called past the sidecars with the certificates o
     });
 
   before(async () => {
+    logErrorsTo(silentLogger);
     mesh = await TestMesh.start();
     port = await mesh.ports.next();
     folder = join(mesh.home, 'broker');
@@ -309,6 +310,19 @@ spec:
     await stopBroker();
     await writeConfig(`127.0.0.1:${mesh.plane.xdsPort}`);
     await startBroker();
+  });
+
+  it('gets its certificate and serves when its own code has thrown', async () => {
+    await stopBroker();
+    rmSync(join(folder, 'mesh.state'));
+    injectFault('broker.mesh', 1);
+    await startBroker();
+    clearFaults();
+    assert.equal(internalErrors().get('broker.mesh'), 1);
+    const writer = connect(callers[0]!, 'default/scoped');
+    await ready(writer);
+    assert.deepEqual(await writer.publish('open', [message(callers[0]!)]), [undefined]);
+    await writer.close();
   });
 
   it('sends its policies to no other account, and does not serve without them', async () => {

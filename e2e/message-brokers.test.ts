@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { silentLogger } from '@mizzen/common';
+import { injectFault, internalErrors, logErrorsTo, silentLogger } from '@mizzen/common';
 import type { BrokerDriver, Delivery, OutgoingMessage } from '@mizzen/message/brokers/driver';
 import { EmbeddedDriver } from '@mizzen/message/brokers/embedded';
 import { NatsDriver } from '@mizzen/message/brokers/nats';
@@ -9,6 +9,7 @@ import { RedisDriver } from '@mizzen/message/brokers/redis';
 import { mizzenCommand } from '../packages/cli/runner/program.ts';
 import { BrokerProcess } from './support/brokers.ts';
 import { until } from './support/http.ts';
+import { driverPlaces } from './support/injected-places.ts';
 import { skipWithout } from './support/requirements.ts';
 
 const takeOverMs = 1_500;
@@ -22,6 +23,8 @@ interface Kind {
   /** Messages are kept for groups that come later. */
   readonly keepsForLater: boolean;
   readonly restartMs: number;
+  /** Boundaries of its driver. */
+  readonly places: readonly string[];
 }
 
 const kinds: readonly Kind[] = [
@@ -32,6 +35,7 @@ const kinds: readonly Kind[] = [
     driver: ({ port }) => new EmbeddedDriver({ host: '127.0.0.1', port, logger }),
     keepsForLater: true,
     restartMs: 10_000,
+    places: ['driver.embedded'],
   },
   {
     name: 'NATS JetStream',
@@ -40,6 +44,7 @@ const kinds: readonly Kind[] = [
     driver: ({ port }) => new NatsDriver({ url: `nats://127.0.0.1:${port}`, stream: 'mizzen', takeOverMs, logger }),
     keepsForLater: true,
     restartMs: 20_000,
+    places: driverPlaces.nats,
   },
   {
     name: 'Redis Streams',
@@ -48,6 +53,7 @@ const kinds: readonly Kind[] = [
     driver: ({ port }) => new RedisDriver({ address: `127.0.0.1:${port}`, maxLength: 0, takeOverMs, logger }),
     keepsForLater: true,
     restartMs: 10_000,
+    places: driverPlaces.redis,
   },
   {
     name: 'RabbitMQ',
@@ -56,11 +62,22 @@ const kinds: readonly Kind[] = [
     driver: ({ port }) => new RabbitDriver({ url: `amqp://guest:guest@127.0.0.1:${port}`, logger }),
     keepsForLater: false,
     restartMs: 60_000,
+    places: driverPlaces.rabbitmq,
   },
 ];
 
 /** What every driver has to do, tried with the broker's own program; side by side, since most of it is waiting for them. */
 describe('messages', { concurrency: true }, () => {
+  const unattributed: unknown[] = [];
+  const notice = (error: unknown) => void unattributed.push(error);
+  before(() => {
+    logErrorsTo(silentLogger);
+    for (const event of ['uncaughtException', 'unhandledRejection']) process.on(event, notice);
+  });
+  after(() => {
+    for (const event of ['uncaughtException', 'unhandledRejection']) process.off(event, notice);
+  });
+
   for (const kind of kinds)
     describe(`over ${kind.name}`, { concurrency: 1, skip: kind.program === '' ? false : skipWithout(kind.program) }, () => {
       let broker: BrokerProcess;
@@ -257,6 +274,63 @@ describe('messages', { concurrency: true }, () => {
           await subscription.close();
         }
       });
+
+      for (const place of kind.places)
+        it(`loses nothing that it has confirmed to an exception at ${place}, whenever it comes, and goes on`, async () => {
+          const drivers: BrokerDriver[] = [];
+          const checks: (() => boolean)[] = [];
+          for (const n of [1, 2, 5, 9]) {
+            const to = topic();
+            const before = internalErrors().get(place) ?? 0;
+            injectFault(place, n);
+            // Connecting is a part of it.
+            const own = kind.driver(broker);
+            drivers.push(own);
+            const bodies = new Set<string>();
+            await until(
+              'a subscription',
+              () =>
+                own
+                  .subscribe({ topic: to, group: 'g', maxInFlight: 100, from: 'earliest' }, (delivery) => {
+                    // Given back once, so that it is held.
+                    if (bodies.has(delivery.body.toString())) return delivery.ack();
+                    bodies.add(delivery.body.toString());
+                    delivery.nack(10);
+                  })
+                  .then(
+                    () => true,
+                    () => false,
+                  ),
+              Boolean,
+            );
+            const confirmed: string[] = [];
+            const publishSome = async () => {
+              const some = Array.from({ length: 5 }, () => `${Math.random()}`);
+              const problems = await own.publish(
+                to,
+                some.map((body) => message(body)),
+              );
+              for (const [i, problem] of problems.entries()) if (problem === undefined) confirmed.push(some[i]!);
+            };
+            const count = () => internalErrors().get(place) ?? 0;
+            await until(
+              'the fault',
+              async () => void (await publishSome()),
+              () => count() > before,
+            );
+            const accepted = confirmed.length;
+            await until(
+              'messages are accepted again',
+              async () => void (await publishSome()),
+              () => confirmed.length >= accepted + 10,
+            );
+            assert.equal(count(), before + 1, `${n}`);
+            checks.push(() => own.problem() === undefined && confirmed.every((body) => bodies.has(body)));
+          }
+          await settled('everything that was confirmed', () => checks.every((check) => check()));
+          await Promise.all(drivers.map((one) => one.close()));
+          assert.deepEqual(unattributed, []);
+        });
 
       it('loses nothing that it has confirmed when it is killed and comes back', async () => {
         const to = topic();

@@ -56,3 +56,17 @@ export const proxyPlaces = [
   'turn-end.close',
   'udp.datagram',
 ] as const;
+
+/** Of a message on its way through the embedded broker and a sidecar: `error-boundaries.test.ts`. */
+export const embeddedPlaces = [
+  ...['broker.connection', 'broker.frames', 'broker.group', 'broker.log', 'broker.log.callback', 'broker.offsets', 'broker.topic'],
+  ...['dapr.request', 'driver.embedded', 'message.bulk', 'message.delivery', 'message.lag', 'message.publish', 'message.subscriptions', 'message.timer'],
+];
+/** Of the clients of other brokers, by broker: `message-brokers.test.ts`. */
+export const driverPlaces = {
+  nats: ['driver.nats'],
+  redis: ['driver.redis', 'driver.held-message'],
+  rabbitmq: ['driver.rabbitmq'],
+} as const;
+/** `broker.mesh` in `broker-access.test.ts`. */
+export const messagePlaces: readonly string[] = [...embeddedPlaces, ...Object.values(driverPlaces).flat(), 'broker.mesh'];

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { silentLogger } from '@mizzen/common';
-import { Broker } from '@mizzen/message/broker/broker';
+import { Broker, type BrokerSettings } from '@mizzen/message/broker/broker';
 import { BrokerServer } from '@mizzen/message/broker/broker-server';
 import { defaultLogSettings } from '@mizzen/message/log/partition-log';
 import { call } from './http.ts';
@@ -45,9 +45,9 @@ export class MessageMesh {
     this.brokerPort = brokerPort;
   }
 
-  static async start(): Promise<MessageMesh> {
+  static async start(settings: Partial<BrokerSettings> = {}): Promise<MessageMesh> {
     const folder = mkdtempSync(join(tmpdir(), 'mizzen-messages-'));
-    const broker = new Broker({ folder, log: { ...defaultLogSettings, syncs: false }, partitions: 2, maxTopics: 1_000 }, silentLogger);
+    const broker = new Broker({ folder, log: { ...defaultLogSettings, syncs: false }, partitions: 2, maxTopics: 1_000, ...settings }, silentLogger);
     const server = new BrokerServer({ broker, host: '127.0.0.1', port: 0, logger: silentLogger });
     await server.listen();
     const mesh = await TestMesh.start();

@@ -22,6 +22,8 @@ import { nodeOf } from '@mizzen/proxy/xds/node';
 
 const boundary = errorBoundary('broker.mesh');
 
+/** Before a step that has thrown here is tried again. */
+const failedPauseMs = 1_000;
 /** What a restarted broker serves with while the control plane is away: in the broker's directory, mode 0600. */
 const stateFile = 'mesh.state';
 
@@ -116,9 +118,17 @@ export class BrokerMesh implements BrokerAuthorization {
   /** Resolves when the broker may serve. */
   async start(): Promise<void> {
     this.#restore();
-    boundary.start(() => this.#identity.start().then(() => this.#checkReady()));
+    this.#startIdentity();
     this.#control.start();
     await this.ready;
+  }
+
+  /** Without a certificate the broker never serves: after an exception it is requested again. */
+  #startIdentity(): void {
+    boundary.start(
+      () => this.#identity.start().then(() => this.#checkReady()),
+      () => boundary.after(failedPauseMs, () => this.#startIdentity()),
+    );
   }
 
   tls(): tls.TlsOptions {

@@ -1,7 +1,7 @@
 import { type KeyObject, X509Certificate } from 'node:crypto';
 import { Agent, type AgentOptions } from 'node:https';
 import type { Duplex } from 'node:stream';
-import { checkServerIdentity, type PeerCertificate, type TLSSocket } from 'node:tls';
+import { checkServerIdentity, type PeerCertificate, TLSSocket } from 'node:tls';
 import { type DerElement, derElements } from './der.ts';
 import { errorBoundary } from './error-boundary.ts';
 import { pemCertificates } from './pem-blocks.ts';
@@ -91,6 +91,22 @@ export function vetServer<T extends TLSSocket>(socket: T): T {
   socket.getPeerX509Certificate = leaf;
   socket.getPeerCertificate = (() => vettedPeer(leaf())) as TLSSocket['getPeerCertificate'];
   return socket;
+}
+
+let vetsLibraries = false;
+
+/**
+ * The same for clients that make their sockets themselves, as those of Redis, NATS and RabbitMQ do: every TLS client of this process has its server vetted from now on. A chain that
+ * is refused has no names, so that the default `checkServerIdentity` refuses it too.
+ */
+export function vetLibraryClients(): void {
+  if (vetsLibraries) return;
+  vetsLibraries = true;
+  const describe = TLSSocket.prototype.getPeerCertificate;
+  TLSSocket.prototype.getPeerCertificate = function (this: TLSSocket, detailed?: boolean) {
+    if ((this as { _tlsOptions?: { isServer?: boolean } })._tlsOptions?.isServer !== false) return describe.call(this, detailed);
+    return vetServer(this).getPeerCertificate(detailed);
+  } as TLSSocket['getPeerCertificate'];
 }
 
 function vettedPeer(leaf: X509Certificate | undefined): PeerCertificate {

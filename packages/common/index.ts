@@ -10,6 +10,7 @@ export {
   usableRoots,
   VettedAgent,
   verifyServerCertificate,
+  vetLibraryClients,
   vetServer,
 } from './certificate-rules.ts';
 export { closestName, editDistance } from './closest-name.ts';

@@ -17,7 +17,7 @@ import { sendOwnRequest } from '@mizzen/proxy/upstream/own-request';
 import { appFieldsOf } from './api/api-token.ts';
 import { DaprGrpcServer } from './api/dapr-grpc.ts';
 import { DaprHttpApi } from './api/dapr-http.ts';
-import { routing } from './api/event-router.ts';
+import { readDeclared } from './api/declared-subscriptions.ts';
 import { GrpcAppChannel } from './api/grpc-app-channel.ts';
 import { HttpAppChannel } from './api/http-app-channel.ts';
 import { MessageMetrics } from './api/message-metrics.ts';
@@ -97,6 +97,12 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
   const stopFollowing = engine.secrets.onChange((name) => {
     if (told !== undefined && secretNamesOf(told).includes(name)) configure();
   });
+  let declaredProblem = '';
+  /** Once, since the application is asked again and again. */
+  const reportDeclared = (problem: string) => {
+    if (problem !== '' && problem !== declaredProblem) logger.error(`subscriptions that the application declares at /dapr/subscribe are left out: ${problem}`);
+    declaredProblem = problem;
+  };
   let asking: NodeJS.Timeout | undefined;
   let isClosed = false;
 
@@ -113,7 +119,7 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
   };
   const askSoon = () => boundary.start(ask, () => isClosed || askAfter(askAgainMs));
   const askByHttp = () =>
-    new Promise<Subscription[] | undefined>((resolve) => {
+    new Promise<readonly Subscription[] | undefined>((resolve) => {
       const cluster = findApp();
       if (cluster === undefined) return resolve(undefined);
       sendOwnRequest(
@@ -129,12 +135,15 @@ export async function startMessaging({ config, engine, logger }: MessagingSurrou
         },
         (answer) => {
           if ('reason' in answer) return resolve(undefined);
-          // An application that declares nothing need not know the path.
+          // An application that cannot answer now has not withdrawn anything; one that declares nothing need not know the path.
+          if (answer.head.status >= 500) return resolve(undefined);
           if (answer.head.status !== 200) return resolve([]);
           try {
-            resolve(readDeclared(JSON.parse(answer.body.toString('utf8')) as unknown));
+            const { subscriptions, problems } = readDeclared(JSON.parse(answer.body.toString('utf8')) as unknown);
+            reportDeclared(problems.join('; '));
+            resolve(subscriptions);
           } catch (error) {
-            logger.error(`what the application says at /dapr/subscribe cannot be read: ${messageOf(error)}`);
+            reportDeclared(messageOf(error));
             resolve([]);
           }
         },
@@ -261,29 +270,4 @@ function clusterOf({ port, protocol }: { readonly port: number; readonly protoco
       }),
     },
   };
-}
-
-/** The list at /dapr/subscribe, in both forms: `route`, or `routes` with rules. Throws Error for what is none. */
-function readDeclared(value: unknown): Subscription[] {
-  if (value === null) return [];
-  if (!Array.isArray(value)) throw new Error('it is no list');
-  return value.map((entry: unknown) => {
-    const { pubsubname, pubsubName, topic, route, routes, deadLetterTopic, bulkSubscribe, metadata } = (entry ?? {}) as Record<string, unknown>;
-    const pubsub = pubsubname ?? pubsubName;
-    if (typeof pubsub !== 'string' || typeof topic !== 'string') throw new Error('an entry needs pubsubname and topic');
-    const { rules, default: defaultPath } = (routes ?? {}) as {
-      readonly rules?: readonly { readonly match?: string; readonly path?: string }[];
-      readonly default?: string;
-    };
-    const bulk = bulkSubscribe as { readonly enabled?: boolean; readonly maxMessagesCount?: number; readonly maxAwaitDurationMs?: number } | undefined;
-    return {
-      pubsubname: pubsub,
-      topic,
-      ...routing(rules ?? [], typeof route === 'string' && route !== '' ? route : (defaultPath ?? '')),
-      deadLetterTopic: typeof deadLetterTopic === 'string' ? deadLetterTopic : '',
-      bulk: bulk?.enabled ? { maxMessagesCount: bulk.maxMessagesCount || 100, maxAwaitDurationMs: bulk.maxAwaitDurationMs || 1_000 } : undefined,
-      metadata: Object.fromEntries(Object.entries((metadata ?? {}) as Record<string, unknown>).map(([name, member]) => [name, String(member)])),
-      type: 'PROGRAMMATIC' as const,
-    };
-  });
 }

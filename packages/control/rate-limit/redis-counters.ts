@@ -1,5 +1,5 @@
 import type { Logger } from '@mizzen/common';
-import { errorBoundary } from '@mizzen/common';
+import { errorBoundary, verifyServerCertificate, vetLibraryClients } from '@mizzen/common';
 import { Redis } from 'ioredis';
 import type { LimitCounters, Window } from './limit-counters.ts';
 
@@ -13,8 +13,10 @@ export class RedisCounters implements LimitCounters {
 
   /** `address`: `host:port`, or a redis:// URL. */
   constructor(address: string, logger: Logger) {
+    vetLibraryClients();
     this.#redis = boundary.own(
       new Redis(address.includes('://') ? address : `redis://${address}`, {
+        ...(/^rediss:/i.test(address) ? { tls: { checkServerIdentity: verifyServerCertificate } } : {}),
         // A late response is of no use: the caller has gone on without it.
         commandTimeout: 500,
         maxRetriesPerRequest: 1,

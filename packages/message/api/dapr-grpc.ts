@@ -14,10 +14,10 @@ import type {
   SubscribeTopicEventsResponseAlpha1Schema,
 } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/pubsub_pb.js';
 import { apiTokenHeader, hasApiToken } from './api-token.ts';
-import type { AppChannel, DeliveryOutcome } from './app-channel.ts';
+import type { AppChannel, DeliveredEvent, DeliveryOutcome } from './app-channel.ts';
 import { retry } from './app-channel.ts';
 import { textOf } from './cloud-events.ts';
-import type { DaprHttpApi } from './dapr-http.ts';
+import { type DaprHttpApi, maxBulkEntries } from './dapr-http.ts';
 import { outcomeOf, topicEvent } from './grpc-app-channel.ts';
 import type { MessageRuntime, Publication, PublishProblem, StreamEnd } from './message-runtime.ts';
 
@@ -74,6 +74,14 @@ function daprService(runtime: MessageRuntime, http: DaprHttpApi): Partial<Servic
   const bulk = async (request: BulkPublishRequest, trace: Pick<Publication, 'traceparent' | 'tracestate'>): Promise<Init<typeof BulkPublishResponseSchema>> => {
     const { pubsubName: pubsub, topic, entries, metadata } = request;
     if (entries.length === 0) return {};
+    const invalid = (reason: string) => failed({ status: 400, code: 'ERR_PUBSUB_EVENTS_SER', message: reason });
+    if (entries.length > maxBulkEntries) throw invalid(`at most ${maxBulkEntries} entries may be published at once`);
+    const seen = new Set<string>();
+    for (const [i, { entryId }] of entries.entries()) {
+      if (entryId === '') throw invalid(`entry ${i} has no entryId`);
+      if (seen.has(entryId)) throw invalid(`two entries have the entryId ${JSON.stringify(entryId.slice(0, 100))}`);
+      seen.add(entryId);
+    }
     const problems = await publishAll(
       entries.map((entry) => ({
         pubsub,
@@ -138,6 +146,14 @@ function daprService(runtime: MessageRuntime, http: DaprHttpApi): Partial<Servic
   };
 }
 
+/** An event on a stream. */
+interface SentEvent {
+  readonly event: DeliveredEvent;
+  readonly timeoutMs: number;
+  readonly done: (outcome: DeliveryOutcome) => void;
+  timer: NodeJS.Timeout | undefined;
+}
+
 type Answer = Init<typeof SubscribeTopicEventsResponseAlpha1Schema>;
 
 /** A subscription that lasts as long as its stream: events go down, and what became of them comes up. */
@@ -148,26 +164,35 @@ async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<Subscr
   if (initial?.case !== 'initialRequest') throw new ConnectError('the first message must be initial_request', Code.InvalidArgument);
   const { pubsubName, topic, metadata, deadLetterTopic } = initial.value;
   const answers = new PushQueue<Answer>();
-  const open = new Map<string, (outcome: DeliveryOutcome) => void>();
+  /** Events that are not settled, by id. A publisher chooses ids: of several with the same one, the first is with the application, and the others wait. */
+  const open = new Map<string, SentEvent[]>();
+  const send = (id: string, sent: SentEvent) => {
+    const lapsed = () => settle(id, retry(`the stream has not said within ${sent.timeoutMs} ms what became of it`));
+    sent.timer = boundary.after(sent.timeoutMs, lapsed, lapsed);
+    answers.push({ subscribeTopicEventsResponseType: { case: 'eventMessage', value: topicEvent(sent.event) } });
+  };
   const channel: AppChannel = {
     deliver(event, timeoutMs, done) {
       const id = textOf(event.event['id']);
-      const timer = boundary.after(timeoutMs, () => settle(id, retry(`the stream has not said within ${timeoutMs} ms what became of it`)));
-      // An event of the same id that is still open has been given up by its broker.
-      open.get(id)?.(retry('it was delivered again'));
-      open.set(id, (outcome) => {
-        clearTimeout(timer);
-        done(outcome);
-      });
-      answers.push({ subscribeTopicEventsResponseType: { case: 'eventMessage', value: topicEvent(event) } });
+      const sent: SentEvent = { event, timeoutMs, done, timer: undefined };
+      const others = open.get(id);
+      if (others !== undefined) return void others.push(sent);
+      open.set(id, [sent]);
+      send(id, sent);
     },
     deliverBulk: (_path, _pubsub, _topic, events, _timeoutMs, done) =>
       done(new Map(events.map(({ entryId }) => [entryId, retry('a stream takes one event at a time')]))),
   };
   const settle = (id: string, outcome: DeliveryOutcome) => {
-    const done = open.get(id);
-    open.delete(id);
-    done?.(outcome);
+    const [first, ...others] = open.get(id) ?? [];
+    if (first === undefined) return;
+    clearTimeout(first.timer);
+    if (others[0] === undefined) open.delete(id);
+    else {
+      open.set(id, others);
+      send(id, others[0]);
+    }
+    first.done(outcome);
   };
   const subscription: Subscription = {
     pubsubname: pubsubName,
@@ -179,9 +204,9 @@ async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<Subscr
     metadata,
     type: 'STREAMING',
   };
-  let ended: StreamEnd | undefined;
+  let end: StreamEnd | undefined;
   const subscriber = await runtime.subscribeStream(subscription, channel, (reason) => {
-    ended = reason;
+    end = reason;
     answers.close();
   });
   if (typeof subscriber === 'string') throw new ConnectError(subscriber, subscriber.includes('not allowed') ? Code.PermissionDenied : Code.NotFound);
@@ -192,14 +217,16 @@ async function* streamed(runtime: MessageRuntime, requests: AsyncIterable<Subscr
       if (type.case === 'eventProcessed') settle(type.value.id, outcomeOf(type.value.status?.status ?? 0));
     }
   })().catch((error: unknown) => boundary.unexpected(error));
-  boundary.start(() => reading.finally(() => answers.close()));
+  const ended = () => answers.close();
+  boundary.start(() => reading.finally(ended), ended);
   signal.addEventListener('abort', () => answers.close());
   try {
     yield* answers;
     // Unavailable is what clients retry.
-    if (ended !== undefined) throw new ConnectError(ended.message, ended.isDenied ? Code.PermissionDenied : Code.Unavailable);
+    if (end !== undefined) throw new ConnectError(end.message, end.isDenied ? Code.PermissionDenied : Code.Unavailable);
   } finally {
     answers.close();
+    for (const sent of open.values()) clearTimeout(sent[0]?.timer);
     await subscriber.close();
   }
 }

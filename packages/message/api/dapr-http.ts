@@ -6,7 +6,10 @@ import { isCloudEventType } from './cloud-events.ts';
 import type { MessageRuntime, Publication, PublishProblem } from './message-runtime.ts';
 
 const maxBodyBytes = 16 * 1024 * 1024;
-const maxBulkEntries = 10_000;
+/** Of one bulk. */
+export const maxBulkEntries = 10_000;
+/** Of an application's metadata. */
+const maxAttributes = 100;
 const json = 'application/json';
 
 /** Dapr's HTTP API, as far as it is about messages (docs.dapr.io, "Pub/sub API reference", "Health", "Metadata"). */
@@ -83,7 +86,7 @@ export class DaprHttpApi implements LocalService {
   }
 
   setAttribute(key: string, value: string): void {
-    if (this.#attributes.size < 100) this.#attributes.set(key, value);
+    if (this.#attributes.size < maxAttributes || this.#attributes.has(key)) this.#attributes.set(key, value);
   }
 
   #publish(exchange: Exchange, method: string, pubsub: string, topic: string, query: string): void {

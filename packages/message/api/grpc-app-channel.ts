@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { create, fromBinary, type JsonObject, toBinary } from '@bufbuild/protobuf';
 import type { Subscription } from '@mizzen/envoy-api';
 import {
+  type ListTopicSubscriptionsResponse,
   ListTopicSubscriptionsResponseSchema,
   TopicEventResponse_TopicEventResponseStatus as Status,
   TopicEventBulkRequestSchema,
@@ -84,8 +85,12 @@ export class GrpcAppChannel implements AppChannel {
     this.#call(cluster, 'OnBulkTopicEvent', toBinary(TopicEventBulkRequestSchema, request), timeoutMs, (result) => {
       if (result.message === undefined) return all(retry(`gRPC status ${result.status}: ${result.detail}`));
       const outcomes = new Map<string, DeliveryOutcome>(events.map(({ entryId }) => [entryId, retry('the answer has no status for it')]));
-      for (const { entryId, status } of fromBinary(TopicEventBulkResponseSchema, result.message).statuses)
-        if (outcomes.has(entryId)) outcomes.set(entryId, outcomeOf(status));
+      try {
+        for (const { entryId, status } of fromBinary(TopicEventBulkResponseSchema, result.message).statuses)
+          if (outcomes.has(entryId)) outcomes.set(entryId, outcomeOf(status));
+      } catch {
+        return all(retry('the response is not a TopicEventBulkResponse'));
+      }
       done(outcomes);
     });
   }
@@ -101,24 +106,32 @@ export class GrpcAppChannel implements AppChannel {
       if (cluster === undefined) return resolve(undefined);
       this.#call(cluster, 'ListTopicSubscriptions', new Uint8Array(), timeoutMs, (result) => {
         if (result.message === undefined) return resolve(result.status === unimplemented ? [] : undefined);
+        const declared = listedIn(result.message);
         resolve(
-          fromBinary(ListTopicSubscriptionsResponseSchema, result.message).subscriptions.map(
-            ({ pubsubName, topic, metadata, routes, deadLetterTopic, bulkSubscribe }) => ({
-              pubsubname: pubsubName,
-              topic,
-              // Without a route there still is a handler: its path is empty.
-              ...routing(routes?.rules ?? [], routes?.default || emptyPath),
-              deadLetterTopic,
-              bulk: bulkSubscribe?.enabled
-                ? { maxMessagesCount: bulkSubscribe.maxMessagesCount || 100, maxAwaitDurationMs: bulkSubscribe.maxAwaitDurationMs || 1_000 }
-                : undefined,
-              metadata,
-              type: 'PROGRAMMATIC' as const,
-            }),
-          ),
+          declared?.subscriptions.map(({ pubsubName, topic, metadata, routes, deadLetterTopic, bulkSubscribe }) => ({
+            pubsubname: pubsubName,
+            topic,
+            // Without a route there still is a handler: its path is empty.
+            ...routing(routes?.rules ?? [], routes?.default || emptyPath),
+            deadLetterTopic,
+            bulk: bulkSubscribe?.enabled
+              ? { maxMessagesCount: bulkSubscribe.maxMessagesCount || 100, maxAwaitDurationMs: bulkSubscribe.maxAwaitDurationMs || 1_000 }
+              : undefined,
+            metadata,
+            type: 'PROGRAMMATIC' as const,
+          })),
         );
       });
     });
+  }
+}
+
+/** undefined: it cannot be read. */
+function listedIn(message: Uint8Array): ListTopicSubscriptionsResponse | undefined {
+  try {
+    return fromBinary(ListTopicSubscriptionsResponseSchema, message);
+  } catch {
+    return undefined;
   }
 }
 

@@ -82,14 +82,21 @@ const lagEveryMs = 5_000;
 export const maxDrainMs = 10_000;
 export const publisherHeader = 'x-mizzen-publisher';
 const maxTopicLength = 200;
+/** Before a step that has thrown here is tried again. */
+const failedPauseMs = 1_000;
+const internalError = 'internal error';
 /** Of a partition key. */
 export const maxKeyBytes = 4 * 1024;
 /** Of the headers that travel with a message, as JSON. */
 export const maxHeaderBytes = 64 * 1024;
+/** What a dead letter has in addition: who published it, the reason, and the topics it has been on. */
+const maxDeadLetterBytes = 16 * 1024;
 /** Headers of fewer characters are not measured. */
 const usualHeaderChars = 1_000;
 /** Of a message's body in its envelope. */
-export const maxMessageBytes = maxRecordBytes - maxKeyBytes - maxHeaderBytes - 1024;
+export const maxMessageBytes = maxRecordBytes - maxKeyBytes - maxHeaderBytes - maxDeadLetterBytes;
+/** Why a message became a dead letter, in its header. */
+const maxReasonChars = 500;
 
 /** The message mesh in one sidecar: components, what the application publishes, and what it has subscribed to. */
 export class MessageRuntime {
@@ -261,11 +268,13 @@ export class MessageRuntime {
       publishing.unexpected(error);
       return messages.map(() => messageOf(error));
     };
-    publishing.start(() =>
-      opened.driver
-        .then((driver) => driver.publish(topic, messages))
-        .catch(failed)
-        .then(finish),
+    publishing.start(
+      () =>
+        opened.driver
+          .then((driver) => driver.publish(topic, messages))
+          .catch(failed)
+          .then(finish),
+      () => finish(messages.map(() => internalError)),
     );
   }
 
@@ -343,13 +352,20 @@ export class MessageRuntime {
     const current = this.#subscribers.get(name);
     if (current === undefined || this.#isClosed) return;
     this.#subscribers.delete(name);
-    publishing.start(() => current.subscriber.close(0));
+    closeSoon(current.subscriber);
     const { pubsubname, topic } = current.subscriber.subscription;
     this.#options.metrics.published(pubsubname, topic, 'subscription_refused', 1);
     const inMs = this.#refusals.nextMs();
     this.#options.logger.error(`there is no subscription to ${name}: ${reason}. It is tried again in ${(inMs / 1000).toFixed(1)} s.`);
     clearTimeout(this.#retry);
-    this.#retry = publishing.after(inMs, () => this.#updateSoon()).unref();
+    this.#retry = this.#updateAfter(inMs);
+  }
+
+  #updateAfter(delayMs: number): NodeJS.Timeout {
+    const again = () => {
+      if (!this.#isClosed) this.#retry = this.#updateAfter(failedPauseMs);
+    };
+    return publishing.after(delayMs, () => this.#updateSoon(), again).unref();
   }
 
   /** Streams whose access or Component has changed end with a status that says which. */
@@ -412,7 +428,7 @@ export class MessageRuntime {
     try {
       return new Subscriber({
         subscription: loops ? { ...subscription, deadLetterTopic: '' } : subscription,
-        group: subscription.metadata['consumerID'] ?? this.appId,
+        group: subscription.metadata['consumerID'] || this.appId,
         driver: await opened.driver,
         channel,
         canaries: this.#canariesOf(subscription),
@@ -435,7 +451,7 @@ export class MessageRuntime {
               ...delivery.headers,
               [publisherHeader]: this.#options.identity,
               'x-mizzen-original-publisher': delivery.headers[publisherHeader] ?? '',
-              'x-mizzen-dead-letter-reason': reason,
+              'x-mizzen-dead-letter-reason': reason.slice(0, maxReasonChars),
               'x-mizzen-dead-letter-topic': topic,
               ...nextTrail(delivery.headers, topic),
             },
@@ -443,11 +459,13 @@ export class MessageRuntime {
             delayMs: 0,
             ttlMs: 0,
           };
-          publishing.start(() =>
-            opened.driver
-              .then((driver) => driver.publish(subscription.deadLetterTopic, [message]))
-              .catch((error: unknown) => [messageOf(error)])
-              .then(([problem]) => done(problem)),
+          publishing.start(
+            () =>
+              opened.driver
+                .then((driver) => driver.publish(subscription.deadLetterTopic, [message]))
+                .catch((error: unknown) => [messageOf(error)])
+                .then(([problem]) => done(problem)),
+            () => done(internalError),
           );
         },
         onRefused,
@@ -497,6 +515,9 @@ export class MessageRuntime {
     await Promise.all([...this.#components.values()].map(({ driver }) => driver.then((made) => made.close()).catch(() => {})));
   }
 }
+
+/** A subscriber that is refused; what is left of it ends by itself. */
+const closeSoon = (subscriber: Subscriber): void => void subscriber.close(0).catch((error: unknown) => publishing.unexpected(error));
 
 function keyOf({ name, type, metadata, secretNames = {} }: PubSubComponent, appId: string): string {
   return JSON.stringify([name, type, metadata, Object.keys(secretNames), appId]);

@@ -32,6 +32,8 @@ const defaultTimeoutMs = 60_000;
 const defaultMaxInFlight = 100;
 const firstPauseMs = 100;
 const longestPauseMs = 30_000;
+/** Before a step that has thrown here is tried again. */
+const failedPauseMs = 1_000;
 /** A message that comes while this replica closes is given to another one after so long. */
 const drainPauseMs = 200;
 const reportEveryMs = 10_000;
@@ -332,8 +334,11 @@ export class Subscriber {
       this.#timers.delete(timer);
       then();
     };
-    // A message whose step has failed is not forgotten.
-    const timer = waiting.after(ms, due, () => this.#later(longestPauseMs, then));
+    const again = () => {
+      this.#timers.delete(timer);
+      if (!this.#isDraining) this.#later(failedPauseMs, then);
+    };
+    const timer = waiting.after(ms, due, again);
     this.#timers.add(timer);
   }
 

@@ -30,6 +30,8 @@ export interface BrokerSettings {
   readonly maxTopicsOfComponent?: number;
   /** Topics of earlier versions, which belong to no Component yet, are kept whatever their age. */
   readonly keepsUnadopted?: boolean;
+  /** How often old messages are dropped; 30 s. */
+  readonly retentionEveryMs?: number;
 }
 
 /** Who uses a group. */
@@ -48,7 +50,7 @@ export interface TopicStats {
   readonly groups: readonly { readonly group: string; readonly lag: number; readonly members: number; readonly committed: readonly number[] }[];
 }
 
-const retentionEveryMs = 30_000;
+const defaultRetentionEveryMs = 30_000;
 const stickyMs = 10;
 /** A topic that could not be opened is tried again when it is asked for, so long after the last attempt. */
 const reopenAfterMs = 1_000;
@@ -134,7 +136,7 @@ export class Broker {
     this.#lock = new HomeLock(settings.folder);
     this.#offsets = new OffsetStore(settings.folder, (problem) => logger.error(problem));
     this.#openAll();
-    this.#retention = boundary.every(retentionEveryMs, () => this.#enforceRetention()).unref();
+    this.#retention = boundary.every(settings.retentionEveryMs ?? defaultRetentionEveryMs, () => this.#enforceRetention()).unref();
   }
 
   #openAll(): void {

@@ -15,6 +15,7 @@ import {
   type SubscriptionRequest,
   ttlHeader,
 } from './driver.ts';
+import { parseHeaders } from './message-headers.ts';
 
 const boundary = errorBoundary('driver.embedded');
 
@@ -336,7 +337,7 @@ export class EmbeddedDriver implements BrokerDriver {
       frames?.send(new FrameBuilder(frameKind.settle, 4 + 2 + 8 + 8).u32(id).u16(partition).f64(offset).f64(delayMs).done());
     };
     try {
-      const headers = headersOf(text);
+      const headers = parseHeaders(text);
       if (isExpired(headers, Date.now())) return settle(-1);
       subscribed.deliver({
         id: `${partition}-${offset}`,
@@ -378,11 +379,4 @@ export class EmbeddedDriver implements BrokerDriver {
       done(this.#problem ?? `the broker has not confirmed within ${publishTimeoutMs} ms`);
     }
   }
-}
-
-/** Headers as they were published: an object of strings. What is not a string is left out. */
-function headersOf(text: string): Record<string, string> {
-  const value = JSON.parse(text) as unknown;
-  if (typeof value !== 'object' || value === null) return {};
-  return Object.fromEntries(Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'));
 }

@@ -1,7 +1,9 @@
-import { errorBoundary } from '@mizzen/common';
+import { errorBoundary, maxTimerMs } from '@mizzen/common';
 
 const boundary = errorBoundary('driver.held-message');
-const failedPauseMs = 5_000;
+/** Before a message whose step has thrown is tried again. */
+export const failedPauseMs = 1_000;
+
 /** Timers of messages that wait on this side of a broker, which all end with their subscription. */
 export class HeldMessages {
   readonly #timers: Set<NodeJS.Timeout>;
@@ -15,13 +17,18 @@ export class HeldMessages {
   /** Calls `then` after so long, unless this is closed first. */
   hold(ms: number, then: () => void): void {
     if (this.#isClosed) return;
-    if (ms <= 0) return then();
+    if (!(ms > 0)) return then();
     const due = () => {
       this.#timers.delete(timer);
-      then();
+      // A timer waits for 24.8 days at most.
+      if (ms > maxTimerMs) this.hold(ms - maxTimerMs, then);
+      else then();
     };
-    // A message whose step has failed is not forgotten.
-    const timer = boundary.after(Math.min(ms, 2_147_483_647), due, () => this.hold(failedPauseMs, then));
+    const again = () => {
+      this.#timers.delete(timer);
+      this.hold(failedPauseMs, then);
+    };
+    const timer = boundary.after(ms, due, again);
     this.#timers.add(timer);
   }
 

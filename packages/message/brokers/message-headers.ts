@@ -14,6 +14,17 @@ export function wireHeaders(message: OutgoingMessage, now: number): Record<strin
   };
 }
 
+/** Headers as a JSON object of strings. Members that are not strings, and text that is not such an object, are left out: other programs write to brokers too. */
+export function parseHeaders(text: string): Record<string, string> {
+  try {
+    const value = JSON.parse(text) as unknown;
+    if (typeof value !== 'object' || value === null) return {};
+    return Object.fromEntries(Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'));
+  } catch {
+    return {};
+  }
+}
+
 export interface ReceivedHeaders {
   readonly headers: Readonly<Record<string, string>>;
   readonly key: string;
@@ -24,13 +35,18 @@ export interface ReceivedHeaders {
 
 export function readWireHeaders(wire: Readonly<Record<string, string>>, now: number): ReceivedHeaders {
   const expires = wire[ttlHeader];
-  const deliverAtMs = Number(wire[deliverAtHeader] ?? 0);
+  const deliverAtMs = numberOf(wire[deliverAtHeader], 0);
   return {
     headers: Object.fromEntries(Object.entries(wire).filter(([name]) => !own.includes(name))),
     key: wire[keyHeader] ?? '',
-    publishedAtMs: Number(wire[publishedAtHeader] ?? now),
+    publishedAtMs: numberOf(wire[publishedAtHeader], now),
     deliverAtMs,
     // When its time has come, not now: it may be held until then.
     isExpired: expires !== undefined && Number(expires) <= Math.max(now, deliverAtMs),
   };
+}
+
+function numberOf(text: string | undefined, otherwise: number): number {
+  const value = Number(text ?? otherwise);
+  return Number.isFinite(value) ? value : otherwise;
 }

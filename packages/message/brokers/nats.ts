@@ -1,4 +1,4 @@
-import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
+import { Backoff, errorBoundary, type Logger, messageOf, verifyServerCertificate, vetLibraryClients } from '@mizzen/common';
 import {
   AckPolicy,
   type Consumer,
@@ -14,12 +14,11 @@ import {
 import { connect, type NatsConnection, headers as newHeaders } from '@nats-io/transport-node';
 import type { BrokerDriver, BrokerSubscription, Delivery, OutgoingMessage, SubscriptionRequest } from './driver.ts';
 import { publishTimeoutMs } from './driver.ts';
+import { failedPauseMs } from './held-messages.ts';
 import { readWireHeaders, wireHeaders } from './message-headers.ts';
 import { within } from './within.ts';
 
 const boundary = errorBoundary('driver.nats');
-/** Before a message comes again that has thrown here. */
-const failedPauseMs = 5_000;
 
 export interface NatsDriverOptions {
   /** nats://host:port, or several with commas. */
@@ -49,6 +48,7 @@ export class NatsDriver implements BrokerDriver {
     this.#abort = new AbortController();
     this.#connecting = undefined;
     this.#problem = 'not connected yet';
+    vetLibraryClients();
     this.#connected().catch(() => {});
   }
 
@@ -92,6 +92,8 @@ export class NatsDriver implements BrokerDriver {
       while (!isClosed) {
         try {
           const opened = messages ?? (await open());
+          // It may have been closed meanwhile.
+          if (isClosed) opened.stop();
           backoff.reset();
           // A message that cannot be handled comes again later; those behind it go on.
           for await (const message of opened) boundary.run(() => this.#take(message, working, deliver)) || boundary.run(() => message.nak(failedPauseMs));
@@ -115,7 +117,7 @@ export class NatsDriver implements BrokerDriver {
   }
 
   async lag(topic: string, group: string): Promise<number | undefined> {
-    const { manager } = await this.#connected();
+    const { manager } = await within(this.#connected(), publishTimeoutMs);
     const info = await manager.consumers.info(this.#options.stream, durableName(topic, group));
     return info.num_pending + info.num_ack_pending;
   }
@@ -129,7 +131,7 @@ export class NatsDriver implements BrokerDriver {
   #take(message: JsMsg, timers: Set<NodeJS.Timeout>, deliver: (message: Delivery) => void): void {
     const now = Date.now();
     const wire: Record<string, string> = {};
-    for (const [name, values] of message.headers ?? []) wire[name.toLowerCase()] = decodeURI(values[0] ?? '');
+    for (const [name, values] of message.headers ?? []) wire[name.toLowerCase()] = decoded(values[0] ?? '');
     const { headers, key, publishedAtMs, deliverAtMs, isExpired } = readWireHeaders(wire, now);
     if (isExpired) return message.ack();
     if (deliverAtMs > now) return message.nak(deliverAtMs - now);
@@ -163,6 +165,7 @@ export class NatsDriver implements BrokerDriver {
       await manager.consumers.info(stream, name);
       await manager.consumers.update(stream, name, { max_ack_pending: Math.max(maxInFlight, 1) });
     } catch {
+      await this.#ensureStream(manager);
       await manager.consumers.add(stream, {
         durable_name: name,
         filter_subject: this.#subject(topic),
@@ -186,7 +189,7 @@ export class NatsDriver implements BrokerDriver {
   }
 
   async #connect(): Promise<{ nc: NatsConnection; js: JetStreamClient; manager: JetStreamManager }> {
-    const { url, stream, token, user, password, logger, hide = String } = this.#options;
+    const { url, token, user, password, logger, hide = String } = this.#options;
     const backoff = new Backoff(50, 2_000);
     for (;;) {
       if (this.#abort.signal.aborted) throw new Error('the driver is closed');
@@ -197,20 +200,24 @@ export class NatsDriver implements BrokerDriver {
           reconnectTimeWait: 200,
           timeout: 3_000,
           name: 'mizzen',
+          // With `tls` the client refuses a server that offers none, before it has sent any credentials.
+          ...(/^(?:tls|nats\+tls|wss):/i.test(url) ? { tls: tlsOptions } : {}),
           ...(token === undefined ? {} : { token }),
           ...(user === undefined ? {} : { user }),
           ...(password === undefined ? {} : { pass: password }),
         });
-        const js = jetstream(nc, { timeout: 5_000 });
-        const manager = await jetstreamManager(nc, { timeout: 5_000 });
         try {
-          await manager.streams.info(stream);
-        } catch {
-          await manager.streams.add({ name: stream, subjects: [`${stream}.>`], storage: StorageType.File });
+          const js = jetstream(nc, { timeout: 5_000 });
+          const manager = await jetstreamManager(nc, { timeout: 5_000 });
+          await this.#ensureStream(manager);
+          this.#problem = undefined;
+          this.#watchSoon(nc, manager);
+          return { nc, js, manager };
+        } catch (error) {
+          // Another connection is made for the next attempt.
+          await nc.close().catch(() => {});
+          throw error;
         }
-        this.#problem = undefined;
-        boundary.start(() => this.#watch(nc));
-        return { nc, js, manager };
       } catch (error) {
         const problem = hide(`NATS at ${url} cannot be used: ${messageOf(error)}`);
         if (this.#problem !== problem) logger.warn(problem);
@@ -220,18 +227,62 @@ export class NatsDriver implements BrokerDriver {
     }
   }
 
-  async #watch(nc: NatsConnection): Promise<void> {
+  /** Follows the state of the connection; after an exception it begins again. */
+  #watchSoon(nc: NatsConnection, manager: JetStreamManager): void {
+    boundary.start(
+      () => this.#watch(nc, manager),
+      () => boundary.after(failedPauseMs, () => nc.isClosed() || this.#watchSoon(nc, manager)),
+    );
+  }
+
+  /** A server that came back without its data has no stream. */
+  async #ensureStream(manager: JetStreamManager): Promise<void> {
+    const { stream } = this.#options;
+    try {
+      await manager.streams.info(stream);
+    } catch {
+      await manager.streams.add({ name: stream, subjects: [`${stream}.>`], storage: StorageType.File });
+    }
+  }
+
+  async #watch(nc: NatsConnection, manager: JetStreamManager): Promise<void> {
     for await (const status of nc.status()) {
       if (status.type === 'disconnect') {
         const { url, hide = String } = this.#options;
         this.#problem = hide(`NATS at ${url} is away`);
         this.#options.logger.warn(`${this.#problem}. Trying again.`);
-      } else if (status.type === 'reconnect') this.#problem = undefined;
+      } else if (status.type === 'reconnect') {
+        this.#problem = undefined;
+        await this.#ensureStream(manager).catch(() => {});
+      }
     }
   }
 }
 
-/** Names of consumers have no dots, spaces, slashes or wildcards. */
-function durableName(topic: string, group: string): string {
-  return `${group}__${topic}`.replace(/[^\w-]/g, (character) => `=${character.charCodeAt(0).toString(16)}`);
+/** Given to Node.js' `tls.connect` as it is. */
+const tlsOptions = { handshakeFirst: false, checkServerIdentity: verifyServerCertificate };
+
+/** A header as it was published. Other programs may have written one that is not encoded. */
+function decoded(value: string): string {
+  try {
+    return decodeURI(value);
+  } catch {
+    return value;
+  }
+}
+
+/**
+ * Names of consumers have no dots, spaces, slashes or wildcards. No two pairs of topic and group have the same name: it is their consumer's, and with it their messages.
+ */
+export function durableName(topic: string, group: string): string {
+  return `${durablePart(group)}__${durablePart(topic)}`;
+}
+
+/** Underscores are encoded where the two that separate group and topic could not be told from them. */
+function durablePart(text: string): string {
+  const isClear = !text.includes('__') && !text.startsWith('_') && !text.endsWith('_');
+  return text.replace(isClear ? /[^\w-]/g : /[^A-Za-z0-9-]/g, (character) => {
+    const code = character.charCodeAt(0);
+    return code > 0xff ? `=u${code.toString(16).padStart(4, '0')}` : `=${code.toString(16).padStart(2, '0')}`;
+  });
 }

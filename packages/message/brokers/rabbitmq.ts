@@ -1,14 +1,12 @@
 import { randomUUID } from 'node:crypto';
-import { Backoff, errorBoundary, type Logger, messageOf } from '@mizzen/common';
-import { type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect, type Message } from 'amqplib';
+import { Backoff, errorBoundary, type Logger, messageOf, verifyServerCertificate, vetLibraryClients } from '@mizzen/common';
+import { type Channel, type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect, type Message } from 'amqplib';
 import { type BrokerDriver, type BrokerSubscription, type Delivery, type OutgoingMessage, publishTimeoutMs, type SubscriptionRequest } from './driver.ts';
-import { HeldMessages } from './held-messages.ts';
+import { failedPauseMs, HeldMessages } from './held-messages.ts';
 import { readWireHeaders, wireHeaders } from './message-headers.ts';
 import { within } from './within.ts';
 
 const boundary = errorBoundary('driver.rabbitmq');
-/** Before a message comes again that has thrown here. */
-const failedPauseMs = 5_000;
 
 export interface RabbitDriverOptions {
   /** amqp://user:password@host:port/vhost */
@@ -32,6 +30,9 @@ export class RabbitDriver implements BrokerDriver {
   /** Ids of messages that went to no queue and are not confirmed yet. */
   readonly #returned: Set<string>;
   #connectedAt: number;
+  /** The connection in use; undefined: there is none. */
+  #current: { readonly model: ChannelModel; readonly channel: ConfirmChannel } | undefined;
+  readonly #reopening: Set<() => Promise<void>>;
   #connecting: Promise<{ readonly model: ChannelModel; readonly channel: ConfirmChannel }> | undefined;
   #problem: string | undefined;
   #isClosed: boolean;
@@ -44,9 +45,12 @@ export class RabbitDriver implements BrokerDriver {
     this.#routed = new Set();
     this.#returned = new Set();
     this.#connectedAt = 0;
+    this.#current = undefined;
+    this.#reopening = new Set();
     this.#connecting = undefined;
     this.#problem = 'not connected yet';
     this.#isClosed = false;
+    vetLibraryClients();
     this.#connected().catch(() => {});
   }
 
@@ -98,14 +102,22 @@ export class RabbitDriver implements BrokerDriver {
     const held = new HeldMessages();
     const attempts = new Map<string, number>();
     let isClosed = false;
-    let current: { close(): Promise<void> } | undefined;
+    let current: Channel | undefined;
     const open = async (): Promise<void> => {
       if (isClosed) return;
       const { model } = await this.#connected();
-      await within(openOn(model), stepMs);
+      const opening = openOn(model);
+      try {
+        await within(opening, stepMs);
+      } catch (error) {
+        // What opens after all would take messages that go nowhere.
+        opening.then((channel) => channel.close()).catch(() => {});
+        throw error;
+      }
     };
-    const openOn = async (model: ChannelModel): Promise<void> => {
-      const channel = boundary.own(await model.createChannel());
+    const openOn = async (model: ChannelModel) => {
+      // An error of ours ends the channel, and the messages that it held are delivered again.
+      const channel: Channel = boundary.own(await model.createChannel(), () => closeSoon(channel));
       await channel.assertExchange(exchangeOf(topic), 'fanout', { durable: true });
       const queue = queueOf(topic, group);
       await channel.assertQueue(queue, { durable: true });
@@ -114,14 +126,18 @@ export class RabbitDriver implements BrokerDriver {
       let isOpen = true;
       channel.on('close', () => {
         isOpen = false;
+        // The channel alone: RabbitMQ closes it for an error, and when its queue is deleted. With its connection, `#lost` opens it.
+        if (current === channel) this.#openAgain(open);
       });
       await channel.consume(queue, (message) => {
-        if (message === null) return;
+        if (message === null) return closeSoon(channel);
         // A message that cannot be handled comes again later; those behind it go on.
         const again = () => held.hold(failedPauseMs, () => isOpen && channel.nack(message, false, true));
         boundary.run(() => this.#take(message, channel, () => isOpen, held, attempts, deliver)) || boundary.run(again);
       });
-      current = { close: () => channel.close() };
+      current = channel;
+      if (isClosed) closeSoon(channel);
+      return channel;
     };
     await open();
     this.#subscriptions.add(open);
@@ -130,14 +146,16 @@ export class RabbitDriver implements BrokerDriver {
         isClosed = true;
         held.close();
         this.#subscriptions.delete(open);
-        await within(current?.close() ?? Promise.resolve(), stepMs).catch(() => {});
+        const channel = current;
+        current = undefined;
+        await within(channel?.close() ?? Promise.resolve(), stepMs).catch(() => {});
       },
     };
   }
 
   async lag(topic: string, group: string): Promise<number | undefined> {
-    const { model } = await this.#connected();
-    const channel = boundary.own(await model.createChannel());
+    const { model } = await within(this.#connected(), stepMs);
+    const channel: Channel = boundary.own(await within(model.createChannel(), stepMs), () => closeSoon(channel));
     try {
       // What consumers have and have not settled is not counted: RabbitMQ tells it by its management API only.
       return (await channel.checkQueue(queueOf(topic, group))).messageCount;
@@ -188,7 +206,8 @@ export class RabbitDriver implements BrokerDriver {
       if (attempts.size >= maxAttemptsKept) attempts.clear();
       attempts.set(messageId, attempt);
     }
-    held.hold(deliverAtMs - now, () =>
+    held.hold(deliverAtMs - now, () => {
+      if (!isOpen()) return;
       deliver({
         id: `${message.fields.consumerTag}-${message.fields.deliveryTag}`,
         key,
@@ -198,8 +217,8 @@ export class RabbitDriver implements BrokerDriver {
         publishedAtMs,
         ack,
         nack: (delayMs) => held.hold(delayMs, () => settle(() => channel.nack(message, false, true))),
-      }),
-    );
+      });
+    });
   }
 
   async #exchange(channel: ConfirmChannel, topic: string): Promise<void> {
@@ -232,22 +251,26 @@ export class RabbitDriver implements BrokerDriver {
     const shown = hide(url);
     for (;;) {
       if (this.#isClosed) throw new Error('the driver is closed');
-      let model: ChannelModel | undefined;
+      // A server that dies in the middle of a step never ends it.
+      const opening = connect(url, { timeout: stepMs, checkServerIdentity: verifyServerCertificate });
       try {
-        // A server that dies in the middle of a step never ends it.
-        model = boundary.own(await within(connect(url, { timeout: stepMs }), stepMs));
-        const connected = model;
-        const channel = boundary.own(await within(model.createConfirmChannel(), stepMs));
+        const model: ChannelModel = boundary.own(await within(opening, stepMs), () => closeSoon(model));
+        const channel: ConfirmChannel = boundary.own(await within(model.createConfirmChannel(), stepMs), () => closeSoon(model));
         channel.on('return', ({ properties }: Message) => this.#returned.add(String(properties.messageId)));
-        model.on('close', () => this.#lost(shown));
+        // RabbitMQ closes a channel for an error, such as an exchange that was deleted: publishing goes on over a new connection.
+        channel.on('close', () => closeSoon(model));
+        const current = { model, channel };
+        const lost = () => this.#current === current && this.#lost(shown);
+        model.on('close', lost);
+        this.#current = current;
         this.#exchanges.clear();
         this.#returned.clear();
         this.#connectedAt = Date.now();
         this.#problem = undefined;
         this.#backoff.reset();
-        return { model: connected, channel };
+        return current;
       } catch (error) {
-        model?.close().catch(() => {});
+        opening.then(closeSoon).catch(() => {});
         const problem = `RabbitMQ at ${shown} cannot be used: ${hide(messageOf(error))}`;
         if (this.#problem !== problem) logger.warn(problem);
         this.#problem = problem;
@@ -257,21 +280,34 @@ export class RabbitDriver implements BrokerDriver {
   }
 
   #lost(shown: string): void {
+    this.#current = undefined;
     this.#connecting = undefined;
     this.#problem = `RabbitMQ at ${shown} is away`;
     if (this.#isClosed) return;
     this.#options.logger.warn(`${this.#problem}. Trying again.`);
-    const again = async (open: () => Promise<void>): Promise<void> => {
+    for (const open of this.#subscriptions) this.#openAgain(open);
+    this.#connected().catch(() => {});
+  }
+
+  /** Opens a subscription that was lost, also after an exception; one attempt at a time. */
+  #openAgain(open: () => Promise<void>): void {
+    if (this.#reopening.has(open)) return;
+    this.#reopening.add(open);
+    const again = async (): Promise<void> => {
       while (!this.#isClosed && this.#subscriptions.has(open)) {
         try {
-          return await open();
+          await open();
+          break;
         } catch {
           await new Promise((resolve) => setTimeout(resolve, this.#backoff.nextMs()));
         }
       }
+      this.#reopening.delete(open);
     };
-    for (const open of this.#subscriptions) boundary.start(() => again(open));
-    this.#connected().catch(() => {});
+    boundary.start(again, () => {
+      this.#reopening.delete(open);
+      boundary.after(failedPauseMs, () => this.#openAgain(open));
+    });
   }
 }
 
@@ -281,4 +317,9 @@ const bindAgainMs = 30_000;
 /** For one step of setting something up. */
 const stepMs = 5_000;
 const exchangeOf = (topic: string) => `mizzen.${topic}`;
-const queueOf = (topic: string, group: string) => `mizzen.${topic}.${group}`;
+/** The last dot separates topic and group: no two pairs of them share a queue, and with it their messages. */
+export const queueOf = (topic: string, group: string) => `mizzen.${topic}.${group.replace(/[.%]/g, encodeDot)}`;
+const encodeDot = (character: string) => (character === '.' ? '%2E' : '%25');
+
+/** Ends a channel or connection, which may have ended already. What it has not settled is delivered again. */
+const closeSoon = (owner: { close(): Promise<void> }): void => void owner.close().catch(() => {});

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
+import { errorBoundary, type Logger, messageOf, verifyServerCertificate, vetLibraryClients } from '@mizzen/common';
 import { Redis } from 'ioredis';
 import { type BrokerDriver, type BrokerSubscription, type Delivery, type OutgoingMessage, publishTimeoutMs, type SubscriptionRequest } from './driver.ts';
 import { HeldMessages } from './held-messages.ts';
-import { readWireHeaders, wireHeaders } from './message-headers.ts';
+import { parseHeaders, readWireHeaders, wireHeaders } from './message-headers.ts';
 
 const boundary = errorBoundary('driver.redis');
 
@@ -29,24 +29,23 @@ export class RedisDriver implements BrokerDriver {
   readonly #options: RedisDriverOptions;
   readonly #redis: Redis;
   readonly #consumer: string;
-  #problem: string | undefined;
+  /** Why the connection was lost; its state says whether it is. */
+  #reason: string | undefined;
 
   constructor(options: RedisDriverOptions) {
     this.#options = options;
     const { hide = String } = options;
     this.#consumer = randomUUID();
-    this.#problem = 'not connected yet';
+    this.#reason = undefined;
+    vetLibraryClients();
     this.#redis = boundary.own(this.#connect({ commandTimeout: publishTimeoutMs, maxRetriesPerRequest: null }));
     this.#redis.on('ready', () => {
-      this.#problem = undefined;
+      this.#reason = undefined;
     });
     this.#redis.on('error', (error) => {
-      const problem = hide(`Redis at ${options.address} cannot be used: ${error.message}`);
-      if (this.#problem !== problem) options.logger.warn(problem);
-      this.#problem = problem;
-    });
-    this.#redis.on('close', () => {
-      this.#problem ??= hide(`Redis at ${options.address} is away`);
+      const reason = hide(`Redis at ${options.address} cannot be used: ${error.message}`);
+      if (this.#reason !== reason) options.logger.warn(reason);
+      this.#reason = reason;
     });
   }
 
@@ -54,6 +53,7 @@ export class RedisDriver implements BrokerDriver {
     const { address, password } = this.#options;
     return boundary.own(
       new Redis(address.includes('://') ? address : `redis://${address}`, {
+        ...(/^rediss:/i.test(address) ? { tls: { checkServerIdentity: verifyServerCertificate } } : {}),
         retryStrategy: (attempt: number) => Math.min(1_000, 50 * attempt),
         ...(password === undefined ? {} : { password }),
         ...more,
@@ -63,7 +63,9 @@ export class RedisDriver implements BrokerDriver {
   }
 
   problem(): string | undefined {
-    return this.#problem;
+    if (this.#redis.status === 'ready') return undefined;
+    const { address, hide = String } = this.#options;
+    return this.#reason ?? hide(`Redis at ${address} is away`);
   }
 
   async publish(topic: string, messages: readonly OutgoingMessage[]): Promise<readonly (string | undefined)[]> {
@@ -173,7 +175,7 @@ export class RedisDriver implements BrokerDriver {
       }
     };
     const claim = async (): Promise<void> => {
-      if (this.#problem !== undefined) return;
+      if (this.problem() !== undefined) return;
       const now = Date.now();
       // Ours are renewed, so that nobody takes them over; those that nobody renews are taken over.
       const ours = [...inFlight].filter(([, since]) => now - since > claimEveryMs / 2).map(([id]) => id);
@@ -230,7 +232,7 @@ function readFields(fields: readonly Buffer[]): { readonly headers: Record<strin
   for (let i = 0; i + 1 < fields.length; i += 2) {
     const name = fields[i]!.toString();
     if (name === 'body') body = fields[i + 1]!;
-    else if (name === 'headers') headers = JSON.parse(fields[i + 1]!.toString()) as Record<string, string>;
+    else if (name === 'headers') headers = parseHeaders(fields[i + 1]!.toString());
   }
   return { headers, body };
 }
