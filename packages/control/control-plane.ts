@@ -1,6 +1,6 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync } from 'node:fs';
 import { createSecureServer, createServer, type Http2SecureServer, type Http2Server } from 'node:http2';
 import { type AddressInfo, isIPv4 } from 'node:net';
 import { join } from 'node:path';
@@ -8,6 +8,7 @@ import { createRegistry } from '@bufbuild/protobuf';
 import { type ConnectRouter, createContextValues } from '@connectrpc/connect';
 import { findKind, type Resource } from '@mizzen/api';
 import { errorBoundary, internalErrors, type Logger, MizzenError, messageOf, tlsDefaults, unattributedErrors, usableRoots } from '@mizzen/common';
+import { timeProblem } from '@mizzen/common/certificate-time';
 import { ConnectionGuard, maxHandshakeMs } from '@mizzen/common/connection-guard';
 import { FetchPolicy } from '@mizzen/common/fetch-policy';
 import { grpcHandler, grpcServerSettings } from '@mizzen/common/grpc-server';
@@ -48,6 +49,7 @@ import { authorityStatus, type RotationStep, takeStep } from './root-rotation.ts
 
 const serving = errorBoundary('grpc.connection');
 const validating = errorBoundary('control.certificates');
+const checking = errorBoundary('store.check');
 
 /** The control plane: galley, pilot and citadel over one store, in one process. */
 export interface ControlPlaneOptions extends Pick<CitadelOptions, 'issuer' | 'forwarders' | 'tokenSources' | 'bundleRefreshSeconds'> {
@@ -74,6 +76,8 @@ export interface ControlPlaneOptions extends Pick<CitadelOptions, 'issuer' | 'fo
   readonly registrationGraceMs?: number;
   /** The first wait after an ACME server has given no certificate. */
   readonly certificateRetryMs?: number;
+  /** How often the file of the store is compared with the configuration in memory. */
+  readonly storeCheckMs?: number;
   /** Hosts of this machine, or link-local ones, that URLs in configuration may lead to. */
   readonly allowedFetchHosts?: readonly string[];
 }
@@ -111,6 +115,7 @@ const maxAccessSeconds = 10 * 365 * 86_400;
 /** Connections whose certificate has expired in the meantime end. */
 const sweepMs = 30_000;
 const endInvalidMs = 500;
+const defaultStoreCheckMs = 30_000;
 const serverRenewMs = 7 * 86_400_000;
 
 export async function startControlPlane(options: ControlPlaneOptions): Promise<ControlPlane> {
@@ -128,14 +133,15 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     ...{ issuer: options.issuer, forwarders: options.forwarders, tokenSources: options.tokenSources, bundleRefreshSeconds: options.bundleRefreshSeconds },
   });
   const { authority, tokens, trust } = citadel;
-  writePrivateFile(files.rootCertificate, citadel.roots);
+  // A control plane starts on a full disk where nothing has to be written.
+  if (!isContentOf(files.rootCertificate, citadel.roots)) writePrivateFile(files.rootCertificate, citadel.roots);
   let adminToken = readPrivateFile(files.adminToken)?.trim();
   if (!adminToken) {
     adminToken = randomBytes(32).toString('hex');
     writePrivateFile(files.adminToken, `${adminToken}\n`);
   }
 
-  const store = new SqliteStore(files.store);
+  const store = new SqliteStore(files.store, { logger: logger.child('galley') });
   const registry = new ResourceRegistry(store, async (resource, stored) => {
     return refusedBindings(resource) ?? notEnforced(resource) ?? refusedUrl(resource, fetchPolicy) ?? (await unservedTarget(resource, stored));
   });
@@ -227,6 +233,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     store,
     validity,
   });
+  const audit = new AuditLog(files.auditLog, logger.child('galley'));
   const api = new ApiServer({
     registry,
     host,
@@ -235,7 +242,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     authenticator,
     // A forwarder may ask for the identities of others.
     heldRoles: async () => [...(await authenticator.heldRoles()), ...citadel.forwarders()],
-    audit: new AuditLog(files.auditLog, logger.child('galley')),
+    audit,
     socketPath: files.apiSocket,
     onConnection: (socket) => void validity.follow(socket),
     logger: logger.child('galley'),
@@ -249,7 +256,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     meshState: async (path, caller) =>
       path.join('/') === 'ca'
         ? { ...authorityStatus(authority, pilot.proxies()), federation: trust.status(), revoked: citadel.revocations.list(), trustBundle: citadel.roots }
-        : meshState(pilot, refusals, path, caller),
+        : meshState(pilot, () => [...refusalFindings(refusals), ...storeFindings(store)], path, caller),
     meshAction: async (path, body) => {
       if (path.join('/') === 'access') {
         const { user, role, namespaces, seconds, ...others } = body;
@@ -291,18 +298,27 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     },
     warnings: async (resource) => [...notImplementedWarnings(resource), ...corsWarnings(resource), ...(await pendingFindings(pilot, resource))],
   });
+  let serverCertificate = new X509Certificate(certificate.cert);
   const renewServers = async () => {
     const newer = await authority.issueServer(names, serverCertificateSeconds);
     secure.setSecureContext({ cert: newer.cert, key: newer.key, ca: usableRoots(citadel.roots).roots, ...tlsDefaults });
     api.renewCertificate({ ...newer, ca: usableRoots(citadel.roots).roots });
+    serverCertificate = new X509Certificate(newer.cert);
   };
-  const renewal = validating
-    .every(serverRenewMs, () => {
-      renewServers().catch((error: unknown) =>
-        logger.error("the servers' own certificate could not be renewed; it will be tried again", { error: messageOf(error) }),
-      );
-    })
-    .unref();
+  const tryToRenewServers = () => {
+    renewServers().catch((error: unknown) =>
+      logger.error("the servers' own certificate could not be renewed; it will be tried again", { error: messageOf(error) }),
+    );
+  };
+  /** The clock was set: the certificate is of a time that is not yet, or no longer. */
+  const followClock = () => {
+    const options = { whose: 'the certificate of this control plane', clock: 'the clock of this machine', nowMs: Date.now(), toleranceMs: 0 };
+    const problem = timeProblem(serverCertificate, options);
+    if (problem === undefined) return;
+    logger.warn(`${problem}. It is renewed`);
+    tryToRenewServers();
+  };
+  const renewal = validating.every(serverRenewMs, tryToRenewServers).unref();
   authority.onChange(async () => {
     writePrivateFile(files.rootCertificate, citadel.roots);
     await citadel.renewCrl();
@@ -315,10 +331,25 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     ...(options.certificateRetryMs === undefined ? {} : { retryMs: options.certificateRetryMs }),
   });
   await certificates.start();
+  const endpoints = new EndpointsFile(files.endpoints, logger.child('galley'));
   let closing: Promise<void> | undefined;
-  const sweep = validating.every(sweepMs, () => validity.endInvalid()).unref();
+  const sweep = validating
+    .every(sweepMs, () => {
+      validity.endInvalid();
+      followClock();
+    })
+    .unref();
+  const diskCheck = checking
+    .every(options.storeCheckMs ?? defaultStoreCheckMs, () => {
+      store.check();
+      citadel.flushLog();
+      audit.flush();
+      endpoints.flush();
+    })
+    .unref();
   const close = async () => {
     clearInterval(sweep);
+    clearInterval(diskCheck);
     clearInterval(renewal);
     citadel.close();
     certificates.close();
@@ -333,14 +364,47 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     const xdsPort = await listen(secure, options.xdsPort ?? 15012, xdsHost, 'the xDS server', '--xds-port');
     const xdsPlainPort = plain && (await listen(plain, options.xdsPlainPort!, '127.0.0.1', 'the plain xDS server', '--xds-plain-port'));
     const apiPort = await api.listen();
-    writePrivateFile(
-      files.endpoints,
-      `${JSON.stringify({ api: `https://127.0.0.1:${apiPort}`, xds: `${options.xdsHost ?? '127.0.0.1'}:${xdsPort}`, trustDomain, pid: process.pid })}\n`,
-    );
+    endpoints.write({ api: `https://127.0.0.1:${apiPort}`, xds: `${options.xdsHost ?? '127.0.0.1'}:${xdsPort}`, trustDomain, pid: process.pid });
     return { apiPort, xdsPort, xdsPlainPort, pilot, registry, authority, tokens, close: () => (closing ??= close()) };
   } catch (error) {
     await close();
     throw error;
+  }
+}
+
+function isContentOf(path: string, content: string): boolean {
+  try {
+    return readFileSync(path, 'utf8') === content;
+  } catch {
+    return false;
+  }
+}
+
+/** Where commands of this machine find the control plane. A full disk puts it off, and nothing else. */
+class EndpointsFile {
+  readonly #path: string;
+  readonly #logger: Logger;
+  #unwritten: string | undefined;
+
+  constructor(path: string, logger: Logger) {
+    this.#path = path;
+    this.#logger = logger;
+    this.#unwritten = undefined;
+  }
+
+  write(content: object): void {
+    this.#unwritten = `${JSON.stringify(content)}\n`;
+    this.flush();
+  }
+
+  flush(): void {
+    if (this.#unwritten === undefined) return;
+    try {
+      writePrivateFile(this.#path, this.#unwritten);
+      this.#unwritten = undefined;
+    } catch (error) {
+      this.#logger.error('the addresses of this control plane cannot be written: commands may not find it', { path: this.#path, error: messageOf(error) });
+    }
   }
 }
 
@@ -392,12 +456,17 @@ function refusalFindings(refusals: RecentRefusals): Finding[] {
   });
 }
 
+/** A store that refuses writes concerns the whole mesh. */
+function storeFindings(store: SqliteStore): Finding[] {
+  return store.problems().map(({ level, message }) => ({ code: 'MZ0026', level, object: 'ConfigurationStore', path: '', place: '', message: `${message}.` }));
+}
+
 /** Below /mizzen/v1/: `proxies`, `proxies/NAMESPACE/NAME/TYPE`, `findings`. */
-async function meshState(pilot: Pilot, refusals: RecentRefusals, path: readonly string[], caller: Caller): Promise<unknown> {
+async function meshState(pilot: Pilot, otherFindings: () => readonly Finding[], path: readonly string[], caller: Caller): Promise<unknown> {
   if (path[0] === 'proxies' && path.length === 1) return { proxies: pilot.proxies().filter(({ namespace }) => sees(caller, namespace)) };
   if (path[0] === 'findings' && path.length === 1)
     return {
-      findings: [...pilot.findings, ...refusalFindings(refusals)].filter(({ object }) => sees(caller, object.split(' ')[1]?.split('/')[0] ?? '')),
+      findings: [...pilot.findings, ...otherFindings()].filter(({ object }) => sees(caller, object.split(' ')[1]?.split('/')[0] ?? '')),
       // Names of places in the code, none of objects: for every caller, as in the metrics.
       internalErrors: Object.fromEntries(internalErrors()),
       unattributedErrors: unattributedErrors(),

@@ -74,7 +74,9 @@ export function degradations(proxies: readonly ProxyStatus[], findings: readonly
     ...proxies.flatMap((proxy) =>
       Object.entries(proxy.types).flatMap(([type, { error }]) => (error ? [`${proxy.namespace}/${proxy.name} refused its ${type} update`] : [])),
     ),
-    ...findings.filter(({ level }) => level === 'error').map(({ object, code }) => `${object} is not in effect as written [${code}]`),
+    ...findings
+      .filter(({ level }) => level === 'error')
+      .map(({ object, code }) => (code === 'MZ0026' ? `${object} refuses changes [${code}]` : `${object} is not in effect as written [${code}]`)),
   ];
 }
 

@@ -71,7 +71,7 @@ export class Citadel {
     this.#svids = new SvidTokens(directory);
     const logPath = join(directory, 'issued.log');
     this.#log = new IssuanceLog(logPath, logger);
-    this.revocations = new Revocations({ path: join(directory, 'revoked.json'), logPath });
+    this.revocations = new Revocations({ path: join(directory, 'revoked.json'), logPath, unwritten: () => this.#log.unwritten() });
     this.#signer = issuer === undefined ? authority : new CheckedIssuer(issuer);
     this.#forwarders = new Forwarders(options.forwarders ?? []);
     this.trust = new TrustBundles({
@@ -135,7 +135,13 @@ export class Citadel {
     this.#crl = revoked.length === 0 ? undefined : await this.authority.revocationLists(revoked, crlSeconds);
   }
 
+  /** Writes the entries of the issuance log that a full disk has not taken. */
+  flushLog(): void {
+    this.#log.flush();
+  }
+
   close(): void {
+    this.flushLog();
     clearInterval(this.#crlTimer);
     this.trust.close();
     this.workloadTokens.close();

@@ -20,6 +20,8 @@ export interface RevocationsOptions {
   readonly path: string;
   /** The log of what has been issued. */
   readonly logPath: string;
+  /** Entries that the log could not be given yet. */
+  readonly unwritten?: (() => readonly Issuance[]) | undefined;
   readonly now?: () => number;
 }
 
@@ -69,7 +71,7 @@ export class Revocations {
   }
 
   #issued(): Issuance[] {
-    return [`${this.#options.logPath}.1`, this.#options.logPath].flatMap((path) =>
+    const written = [`${this.#options.logPath}.1`, this.#options.logPath].flatMap((path) =>
       existsSync(path)
         ? readFileSync(path, 'utf8')
             .split('\n')
@@ -83,5 +85,6 @@ export class Revocations {
             })
         : [],
     );
+    return [...written, ...(this.#options.unwritten?.() ?? [])];
   }
 }

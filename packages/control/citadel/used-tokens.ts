@@ -21,13 +21,21 @@ export class UsedTokens {
     }
   }
 
-  /** False: it has been used. `endsAt`: seconds since 1970. */
+  /** False: it has been used. `endsAt`: seconds since 1970. Throws MizzenError, with the token still good, when it cannot be remembered. */
   use(id: string, endsAt: number): boolean {
     if (this.#ends.has(id)) return false;
     const now = this.#now() / 1000;
     for (const [other, end] of this.#ends) if (end < now) this.#ends.delete(other);
+    const ends = new Map(this.#ends).set(id, endsAt);
+    try {
+      writePrivateFile(this.#path, JSON.stringify(Object.fromEntries(ends)));
+    } catch (error) {
+      throw new MizzenError(
+        'token-not-remembered',
+        `the control plane cannot remember that the token is used (${messageOf(error)}), and so does not accept it. Make space on the disk of ${this.#path}; the token stays good`,
+      );
+    }
     this.#ends.set(id, endsAt);
-    writePrivateFile(this.#path, JSON.stringify(Object.fromEntries(this.#ends)));
     return true;
   }
 }

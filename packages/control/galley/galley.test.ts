@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, copyFileSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { findKind } from '@mizzen/api';
-import { MizzenError } from '@mizzen/common';
+import { Logger, MizzenError } from '@mizzen/common';
 import { fieldSelector, labelSelector } from './api/selectors.ts';
 import { type Change, RevisionTooOld, StoreConflict } from './config-store.ts';
 import { jsonPatch } from './patch/json-patch.ts';
@@ -13,6 +13,8 @@ import { strategicMergePatch } from './patch/strategic-merge-patch.ts';
 import { ResourceRegistry } from './resource-registry.ts';
 import { SqliteStore } from './sqlite-store.ts';
 
+/** With MIZZEN_DRILL_LONG the store is damaged at more places. */
+const isLong = process.env['MIZZEN_DRILL_LONG'] !== undefined;
 const origin = { source: 'api', name: 'test' } as const;
 const key = (name: string) => ({ group: '', kind: 'ConfigMap', namespace: 'default', name });
 const object = (name: string, extra: object = {}) => ({
@@ -24,7 +26,8 @@ const object = (name: string, extra: object = {}) => ({
 });
 
 async function withStore(use: (store: SqliteStore, path: string) => Promise<void>, options = {}): Promise<void> {
-  const folder = mkdtempSync(join(tmpdir(), 'mizzen-store-'));
+  // In memory where possible: each change waits for the disk.
+  const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'mizzen-store-'));
   const path = join(folder, 'store.sqlite');
   const store = new SqliteStore(path, options);
   try {
@@ -34,6 +37,21 @@ async function withStore(use: (store: SqliteStore, path: string) => Promise<void
     rmSync(folder, { recursive: true, force: true });
   }
 }
+
+const textOf = async (store: SqliteStore) =>
+  (await store.list('', 'ConfigMap')).items.map(({ revision, origin, resource }) => JSON.stringify([revision, origin, resource])).join('\n');
+
+const overwrite = (path: string, at: number, bytes: Buffer) => {
+  const file = openSync(path, 'r+');
+  writeSync(file, bytes, 0, bytes.length, at);
+  closeSync(file);
+};
+const flipBytes = (path: string, at: number) => {
+  const found = readFileSync(path).subarray(at, at + 32);
+  overwrite(path, at, Buffer.from(found.map((byte) => byte ^ 0x5a)));
+};
+const zeroPage = (path: string, at: number) => overwrite(path, at - (at % 4_096), Buffer.alloc(Math.min(4_096, statSync(path).size - (at - (at % 4_096)))));
+const cutOff = (path: string, at: number) => truncateSync(path, at);
 
 describe('the embedded store', () => {
   it('keeps what was acknowledged over a restart, with its revision', () =>
@@ -51,9 +69,10 @@ describe('the embedded store', () => {
       await again.close();
     }));
 
-  it('opens, or is refused with the remedy, wherever its file is damaged', () =>
+  it('opens with what was written, or is refused with the remedy, wherever its file is damaged', () =>
     withStore(async (store, path) => {
       for (let i = 0; i < 100; i++) await store.put(key(`object-${i}`), object(`object-${i}`, { data: { text: 'x'.repeat(200) } }), origin, 'absent');
+      const written = await textOf(store);
       await store.close();
       const whole = readFileSync(path);
       let refused = 0;
@@ -61,8 +80,12 @@ describe('the embedded store', () => {
         for (const beside of ['-wal', '-shm']) rmSync(`${path}${beside}`, { force: true });
         writeFileSync(path, bytes);
         try {
-          await new SqliteStore(path).close();
+          const opened = new SqliteStore(path);
+          const found = await textOf(opened);
+          await opened.close();
+          assert.ok(found === written, what);
         } catch (error) {
+          if (error instanceof assert.AssertionError) throw error;
           assert.ok(error instanceof MizzenError && error.code === 'store-unusable', `${what}: ${String(error)}`);
           assert.match(error.message, /Restore the file from a backup/);
           refused++;
@@ -77,6 +100,48 @@ describe('the embedded store', () => {
       assert.ok(refused > 20, String(refused));
       await attempt(whole, 'whole');
     }));
+
+  it('loses no change that was acknowledged, and refuses none, when its file or journal is damaged while it is open', (test) => {
+    let mended = 0;
+    const logger = new Logger('test', 'error', (line) => (mended += Number(line.includes('written again from memory'))));
+    return withStore(
+      async (store, path) => {
+        const text = 'x'.repeat(500);
+        const put = (name: string) => store.put(key(name), object(name, { data: { text } }), origin, 'absent');
+        for (let i = 0; i < 20; i++) await put(`object-${i}`);
+        const assertKept = async (what: string) => {
+          for (const suffix of ['', '-wal']) if (existsSync(`${path}${suffix}`)) copyFileSync(`${path}${suffix}`, `${path}.copy${suffix}`);
+          const opened = new SqliteStore(`${path}.copy`);
+          assert.ok((await textOf(opened)) === (await textOf(store)), what);
+          await opened.close();
+          for (const suffix of ['', '-wal', '-shm']) rmSync(`${path}.copy${suffix}`, { force: true });
+        };
+        let round = 0;
+        for (const [suffix, end, step] of [
+          ['', 40_000, isLong ? 149 : 3_631],
+          ['-wal', 60_000, isLong ? 397 : 6_661],
+        ] as const)
+          for (const damage of [flipBytes, zeroPage, cutOff])
+            for (let at = 0; at < end; at += step) {
+              const what = `${damage.name} at ${at} of ${path}${suffix}`;
+              // The journal is empty after each check.
+              const fresh = await Promise.all([0, 1, 2].map((i) => put(`fresh-${i}`)));
+              if (at < statSync(`${path}${suffix}`).size) damage(`${path}${suffix}`, at);
+              if (round++ % 2 === 0) store.check();
+              fresh.push(await put('change'));
+              store.check();
+              await assertKept(what);
+              for (const { key: written, revision } of fresh) await store.remove(written, revision);
+            }
+        assert.ok(mended > 20 && mended < round, `${mended} of ${round}`);
+        test.diagnostic(`${round} damages, mended ${mended}, 0 changes refused or lost`);
+        const [problem, ...others] = store.problems();
+        assert.deepEqual([problem?.level, others], ['warning', []]);
+        assert.ok(problem?.message.includes(`The damaged file is ${path}.damaged`), problem?.message);
+      },
+      { logger },
+    );
+  });
 
   it('writes only over the revision that the writer has seen', () =>
     withStore(async (store) => {

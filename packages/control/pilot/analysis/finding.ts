@@ -35,7 +35,8 @@ export interface Finding {
     | 'MZ0022'
     | 'MZ0023'
     | 'MZ0024'
-    | 'MZ0025';
+    | 'MZ0025'
+    | 'MZ0026';
   readonly level: 'error' | 'warning' | 'info';
   /** `VirtualService default/reviews`. */
   readonly object: string;
