@@ -7,6 +7,8 @@ export interface WireFault {
   readonly forward?: ((client: net.Socket, chunk: Buffer) => void) | undefined;
   /** At once to an open connection, and to a new one instead of connecting it to the server; undefined: connects it. */
   readonly disturb?: ((client: net.Socket) => void) | undefined;
+  /** New connections reach this port instead of the server's. */
+  readonly insteadPort?: number | undefined;
 }
 
 const alert = Buffer.from([21, 3, 3, 0, 2, 2, 40]);
@@ -45,9 +47,9 @@ export class FaultyWire {
     this.#server = net.createServer({ noDelay: true }, (client) => {
       this.accepted++;
       this.#own(client);
-      if (this.#fault?.disturb !== undefined) return this.#fault.disturb(client.resume());
+      if (this.#fault?.disturb !== undefined && this.#fault.insteadPort === undefined) return this.#fault.disturb(client.resume());
       this.#clients.add(client);
-      const server = net.connect({ port: target, host: '127.0.0.1', noDelay: true });
+      const server = net.connect({ port: this.#fault?.insteadPort ?? target, host: '127.0.0.1', noDelay: true });
       this.#own(server);
       client.pipe(server);
       server.on('data', (chunk: Buffer) => {

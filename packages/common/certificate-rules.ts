@@ -90,6 +90,8 @@ export function vetServer<T extends TLSSocket>(socket: T): T {
   const leaf = () => (certificate ??= read());
   socket.getPeerX509Certificate = leaf;
   socket.getPeerCertificate = (() => vettedPeer(leaf())) as TLSSocket['getPeerCertificate'];
+  // Read before Node.js verifies it: a socket that was refused has none, and the certificate is to be named.
+  socket.prependOnceListener('secure', boundary.wrap(leaf));
   return socket;
 }
 

@@ -4,6 +4,23 @@ import { formatDurationMs } from './duration.ts';
 /** Clocks of the mesh may differ by so much. */
 export const clockToleranceMs = 60_000;
 
+/**
+ * The mesh's certificates are valid from an hour before they are issued, and a minute more: a verifier whose clock is an hour behind the authority's accepts
+ * them. A short-lived one is valid from as long before as it lives.
+ */
+export const backdateMs = 3_660_000;
+
+/** From when a certificate is valid that is issued now. */
+export function validFromMs(nowMs: number, lifeMs: number): number {
+  return nowMs - Math.max(clockToleranceMs, Math.min(backdateMs, lifeMs));
+}
+
+/** When a certificate of the mesh was issued, by its dates. */
+export function issuedAtMs({ validFrom, validTo }: Pick<X509Certificate, 'validFrom' | 'validTo'>): number {
+  const [from, to] = [Date.parse(validFrom), Date.parse(validTo)];
+  return from + Math.max(clockToleranceMs, Math.min(backdateMs, (to - from) / 2));
+}
+
 export interface CertificateTimeOptions {
   /** `the certificate of spiffe://...`. */
   readonly whose: string;

@@ -2,6 +2,7 @@ import 'reflect-metadata';
 import { createPrivateKey, type KeyObject, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
 import { join } from 'node:path';
 import { authorityProblem, intermediateProblem, MizzenError, messageOf, pemCertificates } from '@mizzen/common';
+import { backdateMs } from '@mizzen/common/certificate-time';
 import * as x509 from '@peculiar/x509';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 
@@ -31,8 +32,6 @@ export interface Generation {
 
 const ownAlgorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
 const dayMs = 86_400_000;
-/** Certificates are valid from a minute before they are made, for clocks that are a little behind. */
-export const clockSkewMs = 60_000;
 
 /** Istio's `cacerts` layout: an operator's own authority is used by putting its files there. */
 const filesIn = (directory: string) => ({
@@ -105,7 +104,7 @@ async function makeRoot(files: ReturnType<typeof filesIn>, trustDomain: string, 
   const root = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: serialNumber(),
     name: [{ O: [trustDomain] }, { CN: ['Mizzen root'] }],
-    notBefore: new Date(now - clockSkewMs),
+    notBefore: new Date(now - backdateMs),
     notAfter: new Date(now + 3650 * dayMs),
     keys,
     signingAlgorithm: ownAlgorithm,
@@ -137,7 +136,7 @@ async function makeIntermediate(directory: string, rootPem: string, trustDomain:
     serialNumber: serialNumber(),
     subject: [{ O: [trustDomain] }, { CN: ['Mizzen intermediate'] }],
     issuer: root.subjectName.toJSON(),
-    notBefore: new Date(now - clockSkewMs),
+    notBefore: new Date(now - backdateMs),
     notAfter: new Date(Math.min(now + 1825 * dayMs, root.notAfter.getTime())),
     publicKey: keys.publicKey,
     signingKey: key,

@@ -3,8 +3,9 @@ import { createHash, createPublicKey, type KeyObject, webcrypto, type X509Certif
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { MizzenError, messageOf, pemCertificates } from '@mizzen/common';
+import { backdateMs, validFromMs } from '@mizzen/common/certificate-time';
 import * as x509 from '@peculiar/x509';
-import { clockSkewMs, exportKey, type Generation, openGeneration, parseCertificate, serialNumber } from './ca-generation.ts';
+import { exportKey, type Generation, openGeneration, parseCertificate, serialNumber } from './ca-generation.ts';
 import type { IssuedCertificate, WorkloadSigner } from './certificate-issuer.ts';
 import { LeafTemplate } from './leaf-template.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
@@ -144,7 +145,7 @@ export class CertificateAuthority implements WorkloadSigner {
     const lists = [...this.#generations.values()].map(({ name, intermediate, signing }) =>
       x509.X509CrlGenerator.create({
         issuer: intermediate.subjectName.toJSON(),
-        thisUpdate: new Date(this.#now() - clockSkewMs),
+        thisUpdate: new Date(this.#now() - backdateMs),
         nextUpdate: new Date(this.#now() + seconds * 1000),
         signingKey: signing.key,
         signingAlgorithm: signing.algorithm as Parameters<typeof x509.X509CrlGenerator.create>[0]['signingAlgorithm'],
@@ -225,7 +226,7 @@ export class CertificateAuthority implements WorkloadSigner {
     const leaf = template.make({
       publicKey: csr.publicKey.rawData,
       serial,
-      notBefore: new Date(this.#now() - clockSkewMs),
+      notBefore: new Date(validFromMs(this.#now(), notAfter.getTime() - this.#now())),
       notAfter,
       uri: spiffeUri(identity),
     });
@@ -271,7 +272,7 @@ export class CertificateAuthority implements WorkloadSigner {
       serialNumber: serial,
       subject: commonName ? [{ O: [this.trustDomain] }, { CN: [commonName] }] : [{ O: [this.trustDomain] }],
       issuer: intermediate.subjectName.toJSON(),
-      notBefore: new Date(this.#now() - clockSkewMs),
+      notBefore: new Date(validFromMs(this.#now(), notAfter.getTime() - this.#now())),
       notAfter,
       publicKey: publicKey,
       signingKey: signing.key,

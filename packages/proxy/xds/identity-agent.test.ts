@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { webcrypto } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,6 +9,16 @@ import { Logger, silentLogger } from '@mizzen/common';
 import { ProxyCounters } from '../telemetry/proxy-counters.ts';
 import { SecretStore } from '../tls/secret-store.ts';
 import { IdentityAgent } from './identity-agent.ts';
+
+/** PEM. */
+async function selfSigned(fromMs: number, toMs: number): Promise<string> {
+  await import('reflect-metadata');
+  const { X509CertificateGenerator } = await import('@peculiar/x509');
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
+  const validity = { notBefore: new Date(fromMs), notAfter: new Date(toMs) };
+  return (await X509CertificateGenerator.createSelfSigned({ name: 'CN=web', keys, signingAlgorithm: algorithm, ...validity }, webcrypto)).toString('pem');
+}
 
 describe('the identity agent', () => {
   const folder = mkdtempSync(join(tmpdir(), 'mizzen-identity-'));
@@ -37,6 +48,23 @@ describe('the identity agent', () => {
       assert.match(agent.timeProblem(nowMs) ?? '', whose);
       assert.match(agent.timeProblem(nowMs) ?? '', problem);
     }
+  });
+
+  it('keeps a certificate that is valid when the control plane issues one that is not valid yet', async () => {
+    const issued = [await selfSigned(Date.now() - 60_000, Date.now() + 2_000), await selfSigned(Date.now() + 3_600_000, Date.now() + 7_200_000)];
+    let requests = 0;
+    const reported = Promise.withResolvers<string>();
+    const logger = new Logger('test', 'error', (line) => reported.resolve(line));
+    const agent = new IdentityAgent(config, new SecretStore(silentLogger), new ProxyCounters(), logger);
+    const createCertificate = async () => ({ certChain: [issued[Math.min(requests++, 1)], issued[0]] });
+    agent.client = (() => ({ client: { createCertificate }, headers: {} })) as unknown as typeof agent.client;
+    await agent.start();
+    assert.match(
+      await reported.promise,
+      /the new certificate of this workload is not valid before .* earlier\. Set the clock that is wrong\. The certificate before it stays in use until /,
+    );
+    assert.equal(agent.current()?.pair.cert, issued[0]);
+    agent.close();
   });
 
   it('requests a certificate at once when the control plane is back, whatever pause its failures have earned', async () => {

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import type { DescService } from '@bufbuild/protobuf';
 import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
 import { Backoff, errorBoundary, type Logger, MizzenError, messageOf } from '@mizzen/common';
-import { timeProblem } from '@mizzen/common/certificate-time';
+import { clockToleranceMs, issuedAtMs, timeProblem } from '@mizzen/common/certificate-time';
 import { GrpcConnection, maxMessageBytes } from '@mizzen/common/grpc-client';
 import { IstioCertificateService } from '@mizzen/envoy-api/gen/istio/v1/auth/ca_pb.js';
 import type { ProxyConfig } from '../proxy-config.ts';
@@ -95,7 +95,7 @@ export class IdentityAgent {
     this.#root = withoutBlanks(root);
     this.#secrets.setKeyPair(workloadSecretName, pair);
     this.#logger.info('uses the certificate kept on disk', { until: new Date(this.#expiresAt).toISOString() });
-    const issuedAt = Date.parse(certificate.validFrom);
+    const issuedAt = issuedAtMs(certificate);
     this.#isRestored = this.#renewLater((this.#expiresAt - issuedAt) * renewalShare() - (Date.now() - issuedAt));
     if (this.#isRestored) this.#wake?.();
     this.#restored.resolve();
@@ -205,6 +205,7 @@ export class IdentityAgent {
       try {
         const isRenewal = this.#root !== '';
         const { pair, root } = await this.#request();
+        if (this.#keepsTheOneBefore(pair)) return;
         this.#root = withoutBlanks(root);
         this.#isRevoked = false;
         this.#isObtaining = false;
@@ -242,6 +243,23 @@ export class IdentityAgent {
         this.#wake = undefined;
       }
     }
+  }
+
+  /**
+   * Whether the control plane has issued a certificate that is not valid yet by the clock of this machine, and the one before still is: peers would refuse the new
+   * one. Another is requested in a while.
+   */
+  #keepsTheOneBefore({ cert }: KeyPair): boolean {
+    const leftMs = this.#goodPair() === undefined ? 0 : this.#expiresAt - Date.now();
+    const whose = 'the new certificate of this workload';
+    const problem = timeProblem(new X509Certificate(cert), { whose, clock: 'the clock of this machine', nowMs: Date.now(), toleranceMs: clockToleranceMs });
+    if (leftMs <= 0 || problem === undefined) return false;
+    this.#isObtaining = false;
+    this.#isRestored = false;
+    this.#backoff.reset();
+    this.#logger.error(`${problem}. The certificate before it stays in use until ${new Date(this.#expiresAt).toISOString()}, and another is requested`);
+    this.#renewLater(Math.min(notYetValidMs, leftMs));
+    return true;
   }
 
   /** Whether there is time until then. */
@@ -293,6 +311,8 @@ const revokedSpreadMs = 500;
 
 /** A certificate that has expired on arrival, by the clock of this machine, is requested again after this time. */
 const outOfTimeMs = 15_000;
+/** A certificate that is not valid yet is requested again after this time, while the one before it is valid. */
+const notYetValidMs = 60_000;
 /** Of a certificate's life: when it is renewed. */
 const renewalShare = () => 0.45 + Math.random() * 0.1;
 
