@@ -18,7 +18,7 @@ import type { RequestSpan } from '../telemetry/tracing/tracer.ts';
 import type { EarlierTries } from '../upstream/balancing/host-set.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { ConnectionWaiter, Endpoint } from '../upstream/endpoint.ts';
-import type { UpstreamFailure, UpstreamStream } from '../upstream/upstream-stream.ts';
+import { detailText, type UpstreamFailure, type UpstreamStream } from '../upstream/upstream-stream.ts';
 import type { ConnectionSettings } from './connection-settings.ts';
 import type { Downstream } from './downstream.ts';
 import { applyForwardingHeaders } from './forwarding-headers.ts';
@@ -1000,7 +1000,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
       failure.kind === 'protocol' ? 502 : 503,
       `upstream connect error or disconnect/reset before headers. reset reason: ${isConnect ? 'connection failure' : failure.kind === 'protocol' ? 'protocol error' : 'connection termination'}, ${failure.detail}`,
       flag,
-      details,
+      failure.certificateProblem === undefined ? details : `${details}{${detailText(failure.certificateProblem)}}`,
     );
   }
 

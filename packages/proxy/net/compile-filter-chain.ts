@@ -138,7 +138,7 @@ export function compileFilterChain(
           },
           onError(error, socket) {
             counters.values.tls_handshake_failures_total++;
-            environment.logger.warn('a TLS handshake failed', { listener: listener.name, from: socket.remoteAddress, reason: explainTlsError(error) });
+            environment.logger.warn('a TLS handshake failed', { listener: listener.name, from: socket.remoteAddress, reason: explainTlsError(error, socket) });
           },
         },
         place,

@@ -10,6 +10,7 @@ import type { PeerIdentity } from '../tls/peer-identity.ts';
 import { hash64 } from '../upstream/balancing/hash.ts';
 import type { Cluster } from '../upstream/cluster.ts';
 import type { Endpoint } from '../upstream/endpoint.ts';
+import { detailText } from '../upstream/upstream-stream.ts';
 import { ConnectHandshake } from './connect-handshake.ts';
 import type { ConnectionInfo } from './connection-info.ts';
 import { countAllocatedRead, keepReadBuffer, ReadBuffers } from './read-buffers.ts';
@@ -62,6 +63,8 @@ export class TcpSession implements LoggedStream {
   #handshake: ConnectHandshake | undefined;
   #flags: string;
   #attempts: number;
+  /** What is logged when no attempt succeeds. */
+  #connectDetails: string;
   #failed: Endpoint[];
   readonly #startedAt: number;
   #lastActivity: number;
@@ -96,6 +99,7 @@ export class TcpSession implements LoggedStream {
     this.#handshake = undefined;
     this.#flags = '';
     this.#attempts = 0;
+    this.#connectDetails = 'upstream_connect_failure';
     this.#failed = [];
     this.#startedAt = performance.now();
     this.#lastActivity = coarseNow();
@@ -223,7 +227,7 @@ export class TcpSession implements LoggedStream {
     this.cluster ??= context.findCluster(targets.pick(context.random)?.cluster ?? '');
     const { cluster } = this;
     if (cluster === undefined) return this.close('NC', 'cluster_not_found');
-    if (this.#attempts >= maxConnectAttempts) return this.close('UF,URX', 'upstream_connect_failure');
+    if (this.#attempts >= maxConnectAttempts) return this.close('UF,URX', this.#connectDetails);
     if (cluster.tcpConnections >= cluster.settings.maxConnections) {
       cluster.counters.upstreamCxOverflow++;
       return this.close('UO', 'upstream_overflow');
@@ -264,8 +268,10 @@ export class TcpSession implements LoggedStream {
       },
     });
     this.#upstream = upstream;
-    const failed = () => {
+    const failed = (error?: Error) => {
       if (this.#upstream !== upstream || this.#isClosed) return;
+      const certificateProblem = this.#isJoined ? undefined : endpoint.transport.certificateProblem(error, upstream);
+      if (certificateProblem !== undefined) this.#connectDetails = `upstream_connect_failure{${detailText(certificateProblem)}}`;
       if (this.#isJoined) return this.close('UC', 'upstream_reset');
       clearTimeout(this.#connectTimer);
       cluster.counters.upstreamCxConnectFail++;
@@ -275,7 +281,7 @@ export class TcpSession implements LoggedStream {
       upstream.destroy();
       this.#connect();
     };
-    this.#connectTimer = boundary.after(cluster.settings.connectTimeoutMs, failed, this.#fail);
+    this.#connectTimer = boundary.after(cluster.settings.connectTimeoutMs, () => failed(), this.#fail);
     const ready = () => {
       if (this.settings.tunnelTo === undefined) return this.#join(upstream);
       this.#handshake = new ConnectHandshake(this.settings.tunnelTo);

@@ -1,9 +1,11 @@
 import { X509Certificate } from 'node:crypto';
+import type net from 'node:net';
 import { isIP } from 'node:net';
 import { type ConnectionOptions, createSecureContext, type PeerCertificate, type SecureContext, type TLSSocket } from 'node:tls';
 import { errorBoundary, MizzenError, parseSpiffeId, serverChainProblem } from '@mizzen/common';
 import type { UpstreamTlsContext } from '@mizzen/envoy-api/gen/envoy/extensions/transport_sockets/tls/v3/tls_pb.js';
 import type { Content } from '../upstream/transport.ts';
+import { certificateTimeProblem } from './explain-tls-error.ts';
 import { isRevoked, leafCrls } from './leaf-crl.ts';
 import { alternativeNames } from './peer-identity.ts';
 import { PeerRequirements } from './peer-requirements.ts';
@@ -136,6 +138,18 @@ export class ClientTls {
     };
     socket.on('session', boundary.wrap(remember));
     socket.once('error', () => this.#sessions.delete(key));
+  }
+
+  /** Why a new connection has failed, where a certificate out of its time is the reason: the server's, or the one of this side, which a server refuses by closing. */
+  certificateProblem(error: Error | undefined, socket: net.Socket): string | undefined {
+    const { code } = (error ?? {}) as NodeJS.ErrnoException;
+    if (code === 'CERT_HAS_EXPIRED' || code === 'CERT_NOT_YET_VALID') {
+      const shown = (socket as TLSSocket).getPeerX509Certificate();
+      const problem = shown && certificateTimeProblem(shown);
+      return problem ?? `a certificate of the server's chain ${code === 'CERT_HAS_EXPIRED' ? 'has expired' : 'is not valid yet'}`;
+    }
+    const [own] = this.#sources.hasSdsKeyPair ? this.#sources.keyPairs() : [];
+    return own && certificateTimeProblem(new X509Certificate(own.cert));
   }
 
   /** Whether the server, whose chain the roots have verified, is one of those expected. Returns the problem, or undefined. */

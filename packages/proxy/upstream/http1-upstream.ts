@@ -101,7 +101,8 @@ export class Http1Upstream implements BodySink, UpstreamStream {
       if (this.#announcesTunnel) this.#receiver?.onTunnel(undefined);
       this.#release();
     };
-    const failed = (error: Error) => this.#fail(this.#isReady ? 'reset' : 'connect', error.message || ((error as NodeJS.ErrnoException).code ?? 'failed'));
+    const failed = (error: Error) =>
+      this.#fail(this.#isReady ? 'reset' : 'connect', error.message || ((error as NodeJS.ErrnoException).code ?? 'failed'), error);
     // The last event of a socket: were it lost, its request would wait for ever.
     const closed = () => this.#fail(this.#isReady ? 'reset' : 'connect', 'the connection was closed');
     this.socket.once(endpoint.transport.readyEvent, boundary.guard(ready, fail));
@@ -347,13 +348,18 @@ export class Http1Upstream implements BodySink, UpstreamStream {
     this.#fail('protocol', violation.reason);
   }
 
-  #fail(kind: UpstreamFailure['kind'], detail: string): void {
+  #fail(kind: UpstreamFailure['kind'], detail: string, error?: Error): void {
     if (this.#state === 'closed') return;
     const receiver = this.#receiver;
+    const isNew = this.#requests <= 1 && !this.#sawBytes && (kind === 'connect' || kind === 'reset');
+    const certificateProblem = isNew && receiver !== undefined ? this.endpoint.transport.certificateProblem(error, this.socket) : undefined;
     this.#receiver = undefined;
     this.#leave();
     this.socket.destroy();
-    receiver?.onUpstreamFailure({ kind, detail, wasReused: this.#requests > 1, beforeResponse: !this.#sawBytes });
+    receiver?.onUpstreamFailure({
+      ...{ kind, detail: certificateProblem ?? detail, certificateProblem },
+      ...{ wasReused: this.#requests > 1, beforeResponse: !this.#sawBytes },
+    });
   }
 
   #leave(): void {

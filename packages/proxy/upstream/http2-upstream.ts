@@ -37,6 +37,8 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
   /** Requests that have to know first whether the server takes extended CONNECT. */
   #waitingForSettings: Http2UpstreamStream[];
   #failure: UpstreamFailure['kind'];
+  /** Which certificate is out of its time, where the connection has failed for that. */
+  certificateProblem: string | undefined;
 
   constructor(cluster: Cluster, endpoint: Endpoint, client: ConnectionInfo | undefined) {
     const { connectTimeoutMs, http2 } = cluster.settings;
@@ -50,6 +52,7 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
     this.#heldBytes = 0;
     this.#waitingForSettings = [];
     this.#failure = 'connect';
+    this.certificateProblem = undefined;
     endpoint.connections++;
     const buffers = new ReadBuffers();
     // What streams hand on is copied by whoever needs it for longer: all connections may read into the same memory.
@@ -75,8 +78,21 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
       this.http2.closed(`no connection within ${connectTimeoutMs} ms`);
     };
     this.#connectTimer = boundary.after(connectTimeoutMs, late, fail);
-    const failed = (error: Error) => this.http2.closed(error.message || ((error as NodeJS.ErrnoException).code ?? 'failed'));
-    const closed = () => this.http2.closed('the connection was closed');
+    const explain = (error: Error | undefined) => {
+      if (!this.http2.hasSettings && !this.http2.isClosed) this.certificateProblem = endpoint.transport.certificateProblem(error, this.#socket);
+    };
+    const failed = (error: Error) => {
+      explain(error);
+      this.http2.closed(error.message || ((error as NodeJS.ErrnoException).code ?? 'failed'));
+    };
+    const closed = () => {
+      explain(undefined);
+      this.http2.closed('the connection was closed');
+    };
+    const ended = () => {
+      explain(undefined);
+      this.http2.closed('the peer closed the connection');
+    };
     this.#socket.once(
       endpoint.transport.readyEvent,
       boundary.guard(() => this.#ready(), fail),
@@ -85,10 +101,7 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
       'drain',
       boundary.guard(() => this.http2.onWritable(), fail),
     );
-    this.#socket.on(
-      'end',
-      boundary.guard(() => this.http2.closed('the peer closed the connection'), fail),
-    );
+    this.#socket.on('end', boundary.guard(ended, fail));
     this.#socket.on('error', boundary.guard(failed, fail));
     this.#socket.on('close', boundary.guard(closed, closed));
   }
@@ -357,6 +370,10 @@ class Http2UpstreamStream implements UpstreamStream, ResponseHandler {
     const receiver = this.#receiver;
     this.#receiver = undefined;
     const isOfConnection = kind === 'reset' && this.#upstream.http2.isClosed;
-    receiver?.onUpstreamFailure({ kind, detail, wasReused: isOfConnection && this.#upstream.hasServedOthers, beforeResponse: !this.#sawHead });
+    const { certificateProblem } = this.#upstream;
+    receiver?.onUpstreamFailure({
+      ...{ kind, detail: certificateProblem ?? detail, certificateProblem },
+      ...{ wasReused: isOfConnection && this.#upstream.hasServedOthers, beforeResponse: !this.#sawHead },
+    });
   }
 }

@@ -29,6 +29,8 @@ export interface Transport {
   readonly notReadyReason: string | undefined;
   /** `client` is whom the connection is for, where one is known. */
   connect(to: Destination, content: Content, client?: ConnectionInfo, onread?: OnRead): net.Socket;
+  /** Why a new connection has failed, where a certificate out of its time is the reason. */
+  certificateProblem(error: Error | undefined, socket: net.Socket): string | undefined;
   /** The event that says the connection can be written to. */
   readonly readyEvent: 'connect' | 'secureConnect';
 }
@@ -60,6 +62,7 @@ export function plainTransport(settings: SocketSettings): Transport {
     isPerClient: false,
     secretNames: [],
     notReadyReason: undefined,
+    certificateProblem: () => undefined,
     readyEvent: 'connect',
     connect: ({ address, port }, _content, _client, onread) =>
       net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...options, ...withOnRead(onread) }),
@@ -76,6 +79,7 @@ export function tlsTransport(client: ClientTls, settings: SocketSettings): Trans
     get notReadyReason() {
       return client.notReadyReason;
     },
+    certificateProblem: (error, socket) => client.certificateProblem(error, socket),
     readyEvent: 'secureConnect',
     connect: ({ address, port }, content, _client, onread) => {
       if (client.notReadyReason !== undefined) return refused(client.notReadyReason, address, port);
@@ -110,6 +114,7 @@ export function proxyProtocolTransport(version: 1 | 2, client: ClientTls | undef
     get notReadyReason() {
       return inner.notReadyReason;
     },
+    certificateProblem: (error, socket) => inner.certificateProblem(error, socket),
     readyEvent: inner.readyEvent,
     connect: (to, content, info, onread) => {
       if (client?.notReadyReason !== undefined) return refused(client.notReadyReason, to.address, to.port);

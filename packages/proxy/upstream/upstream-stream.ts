@@ -28,6 +28,8 @@ export interface UpstreamFailure {
   /** `refused`: the peer has said that it has not looked at the request (REFUSED_STREAM, or GOAWAY before it). */
   readonly kind: 'connect' | 'connectTimeout' | 'reset' | 'refused' | 'protocol';
   readonly detail: string;
+  /** Which certificate is out of its time, where that is the reason. */
+  readonly certificateProblem?: string | undefined;
   /** The connection had served a request before: the peer may have closed it before it saw this one. */
   readonly wasReused: boolean;
   /** The peer has answered nothing of this request yet. */
@@ -58,4 +60,9 @@ export interface UpstreamStream {
   abandon(): void;
   /** Nothing more goes into the tunnel. */
   endTunnel(): void;
+}
+
+/** A reason as a part of response details, which are one word of an access log line. */
+export function detailText(reason: string): string {
+  return reason.replace(/[^\w.:/@-]+/g, '_').slice(0, 400);
 }
