@@ -32,7 +32,7 @@ describe('a proxy without descriptors for its connections', () => {
       { adminPort, listeners: [listener('in', port, http('app', manager))], clusters: [cluster('app', [(app.address() as AddressInfo).port])] },
       [],
       {},
-      maxOpenFiles,
+      ['sh', '-c', `ulimit -n ${maxOpenFiles}; exec "$0" "$@"`],
     );
     const connect = async (): Promise<WebSocket | undefined> => {
       const socket = new WebSocket(`ws://127.0.0.1:${port}/`, { handshakeTimeout: handshakeMs });

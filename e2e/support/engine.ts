@@ -111,12 +111,12 @@ export class TestEngine {
     parts: BootstrapParts & { readonly adminPort: number },
     args: readonly string[] = [],
     env: Readonly<Record<string, string>> = {},
-    maxOpenFiles?: number,
+    /** A command that starts the proxy: it is given the proxy's own command as its last arguments. */
+    launcher: readonly string[] = [],
   ): Promise<ChildProcess> {
     const file = join(this.folder, `bootstrap-${parts.adminPort}.json`);
     writeFileSync(file, JSON.stringify(bootstrap(parts)));
-    const limited = maxOpenFiles === undefined ? [] : ['sh', '-c', `ulimit -n ${maxOpenFiles}; exec "$0" "$@"`];
-    const [program, ...first] = [...limited, ...proxyCommand];
+    const [program, ...first] = [...launcher, ...proxyCommand];
     const child = spawn(program!, [...first, '--config', file, '--log-level', 'warn', ...args], {
       stdio: ['ignore', 'inherit', 'inherit'],
       env: { ...process.env, ...env },
