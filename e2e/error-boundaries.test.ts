@@ -125,7 +125,7 @@ const meshPlaces = [
     'grpc.connection',
     'grpc.request',
   ],
-  ...['pilot.push', 'probe', 'public.request', 'server.connection', 'store.watcher', 'tls.handshake', 'tls.server'],
+  ...['pilot.push', 'probe', 'public.request', 'server.connection', 'store.check', 'store.watcher', 'tls.handshake', 'tls.server'],
   ...['timer.overload', 'xds.stream'],
 ];
 
@@ -143,7 +143,7 @@ describe('an exception at the boundaries of a mesh', () => {
   before(async () => {
     logErrorsTo(silentLogger);
     unattributed.start();
-    mesh = await TestMesh.start();
+    mesh = await TestMesh.start({ storeCheckMs: 50 });
     healthPort = await mesh.ports.next();
     await mesh.apply(service('server'));
     const probed = await mesh.application('probed');

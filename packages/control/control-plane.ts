@@ -339,17 +339,22 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       followClock();
     })
     .unref();
-  const diskCheck = checking
-    .every(options.storeCheckMs ?? defaultStoreCheckMs, () => {
+  let diskCheck: NodeJS.Timeout | undefined;
+  const checkDiskLater = () => {
+    if (closing !== undefined) return;
+    const check = () => {
       store.check();
       citadel.flushLog();
       audit.flush();
       endpoints.flush();
-    })
-    .unref();
+      checkDiskLater();
+    };
+    diskCheck = checking.after(options.storeCheckMs ?? defaultStoreCheckMs, check, checkDiskLater).unref();
+  };
+  checkDiskLater();
   const close = async () => {
     clearInterval(sweep);
-    clearInterval(diskCheck);
+    clearTimeout(diskCheck);
     clearInterval(renewal);
     citadel.close();
     certificates.close();
