@@ -26,10 +26,9 @@ describe('files of the authority on a disk that takes none', () => {
     const written = readFileSync(path, 'utf8').trimEnd().split('\n');
     assert.deepEqual([written.length, written[0], written.at(-1)], [maxUnwrittenEntries, '{"n":2}', `{"n":${maxUnwrittenEntries + 1}}`]);
     assert.equal(statSync(path).mode & 0o777, 0o600);
-    assert.deepEqual(
-      lines.map((line) => line.replace(/^\S+ (\S+).*: /, '$1: ').replace(/ (path|error)=.*/, '')),
-      ['error: the log cannot be written; its entries wait in memory', 'info: the log can be written again'],
-    );
+    assert.equal(lines.length, 2);
+    assert.match(lines[0]!, / error test: the log cannot be written; its entries wait in memory /);
+    assert.match(lines[1]!, / info {2}test: the log can be written again .* lost=2\n$/);
   });
 
   it('refuses a token that is good once while its use cannot be remembered, and accepts it later, once', () => {
