@@ -7,7 +7,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { TestAuthority } from './support/certificates.ts';
-import { cluster, http as httpFilter, listener, metric, serverTls, TestEngine } from './support/engine.ts';
+import { cluster, http as httpFilter, listener, metric, serverTls, TestEngine, typed } from './support/engine.ts';
 import { faultyProcess } from './support/faulty-process.ts';
 import { GrpcClient, grpcServer } from './support/grpc.ts';
 import { call, until } from './support/http.ts';
@@ -85,12 +85,22 @@ describe('the life of a proxy', () => {
       .filter((name) => statOf(Number(name))?.parent === pid)
       .map(Number);
 
-  it('serves with several workers, counts them together, and survives the end of one', async () => {
-    const [port, adminPort] = [await engine.ports.next(), await engine.ports.next()];
+  it('serves with several workers, counts and limits them together, and survives the end of one', async () => {
+    const [port, adminPort, limitedPort] = [await engine.ports.next(), await engine.ports.next(), await engine.ports.next()];
+    const always = { default_value: { numerator: 100 } };
+    const limited = typed('envoy.filters.http.local_ratelimit', 'extensions.filters.http.local_ratelimit.v3.LocalRateLimit', {
+      ...{ stat_prefix: 'test', filter_enabled: always, filter_enforced: always },
+      token_bucket: { max_tokens: 20, tokens_per_fill: 20, fill_interval: '3600s' },
+    });
+    const filters = [limited, typed('envoy.filters.http.router', 'extensions.filters.http.router.v3.Router')];
     // The first message to each worker, which starts it, and the first of a worker, which tells that it is ready.
     const faults = faultyProcess({ 'worker.message': 1, 'worker.process': 1 });
     const child = await engine.spawn(
-      { listeners: [listener('in', port, httpFilter('app'))], clusters: [cluster('app', [app])], adminPort },
+      {
+        listeners: [listener('in', port, httpFilter('app')), listener('limited', limitedPort, httpFilter('app', { http_filters: filters }))],
+        clusters: [cluster('app', [app])],
+        adminPort,
+      },
       ['--concurrency', '3'],
       faults,
     );
@@ -104,7 +114,10 @@ describe('the life of a proxy', () => {
     assert.equal(metric(text, 'mizzen_internal_errors_total', 'place="worker.message"'), 3);
     assert.equal(metric(text, 'mizzen_internal_errors_total', 'place="worker.process"'), 1);
     const { listeners } = JSON.parse((await call({ port: adminPort, path: '/listeners' })).body) as { listeners: unknown[] };
-    assert.equal(listeners.length, 1);
+    assert.equal(listeners.length, 2);
+    let allowed = 0;
+    for (let i = 0; i < 120; i++) allowed += Number((await call({ port: limitedPort, headers: { host: 'a' }, agent: new http.Agent() })).status === 200);
+    assert.ok(allowed >= 20 && allowed < 45, `${allowed} requests within a limit of 20; three workers that count for themselves let 60 pass`);
     process.kill(workers[1]!, 'SIGKILL');
     // Those that are left serve; what was in the dead one's hands is lost, and nothing else.
     let failed = 0;

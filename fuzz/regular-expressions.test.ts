@@ -44,14 +44,12 @@ function examplesOf(expression: RegExp): string[] {
 /** Texts by how often one part of them is repeated. */
 function attacksOn(expression: RegExp): ((count: number) => string)[] {
   const letters = new Set(expression.source.replace(/\\[dws]/gi, '0a ').replace(/[\\^$()[\]?*+|{}]/g, ''));
-  const attacks = [...letters, 'a', '0', ' '].slice(-8).flatMap((letter) => [
-    (count: number) => `\x00${letter.repeat(count)}\x00`,
-    (count: number) => `${letter.repeat(count)}\x00`,
-  ]);
+  const attacks = [...letters, 'a', '0', ' ']
+    .slice(-8)
+    .flatMap((letter) => [(count: number) => `\x00${letter.repeat(count)}\x00`, (count: number) => `${letter.repeat(count)}\x00`]);
   for (const example of examplesOf(expression))
     for (let from = 0; from < example.length; from += Math.ceil(example.length / 5))
-      for (const length of [1, 3])
-        attacks.push((count) => `${example.slice(0, from)}${example.slice(from, from + length).repeat(count)}\x00`);
+      for (const length of [1, 3]) attacks.push((count) => `${example.slice(0, from)}${example.slice(from, from + length).repeat(count)}\x00`);
   return attacks;
 }
 

@@ -1,6 +1,6 @@
 /** Error boundaries that tests make throw, by the test that does. `error-boundaries.test.ts` compares them with those of the code. */
 
-/** `error-boundaries-control.test.ts`; `worker.*` in `engine-lifecycle.test.ts`, `hot-restart` and `process` in `hot-restart.test.ts`. */
+/** `error-boundaries-control.test.ts`; `rate-limit.spending` in packages/proxy/filters/rate-limit/shared-spending.test.ts; `worker.*` in `engine-lifecycle.test.ts`, `hot-restart` and `process` in `hot-restart.test.ts`. */
 export const controlPlaces = [
   'api.client',
   'application.process',
@@ -16,6 +16,7 @@ export const controlPlaces = [
   'identity.renew',
   'jwks.fetch',
   'process',
+  'rate-limit.spending',
   'registration',
   'runner',
   'script-process',

@@ -5,6 +5,7 @@ import type { Any } from '@bufbuild/protobuf/wkt';
 import { errorBoundary, type Logger } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
 import { type LocalService, localServiceState } from './filters/local-service.ts';
+import { type SharedSpending, sharedSpendingState } from './filters/rate-limit/shared-spending.ts';
 import { Listener } from './net/listener.ts';
 import { OverloadManager, type OverloadSettings } from './overload/overload-manager.ts';
 import { OverloadState } from './overload/overload-state.ts';
@@ -35,6 +36,8 @@ export interface EngineOptions {
   readonly logger: Logger;
   /** What requests to mizzen.filters.http.local_service are answered by. */
   readonly localService?: LocalService;
+  /** By which the limits of several workers are one. */
+  readonly spending?: SharedSpending;
 }
 
 /** Timeouts of connections and idle limits are looked at this often. */
@@ -68,7 +71,9 @@ export class Engine {
     this.counters = new ProxyCounters();
     this.secrets = new SecretStore(logger);
     this.sessionTicketKeys = options.sessionTicketKeys ?? randomBytes(48);
-    this.#filterStates = new Map(options.localService === undefined ? [] : [[localServiceState, options.localService]]);
+    this.#filterStates = new Map<string, object>();
+    if (options.localService !== undefined) this.#filterStates.set(localServiceState, options.localService);
+    if (options.spending !== undefined) this.#filterStates.set(sharedSpendingState, options.spending);
     this.#metrics = new RequestMetricsTable();
     this.#tcpMetrics = new TcpMetricsTable();
     const overload = new OverloadState(Number.POSITIVE_INFINITY);

@@ -1,4 +1,5 @@
 import type { ResourceType } from '@mizzen/envoy-api';
+import type { Spent } from '../filters/rate-limit/shared-spending.ts';
 import type { OverloadSettings } from '../overload/overload-manager.ts';
 import type { PeerMetadata } from '../telemetry/peer-metadata.ts';
 import type { StatsSnapshot } from '../telemetry/stats-snapshot.ts';
@@ -36,6 +37,8 @@ export type ToWorker =
   | { readonly kind: 'socket' }
   | { readonly kind: 'no-more-sockets' }
   | { readonly kind: 'hand-over' }
+  /** What another worker has taken of shared buckets. */
+  | { readonly kind: 'spent'; readonly spent: readonly Spent[] }
   | { readonly kind: 'stats'; readonly id: number }
   | { readonly kind: 'close'; readonly drainMs: number; readonly acceptMs: number };
 
@@ -48,6 +51,8 @@ export type FromWorker =
   | { readonly kind: 'refused'; readonly type: ResourceType; readonly reason: string }
   | { readonly kind: 'socket' }
   | { readonly kind: 'handed-over' }
+  /** For the other workers. */
+  | { readonly kind: 'spent'; readonly spent: readonly Spent[] }
   | { readonly kind: 'stats'; readonly id: number; readonly stats: StatsSnapshot };
 
 /** Between a proxy and the one that replaces it. The successor is a child of its predecessor, which is how sockets can reach it. */

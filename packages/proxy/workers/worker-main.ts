@@ -3,6 +3,7 @@ import { create } from '@bufbuild/protobuf';
 import { AnySchema } from '@bufbuild/protobuf/wkt';
 import { compactHeap, errorBoundary, keepServingAfterErrors, Logger, messageOf } from '@mizzen/common';
 import { Engine } from '../engine.ts';
+import { SharedSpending } from '../filters/rate-limit/shared-spending.ts';
 import type { FromWorker, ToWorker } from './messages.ts';
 
 /**
@@ -12,9 +13,11 @@ import type { FromWorker, ToWorker } from './messages.ts';
  */
 const orphanMs = 60_000;
 
+const boundary = errorBoundary('worker.message');
 let engine: Engine | undefined;
 let logger = new Logger('proxy/worker', 'info');
 let isClosing = false;
+const spending = new SharedSpending((spent) => boundary.start(() => tell({ kind: 'spent', spent })));
 
 const tell = (message: FromWorker, server?: net.Server) =>
   new Promise<void>((resolve) => {
@@ -29,8 +32,6 @@ async function close(drainMs: number, acceptMs: number): Promise<void> {
   process.exit(0);
 }
 
-const boundary = errorBoundary('worker.message');
-
 process.on('message', (message: ToWorker, handle: unknown) => {
   boundary.run(() => receive(message, handle)) || boundary.run(() => receive(message, handle)) || boundary.run(() => lost(message));
 });
@@ -39,7 +40,7 @@ process.on('message', (message: ToWorker, handle: unknown) => {
 function lost({ kind }: ToWorker): void {
   if (kind === 'start' || kind === 'socket' || kind === 'no-more-sockets' || kind === 'close') process.exit(1);
   if (kind === 'hand-over') boundary.start(() => tell({ kind: 'handed-over' }));
-  else if (kind !== 'stats') boundary.start(() => tell({ kind: 'incomplete' }));
+  else if (kind !== 'stats' && kind !== 'spent') boundary.start(() => tell({ kind: 'incomplete' }));
 }
 
 function receive(message: ToWorker, handle: unknown): void {
@@ -57,6 +58,7 @@ function receive(message: ToWorker, handle: unknown): void {
       sessionTicketKeys: Buffer.from(message.sessionTicketKeys),
       drainMs: message.drainMs,
       logger,
+      spending,
     });
     const { ready, prepared } = engine;
     boundary.start(() => ready.then(() => tell({ kind: 'ready' })));
@@ -90,6 +92,8 @@ function receive(message: ToWorker, handle: unknown): void {
       return engine.handOver(handle as net.Server);
     case 'no-more-sockets':
       return engine.noMoreSockets();
+    case 'spent':
+      return spending.receive(message.spent);
     case 'hand-over': {
       const servers = engine.state.servers();
       boundary.start(

@@ -262,6 +262,9 @@ export class WorkerPool {
       case 'refused':
         this.#options.logger.error('a worker refused what the main process accepted', { worker: worker.index, type: message.type, reason: message.reason });
         return;
+      case 'spent':
+        for (const other of this.#workers.values()) if (other !== worker) send(other, message);
+        return;
       case 'stats':
         worker.lastStats = message.stats;
         this.#events.emit(`stats-${message.id}-${worker.index}`);

@@ -16,6 +16,7 @@ import { shareOf } from '../../route/share.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { type HostLimits, hostLimitsOf, refusalStatus, routeDescriptors } from './route-descriptors.ts';
+import { type SharedSpending, spendingOf } from './shared-spending.ts';
 import { TokenBuckets } from './token-buckets.ts';
 
 const name = 'envoy.filters.http.local_ratelimit';
@@ -24,7 +25,7 @@ const maxKeptLimiters = 10_000;
 
 /**
  * envoy.filters.http.local_ratelimit: token buckets in this process, one for all requests of the listener or route and one for each
- * configured descriptor. Each worker has its own.
+ * configured descriptor. Workers share what they spend (./shared-spending.ts).
  */
 export const localRateLimit: FilterKind = {
   name,
@@ -116,10 +117,11 @@ class Bucket {
   readonly fillPerMs: number;
   readonly #tokens: TokenBuckets;
 
-  constructor({ maxTokens, tokensPerFill, fillMs }: BucketSize) {
+  constructor({ maxTokens, tokensPerFill, fillMs }: BucketSize, limit: string, spending: SharedSpending | undefined) {
     this.maxTokens = maxTokens;
     this.fillPerMs = tokensPerFill / fillMs;
     this.#tokens = new TokenBuckets(tokensPerFill, fillMs, maxTokens, 1);
+    spending?.share(limit, this.#tokens);
   }
 
   take(nowMs: number): boolean {
@@ -138,9 +140,10 @@ class Limiter {
   readonly #byDescriptor: ReadonlyMap<string, Bucket>;
   readonly #alwaysTakesDefault: boolean;
 
-  constructor({ bucket, descriptors, alwaysTakesDefault }: LocalLimit) {
-    this.#default = bucket && new Bucket(bucket);
-    this.#byDescriptor = new Map(descriptors.map(({ key, bucket: size }) => [key, new Bucket(size)]));
+  /** `spending`: undefined where the buckets are this worker's alone. */
+  constructor({ identity, bucket, descriptors, alwaysTakesDefault }: LocalLimit, spending: SharedSpending | undefined) {
+    this.#default = bucket && new Bucket(bucket, `${name} ${identity}`, spending);
+    this.#byDescriptor = new Map(descriptors.map(({ key, bucket: size }) => [key, new Bucket(size, `${name} ${identity} ${key}`, spending)]));
     this.#alwaysTakesDefault = alwaysTakesDefault;
   }
 
@@ -230,7 +233,7 @@ class LocalRateLimitFilter implements HttpFilter {
     let limiter = limiters.get(limit.identity);
     if (limiter === undefined) {
       if (limiters.size >= maxKeptLimiters) limiters.delete(limiters.keys().next().value!);
-      limiters.set(limit.identity, (limiter = new Limiter(limit)));
+      limiters.set(limit.identity, (limiter = new Limiter(limit, limit.isPerConnection ? undefined : spendingOf(this.#context))));
     }
     return limiter;
   }

@@ -8,6 +8,7 @@ import type { Fields } from '../../message/fields.ts';
 import type { FilterKind, HttpFilter } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
 import { askRateLimitService } from './ask-service.ts';
+import { spendingOf } from './shared-spending.ts';
 import { TokenBuckets } from './token-buckets.ts';
 
 const name = 'mizzen.filters.http.rate_limit';
@@ -144,6 +145,7 @@ class RateLimitFilter implements HttpFilter {
     if (buckets === undefined) {
       buckets = new TokenBuckets(limit.requests, limit.perMs, limit.burst, maxKeys);
       this.#buckets.set(identity, buckets);
+      spendingOf(this.#context)?.share(`${name} ${identity}`, buckets);
     }
     return buckets;
   }

@@ -1,3 +1,6 @@
+/** How far several workers may have overdrawn a bucket, in its capacities: more than a proxy has workers. */
+const maxDebt = 1_000;
+
 /**
  * Token buckets, one for each key. A bucket is filled evenly: `tokens` in each `periodMs`, up to `capacity`. Keys that have not been used for
  * long are forgotten, which changes nothing: their buckets would be full.
@@ -7,27 +10,25 @@ export class TokenBuckets {
   readonly #perMs: number;
   readonly #maxKeys: number;
   readonly #buckets: Map<string, Bucket>;
+  /** Told of each token that is taken; undefined: there are no other workers. */
+  onTake: ((key: string) => void) | undefined;
 
   constructor(tokens: number, periodMs: number, capacity: number, maxKeys: number) {
     this.capacity = capacity;
     this.#perMs = tokens / periodMs;
     this.#maxKeys = maxKeys;
     this.#buckets = new Map();
+    this.onTake = undefined;
   }
 
   /** Takes a token, if there is one. `now` in milliseconds of a clock that does not go back. */
   take(key: string, now: number): Taken {
-    let bucket = this.#buckets.get(key);
-    if (bucket === undefined) {
-      if (this.#buckets.size >= this.#maxKeys) this.#forgetOldest(now);
-      bucket = new Bucket(this.capacity, now);
-      this.#buckets.set(key, bucket);
-    } else {
-      bucket.tokens = Math.min(this.capacity, bucket.tokens + (now - bucket.at) * this.#perMs);
-      bucket.at = now;
-    }
+    const bucket = this.#filled(key, now);
     const isAllowed = bucket.tokens >= 1;
-    if (isAllowed) bucket.tokens -= 1;
+    if (isAllowed) {
+      bucket.tokens -= 1;
+      this.onTake?.(key);
+    }
     return { isAllowed, ...this.#standing(bucket.tokens) };
   }
 
@@ -38,9 +39,28 @@ export class TokenBuckets {
     return this.#standing(tokens);
   }
 
+  /** Takes tokens that another worker has given out, whether or not they are there. */
+  spend(key: string, tokens: number, now: number): void {
+    const bucket = this.#filled(key, now);
+    bucket.tokens = Math.max(-maxDebt * this.capacity, bucket.tokens - tokens);
+  }
+
+  #filled(key: string, now: number): Bucket {
+    let bucket = this.#buckets.get(key);
+    if (bucket === undefined) {
+      if (this.#buckets.size >= this.#maxKeys) this.#forgetOldest(now);
+      bucket = new Bucket(this.capacity, now);
+      this.#buckets.set(key, bucket);
+    } else {
+      bucket.tokens = Math.min(this.capacity, bucket.tokens + (now - bucket.at) * this.#perMs);
+      bucket.at = now;
+    }
+    return bucket;
+  }
+
   #standing(tokens: number): Omit<Taken, 'isAllowed'> {
     return {
-      remaining: Math.floor(tokens),
+      remaining: Math.max(0, Math.floor(tokens)),
       untilFullMs: (this.capacity - tokens) / this.#perMs,
       untilNextMs: tokens >= 1 ? 0 : (1 - tokens) / this.#perMs,
     };
