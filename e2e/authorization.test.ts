@@ -329,7 +329,7 @@ data:
     const wrong = (spec: string, message: RegExp) => assert.rejects(mesh.apply(policy(spec)), message);
     await wrong(
       '  rules: [{ from: [{ source: { ipBlocks: [10.0.0.0/33] } }] }]\n',
-      /spec\.rules\[0\]\.from\[0\]\.source\.ipBlocks\[0\]: "10\.0\.0\.0\/33" is no address/,
+      /spec\.rules\[0\]\.from\[0\]\.source\.ipBlocks\[0\]: "10\.0\.0\.0\/33" is not an address/,
     );
     await wrong('  rules: [{ when: [{ key: "request.header[x]", values: [a] }] }]\n', /the attribute "request\.header\[x\]" is not known\. Known: source\.ip/);
     await wrong('  rules: [{ to: [{ operation: { paths: ["/a/{**}/b"] } }] }]\n', /\{\*\*\} stands for all that follows/);

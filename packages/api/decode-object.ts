@@ -47,8 +47,21 @@ export function decodeObject(given: unknown, options: { readonly defaultNamespac
     ...value,
     metadata: kind.isNamespaced ? { ...meta, namespace: meta['namespace'] ?? options.defaultNamespace ?? 'default' } : withoutNamespace(meta),
   } as unknown as Resource;
-  problems.push(...semanticProblems(resource));
-  return problems.length > 0 ? { problems } : { resource };
+  const found = boundedProblems(resource);
+  return found.length > 0 ? { problems: found.slice(0, maxProblems) } : { resource };
+}
+
+/** Reported for one object. */
+const maxProblems = 100;
+
+function boundedProblems(resource: Resource): readonly Problem[] {
+  try {
+    return semanticProblems(resource);
+  } catch (error) {
+    // More problems than an argument list holds (about 120,000).
+    if (error instanceof RangeError) return [{ code: 'invalid-value', path: 'spec', message: 'has too many errors to list them' }];
+    throw error;
+  }
 }
 
 function withoutNamespace({ namespace: _, ...rest }: Record<string, unknown>): Record<string, unknown> {

@@ -23,6 +23,10 @@ export function validate(value: unknown, schema: Schema, path = '', problems: Pr
         if (schema.minItems !== undefined && value.length < schema.minItems) {
           problems.push({ code: 'invalid-value', path, message: `needs at least ${schema.minItems} ${schema.minItems === 1 ? 'entry' : 'entries'}` });
         }
+        if (value.length > maxListEntries) {
+          problems.push({ code: 'invalid-value', path, message: `has ${value.length} entries, more than ${maxListEntries}: split the object` });
+          return problems;
+        }
         if (schema.items) for (let i = 0; i < value.length; i++) validate(value[i], schema.items, `${path}[${i}]`, problems);
       }
       return problems;
@@ -47,6 +51,9 @@ export function validate(value: unknown, schema: Schema, path = '', problems: Pr
       return problems;
   }
 }
+
+/** Entries of one list. Every check goes through them, and what an argument list can hold is limited too. */
+const maxListEntries = 20_000;
 
 /** After so many problems a document is not what its writer thinks it is; more would only bury the first. */
 const maxProblems = 50;

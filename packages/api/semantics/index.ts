@@ -4,6 +4,7 @@ import { apiProblems, credentialProblems } from './api.ts';
 import { authorizationPolicyProblems } from './authorization-policy.ts';
 import { certificateIssuerProblems, certificateProblems } from './certificate.ts';
 import { destinationRuleProblems } from './destination-rule.ts';
+import { expansionProblems } from './expansion-limits.ts';
 import { fieldLimitProblems } from './field-limits.ts';
 import { gatewayProblems } from './gateway.ts';
 import { gatewayRouteProblems } from './gateway-route.ts';
@@ -43,6 +44,9 @@ const checks: Readonly<Record<string, (spec: never) => Problem[]>> = {
 
 export function semanticProblems(resource: Resource): Problem[] {
   const group = resource.apiVersion.includes('/') ? resource.apiVersion.slice(0, resource.apiVersion.indexOf('/')) : '';
+  // First, since the other checks go through every entry.
+  const tooLarge = expansionProblems(resource);
+  if (tooLarge.length > 0) return tooLarge;
   const own = [...annotationProblems(resource), ...(checks[`${group}/${resource.kind}`]?.((resource.spec ?? {}) as never) ?? [])];
   const reported = new Set(own.map(({ path }) => path));
   return [...own, ...fieldLimitProblems(resource).filter(({ path }) => !reported.has(path))];

@@ -1,4 +1,5 @@
 import type { HttpMatchSpec, HttpRouteSpec, StringMatchSpec, VirtualServiceSpec } from '@mizzen/api';
+import { GenerationBudget, generationLimits } from './generate/generation-budget.ts';
 import { type Configured, isVisible } from './snapshot.ts';
 
 /**
@@ -17,22 +18,31 @@ export function delegateOf(
   all: readonly Configured<VirtualServiceSpec>[],
 ): Configured<VirtualServiceSpec> | undefined {
   const { name, namespace = root.namespace } = route.delegate ?? {};
-  return all.find(
-    (candidate) =>
-      candidate.name === name &&
-      candidate.namespace === namespace &&
-      !candidate.spec.hosts?.length &&
-      isVisible(candidate.spec.exportTo, candidate.namespace, root.namespace),
-  );
+  const candidate = delegates(all).get(`${namespace}/${name}`);
+  return candidate && isVisible(candidate.spec.exportTo, candidate.namespace, root.namespace) ? candidate : undefined;
+}
+
+const delegateIndexes = new WeakMap<readonly Configured<VirtualServiceSpec>[], ReadonlyMap<string, Configured<VirtualServiceSpec>>>();
+
+/** VirtualServices without hosts, by namespace and name; made once for a list. */
+function delegates(all: readonly Configured<VirtualServiceSpec>[]): ReadonlyMap<string, Configured<VirtualServiceSpec>> {
+  let index = delegateIndexes.get(all);
+  if (index === undefined) {
+    index = new Map(all.filter(({ kind, spec }) => kind === 'VirtualService' && !spec.hosts?.length).map((one) => [`${one.namespace}/${one.name}`, one]));
+    delegateIndexes.set(all, index);
+  }
+  return index;
 }
 
 function expanded(root: Configured<VirtualServiceSpec>, all: readonly Configured<VirtualServiceSpec>[]): Configured<VirtualServiceSpec> {
   if (!root.spec.http?.some(({ delegate }) => delegate)) return root;
+  const budget = new GenerationBudget(`matches of the VirtualService ${root.namespace}/${root.name} with its delegates`, generationLimits.maxDelegatedMatches);
   const http = root.spec.http.flatMap((route, i): HttpRouteSpec[] => {
     if (!route.delegate) return [{ ...route, source: { object: root, path: `spec.http[${i}]` } }];
     const delegate = delegateOf(route, root, all);
     return (delegate?.spec.http ?? []).flatMap((leaf, j) => {
       if (leaf.delegate) return [];
+      budget.spend(Math.max(1, route.match?.length ?? 0) * Math.max(1, leaf.match?.length ?? 0));
       const match = bothMatches(route.match, leaf.match);
       return match === 'never' ? [] : [under(route, leaf, match, { object: delegate!, path: `spec.http[${j}]` })];
     });

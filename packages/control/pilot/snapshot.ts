@@ -230,6 +230,13 @@ export function hostMatches(pattern: string, host: string): boolean {
   return pattern.startsWith('*') && host.endsWith(pattern.slice(1)) && host.length > pattern.length - 1;
 }
 
+/** All patterns that cover a host, the longest first: itself, the wildcards of its parent domains, and `*`. */
+export function patternsFor(host: string): string[] {
+  const patterns = [host];
+  for (let dot = host.indexOf('.'); dot >= 0; dot = host.indexOf('.', dot + 1)) if (dot > 0) patterns.push(`*${host.slice(dot)}`);
+  return [...new Set([...patterns, '*'])];
+}
+
 /** Whether a resource of `namespace` that is exported to `exportTo` is seen in `viewer`. */
 export function isVisible(exportTo: readonly string[] | undefined, namespace: string, viewer: string): boolean {
   return !exportTo?.length || exportTo.includes('*') || (exportTo.includes('.') && namespace === viewer) || exportTo.includes(viewer);

@@ -3,8 +3,8 @@ import { closestName, describeOrigin } from '@mizzen/common';
 import { sidecarGateway } from '../apis/resolved-api.ts';
 import { delegateOf } from '../delegates.ts';
 import { destinationRuleFor } from '../generate/destination-policy.ts';
-import { appliesTo } from '../generate/virtual-service-routes.ts';
-import { type Configured, hostMatches, type MeshSnapshot, resolveHost } from '../snapshot.ts';
+import { appliesTo, virtualServicesOf } from '../generate/virtual-service-routes.ts';
+import { type Configured, hostMatches, type MeshSnapshot, patternsFor, resolveHost } from '../snapshot.ts';
 import type { Finding } from './finding.ts';
 import { unreachableRoutes } from './unreachable-routes.ts';
 
@@ -19,17 +19,21 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
     const hostname = resolveHost(destination.host, virtualService.namespace, snapshot);
     const service =
       snapshot.servicesByHostname.get(hostname) ??
-      [...snapshot.servicesByHostname.values()].find((candidate) => candidate.hostname.startsWith('*') && hostMatches(candidate.hostname, hostname));
+      patternsFor(hostname)
+        .map((pattern) => snapshot.servicesByHostname.get(pattern))
+        .find((candidate) => candidate !== undefined);
     if (!service) {
-      const names = [...snapshot.servicesByHostname.values()].map((candidate) =>
-        candidate.kind === 'Service' && candidate.namespace === virtualService.namespace ? candidate.name : candidate.hostname,
+      const names = namesToCompare(snapshot, snapshot.servicesByHostname.size, () =>
+        [...snapshot.servicesByHostname.values()].map((candidate) =>
+          candidate.kind === 'Service' && candidate.namespace === virtualService.namespace ? candidate.name : candidate.hostname,
+        ),
       );
       const near = closestName(destination.host, names);
       add(
         'IST0101',
         'error',
         `${path}.host`,
-        `${object} sends traffic to host "${destination.host}", but no Service or ServiceEntry defines it${near ? `: did you mean "${near}"?` : `. Known: ${names.slice(0, 8).join(', ') || 'none'}.`}`,
+        `${object} sends traffic to host "${destination.host}", but no Service or ServiceEntry defines it${near ? `: did you mean "${near}"?` : `. Known: ${names.slice(0, 8).join(', ') || (snapshot.servicesByHostname.size === 0 ? 'none' : 'see `mizzen get services`')}.`}`,
       );
       return;
     }
@@ -80,11 +84,11 @@ export function virtualServiceFindings(virtualService: Configured<VirtualService
   for (const [i, name] of (virtualService.spec.gateways ?? []).entries()) {
     if (name === 'mesh' || name === sidecarGateway) continue;
     const [namespace, gatewayName] = name.includes('/') ? (name.split('/') as [string, string]) : [virtualService.namespace, name];
-    const gateway = snapshot.gateways.find((candidate) => candidate.namespace === namespace && candidate.name === gatewayName);
+    const gateway = gatewaysByName(snapshot).get(`${namespace}/${gatewayName}`);
     if (!gateway) {
       const near = closestName(
         gatewayName,
-        snapshot.gateways.map((candidate) => candidate.name),
+        namesToCompare(snapshot, snapshot.gateways.length, () => snapshot.gateways.map((candidate) => candidate.name)),
       );
       add(
         'IST0101',
@@ -119,7 +123,7 @@ function delegateFindings(
   const { name, namespace = root.namespace } = route.delegate!;
   const delegate = delegateOf(route, root, snapshot.virtualServices);
   if (!delegate) {
-    const exists = snapshot.virtualServices.some((other) => other.name === name && other.namespace === namespace);
+    const exists = virtualServiceNames(snapshot).has(`${namespace}/${name}`);
     const why = exists ? 'which has hosts of its own, or is not exported to here' : 'which does not exist';
     add('error', `${object} leaves a route to the VirtualService ${namespace}/${name}, ${why}. A delegate is a VirtualService without hosts and gateways.`);
   } else if (delegate.spec.http?.some((leaf) => leaf.delegate))
@@ -129,11 +133,11 @@ function delegateFindings(
 /** Several objects that hold one host for the mesh: the oldest has it, and the others do nothing there. */
 function conflictFindings(virtualService: Configured<VirtualServiceSpec>, snapshot: MeshSnapshot): Finding[] {
   if (!appliesTo(virtualService, 'mesh')) return [];
-  const resolved = (one: Configured<VirtualServiceSpec>) => (one.spec.hosts ?? []).map((host) => resolveHost(host, one.namespace, snapshot));
-  const older = snapshot.virtualServices.slice(0, snapshot.virtualServices.indexOf(virtualService)).filter((other) => appliesTo(other, 'mesh'));
-  return resolved(virtualService).flatMap((host, i): Finding[] => {
-    const holder = older.find((other) => resolved(other).includes(host));
-    if (!holder) return [];
+  const { byHost } = virtualServicesOf(snapshot);
+  return (virtualService.spec.hosts ?? []).flatMap((host, i): Finding[] => {
+    const holder = byHost.get(resolveHost(host, virtualService.namespace, snapshot))?.find((other) => appliesTo(other, 'mesh'));
+    // Itself, when it is the oldest.
+    if (holder === undefined || holder === virtualService) return [];
     const object = `${virtualService.kind} ${virtualService.namespace}/${virtualService.name}`;
     return [
       {
@@ -148,6 +152,39 @@ function conflictFindings(virtualService: Configured<VirtualServiceSpec>, snapsh
   });
 }
 
+/** Names that all suggestions for one snapshot are compared with. What is beyond gets no suggestion, since each costs a look at every name. */
+const maxComparisons = 200_000;
+const comparisons = new WeakMap<object, number>();
+
+function namesToCompare({ services }: MeshSnapshot, count: number, names: () => string[]): string[] {
+  const spent = (comparisons.get(services) ?? 0) + count;
+  if (spent > maxComparisons) return [];
+  comparisons.set(services, spent);
+  return names();
+}
+
+const gatewayNames = new WeakMap<object, ReadonlyMap<string, Configured<GatewaySpec>>>();
+
+function gatewaysByName({ gateways }: MeshSnapshot): ReadonlyMap<string, Configured<GatewaySpec>> {
+  let found = gatewayNames.get(gateways);
+  if (found === undefined) {
+    found = new Map(gateways.map((gateway) => [`${gateway.namespace}/${gateway.name}`, gateway]));
+    gatewayNames.set(gateways, found);
+  }
+  return found;
+}
+
+const objectNames = new WeakMap<object, ReadonlySet<string>>();
+
+function virtualServiceNames({ virtualServices }: MeshSnapshot): ReadonlySet<string> {
+  let found = objectNames.get(virtualServices);
+  if (found === undefined) {
+    found = new Set(virtualServices.map(({ namespace, name }) => `${namespace}/${name}`));
+    objectNames.set(virtualServices, found);
+  }
+  return found;
+}
+
 function gatewayHolds(gateway: GatewaySpec, host: string): boolean {
   return (gateway.servers ?? []).some((server) =>
     server.hosts.some((pattern) => hostMatches(pattern.slice(pattern.indexOf('/') + 1), host) || hostMatches(host, pattern.slice(pattern.indexOf('/') + 1))),
@@ -157,10 +194,11 @@ function gatewayHolds(gateway: GatewaySpec, host: string): boolean {
 /** DestinationRules for nothing, and subsets that select no workload (which only warns: it may come later). */
 export function destinationRuleFindings(snapshot: MeshSnapshot): Finding[] {
   const findings: Finding[] = [];
+  const byHostname = Map.groupBy(snapshot.services, ({ hostname }) => hostname);
   for (const rule of snapshot.destinationRules) {
     const object = `DestinationRule ${rule.namespace}/${rule.name}`;
     const host = resolveHost(rule.spec.host, rule.namespace, snapshot);
-    const services = snapshot.services.filter((service) => hostMatches(host, service.hostname));
+    const services = host.startsWith('*') ? snapshot.services.filter((service) => hostMatches(host, service.hostname)) : (byHostname.get(host) ?? []);
     if (services.length === 0)
       findings.push({
         code: 'IST0174',

@@ -1,6 +1,7 @@
 import type { AuthorizationRuleSpec } from '@mizzen/api';
 import { describeOrigin } from '@mizzen/common';
-import { type Instance, mayBeHttp, type Service, selects } from '../registry/service.ts';
+import { LabelIndex } from '../registry/label-index.ts';
+import { type Instance, mayBeHttp, type Service } from '../registry/service.ts';
 import { authorizationProvider } from '../security/external-authorization.ts';
 import { targetsOf } from '../security/policy-selection.ts';
 import { type Configured, type MeshSnapshot, rootNamespace } from '../snapshot.ts';
@@ -8,16 +9,19 @@ import type { Finding } from './finding.ts';
 import { neverMatching } from './never-matching.ts';
 import { isForTopics } from './not-implemented.ts';
 
-/** Whether some workload that the policy is for serves something else than HTTP. */
-function hasPortsWithoutHttp(policy: Configured<Selecting>, snapshot: MeshSnapshot): boolean {
-  return snapshot.services.some(
-    ({ instances, ports }) => ports.some(({ protocol }) => !mayBeHttp(protocol)) && instances.some((instance) => isSelected(policy, instance)),
+/** The workloads of services, found by a policy's selector. */
+type Selected = LabelIndex<{ readonly service: Service; readonly instance: Instance }>;
+
+function selectable(services: readonly Service[]): Selected {
+  const all = services.flatMap((service) => service.instances.map((instance) => ({ service, instance })));
+  return new LabelIndex(
+    all,
+    ({ instance }) => instance.namespace,
+    ({ instance }) => instance.labels,
   );
 }
 
-function isSelected({ namespace, spec }: Configured<Selecting>, instance: Instance): boolean {
-  return (instance.namespace === namespace || namespace === rootNamespace) && selects(spec.selector?.matchLabels, instance.labels);
-}
+const scopeOf = ({ namespace, spec }: Configured<Selecting>) => [namespace === rootNamespace ? undefined : namespace, spec.selector?.matchLabels] as const;
 
 /** Exact hosts that are not there with a port, or with the dot that a name may end in, too. */
 function hostsWithoutPort(hosts: readonly string[]): string[] {
@@ -25,7 +29,7 @@ function hostsWithoutPort(hosts: readonly string[]): string[] {
 }
 
 /** Services with a port that their workloads listen on under another number, by that port. */
-function servicePorts({ services }: MeshSnapshot): Map<number, Service[]> {
+function servicePorts(services: Iterable<Service>): Map<number, Service[]> {
   const found = new Map<number, Service[]>();
   for (const service of services)
     for (const { number, targetPort } of service.ports) {
@@ -65,6 +69,8 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
       place: policy.origin.source === 'file' ? describeOrigin(policy.origin, path) : '',
       message: `${policy.kind} ${policy.namespace}/${policy.name}: ${message}`,
     });
+  const withoutHttp = selectable(snapshot.services.filter(({ ports }) => ports.some(({ protocol }) => !mayBeHttp(protocol))));
+  const all = selectable(snapshot.services);
   for (const policy of snapshot.authorizationPolicies) {
     const { action = 'ALLOW', provider, rules = [] } = policy.spec;
     if (isForTopics(policy.spec)) continue;
@@ -76,7 +82,7 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
         `nobody can be asked: ${JSON.stringify(provider?.name ?? '')} is no extensionProvider of the mesh with a service that is there. What it should decide about is denied.`,
       );
     const provided = snapshot.meshConfig.extensionProviders.authorization.find(({ name }) => name === provider?.name);
-    if (action === 'CUSTOM' && provided?.http !== undefined && hasPortsWithoutHttp(policy, snapshot))
+    if (action === 'CUSTOM' && provided?.http !== undefined && withoutHttp.has(...scopeOf(policy)))
       add(
         policy,
         'MZ0014',
@@ -105,7 +111,7 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
           to.some(({ operation }) => operation?.ports ?? operation?.notPorts) ||
           from.some(({ source }) => Object.keys(source ?? {}).some((field) => !/equestPrincipals$/.test(field))) ||
           when.some(({ key = '' }) => !key.startsWith('request.'));
-        if (isAboutRequests && !isAboutConnections && hasPortsWithoutHttp(policy, snapshot))
+        if (isAboutRequests && !isAboutConnections && withoutHttp.has(...scopeOf(policy)))
           add(
             policy,
             'MZ0011',
@@ -114,7 +120,16 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
           );
       }
   }
-  const portsOf = servicePorts(snapshot);
+  const remapped = selectable(snapshot.services.filter(({ ports }) => ports.some(({ number, targetPort }) => number !== targetPort)));
+  const byScope = new Map<string, ReadonlyMap<number, Service[]>>();
+  /** Services of the workloads that a policy selects, by those of their ports whose workloads listen on another one. */
+  const portsOf = (policy: Configured<Selecting>) => {
+    const scope = scopeOf(policy);
+    const key = JSON.stringify(scope);
+    const known = byScope.get(key) ?? servicePorts(new Set(remapped.matching(...scope).map(({ service }) => service)));
+    byScope.set(key, known);
+    return known;
+  };
   for (const policy of snapshot.authorizationPolicies) {
     if (isForTopics(policy.spec) || targetsOf(policy.spec).length > 0) continue;
     for (const { path, port } of portsNamed(policy.spec.rules ?? [])) mistakenPort(policy, path, port);
@@ -122,7 +137,7 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
   for (const policy of snapshot.peerAuthentications)
     for (const port of Object.keys(policy.spec.portLevelMtls ?? {})) mistakenPort(policy, `spec.portLevelMtls.${port}`, Number(port));
   function mistakenPort(policy: Configured<Selecting>, path: string, port: number): void {
-    const services = portsOf.get(port)?.filter(({ instances }) => instances.some((instance) => isSelected(policy, instance))) ?? [];
+    const services = portsOf(policy).get(port) ?? [];
     const [service] = services;
     if (service === undefined || services.some(({ ports }) => ports.some(({ targetPort }) => typeof targetPort === 'string' || targetPort === port))) return;
     const own = service.ports.find(({ number }) => number === port)!.targetPort;
@@ -136,7 +151,7 @@ export function securityPolicyFindings(snapshot: MeshSnapshot): Finding[] {
   for (const policy of [...snapshot.authorizationPolicies, ...snapshot.requestAuthentications, ...snapshot.peerAuthentications] as Configured<Selecting>[]) {
     const labels = Object.entries(policy.spec.selector?.matchLabels ?? {});
     if (labels.length === 0 || targetsOf(policy.spec).length > 0) continue;
-    if (!snapshot.services.some(({ instances }) => instances.some((instance) => isSelected(policy, instance))))
+    if (!all.has(...scopeOf(policy)))
       add(policy, 'IST0127', 'spec.selector', `no workload of a service has the labels ${labels.map(([name, value]) => `${name}=${value}`).join(', ')}.`);
   }
   return findings;

@@ -28,6 +28,7 @@ import { clientSecretNames } from './client-tls.ts';
 import { socketAddress } from './connection-manager.ts';
 import { destinationRuleFor, type EffectivePolicy, effectivePolicy } from './destination-policy.ts';
 import { localityEndpoints } from './endpoints.ts';
+import { GenerationBudget, generationLimits } from './generation-budget.ts';
 import { implementedService } from './inbound-chains.ts';
 import { balancing, commonBalancing, outlierDetection } from './load-balancing.ts';
 import { localityGroups, placementFor, weighsLocalities } from './localities.ts';
@@ -50,8 +51,10 @@ import { inboundPoolOf, visibleServices } from './sidecar-scope.ts';
 /** CDS: one cluster per service, port and subset that the proxy sees, and one per inbound port. */
 export function clustersFor(view: ProxyView, snapshot: MeshSnapshot): Cluster[] {
   const clusters: Cluster[] = [];
-  for (const service of visibleServices(view, snapshot)) {
-    const rule = destinationRuleFor(service, view, snapshot);
+  const budget = new GenerationBudget('clusters', generationLimits.maxClusters);
+  const planned = visibleServices(view, snapshot).map((service) => ({ service, rule: destinationRuleFor(service, view, snapshot) }));
+  for (const { service, rule } of planned) budget.spend(service.ports.length * (1 + (rule?.spec.subsets?.length ?? 0)));
+  for (const { service, rule } of planned) {
     for (const port of service.ports) {
       if (port.protocol === 'UDP') continue;
       clusters.push(outboundCluster(service, port, undefined, rule, view, snapshot));

@@ -9,7 +9,7 @@ import type {
   TrafficPolicySpec,
 } from '@mizzen/api';
 import { type Service, selects } from '../registry/service.ts';
-import { type Configured, hostMatches, isVisible, type MeshSnapshot, resolveHost, rootNamespace } from '../snapshot.ts';
+import { type Configured, isVisible, type MeshSnapshot, patternsFor, resolveHost, rootNamespace } from '../snapshot.ts';
 
 /** Who asks: rules are seen from a namespace, and may be for some of its workloads only. */
 export interface Viewer {
@@ -21,11 +21,49 @@ export interface Viewer {
  * The DestinationRule in effect for a service as one client sees it: the client's own, else the service's, else the root's. One that selects
  * workloads is for those of its own namespace, and goes before those for all.
  */
-export function destinationRuleFor(service: Service, viewer: Viewer, snapshot: MeshSnapshot): Configured<DestinationRuleSpec> | undefined {
-  const candidates = snapshot.destinationRules.filter((rule) => {
-    const host = resolveHost(rule.spec.host, rule.namespace, snapshot);
-    return hostMatches(host, service.hostname) && isVisible(rule.spec.exportTo, rule.namespace, viewer.namespace) && isFor(rule, viewer);
-  });
+export function destinationRuleFor(service: Service, viewer: Viewer, snapshot: MeshSnapshot): Rule | undefined {
+  const { rules, found } = rulesOf(snapshot);
+  const matching = patternsFor(service.hostname).flatMap((pattern) => rules.get(pattern) ?? []);
+  if (matching.length === 0) return undefined;
+  // What is visible depends on the namespace, and on labels where rules select by them.
+  const isByLabels = matching.some(({ rule }) => rule.spec.workloadSelector !== undefined);
+  const key = `${service.hostname}\0${service.namespace}\0${viewer.namespace}\0${isByLabels ? JSON.stringify(viewer.labels) : ''}`;
+  if (!found.has(key))
+    found.set(
+      key,
+      effectiveRule(
+        matching.sort((a, b) => a.age - b.age),
+        service,
+        viewer,
+      ),
+    );
+  return found.get(key);
+}
+
+type Rule = Configured<DestinationRuleSpec>;
+
+interface RuleIndex {
+  /** By the host that a rule is for, with its place by age. */
+  readonly rules: ReadonlyMap<string, readonly { readonly rule: Rule; readonly age: number }[]>;
+  /** The rules in effect that were looked for before. */
+  readonly found: Map<string, Rule | undefined>;
+}
+
+const ruleIndexes = new WeakMap<readonly Rule[], RuleIndex>();
+
+/** Made once for a snapshot: services and rules are as many as users like, so that comparing each with each would cost their product. */
+function rulesOf(snapshot: MeshSnapshot): RuleIndex {
+  let index = ruleIndexes.get(snapshot.destinationRules);
+  if (index === undefined) {
+    const aged = snapshot.destinationRules.map((rule, age) => ({ rule, age }));
+    index = { rules: Map.groupBy(aged, ({ rule }) => resolveHost(rule.spec.host, rule.namespace, snapshot)), found: new Map() };
+    ruleIndexes.set(snapshot.destinationRules, index);
+  }
+  return index;
+}
+
+function effectiveRule(matching: readonly { readonly rule: Rule }[], service: Service, viewer: Viewer): Rule | undefined {
+  const candidates = matching.flatMap(({ rule }) => (isVisible(rule.spec.exportTo, rule.namespace, viewer.namespace) && isFor(rule, viewer) ? [rule] : []));
   for (const namespace of new Set([viewer.namespace, service.namespace, rootNamespace])) {
     const inNamespace = candidates.filter((rule) => rule.namespace === namespace);
     // The most specific host wins: an exact one before a wildcard, a longer wildcard before a shorter.
@@ -52,7 +90,13 @@ function withSubsetsOfOthers(rule: Configured<DestinationRuleSpec>, all: readonl
   );
   if (others.length === 0) return rule;
   const subsets = [...(rule.spec.subsets ?? [])];
-  for (const other of others) for (const subset of other.spec.subsets ?? []) if (!subsets.some(({ name }) => name === subset.name)) subsets.push(subset);
+  const names = new Set(subsets.map(({ name }) => name));
+  for (const other of others)
+    for (const subset of other.spec.subsets ?? []) {
+      if (names.has(subset.name)) continue;
+      names.add(subset.name);
+      subsets.push(subset);
+    }
   const trafficPolicy = rule.spec.trafficPolicy ?? others.find((other) => other.spec.trafficPolicy)?.spec.trafficPolicy;
   return { ...rule, spec: { ...rule.spec, subsets, ...(trafficPolicy ? { trafficPolicy } : {}) } };
 }

@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf';
-import type { GatewayServerSpec, GatewaySpec } from '@mizzen/api';
+import type { GatewayServerSpec, GatewaySpec, VirtualServiceSpec } from '@mizzen/api';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import type { FilterChainSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { type Listener, ListenerSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_pb.js';
@@ -10,16 +10,17 @@ import { apiFilters, apisOf } from '../apis/listener-filters.ts';
 import { hasPlainHttp, hostOwner } from '../host-owner.ts';
 import type { ProxyView } from '../proxy-view.ts';
 import { authorizationNetworkFilters, pathNormalizationFor, securityFilters } from '../security/authorization-filters.ts';
-import { type Configured, hostMatches, type MeshSnapshot } from '../snapshot.ts';
+import { type Configured, hostMatches, type MeshSnapshot, patternsFor } from '../snapshot.ts';
 import { tracingFor } from '../telemetry-config.ts';
 import { serverNameRoutesOf, serves, tcpRouteOf } from './byte-routes.ts';
 import { connectionManager, socketAddress, tlsInspector } from './connection-manager.ts';
+import { GenerationBudget, generationLimits } from './generation-budget.ts';
 import { mutualTls } from './inbound-chains.ts';
 import { provenance } from './names.ts';
 import { servedGateways } from './served-gateways.ts';
 import { serverTlsContext } from './server-tls.ts';
 import { ads, callersTrustDomains } from './tls-contexts.ts';
-import { routesOf, type VirtualHost, virtualServicesOfGateway } from './virtual-service-routes.ts';
+import { type Route, routesOf, type VirtualHost, virtualServicesOfGateway } from './virtual-service-routes.ts';
 
 /** One server of a Gateway resource that this proxy serves. */
 interface Server {
@@ -73,13 +74,22 @@ const nameOf = ({ gateway }: Server) => `${gateway.namespace}/${gateway.name}`;
 /** LDS for a gateway: one listener per port; servers that share a port become its filter chains (TLS, by SNI) or its virtual hosts. */
 export function gatewayListeners(view: ProxyView, snapshot: MeshSnapshot): Listener[] {
   const byAddress = new Map<string, Server[]>();
+  const budget = new GenerationBudget('filter chains', generationLimits.maxFilterChains);
   for (const server of serversOf(view, snapshot)) {
     const address = `${server.spec.bind || view.gatewayBind}_${server.port}`;
-    byAddress.set(address, [...(byAddress.get(address) ?? []), server]);
+    const others = byAddress.get(address);
+    if (others === undefined) byAddress.set(address, [server]);
+    else others.push(server);
   }
   return [...byAddress].flatMap(([name, servers]) => {
     const { port, spec } = servers[0]!;
-    const chains = servers.filter((server) => server.serves !== 'http' || server.isTls).flatMap((server) => chainsOf(server, view, snapshot));
+    const chains = servers
+      .filter((server) => server.serves !== 'http' || server.isTls)
+      .flatMap((server) => {
+        const found = chainsOf(server, view, snapshot);
+        budget.spend(found.length);
+        return found;
+      });
     const looksForTls = servers.some((server) => server.isTls || server.serves === 'server-names');
     // Servers of plain HTTP share one table.
     if (servers.some((server) => server.serves === 'http' && !server.isTls))
@@ -159,24 +169,23 @@ function serverTls(server: Server, snapshot: MeshSnapshot): NonNullable<Init<typ
 /** RDS for a gateway: one table per plain port and one per TLS server, with the VirtualServices that are bound to it. */
 export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapshot): RouteConfiguration[] {
   const tables = new Map<string, Map<string, VirtualHost>>();
-  for (const server of serversOf(view, snapshot)) {
-    if (server.serves !== 'http') continue;
+  const merged = new Map<string, Route[][]>();
+  for (const { server, served } of plannedRoutes(view, snapshot)) {
     const name = routeNameOf(server);
     const hosts = tables.get(name) ?? new Map<string, VirtualHost>();
     tables.set(name, hosts);
-    for (const virtualService of virtualServicesOfGateway(`${server.gateway.namespace}/${server.gateway.name}`, snapshot)) {
-      const serverHosts = hostsFor(server, virtualService.namespace);
-      const routes = routesOf(virtualService, server.port, view, snapshot, `${server.gateway.namespace}/${server.gateway.name}`);
-      for (const host of virtualService.spec.hosts ?? []) {
-        const domain = serverHosts.some((pattern) => hostMatches(pattern, host)) ? host : serverHosts.find((pattern) => hostMatches(host, pattern));
-        if (domain === undefined) continue;
+    for (const { virtualService, domains } of served) {
+      const routes = routesOf(virtualService, server.port, view, snapshot, nameOf(server));
+      for (const domain of domains) {
         const existing = hosts.get(domain);
         // Several VirtualServices on one gateway host are merged: conditional routes first, as in Istio.
-        const merged = [...(existing?.routes ?? []), ...routes];
+        const parts = merged.get(`${name}\0${domain}`);
+        if (parts === undefined) merged.set(`${name}\0${domain}`, [routes]);
+        else parts.push(routes);
         hosts.set(domain, {
           name: `${domain}:${server.port}`,
           domains: domain === '*' ? ['*'] : [domain, `${domain}:*`],
-          routes: existing ? stableConditionalFirst(merged) : merged,
+          routes,
           // One server that redirects is enough: plain requests for the host must not depend on the order of Gateways.
           requireTls:
             server.spec.tls?.httpsRedirect || existing?.requireTls === VirtualHost_TlsRequirementType.ALL
@@ -188,9 +197,48 @@ export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapsh
     if (server.spec.tls?.httpsRedirect && hosts.size === 0)
       hosts.set('*', { name: `redirect:${server.port}`, domains: ['*'], requireTls: VirtualHost_TlsRequirementType.ALL });
   }
+  for (const [key, parts] of merged) {
+    if (parts.length === 1) continue;
+    const [name = '', domain = ''] = key.split('\0');
+    const host = tables.get(name)!.get(domain)!;
+    tables.get(name)!.set(domain, { ...host, routes: stableConditionalFirst(parts.flat()) });
+  }
   const port = (name: string) => name.slice('http.'.length);
   for (const [name, hosts] of tables) if (name.startsWith('http.')) answerChallenges(hosts, port(name), servedGateways(view, snapshot), snapshot);
   return [...tables].map(([name, hosts]) => create(RouteConfigurationSchema, { name, virtualHosts: [...hosts.values()], validateClusters: false }));
+}
+
+interface PlannedRoutes {
+  readonly server: Server;
+  readonly served: readonly { readonly virtualService: Configured<VirtualServiceSpec>; readonly domains: readonly string[] }[];
+}
+
+/** Which VirtualServices each HTTP server has, under which of their hosts. Their routes are counted before any is made. */
+function plannedRoutes(view: ProxyView, snapshot: MeshSnapshot): PlannedRoutes[] {
+  const budget = new GenerationBudget('routes', generationLimits.maxRoutes);
+  return serversOf(view, snapshot).flatMap((server): PlannedRoutes[] => {
+    if (server.serves !== 'http') return [];
+    const byNamespace = new Map<string, { readonly patterns: ReadonlySet<string>; readonly hosts: readonly string[] }>();
+    const served = virtualServicesOfGateway(nameOf(server), snapshot).flatMap((virtualService) => {
+      const { namespace, spec } = virtualService;
+      let known = byNamespace.get(namespace);
+      if (known === undefined) {
+        const hosts = hostsFor(server, namespace);
+        known = { hosts, patterns: new Set(hosts) };
+        byNamespace.set(namespace, known);
+      }
+      const { hosts, patterns } = known;
+      const domains = (spec.hosts ?? []).flatMap((host): string[] => {
+        if (patternsFor(host).some((pattern) => patterns.has(pattern))) return [host];
+        const narrower = host.startsWith('*') ? hosts.find((pattern) => hostMatches(host, pattern)) : undefined;
+        return narrower === undefined ? [] : [narrower];
+      });
+      if (domains.length === 0) return [];
+      budget.spend(domains.length * (spec.http ?? []).reduce((sum, { match }) => sum + Math.max(1, match?.length ?? 0), 0));
+      return [{ virtualService, domains }];
+    });
+    return [{ server, served }];
+  });
 }
 
 /** Before anything else that is said of a name, redirects to TLS too: there is no certificate yet. */

@@ -5,6 +5,7 @@ import type { ProxyView } from '../proxy-view.ts';
 import { mayBeHttp, type Service, type ServicePort } from '../registry/service.ts';
 import { hostMatches, isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
 import { bytesTo, serverNamesTo } from './byte-routes.ts';
+import { GenerationBudget, generationLimits } from './generation-budget.ts';
 import { outboundClusterName, outboundRouteName, passthroughCluster } from './names.ts';
 import { serviceAddresses } from './service-addresses.ts';
 import { boundListeners, egressProxyOf, importsHost, outboundTrafficMode, servicesOfListener, visibleServices } from './sidecar-scope.ts';
@@ -49,11 +50,13 @@ function capturedRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteConfigura
   const tables = new Map<number, { readonly hosts: VirtualHost[]; readonly taken: Set<string> }>();
   const others = outboundTrafficMode(view, snapshot) === 'REGISTRY_ONLY' ? blockAll : unknownHosts(allowAny, view, snapshot);
   const single: RouteConfiguration[] = [];
+  const budget = new GenerationBudget('routes', generationLimits.maxRoutes);
   for (const service of visibleServices(view, snapshot))
     for (const port of service.ports) {
       if (!mayBeHttp(port.protocol)) continue;
       const virtualService = virtualServiceFor(service.hostname, view.namespace, 'mesh', snapshot);
       const routes = virtualService ? routesOf(virtualService, port.number, view, snapshot, 'mesh') : [defaultRoute(service, port, view, snapshot)];
+      budget.spend(routes.length);
       const name = `${service.hostname}:${port.number}`;
       // Connections that are for this service's own address: whatever the Host says.
       if (port.protocol === 'AUTO') single.push(table(name, [{ name, domains: ['*'], routes }]));
@@ -65,7 +68,7 @@ function capturedRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteConfigura
       );
       if (domains.length > 0) hosts.push({ name, domains, routes });
     }
-  for (const [port, { hosts, taken }] of tables) hosts.push(...virtualHostsWithoutService(port, taken, view, snapshot), others);
+  for (const [port, { hosts, taken }] of tables) hosts.push(...virtualHostsWithoutService(port, taken, view, snapshot, budget), others);
   return [...[...tables].map(([port, { hosts }]) => table(String(port), hosts)), ...single];
 }
 
@@ -126,6 +129,7 @@ function unknownHosts(otherwise: VirtualHost, view: ProxyView, snapshot: MeshSna
 function outboundVirtualHosts(services: readonly Service[], only: number | undefined, view: ProxyView, snapshot: MeshSnapshot): VirtualHost[] {
   const hosts: VirtualHost[] = [];
   const taken = new Set<string>(['*']);
+  const budget = new GenerationBudget('routes', generationLimits.maxRoutes);
   const claim = (names: readonly string[]) => names.filter((name) => !taken.has(name) && taken.add(name));
   for (const service of services) {
     const httpPorts = service.ports.filter((port) => mayBeHttp(port.protocol) && (only === undefined || port.number === only));
@@ -133,6 +137,7 @@ function outboundVirtualHosts(services: readonly Service[], only: number | undef
     for (const port of httpPorts) {
       const virtualService = virtualServiceFor(service.hostname, view.namespace, 'mesh', snapshot);
       const routes = virtualService ? routesOf(virtualService, port.number, view, snapshot, 'mesh') : [defaultRoute(service, port, view, snapshot)];
+      budget.spend(routes.length);
       const domains = claim(domainsOf(service, port, port === bare, view.namespace));
       if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes });
     }
@@ -144,22 +149,31 @@ function outboundVirtualHosts(services: readonly Service[], only: number | undef
       const domains = claim(domainsOf(service, port, false, view.namespace));
       if (domains.length > 0) hosts.push({ name: `${service.hostname}:${port.number}`, domains, routes: [connectRoute(service, port, view, snapshot)] });
     }
-  hosts.push(...virtualHostsWithoutService(only, taken, view, snapshot));
+  hosts.push(...virtualHostsWithoutService(only, taken, view, snapshot, budget));
   return hosts;
 }
 
 /** Hosts that only a VirtualService names: they have no service of their own, but routes to others. */
-function virtualHostsWithoutService(port: number | undefined, taken: Set<string>, view: ProxyView, snapshot: MeshSnapshot): VirtualHost[] {
+function virtualHostsWithoutService(
+  port: number | undefined,
+  taken: Set<string>,
+  view: ProxyView,
+  snapshot: MeshSnapshot,
+  budget: GenerationBudget,
+): VirtualHost[] {
   const hosts: VirtualHost[] = [];
   for (const virtualService of snapshot.virtualServices) {
     if (!appliesTo(virtualService, 'mesh') || !isVisible(virtualService.spec.exportTo, virtualService.namespace, view.namespace)) continue;
+    let routes: Route[] | undefined;
     for (const host of virtualService.spec.hosts ?? []) {
       const resolved = resolveHost(host, virtualService.namespace, snapshot);
       if (snapshot.servicesByHostname.has(resolved) || !importsHost(resolved, virtualService.namespace, view, snapshot)) continue;
       const bareName = host.includes('.') ? [] : [host, `${host}:*`];
       const domains = (host.startsWith('*') ? [resolved] : [resolved, `${resolved}:*`, ...bareName]).filter((name) => !taken.has(name) && taken.add(name));
-      if (domains.length > 0)
-        hosts.push({ name: `${resolved}:${virtualService.name}`, domains, routes: routesOf(virtualService, port, view, snapshot, 'mesh') });
+      if (domains.length === 0) continue;
+      routes ??= routesOf(virtualService, port, view, snapshot, 'mesh');
+      budget.spend(routes.length);
+      hosts.push({ name: `${resolved}:${virtualService.name}`, domains, routes });
     }
   }
   return hosts;

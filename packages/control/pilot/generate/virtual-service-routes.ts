@@ -34,7 +34,7 @@ import type { ProxyView } from '../proxy-view.ts';
 import { type Service, selects } from '../registry/service.ts';
 import { mayRoute } from '../route-ownership.ts';
 import { anyOf, inList, jwtFilter, jwtPayload, metadata, regex, textValue } from '../security/value-matchers.ts';
-import { type Configured, hostMatches, isVisible, type MeshSnapshot, resolveHost } from '../snapshot.ts';
+import { type Configured, isVisible, type MeshSnapshot, patternsFor, resolveHost } from '../snapshot.ts';
 import { destinationRuleFor, effectivePolicy } from './destination-policy.ts';
 import { hashPolicy } from './load-balancing.ts';
 import { outboundClusterName, provenance } from './names.ts';
@@ -56,23 +56,52 @@ export function isBoundTo(gateways: readonly string[], gateway: string, namespac
 /** The VirtualService that holds a host for the mesh: an exact host before a wildcard, then the oldest. */
 export function virtualServiceFor(hostname: string, viewer: string, gateway: string, snapshot: MeshSnapshot): Configured<VirtualServiceSpec> | undefined {
   const owner = gateway === 'mesh' ? snapshot.servicesByHostname.get(hostname)?.namespace : undefined;
-  let wildcard: { virtualService: Configured<VirtualServiceSpec>; length: number } | undefined;
-  for (const virtualService of snapshot.virtualServices) {
-    if (!appliesTo(virtualService, gateway) || !isVisible(virtualService.spec.exportTo, virtualService.namespace, viewer)) continue;
-    if (!mayRoute(snapshot.meshConfig.routeOwnership, virtualService.namespace, owner, viewer)) continue;
-    for (const host of virtualService.spec.hosts ?? []) {
-      const resolved = resolveHost(host, virtualService.namespace, snapshot);
-      if (resolved === hostname) return virtualService;
-      if (resolved.startsWith('*') && hostMatches(resolved, hostname) && resolved.length > (wildcard?.length ?? 0))
-        wildcard = { virtualService, length: resolved.length };
-    }
+  const { byHost } = virtualServicesOf(snapshot);
+  for (const pattern of patternsFor(hostname)) {
+    const found = byHost
+      .get(pattern)
+      ?.find(
+        (one) =>
+          appliesTo(one, gateway) &&
+          isVisible(one.spec.exportTo, one.namespace, viewer) &&
+          mayRoute(snapshot.meshConfig.routeOwnership, one.namespace, owner, viewer),
+      );
+    if (found !== undefined) return found;
   }
-  return wildcard?.virtualService;
+  return undefined;
+}
+
+interface VirtualServiceIndex {
+  /** The oldest first. */
+  readonly byHost: ReadonlyMap<string, readonly Configured<VirtualServiceSpec>[]>;
+  readonly byGateway: ReadonlyMap<string, readonly Configured<VirtualServiceSpec>[]>;
+}
+
+const indexes = new WeakMap<readonly Configured<VirtualServiceSpec>[], VirtualServiceIndex>();
+
+/** Made once for a snapshot: hosts, Gateways and VirtualServices are as many as users like, so that comparing each with each would cost their product. */
+export function virtualServicesOf(snapshot: MeshSnapshot): VirtualServiceIndex {
+  let index = indexes.get(snapshot.virtualServices);
+  if (index !== undefined) return index;
+  const [byHost, byGateway] = [new Map<string, Configured<VirtualServiceSpec>[]>(), new Map<string, Configured<VirtualServiceSpec>[]>()];
+  const add = (map: typeof byHost, key: string, one: Configured<VirtualServiceSpec>) => {
+    const list = map.get(key);
+    if (list === undefined) map.set(key, [one]);
+    else list.push(one);
+  };
+  for (const one of snapshot.virtualServices) {
+    for (const host of new Set((one.spec.hosts ?? []).map((host) => resolveHost(host, one.namespace, snapshot)))) add(byHost, host, one);
+    const gateways = one.spec.gateways?.length ? one.spec.gateways : ['mesh'];
+    for (const name of new Set(gateways.map((name) => (name === 'mesh' || name.includes('/') ? name : `${one.namespace}/${name}`)))) add(byGateway, name, one);
+  }
+  index = { byHost, byGateway };
+  indexes.set(snapshot.virtualServices, index);
+  return index;
 }
 
 /** VirtualServices bound to a gateway, for ./gateways.ts. */
-export function virtualServicesOfGateway(gateway: string, snapshot: MeshSnapshot): Configured<VirtualServiceSpec>[] {
-  return snapshot.virtualServices.filter((virtualService) => appliesTo(virtualService, gateway));
+export function virtualServicesOfGateway(gateway: string, snapshot: MeshSnapshot): readonly Configured<VirtualServiceSpec>[] {
+  return virtualServicesOf(snapshot).byGateway.get(gateway) ?? [];
 }
 
 /** The routes of one VirtualService as one proxy sees them on one port. Each `match` block becomes a route of its own. */

@@ -1,6 +1,7 @@
 import type { ServiceEntrySpec, ServiceSpec, WorkloadEntrySpec } from '@mizzen/api';
 import type { StoredResource } from '../../galley/config-store.ts';
-import { type Instance, type Protocol, protocolOf, type Service, type ServicePort, selects } from './service.ts';
+import { LabelIndex } from './label-index.ts';
+import { type Instance, type Protocol, protocolOf, type Service, type ServicePort } from './service.ts';
 import { registeredAnnotation, type WorkloadBindings } from './workload-bindings.ts';
 
 /** Builds the registry's services, with their instances, from Service, ServiceEntry, WorkloadEntry and EndpointSlice objects. */
@@ -21,9 +22,17 @@ const trafficDistributionAnnotation = 'networking.istio.io/traffic-distribution'
 export const unhealthyAnnotation = 'mizzen.dev/unhealthy';
 
 export function buildServices(sources: RegistrySources, domain: string): Service[] {
-  const workloads = sources.workloadEntries.flatMap((stored) => toWorkload(stored, sources.bindings));
+  const workloads = new LabelIndex(
+    sources.workloadEntries.flatMap((stored) => toWorkload(stored, sources.bindings)),
+    ({ namespace }) => namespace,
+    ({ labels }) => labels,
+  );
+  const slices = Map.groupBy(
+    sources.endpointSlices,
+    ({ key, resource }) => `${key.namespace}/${resource.metadata.labels?.['kubernetes.io/service-name'] ?? ''}`,
+  );
   return [
-    ...sources.services.map((stored) => fromService(stored, workloads, sources.endpointSlices, domain)),
+    ...sources.services.map((stored) => fromService(stored, workloads, slices, domain)),
     ...sources.serviceEntries.flatMap((stored) => fromServiceEntry(stored, workloads)),
   ];
 }
@@ -50,7 +59,12 @@ function toWorkload(stored: StoredResource, bindings: WorkloadBindings): Workloa
   return [{ name: binding.name, namespace, spec, labels: { ...binding.labels, [tlsModeLabel]: 'istio' }, isHealthy }];
 }
 
-function fromService(stored: StoredResource, workloads: readonly Workload[], endpointSlices: readonly StoredResource[], domain: string): Service {
+function fromService(
+  stored: StoredResource,
+  workloads: LabelIndex<Workload>,
+  endpointSlices: ReadonlyMap<string, readonly StoredResource[]>,
+  domain: string,
+): Service {
   const { name } = stored.resource.metadata;
   const { namespace } = stored.key;
   const spec = (stored.resource.spec ?? {}) as ServiceSpec;
@@ -63,10 +77,10 @@ function fromService(stored: StoredResource, workloads: readonly Workload[], end
     }),
   );
   const hasSelector = Object.keys(spec.selector ?? {}).length > 0;
-  const selected = hasSelector ? workloads.filter((workload) => workload.namespace === namespace && selects(spec.selector, workload.labels)) : [];
+  const selected = hasSelector ? workloads.matching(namespace, spec.selector) : [];
   const instances = [
     ...selected.map((workload) => toInstance(workload, ports)),
-    ...(hasSelector ? [] : fromEndpointSlices(name, namespace, ports, endpointSlices)),
+    ...(hasSelector ? [] : fromEndpointSlices(name, namespace, ports, endpointSlices.get(`${namespace}/${name}`) ?? [])),
   ];
   const isExternalName = spec.type === 'ExternalName' && spec.externalName !== undefined;
   return {
@@ -90,7 +104,7 @@ function fromService(stored: StoredResource, workloads: readonly Workload[], end
 
 const resolutions = { NONE: 'none', STATIC: 'static', DNS: 'dns', DNS_ROUND_ROBIN: 'dnsOne', DYNAMIC_DNS: 'byName' } as const;
 
-function fromServiceEntry(stored: StoredResource, workloads: readonly Workload[]): Service[] {
+function fromServiceEntry(stored: StoredResource, workloads: LabelIndex<Workload>): Service[] {
   const spec = stored.resource.spec as ServiceEntrySpec;
   const { namespace } = stored.key;
   const ports = (spec.ports ?? []).map(
@@ -107,10 +121,7 @@ function fromServiceEntry(stored: StoredResource, workloads: readonly Workload[]
   const isExternal = spec.location !== 'MESH_INTERNAL';
   return (spec.hosts ?? []).map((hostname) => {
     let instances: Instance[];
-    if (spec.workloadSelector)
-      instances = workloads
-        .filter((workload) => workload.namespace === namespace && selects(spec.workloadSelector!.labels, workload.labels))
-        .map((workload) => toInstance(workload, ports));
+    if (spec.workloadSelector) instances = workloads.matching(namespace, spec.workloadSelector.labels).map((workload) => toInstance(workload, ports));
     else if (spec.endpoints?.length)
       instances = spec.endpoints.map((endpoint, i) =>
         toInstance({ name: `${stored.resource.metadata.name}-${i}`, namespace, spec: endpoint, labels: endpoint.labels ?? {}, isHealthy: true }, ports),
@@ -188,20 +199,18 @@ interface EndpointSliceContent {
 
 /** A Service without a selector takes its endpoints from the slices that name it, as in Kubernetes. */
 function fromEndpointSlices(name: string, namespace: string, ports: readonly ServicePort[], slices: readonly StoredResource[]): Instance[] {
-  return slices
-    .filter((stored) => stored.key.namespace === namespace && stored.resource.metadata.labels?.['kubernetes.io/service-name'] === name)
-    .flatMap((stored) => {
-      const slice = stored.resource as unknown as EndpointSliceContent;
-      const portMap = new Map(
-        ports.map((port) => [
-          port.number,
-          slice.ports?.find((entry) => (entry.name ?? '') === port.name)?.port ?? (typeof port.targetPort === 'number' ? port.targetPort : port.number),
-        ]),
-      );
-      return (slice.endpoints ?? []).flatMap((endpoint) =>
-        (endpoint.addresses ?? []).map(
-          (address): Instance => ({ ...plainInstance(address, name, namespace, ports), ports: portMap, isHealthy: endpoint.conditions?.ready !== false }),
-        ),
-      );
-    });
+  return slices.flatMap((stored) => {
+    const slice = stored.resource as unknown as EndpointSliceContent;
+    const portMap = new Map(
+      ports.map((port) => [
+        port.number,
+        slice.ports?.find((entry) => (entry.name ?? '') === port.name)?.port ?? (typeof port.targetPort === 'number' ? port.targetPort : port.number),
+      ]),
+    );
+    return (slice.endpoints ?? []).flatMap((endpoint) =>
+      (endpoint.addresses ?? []).map(
+        (address): Instance => ({ ...plainInstance(address, name, namespace, ports), ports: portMap, isHealthy: endpoint.conditions?.ready !== false }),
+      ),
+    );
+  });
 }
