@@ -37,7 +37,6 @@ const maxNegativeTtlSeconds = 300;
 const staleMs = 3_600_000;
 const staleTtlSeconds = 30;
 const maxUnderWay = 1_000;
-const maxAnswerBytes = 65_535;
 /**
  * Questions leave from ports that no application is given by the kernel (its range starts at 32768). Were one of them used by an
  * application a moment ago, connection tracking would take our question for that application's and send it back to us.
@@ -213,7 +212,8 @@ export class DnsForwarder {
     return new Promise((resolve) => {
       const socket = boundary.own(net.connect({ host: server.address, port: server.port, noDelay: true }));
       this.#sockets.add(socket);
-      let received = Buffer.alloc(0);
+      const pieces: Buffer[] = [];
+      let received = 0;
       const finish = (answer: Answer | undefined) => {
         clearTimeout(timer);
         this.#sockets.delete(socket);
@@ -226,11 +226,14 @@ export class DnsForwarder {
       socket.on('close', fail);
       socket.on('connect', () => socket.write(framed(withId(message, id))));
       socket.on('data', (chunk) => {
-        received = Buffer.concat([received, chunk]);
-        if (received.length < 2) return;
-        const length = received.readUInt16BE(0);
-        if (received.length < 2 + length) return received.length > maxAnswerBytes + 2 ? finish(undefined) : undefined;
-        const bytes = received.subarray(2, 2 + length);
+        pieces.push(chunk);
+        received += chunk.length;
+        // Joined when it is whole: a server may send it byte by byte.
+        if (received < 2) return;
+        const [first, second] = [pieces[0]?.[0] ?? 0, pieces[0]?.[1] ?? pieces[1]?.[0] ?? 0];
+        const length = (first << 8) | second;
+        if (received < 2 + length) return;
+        const bytes = Buffer.concat(pieces).subarray(2, 2 + length);
         const summary = length >= 2 && bytes.readUInt16BE(0) === id ? readAnswer(bytes, question) : undefined;
         finish(summary && { bytes, summary });
       });

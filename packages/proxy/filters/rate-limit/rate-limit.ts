@@ -1,4 +1,5 @@
 import { MizzenError } from '@mizzen/common';
+import { peerOf } from '@mizzen/common/connection-guard';
 import { type RateLimitResponse, RateLimitResponse_Code } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
 import { RateLimitUnit } from '@mizzen/envoy-api/gen/envoy/type/v3/ratelimit_unit_pb.js';
 import { Limit_By, type Limit as LimitMessage, RateLimitPerRouteSchema, RateLimitSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
@@ -292,9 +293,9 @@ function keyOf(exchange: Exchange, limit: Limit): string | undefined {
   switch (limit.by) {
     case Limit_By.CONSUMER:
       // Nobody in particular is limited by address, so that being anonymous is no way around a limit.
-      return exchange.consumer?.name || `ip:${exchange.remoteAddress}`;
+      return exchange.consumer?.name || `ip:${peerOf(exchange)}`;
     case Limit_By.IP:
-      return exchange.remoteAddress;
+      return peerOf(exchange);
     case Limit_By.HEADER:
       return exchange.head.headers.getJoined(limit.key)?.slice(0, maxKeyLength);
     case Limit_By.CLAIM: {
