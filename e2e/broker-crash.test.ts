@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,6 +19,19 @@ import { until } from './support/http.ts';
 
 /** `BROKER_CRASHES=200 npm test -- e2e/broker-crash.test.ts` is the long form. */
 const rounds = Number(process.env['BROKER_CRASHES'] ?? 4);
+/** Runs the command, and returns its exit code with what it has written. */
+async function mizzen(...args: string[]): Promise<{ readonly code: number | null; readonly output: string }> {
+  const [program, ...before] = mizzenCommand;
+  const child = spawn(program!, [...before, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (data: Buffer) => {
+      output += data.toString();
+    });
+  const [code] = (await once(child, 'close')) as [number | null];
+  return { code, output };
+}
+
 const message = (body: string, key = '') => ({ key, headers: {}, body: Buffer.from(body), delayMs: 0, ttlMs: 0 });
 
 describe('the embedded broker', () => {
@@ -52,6 +66,12 @@ describe('the embedded broker', () => {
         60_000,
       );
       await new Promise((resolve) => setTimeout(resolve, Math.random() * 100));
+      // A second process on the directory ends, and the first goes on.
+      if (round === 0) {
+        const second = await mizzen('broker', '--plain', '--data', broker.folder, '--port', '0');
+        assert.match(second.output, /another broker uses this directory/);
+        assert.equal(second.code, 1);
+      }
       await broker.kill('SIGKILL');
       await broker.start();
     }
@@ -78,8 +98,40 @@ describe('the embedded broker', () => {
       );
     }
     await subscription.close();
+    // What the broker stored under a bare name belongs to a Component after `mizzen messages adopt`, with all messages and the progress of groups.
+    const where = ['--broker', `127.0.0.1:${broker.port}`];
+    const unknown = await mizzen('messages', 'adopt', 'none', 'default/pubsub', ...where);
+    assert.match(unknown.output, /there is no topic "none"/);
+    assert.equal(unknown.code, 1);
+    const adopted = await mizzen('messages', 'adopt', 't', 'default/pubsub', ...where);
+    assert.equal(adopted.code, 0, adopted.output);
     await driver.close();
+    const component = new EmbeddedDriver({ host: '127.0.0.1', port: broker.port, logger: silentLogger, space: 'default/pubsub' });
+    const again = new Set<string>();
+    await component.subscribe({ topic: 't', group: 'new', maxInFlight: 200, from: 'earliest' }, (delivery) => {
+      again.add(delivery.body.toString());
+      delivery.ack();
+    });
+    await until(
+      'every message of the adopted topic',
+      async () => [...confirmed].filter((body) => !again.has(body)).length,
+      (missing) => missing === 0,
+    );
+    assert.equal(await component.lag('t', 'g'), 0);
+    await component.close();
     await broker.close();
+  });
+
+  it('listens on loopback alone without an identity, and does not start with one that it cannot read', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'mizzen-options-'));
+    const [open, missing] = await Promise.all([
+      mizzen('broker', '--plain', '--data', join(folder, 'a'), '--host', '0.0.0.0', '--port', '0'),
+      mizzen('broker', '--config', join(folder, 'none.json'), '--data', join(folder, 'b'), '--port', '0'),
+    ]);
+    assert.match(open.output, /without an identity \(--config\) the broker takes plain connections, and so listens on 127\.0\.0\.1 only/);
+    assert.match(missing.output, /ENOENT/);
+    assert.deepEqual([open.code, missing.code], [1, 1]);
+    rmSync(folder, { recursive: true, force: true });
   });
 
   describe('on a small disk', { skip: process.getuid?.() === 0 ? false : 'needs root, to make a disk' }, () => {

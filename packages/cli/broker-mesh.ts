@@ -37,6 +37,8 @@ interface MeshState {
 
 /** The broker's own identity in the mesh, kept fresh. */
 export interface BrokerIdentity {
+  /** Its SPIFFE ID. */
+  readonly uri: string;
   tls(): tls.TlsOptions;
   close(): void;
 }
@@ -48,6 +50,7 @@ export async function brokerIdentity(file: string, logger: Logger): Promise<Brok
   const agent = new IdentityAgent(config, secrets, new ProxyCounters(), logger);
   await agent.start();
   return {
+    uri: ownUri(config),
     tls: () => tlsOf(config, secrets),
     close: () => {
       agent.close();
@@ -146,8 +149,7 @@ export class BrokerMesh implements BrokerAuthorization {
 
   /** The broker's own identity, which the mesh's operator uses on its machine. */
   isOperator(identity: string): boolean {
-    const { trustDomain, namespace, serviceAccount } = this.#config;
-    return identity === `spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount}`;
+    return identity === ownUri(this.#config);
   }
 
   async close(): Promise<void> {
@@ -210,6 +212,8 @@ export class BrokerMesh implements BrokerAuthorization {
     }
   }
 }
+
+const ownUri = ({ trustDomain, namespace, serviceAccount }: ProxyConfig) => `spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount}`;
 
 function readConfig(file: string): ProxyConfig {
   return checkProxyConfig(JSON.parse(readFileSync(file, 'utf8')), file);

@@ -17,6 +17,12 @@ export interface MessagesOptions {
   readonly component?: string;
 }
 
+/** The operator's commands talk to the mesh's broker alone: another workload on its port has a certificate of the mesh too. */
+function brokerProblem(certificate: PeerCertificate, uri: string): Error | undefined {
+  if (certificate.subjectaltname === `URI:${uri}`) return serverChainError(certificate);
+  return serverChainError(certificate) ?? new Error(`the server is ${certificate.subjectaltname ?? 'without a name'}, not the mesh's broker`);
+}
+
 const connectMs = 5_000;
 
 /** `mizzen messages topics` */
@@ -79,7 +85,10 @@ async function ask(options: MessagesOptions, question: object): Promise<unknown>
     logger: silentLogger,
     ...(identity === undefined
       ? {}
-      : { tls: () => ({ ...identity.tls(), checkServerIdentity: (_host: string, certificate: PeerCertificate) => serverChainError(certificate) }) as never }),
+      : {
+          tls: () =>
+            ({ ...identity.tls(), checkServerIdentity: (_host: string, certificate: PeerCertificate) => brokerProblem(certificate, identity.uri) }) as never,
+        }),
   });
   try {
     const deadline = Date.now() + connectMs;

@@ -235,6 +235,73 @@ describe("the broker's directory", () => {
     rmSync(whole, { recursive: true });
   });
 
+  it('names what is damaged at any place of any file, serves the other topics whole, and keeps every record before the damage over a repair', {
+    timeout: 120_000,
+  }, async () => {
+    const topics = ['a', 'b', 'c'];
+    const bodies = numbered(60);
+    const single = { ...settings(folder), partitions: 1 };
+    const broker = new Broker(single, silentLogger);
+    for (const topic of topics) for (let i = 0; i < bodies.length; i += 5) assert.equal(await publish(broker, topic, ...bodies.slice(i, i + 5)), undefined);
+    for (const topic of topics) await receive(broker, topic, 60, 'g');
+    await broker.close();
+    const whole = mkdtempSync(join(tmpdir(), 'mizzen-whole-'));
+    cpSync(folder, whole, { recursive: true });
+    const files = filesBelow(whole).map((file) => relative(whole, file));
+    const recordBytes = statSync(join(whole, files.find((file) => file.endsWith('0000000000000000.log'))!)).size;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(...files),
+        fc.constantFrom('flip', 'cut', 'empty'),
+        fc.double({ min: 0, max: 1, noNaN: true, maxExcluded: true }),
+        fc.nat(7),
+        async (file, how, where, bit) => {
+          rmSync(folder, { recursive: true, force: true });
+          cpSync(whole, folder, { recursive: true });
+          const path = join(folder, file);
+          const bytes = readFileSync(path);
+          const at = how === 'empty' ? 0 : Math.floor(where * bytes.length);
+          if (how === 'flip' && bytes.length > 0) {
+            bytes[at]! ^= 1 << bit;
+            writeFileSync(path, bytes);
+          } else truncateSync(path, at);
+          const { findings } = checkHome(folder);
+          const touched = topics.find((topic) => file.startsWith(join('topics', folderOfTopic(topic), '/')));
+          const serveAll = async (isRepaired: boolean) => {
+            const damaged = new Broker(single, silentLogger);
+            try {
+              for (const topic of topics) {
+                const received = await receive(damaged, topic, 60);
+                const missing = bodies.flatMap((body, i) => (received.includes(body) ? [] : [i]));
+                if (topic !== touched) assert.deepEqual(missing, [], topic);
+                else if (isRepaired) {
+                  const base = /(\d{16})\.log$/.exec(file)?.[1];
+                  // Records of one size: those whose bytes end before the damage.
+                  const kept = base === undefined ? 60 : Number(base) + Math.floor(at / (recordBytes / 5));
+                  assert.deepEqual(
+                    missing.filter((n) => n < kept),
+                    [],
+                    'before the damage',
+                  );
+                  const ofTopic = findings.filter((finding) => finding.path.startsWith(join(folder, 'topics', folderOfTopic(topic))));
+                  assert.ok(missing.length === 0 || ofTopic.length > 0, 'it is named');
+                }
+                assert.ok(isRepaired || topic !== touched ? (await publish(damaged, topic, 'new')) === undefined : true);
+              }
+            } finally {
+              await damaged.close();
+            }
+          };
+          await serveAll(false);
+          await repairHome(folder, silentLogger);
+          await serveAll(true);
+        },
+      ),
+      { numRuns: process.env['BROKER_DRILL'] === 'long' ? 100 : 4 },
+    );
+    rmSync(whole, { recursive: true });
+  });
+
   it('loses one record to one flipped bit, wherever it is, says which, and delivers all others also to new groups', { timeout: 60_000 }, async () => {
     let broker = new Broker({ ...settings(folder), partitions: 1 }, silentLogger);
     const bodies = numbered(20);
