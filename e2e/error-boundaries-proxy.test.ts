@@ -10,7 +10,7 @@ import type net from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it, mock } from 'node:test';
-import { TLSSocket } from 'node:tls';
+import { connect as connectTls, TLSSocket } from 'node:tls';
 import { create, toBinary } from '@bufbuild/protobuf';
 import { ErrorBoundary, errorBoundary, injectFault, internalErrors, logErrorsTo, silentLogger } from '@mizzen/common';
 import { callHttps } from '@mizzen/common/https-call';
@@ -46,10 +46,10 @@ const maxRounds = 10;
 /** How often one round of traffic enters a place; each entry throws once. */
 const entriesOf: Partial<Record<Place, number>> = {
   ...{ 'access-log': 4, 'dns.forward': 12, 'dns.query': 6, 'dns.refresh': 2, 'health-check': 6, 'https.call': 4, 'listener.inspection': 2, 'listener.open': 2 },
-  ...{ 'own-request': 3, 'rate-limit.sweep': 2, 'request.timer': 2, 'tls.client': 4, 'udp.datagram': 3 },
+  ...{ 'own-request': 3, 'rate-limit.sweep': 2, 'request.timer': 2, 'tls.client': 4, 'tls.renew': 2, 'udp.datagram': 3 },
 };
 /** Places whose own traffic is served in spite of the exception: what it ended is tried again. */
-const recovering: readonly Place[] = ['access-log', 'dns.refresh', 'listener.open', 'login', 'rate-limit.sweep', 'tracing.export'];
+const recovering: readonly Place[] = ['access-log', 'dns.refresh', 'listener.open', 'login', 'rate-limit.sweep', 'tls.renew', 'tracing.export'];
 /** Places that the traffic of each other enters. */
 const shared: readonly (readonly TrafficPlace[])[] = [
   ['own-request', 'request.filter', 'tracing.export', 'authentication.password'],
@@ -84,6 +84,8 @@ describe('an exception at a boundary of the proxy', () => {
   let engine: Engine;
   let redis: BrokerProcess | undefined;
   let authority: TestAuthority;
+  let certificates: readonly { readonly cert: string; readonly key: string }[];
+  let certificate = 0;
   let appPorts: [number, number];
   let busyPort: number;
   let tlsPort: number;
@@ -92,7 +94,7 @@ describe('an exception at a boundary of the proxy', () => {
   let udpServerPort: number;
   let dnsPort: number;
   let providerPort: number;
-  const ports = { main: 0, authorized: 0, own: 0, inspected: 0, traced: 0, udp: 0 };
+  const ports = { main: 0, authorized: 0, own: 0, inspected: 0, renewed: 0, traced: 0, udp: 0 };
 
   const count = (place: Place) => internalErrors().get(place) ?? 0;
   const status = async (port: number, path: string, headers: Readonly<Record<string, string>> = {}) =>
@@ -104,12 +106,13 @@ describe('an exception at a boundary of the proxy', () => {
     logErrorsTo(silentLogger);
     process.on('uncaughtException', notice);
     process.on('unhandledRejection', notice);
-    for (const place of ['access-log', 'listener.open', 'login', 'tracing.export'] as const) hasten(place);
+    for (const place of ['access-log', 'listener.open', 'login', 'tls.renew', 'tracing.export'] as const) hasten(place);
     redis = skipWithout('redis-server') === false ? await BrokerProcess.redis() : undefined;
     appPorts = [await listening(http.createServer(app).on('upgrade', upgraded)), await listening(http.createServer(app))];
     [busyPort] = appPorts;
     authority = new TestAuthority(folder.folder);
-    const { cert, key } = authority.issue('server', ['DNS:server.test', 'IP:127.0.0.1']);
+    certificates = [0, 1].map((i) => authority.issue(`server-${i}`, ['DNS:server.test', 'IP:127.0.0.1']));
+    const { cert, key } = certificates[0]!;
     tlsPort = await listening(https.createServer({ cert: readFileSync(cert), key: readFileSync(key) }, app));
     tcpPort = await folder.server((socket) => {
       connections++;
@@ -123,7 +126,7 @@ describe('an exception at a boundary of the proxy', () => {
     folder.onClose(() => echo.close());
     udpServerPort = echo.address().port;
     dnsPort = await nameServers();
-    for (const name of ['main', 'authorized', 'own', 'inspected', 'traced', 'udp'] as const) ports[name] = await folder.ports.next();
+    for (const name of ['main', 'authorized', 'own', 'inspected', 'renewed', 'traced', 'udp'] as const) ports[name] = await folder.ports.next();
     engine = new Engine({
       ...{ self: unknownPeer, selfId: 'sidecar~127.0.0.1~test~', overload: defaultOverloadSettings, opensListeners: true, reusesPort: false },
       ...{ expectsSockets: false, drainMs: 200, logger: silentLogger },
@@ -242,7 +245,11 @@ describe('an exception at a boundary of the proxy', () => {
       ...{ match: { prefix: path }, route: { cluster: to, timeout: '0s', ...more }, ...other },
     });
     return {
-      secrets: [secret('consumers', consumers), secret('cookies', Buffer.from(secretOfCookies))],
+      secrets: [
+        { name: 'served', tls_certificate: { certificate_chain: { filename: certificates[0]!.cert }, private_key: { filename: certificates[0]!.key } } },
+        secret('consumers', consumers),
+        secret('cookies', Buffer.from(secretOfCookies)),
+      ],
       clusters: [
         cluster('app', [app]),
         cluster('gone', [gonePort]),
@@ -316,6 +323,17 @@ describe('an exception at a boundary of the proxy', () => {
               }),
             },
           }),
+        ),
+        listener(
+          'renewed',
+          ports.renewed,
+          httpFilter('app'),
+          {},
+          {
+            transport_socket: typed('envoy.transport_sockets.tls', 'extensions.transport_sockets.tls.v3.DownstreamTlsContext', {
+              common_tls_context: { tls_certificate_sds_secret_configs: [{ name: 'served' }] },
+            }),
+          },
         ),
         udpListener('udp', ports.udp),
         ...extra.values(),
@@ -516,6 +534,20 @@ describe('an exception at a boundary of the proxy', () => {
     'tls.client': async () => {
       await expect(200, ports.main, '/full');
       await expect(200, ports.main, '/resumed');
+    },
+    'tls.renew': async () => {
+      certificate = certificate === 0 ? 1 : 0;
+      const { cert, key } = certificates[certificate]!;
+      engine.secrets.setKeyPair('served', { cert: authority.pem(cert), key: authority.pem(key) });
+      const ca = authority.pem(authority.certificate);
+      const servedName = () =>
+        new Promise<string>((resolve, reject) => {
+          const socket = connectTls({ port: ports.renewed, host: '127.0.0.1', ca, checkServerIdentity: () => undefined }, () => {
+            resolve(socket.getPeerCertificate().subject.CN as string);
+            socket.destroy();
+          }).on('error', reject);
+        });
+      await until('the renewed certificate', servedName, (found) => found === `server-${certificate}`, 5_000);
     },
     'tracing.export': async () => {
       const before = exports;

@@ -1,5 +1,5 @@
 // The check of error boundaries (packages/common/error-boundary.ts), by types and not by spelling: what Node.js calls back, or ends the
-// process for, runs in a boundary. Five rules for the code of packages/: see `rules`. What is safe for a reason that the rules cannot see
+// process for, runs in a boundary. Six rules for the code of packages/: see `rules`. What is safe for a reason that the rules cannot see
 // stands in `reasons`; a reason that no code needs any longer is an error too. Runs as part of `npm run check-imports`.
 import { join, relative } from 'node:path';
 import { type CallExpression, type Expression, type NewExpression, type Node, type SourceFile, SyntaxKind } from 'typescript/unstable/ast';
@@ -10,6 +10,7 @@ const rules = {
   timer: '`setTimeout`, `setInterval`, `setImmediate` and `queueMicrotask` are `boundary.after`, `every` and `soon`, or resolve a promise',
   event: 'an event handler is on an owned emitter, or made by `boundary.guard` or `wrap`, or cannot throw',
   promise: 'a promise that no code waits for ends in `.catch(...)` or is given to `boundary.start`',
+  callback: 'a function that the runtime or a library calls is made by `boundary.wrap` or `guard`, or cannot throw',
   async: 'an asynchronous function is not a callback whose result is dropped',
 } as const;
 type Rule = keyof typeof rules;
@@ -25,14 +26,35 @@ const reasons: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
     timer: 'as above',
     event: 'as above',
     promise: 'both outcomes are given; what they throw is reported as a stray error',
+    callback: 'as above',
   },
   'packages/proxy/filters/script/script-reader.ts': { owner: 'its errors end the process of one filter, as intended', event: 'as above' },
   'packages/proxy/http/http1-downstream.ts': { event: 'hot path: `onData` is one boundary' },
   'packages/proxy/http/http2-downstream.ts': { event: 'hot path: `onData` is one boundary' },
-  'packages/proxy/net/listener.ts': { owner: 'hot path: its handlers are guarded one by one, sockets belong to their connection', event: 'it counts down' },
+  'packages/proxy/net/listener.ts': {
+    owner: 'hot path: its handlers are guarded one by one, sockets belong to their connection',
+    event: 'it counts down',
+    callback: '`#acceptGuarded` catches',
+  },
+  'packages/proxy/tls/server-tls.ts': {
+    owner: 'hot path: its handlers are guarded one by one; each socket belongs to its connection',
+    callback: '`ALPNCallback` searches a list',
+  },
+  'packages/proxy/spiffe/workload-api.ts': { callback: 'ConnectRPC catches what its handlers throw' },
+  'packages/message/api/dapr-grpc.ts': { callback: 'ConnectRPC catches what its handlers throw' },
+  'packages/message/message-plane.ts': { callback: '`checkServerIdentity` of a socket whose events are owned' },
+  'packages/message/brokers/rabbitmq.ts': { callback: 'both steps of `consume` are guarded' },
+  'packages/message/api/bounded-cel.ts': { callback: 'called within an evaluation, whose caller catches' },
+  'packages/message/log/partition-log.ts': { callback: 'arithmetic before `done`, which is guarded' },
+  'packages/gateway/linear-keywords.ts': { callback: 'called within a validation, whose caller catches' },
+  'packages/control/control-plane.ts': { callback: '`contextValues` is called within the boundary of its request (grpc-server.ts)' },
+  'packages/control/citadel/trust-bundles.ts': { callback: '`checkServerIdentity` of a socket whose events are owned (VettedAgent)' },
+  'packages/cli/main.ts': { callback: 'commander awaits them, and `main` prints what they throw' },
+  'packages/common/certificate-rules.ts': { callback: '`vettedPeer` catches' },
+  'packages/common/fetch-policy.ts': { callback: 'what `refuse` throws is caught; the rest is the callback of Node.js' },
+  'packages/common/grpc-server.ts': { callback: '`push` is called by the events of a stream that is owned' },
   'packages/proxy/net/turn-end.ts': { timer: 'hot path: each flush is a boundary of its own' },
   'packages/proxy/net/udp-listener.ts': { owner: 'hot path: its handlers are guarded one by one' },
-  'packages/proxy/tls/server-tls.ts': { owner: 'hot path: its handlers are guarded one by one; each socket belongs to its connection' },
   'packages/proxy/upstream/transport.ts': { owner: 'hot path: the caller (http1-upstream, http2-upstream, tcp-session, health-checker) guards the handlers' },
 };
 
@@ -72,14 +94,17 @@ const creators = new Set([
   ...['Worker', 'Socket', 'TLSSocket', 'Redis'],
 ]);
 const declaredByRuntime = /node_modules\/(?:@types\/(?:node|amqplib)|ioredis)\//;
+/** Not the language's own: what is given to `map` or `then` is called by the code around it. */
+const declaredByLibrary = /node_modules\/(?!.*\/lib\.[\w.]+\.d\.ts$)/;
 const timers = new Set(['setTimeout', 'setInterval', 'setImmediate', 'queueMicrotask', 'nextTick']);
 const listeners = new Set(['on', 'once', 'addListener', 'prependListener', 'prependOnceListener']);
+const eventsAndTimers = new Set([...timers, ...listeners]);
 /** Of `ErrorBoundary`, and of an exchange, whose continuations end the request. */
 const boundaryMethods = new Set(['run', 'guard', 'wrap', 'after', 'every', 'soon', 'start', 'own', 'runGuarded', 'later', 'startWork']);
 /** Calls that cannot throw: in handlers that do nothing else. */
 const harmless = new Set([
   ...['destroy', 'destroySoon', 'resume', 'pause', 'unref', 'ref', 'delete', 'add', 'push', 'kill', 'resolve', 'reject', 'finish', 'settle', 'done'],
-  ...['clearTimeout', 'clearInterval', 'clearImmediate', 'exit', 'abort', 'caught', 'unexpected', 'messageOf', 'String', 'removeEventListener'],
+  ...['clearTimeout', 'clearInterval', 'clearImmediate', 'exit', 'abort', 'caught', 'unexpected', 'messageOf', 'String', 'removeEventListener', 'coarseNow'],
   // Of loggers, which never throw.
   ...['debug', 'info', 'warn', 'error'],
 ]);
@@ -142,7 +167,7 @@ function checkFile(file: string, source: SourceFile, types: Checker): void {
   };
 
   const definitions = definitionsIn(source);
-  const isSafe = (callback: Expression) => isHarmlessCallback(definitions.get(callback.getText(source)) ?? callback);
+  const isSafe = (callback: Expression) => isHarmlessCallback(definitions.get(callback.getText(source)) ?? callback, definitions);
   const owned = new Set<string>();
   for (const call of calls) {
     if (calleeName(call) !== 'own') continue;
@@ -194,6 +219,11 @@ function checkFile(file: string, source: SourceFile, types: Checker): void {
   }
 
   for (const node of functions) {
+    if (isSafe(node) || isCallOf(node.parent, eventsAndTimers) || isInside(node, (outer) => isCallOf(outer, boundaryMethods))) continue;
+    if (isCallOf(node.parent, new Set(['addEventListener'])) || declaredByLibrary.test(callbackDeclaration(node, types))) report(node, 'callback');
+  }
+
+  for (const node of functions) {
     const parent = node.parent;
     if (parent.kind !== SyntaxKind.CallExpression || !(parent as CallExpression).arguments.includes(node)) continue;
     if (isCallOf(parent, new Set(['start']))) continue;
@@ -219,6 +249,14 @@ function checkFile(file: string, source: SourceFile, types: Checker): void {
     }
     return node.kind === SyntaxKind.VoidExpression || node.kind === SyntaxKind.AwaitExpression ? [] : [expression];
   }
+}
+
+/** Where the type that is expected of a function is declared. */
+function callbackDeclaration(node: Expression, types: Checker): string {
+  const contextual = types.getContextualType(node);
+  const expected = contextual && types.getNonNullableType(contextual);
+  const [signature] = expected === undefined ? [] : types.getSignaturesOfType(expected, SignatureKind.Call);
+  return signature?.declaration?.path ?? '';
 }
 
 /** Functions that constants and fields of a file hold, as the code names them. */
@@ -318,7 +356,7 @@ function isGuardedBlock(body: Node | undefined): boolean {
 }
 
 /** A function of the caller (`resolve`), or one that does nothing but assign and call what cannot throw. */
-function isHarmlessCallback(callback: Expression): boolean {
+function isHarmlessCallback(callback: Expression, definitions: ReadonlyMap<string, Expression>): boolean {
   if (callback.kind === SyntaxKind.Identifier) return harmless.has((callback as unknown as { text: string }).text);
   if (!isFunction(callback)) return isCallOf(callback, boundaryMethods);
   const { body } = callback as Node & { body?: Node };
@@ -328,7 +366,8 @@ function isHarmlessCallback(callback: Expression): boolean {
     if (node.kind === SyntaxKind.CallExpression) {
       const name = calleeName(node as CallExpression);
       if (boundaryMethods.has(name) && name !== 'own') return;
-      if (!harmless.has(name)) isSafe = false;
+      const definition = definitions.get((node as CallExpression).expression.getText());
+      if (!harmless.has(name) && !(definition !== undefined && isCallOf(definition, boundaryMethods))) isSafe = false;
     }
     if (node.kind === SyntaxKind.NewExpression && !calleeName(node as NewExpression).endsWith('Error')) isSafe = false;
     if (node.kind === SyntaxKind.ThrowStatement || node.kind === SyntaxKind.AwaitExpression) isSafe = false;

@@ -53,6 +53,7 @@ export const proxyPlaces = [
   'request.onUpstreamFailure',
   'request.timer',
   'tls.client',
+  'tls.renew',
   'tracing.export',
   'turn-end.close',
   'udp.datagram',

@@ -43,6 +43,14 @@ describe('the rules for certificates', () => {
     }
   });
 
+  it('refuse a server whose certificate cannot be read, without an exception in the callback of the runtime', () => {
+    const unreadable = () => {
+      throw new Error('bad encoding');
+    };
+    const socket = vetServer({ getPeerX509Certificate: unreadable, prependOnceListener() {} } as unknown as tls.TLSSocket);
+    assert.match(String(verifyServerCertificate('a', socket.getPeerCertificate())), /cannot be verified: bad encoding/);
+  });
+
   it('refuse short RSA keys, DSA, other curves and Ed448, of roots and of peers', () => {
     openssl('dsaparam', '-out', 'dsa.params', '2048');
     for (const [key, problem] of [

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import { checkServerIdentity, type PeerCertificate, TLSSocket } from 'node:tls';
 import { type DerElement, derElements } from './der.ts';
 import { errorBoundary } from './error-boundary.ts';
+import { messageOf } from './mizzen-error.ts';
 import { pemCertificates } from './pem-blocks.ts';
 
 /**
@@ -89,7 +90,7 @@ export function vetServer<T extends TLSSocket>(socket: T): T {
   let certificate: X509Certificate | undefined;
   const leaf = () => (certificate ??= read());
   socket.getPeerX509Certificate = leaf;
-  socket.getPeerCertificate = (() => vettedPeer(leaf())) as TLSSocket['getPeerCertificate'];
+  socket.getPeerCertificate = (() => vettedPeer(leaf)) as TLSSocket['getPeerCertificate'];
   // Read before Node.js verifies it: a socket that was refused has none, and the certificate is to be named.
   socket.prependOnceListener('secure', boundary.wrap(leaf));
   return socket;
@@ -111,11 +112,21 @@ export function vetLibraryClients(): void {
   } as TLSSocket['getPeerCertificate'];
 }
 
-function vettedPeer(leaf: X509Certificate | undefined): PeerCertificate {
-  if (leaf === undefined) return {} as PeerCertificate;
-  const problem = chainProblem(leaf);
-  const peer = problem === undefined ? leaf.toLegacyObject() : ({ raw: leaf.raw } as PeerCertificate);
-  if (problem !== undefined) chainVerdicts.set(peer, problem);
+/** Called by the runtime: what it threw would reach the process. */
+function vettedPeer(leaf: () => X509Certificate | undefined): PeerCertificate {
+  let raw: Buffer | undefined;
+  let problem: string | undefined;
+  try {
+    const certificate = leaf();
+    if (certificate === undefined) return {} as PeerCertificate;
+    raw = certificate.raw;
+    problem = chainProblem(certificate);
+    if (problem === undefined) return certificate.toLegacyObject();
+  } catch (error) {
+    problem = `its certificate cannot be verified: ${messageOf(error)}`;
+  }
+  const peer = { raw } as PeerCertificate;
+  chainVerdicts.set(peer, problem);
   return peer;
 }
 

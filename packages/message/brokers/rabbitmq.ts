@@ -75,18 +75,19 @@ export class RabbitDriver implements BrokerDriver {
             // A connection that breaks confirms nothing more.
             const timer = boundary.after(publishTimeoutMs, () => failed(this.#problem ?? `not confirmed within ${publishTimeoutMs} ms`));
             const messageId = randomUUID();
+            const confirmed = (error: unknown) => {
+              clearTimeout(timer);
+              if (error !== null && error !== undefined) failed(error);
+              else if (this.#isNobodys(topic, messageId)) failed('no queue is bound to the topic (any more, or again)');
+              else resolve(undefined);
+            };
             try {
               channel.publish(
                 exchangeOf(topic),
                 '',
                 message.body,
                 { persistent: true, mandatory: true, messageId, headers: wireHeaders(message, now) },
-                (error) => {
-                  clearTimeout(timer);
-                  if (error !== null && error !== undefined) failed(error);
-                  else if (this.#isNobodys(topic, messageId)) failed('no queue is bound to the topic (any more, or again)');
-                  else resolve(undefined);
-                },
+                boundary.wrap(confirmed, () => failed('internal error')),
               );
             } catch (error) {
               clearTimeout(timer);

@@ -12,6 +12,7 @@ import { constrainedRoots, type RootsByDomain, readTrustDomains } from './trust-
 import { WatchedFiles } from './watched-files.ts';
 
 const boundary = errorBoundary('tls.revocation');
+const renewing = errorBoundary('tls.renew');
 /** After an exception of this proxy's own. */
 const retryMs = 1_000;
 
@@ -254,7 +255,14 @@ export class SecretStore {
   }
 
   #changed(name: string): void {
-    for (const listener of [...this.#listeners]) listener(name);
+    for (const listener of [...this.#listeners]) this.#notify(listener, name);
+  }
+
+  /** One that fails neither keeps the others from the new secret nor stays with the old one. */
+  #notify(listener: (name: string) => void, name: string): void {
+    if (!this.#listeners.has(listener) || renewing.run(() => listener(name))) return;
+    const again = () => this.#notify(listener, name);
+    renewing.after(retryMs, again, again).unref();
   }
 }
 

@@ -64,11 +64,12 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
           buffers.begin();
           this.http2.read((buffer as Buffer).subarray(0, bytes));
           if (this.#waitingForSettings.length > 0 && this.http2.hasSettings) for (const stream of this.#waitingForSettings.splice(0)) stream.onSettled();
+          return true;
         } catch (error) {
           boundary.caught(error);
           this.#socket.destroy();
+          return true;
         }
-        return true;
       },
     });
     this.http2 = new Http2ClientConnection(http2, this, this);
@@ -297,6 +298,8 @@ class Http2UpstreamStream implements UpstreamStream, ResponseHandler {
   abandon(): void {
     this.#receiver = undefined;
     const stream = this.#stream;
+    // The last place of a connection, which no request has taken.
+    if (stream === undefined && this.#isLast) this.#upstream.drain();
     // What we have said to the end still goes out where the peer has nothing more to say.
     if (stream !== undefined && !(this.#remoteHasEnded && this.#isEnded)) stream.reset(errorCodes.CANCEL);
   }
