@@ -411,10 +411,6 @@ spec: { hosts: [web], http: [{ headers: { response: { set: { x-version: ${wanted
     assertNothingFailed();
     const times = took.map(({ afterMs, servingMs }) => `${Math.round(afterMs)} (${Math.round(servingMs)})`).join(', ');
     test.diagnostic(`ready after ${times} ms`);
-    assert.ok(
-      took.every(({ afterMs, servingMs }) => servingMs < 1_000 && (!isLong || afterMs < 1_000)),
-      `ready after ${times} ms`,
-    );
     for (const caller of [...restarted, server]) {
       assert.match(
         await caller.admin('/ready'),
@@ -435,6 +431,10 @@ spec: { hosts: [web], http: [{ headers: { response: { set: { x-version: ${wanted
       assert.equal(await caller.admin('/ready'), 'LIVE\n');
       assert.match(await caller.admin('/stats/prometheus'), /^mizzen_kept_configuration_in_use 0$/m);
     }
+    assert.ok(
+      took.every(({ afterMs, servingMs }) => servingMs < 1_000 && (!isLong || afterMs < 1_000)),
+      `ready after ${times} ms`,
+    );
   });
 
   const hourMs = 3_600_000;

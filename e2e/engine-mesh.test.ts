@@ -178,7 +178,7 @@ describe('the engine in a mesh', () => {
     assert.equal((await call({ port: client.outboundPort, headers: { host: 'wide:9080' } })).status, 200);
   });
 
-  it('replaces workers that are killed one after another, and each replacement listens with the routes of the control plane', async () => {
+  it('replaces workers that are killed one after another under load: each costs at most the request in its hands, and its replacement listens with the routes of the control plane', async (test) => {
     const app = await mesh.application('worn');
     await mesh.apply(service('worn'));
     const running = await mesh.proxy('worn', {
@@ -190,6 +190,19 @@ describe('the engine in a mesh', () => {
     await running.proxy.ready;
     const first = running.proxy.workerPids();
     const ready = async () => (await call({ port: running.adminPort, path: '/ready' })).status;
+    let isOver = false;
+    let sent = 0;
+    const failures: string[] = [];
+    const load = (async () => {
+      for (; !isOver; sent++) {
+        const { status, body } = await call({ port: client.outboundPort, headers: { host: 'worn:9080' } }).catch((error: unknown) => ({
+          status: 0,
+          body: String(error),
+        }));
+        if (status !== 200) failures.push(`${status} ${body}`);
+        await new Promise((resolve) => setTimeout(resolve, 2));
+      }
+    })();
     for (const pid of first) {
       process.kill(pid, 'SIGKILL');
       await until(
@@ -198,6 +211,10 @@ describe('the engine in a mesh', () => {
         (pids) => pids.length === 2 && !pids.includes(pid),
       );
     }
+    isOver = true;
+    await load;
+    test.diagnostic(`${first.length} workers killed, ${sent} requests, ${failures.length} failed`);
+    assert.ok(failures.length <= first.length, failures.join('\n'));
     // Only replacements are left: nothing that the first workers had been sent serves any more.
     assert.ok(running.proxy.workerPids().every((pid) => !first.includes(pid)));
     for (let i = 0; i < 10; i++) assert.equal((await call({ port: running.inboundPort, headers: { host: 'worn:9080' }, agent: new http.Agent() })).status, 200);

@@ -10,6 +10,7 @@ import { type Finding, homeFiles, startControlPlane } from '@mizzen/control';
 import { ApiClient } from '../packages/cli/api-client.ts';
 import { degradations } from '../packages/cli/commands/status.ts';
 import { controlAccess } from '../packages/cli/home.ts';
+import { metric } from './support/engine.ts';
 import { call, until } from './support/http.ts';
 import { notPrivileged } from './support/lab.ts';
 import { bindWorkload, type RunningProxy, service, TestMesh } from './support/mesh.ts';
@@ -115,6 +116,9 @@ describe('a mesh whose configuration store fails', { skip: notPrivileged }, () =
     assert.deepEqual([status, headers['x-version']], [200, 'v1']);
     const registered = async () => (await mesh.plane.registry.store.list('networking.istio.io', 'WorkloadEntry')).items.map(({ key }) => key.name);
     assert.deepEqual(await registered(), ['web']);
+    // The log of the caller is on the full disk, too.
+    const dropped = async () => metric((await call({ port: caller.adminPort, path: '/stats/prometheus' })).body, 'mizzen_access_log_lines_dropped_total');
+    await until('lines of the access log are lost', dropped, (count) => count > 0);
     rmSync(filler);
     await until('the finding is gone', findings, (found) => found.length === 0);
     await until('the sidecar is registered', registered, (names) => names.includes('late'));
