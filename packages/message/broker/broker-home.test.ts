@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { Logger, silentLogger } from '@mizzen/common';
 import fc from 'fast-check';
@@ -284,7 +284,10 @@ describe("the broker's directory", () => {
                     'before the damage',
                   );
                   const ofTopic = findings.filter((finding) => finding.path.startsWith(join(folder, 'topics', folderOfTopic(topic))));
-                  assert.ok(missing.length === 0 || ofTopic.length > 0, 'it is named');
+                  // A log whose last file ends between two records looks like one that never had more.
+                  const isLast = !files.some((other) => other > file && other.endsWith('.log') && dirname(other) === dirname(file));
+                  const looksWhole = isLast && how !== 'flip' && at % (recordBytes / 5) === 0;
+                  assert.ok(missing.length === 0 || looksWhole || ofTopic.length > 0, 'it is named');
                 }
                 assert.ok(isRepaired || topic !== touched ? (await publish(damaged, topic, 'new')) === undefined : true);
               }
