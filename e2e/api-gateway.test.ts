@@ -527,6 +527,24 @@ describe('an API gateway', () => {
     assert.equal((await ask('ip-yes.test')).status, 200);
   });
 
+  it('refuses a path with 400 that the service could read as one of another Api with policies, and serves it where neither has any', async () => {
+    const of = (name: string, host: string, prefix: string, policies: string) => api(name, host, policies, `paths: [${prefix}]`);
+    await mesh.apply(
+      of('open', 'ambiguous.test', '/', '    timeout: 5s') +
+        of('locked', 'ambiguous.test', '/admin', '    authentication: { apiKey: { headers: [x-api-key] } }') +
+        of('plain', 'plain.test', '/', '    timeout: 5s') +
+        of('plain-admin', 'plain.test', '/admin', '    timeout: 6s'),
+    );
+    for (const path of ['/admin;x=y/users', '/admin;x', '/x%2f..%2fadmin', '/;x/admin/users', '/admin%2fusers', '/x%5c..%5cadmin']) {
+      const refused = await ask('ambiguous.test', path, { headers: { 'x-api-key': 'alice-secret' } });
+      assert.equal(refused.status, 400, path);
+      assert.match(refused.body, /ambiguous/, path);
+      assert.equal((await ask('plain.test', path)).status, 200, path);
+    }
+    assert.equal((await ask('ambiguous.test', '/admin/users')).status, 401);
+    for (const path of ['/things;x=y', '/a%2fb', '/administrator;x']) assert.equal((await ask('ambiguous.test', path)).status, 200, path);
+  });
+
   it('lets nobody say who they are by a header, also where nobody is asked', async () => {
     await mesh.apply(api('unasked', 'unasked.test', '    timeout: 5s'));
     const { headers } = echo(

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { after, before, describe, it, mock } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { findKind } from '@mizzen/api';
 import type { Finding } from '@mizzen/control';
 import { degradations } from '../packages/cli/commands/status.ts';
@@ -12,6 +14,16 @@ import { type RunningProxy, service, TestMesh } from './support/mesh.ts';
 const istio = (kind: string, name: string, spec: string) => `apiVersion: networking.istio.io/v1\nkind: ${kind}\nmetadata: { name: ${name} }\nspec:\n${spec}`;
 const serviceEntry = (host: string) =>
   `---\n${istio('ServiceEntry', host, `  hosts: [${host}]\n  resolution: STATIC\n  ports: [{ number: 80, name: http, protocol: HTTP }]\n  endpoints: [{ address: 127.0.0.1 }]\n`)}`;
+
+/** `mizzen status`, as a process of its own. */
+function statusCommand(home: string): Promise<{ readonly code: number; readonly output: string }> {
+  const command = fileURLToPath(new URL('../packages/cli/bin/mizzen', import.meta.url));
+  return new Promise((resolve) => {
+    const child = execFile(process.execPath, [command, 'status', '--home', home], (_error, stdout, stderr) =>
+      resolve({ code: child.exitCode ?? -1, output: stdout + stderr }),
+    );
+  });
+}
 
 /** Configuration that contradicts itself or other configuration: told on the object, with its line, and what works goes on. */
 describe('contradictions', () => {
@@ -165,6 +177,10 @@ describe('contradictions', () => {
       assert.match(metrics, /^mizzen_control_findings\{level="error",code="MZ0017"\} 2$/m);
       const { findings } = JSON.parse(await api('/mizzen/v1/findings')) as { findings: Finding[] };
       assert.ok(degradations(mesh.plane.pilot.proxies(), findings).includes('VirtualService default/shop is not in effect as written [MZ0017]'));
+      const { code, output } = await statusCommand(mesh.home);
+      assert.equal(code, 1);
+      assert.match(output, /DestinationRule default\/other is not in effect as written \[MZ0017\]/);
+      assert.match(output, /VirtualService default\/shop is not in effect as written \[MZ0017\]/);
       const warned = await write(
         mesh,
         istio('DestinationRule', 'other', '  host: shop\n  trafficPolicy: { connectionPool: { tcp: { maxConnections: 6 } } }\n'),
@@ -181,6 +197,7 @@ describe('contradictions', () => {
       await mesh.apply(istio('VirtualService', 'shop', '  hosts: [shop]\n  http: [{ route: [{ destination: { host: shop, subset: v1 } }] }]\n'));
       assert.deepEqual([await conditions('DestinationRule', 'other'), await conditions('VirtualService', 'shop')], [[], []]);
       assert.doesNotMatch(await api('/metrics'), /^mizzen_control_excluded_objects\{/m);
+      assert.doesNotMatch((await statusCommand(mesh.home)).output, /MZ0017/);
     } finally {
       list.mock.restore();
       await mesh.plane.registry.delete(findKind('networking.istio.io', 'DestinationRule')!, 'default', 'other');

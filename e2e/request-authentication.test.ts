@@ -194,6 +194,6 @@ spec:
     await wrong('{ issuer: a, jwksUri: "file:///etc/passwd" }', /jwksUri: "file:\/\/\/etc\/passwd" is no http or https URL/);
     await wrong(`{ issuer: a, jwks: '{"keys":[{"kty":"RSA","d":"x"}]}' }`, /holds a private key/);
     await wrong('{ issuer: a, jwks: "{" }', /jwks: is no JSON/);
-    await wrong('{ issuer: "https://a", outputClaimToHeaders: [{ header: "a b", claim: c }] }', /"a b" is no name of a header/);
+    await wrong('{ issuer: "https://a", outputClaimToHeaders: [{ header: "a b", claim: c }] }', /"a b" is not a header name/);
   });
 });

@@ -33,6 +33,7 @@ export { MizzenError, messageOf } from './mizzen-error.ts';
 export { http } from './node-http.ts';
 export { describeOrigin, type Origin } from './origin.ts';
 export { parseBool } from './parse-bool.ts';
+export { type PasswordHash, passwordHashLimits, readPasswordHash } from './password-hash.ts';
 export { patientTimeout } from './patient-timeout.ts';
 export { pemBlocks, pemCertificates } from './pem-blocks.ts';
 export { printableJson, printableLines, printableText } from './printable-text.ts';

@@ -123,6 +123,24 @@ describe('Security fields of an object', () => {
       assert.deepEqual(keys(...list), ['spec.jwtRules[0].jwks'], JSON.stringify(list));
   });
 
+  it('of a Credential are refused where every password would have the hash, or a login would cost too much', () => {
+    const bytes = (length: number) => Buffer.alloc(length, 1).toString('base64');
+    const credential = (passwordHash: string) => problemsOf('mizzen.dev/v1alpha1', 'Credential', { consumer: 'a', basic: { username: 'a', passwordHash } });
+    assert.deepEqual(credential(`scrypt$16384$8$1$${bytes(16)}$${bytes(32)}`), []);
+    for (const [N, r, p, salt, hash] of [
+      ['16384', '8', '1', bytes(16), 'A'],
+      ['16384', '8', '1', bytes(16), bytes(2)],
+      ['16384', '8', '1', 'A', bytes(32)],
+      ['1048576', '8', '1', bytes(16), bytes(32)],
+      ['16384', '64', '1', bytes(16), bytes(32)],
+      ['16384', '8', '64', bytes(16), bytes(32)],
+      ['16383', '8', '1', bytes(16), bytes(32)],
+      ['2', '8', '1', bytes(16), bytes(32)],
+      ['16384', '8', '1', bytes(16), bytes(3_000)],
+    ])
+      assert.deepEqual(credential(`scrypt$${N}$${r}$${p}$${salt}$${hash}`), ['spec.basic.passwordHash'], `${N} ${r} ${p}`);
+  });
+
   it('of an Api are refused where an empty list would let every caller in, or an address is none', () => {
     const apiKey = { headers: ['x-key'] };
     assert.deepEqual(api({ authentication: { apiKey, allow: { groups: ['a'] } }, ipAccess: { deny: ['10.0.0.0/8'] } }), []);

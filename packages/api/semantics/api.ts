@@ -1,4 +1,4 @@
-import { parseDurationMs } from '@mizzen/common';
+import { parseDurationMs, passwordHashLimits, readPasswordHash } from '@mizzen/common';
 import type { Problem } from '../resource.ts';
 import type { ApiPoliciesSpec, ApiSpec, CredentialSpec } from '../types/api.ts';
 import { collect, durationProblem, hostProblem, invalid, rangeProblem } from './checks.ts';
@@ -125,9 +125,12 @@ export function credentialProblems(spec: CredentialSpec): Problem[] {
         'it is no SHA-256 in 64 hex digits. The key itself is not stored: `mizzen credential issue` makes one, shows it once, and stores its hash',
       ),
     );
-  if (spec.basic && !/^scrypt\$\d+\$\d+\$\d+\$[A-Za-z0-9+/]+=*\$[A-Za-z0-9+/]+=*$/.test(spec.basic.passwordHash))
+  if (spec.basic && readPasswordHash(spec.basic.passwordHash) === undefined)
     problems.push(
-      invalid('spec.basic.passwordHash', 'it is no scrypt hash. The password itself is not stored: `mizzen credential issue --kind basic` stores its hash'),
+      invalid(
+        'spec.basic.passwordHash',
+        `it is no scrypt hash with N of ${passwordHashLimits.minN} to ${passwordHashLimits.maxN} and at least ${passwordHashLimits.minHashBytes} bytes. The password itself is not stored: \`mizzen credential issue --kind basic\` stores its hash`,
+      ),
     );
   if (spec.expires !== undefined && Number.isNaN(Date.parse(spec.expires)))
     problems.push(invalid('spec.expires', `${JSON.stringify(spec.expires)} is no time: write 2027-01-31T00:00:00Z`));

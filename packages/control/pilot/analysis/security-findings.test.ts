@@ -121,6 +121,26 @@ describe('Findings about security', () => {
   });
 });
 
+describe('Credentials', () => {
+  it('that are found by the key or name of a newer one are not in effect, and a finding says so', async () => {
+    const credential = (name: string, spec: string) => object('mizzen.dev/v1alpha1', 'Credential', name, `{ consumer: alice, ${spec} }`);
+    const hash = `scrypt$16384$8$1$${Buffer.alloc(16, 1).toString('base64')}$${Buffer.alloc(32, 1).toString('base64')}`;
+    const yaml =
+      object('mizzen.dev/v1alpha1', 'Consumer', 'alice', '{}') +
+      credential('a', `apiKey: { sha256: ${'a'.repeat(64)} }`) +
+      credential('b', `apiKey: { sha256: ${'A'.repeat(64)} }`) +
+      credential('c', `basic: { username: alice, passwordHash: "${hash}" }`) +
+      credential('d', `basic: { username: alice, passwordHash: "${hash}" }`) +
+      credential('e', `apiKey: { sha256: ${'b'.repeat(64)} }`);
+    const { snapshot, findings } = await snapshotOf(yaml);
+    const isAbout = findings.filter(({ code }) => code === 'MZ0004').map(({ message }) => message);
+    assert.equal(isAbout.length, 2);
+    assert.match(isAbout[0]!, /Credential default\/a is not in effect: the Credential "b", which is newer, has the same key/);
+    assert.match(isAbout[1]!, /Credential default\/c .* has the same username/);
+    assert.equal(snapshot.consumers.consumers?.[0]?.credentials?.length, 3);
+  });
+});
+
 describe('Objects whose security would not be enforced', () => {
   const refusalOf = (yaml: string) => notEnforced(decodeYaml(yaml, 'test.yaml').resources[0]!.resource);
   const plugin = (spec: string) => object('extensions.istio.io/v1alpha1', 'WasmPlugin', 'x', spec);

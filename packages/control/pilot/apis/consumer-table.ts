@@ -15,6 +15,8 @@ export function consumerTable(
 ): { readonly table: ConsumerTable; readonly findings: readonly Finding[] } {
   const findings: Finding[] = [];
   const byConsumer = new Map<string, Init<typeof CredentialSchema>[]>(consumers.map(({ namespace, name }) => [`${namespace}/${name}`, []]));
+  /** The credential that is found by a name or key: of several the newest. */
+  const holders = new Map(credentials.map(({ namespace, name, spec }) => [`${namespace}/${knownBy(spec)}`, name]));
   for (const credential of credentials) {
     const { namespace, name, spec, origin } = credential;
     const report = (path: string, message: string) =>
@@ -29,6 +31,12 @@ export function consumerTable(
     const list = byConsumer.get(`${namespace}/${spec.consumer}`);
     if (list === undefined) {
       report('spec.consumer', `there is no Consumer "${spec.consumer}" in namespace ${namespace}.`);
+      continue;
+    }
+    const known = knownBy(spec);
+    const newest = holders.get(`${namespace}/${known}`);
+    if (newest !== name) {
+      report('spec', `the Credential "${newest}", which is newer, has the same ${known.slice(0, known.indexOf(' '))}.`);
       continue;
     }
     const common = { name: `${namespace}/${name}`, expiresAtMs: spec.expires === undefined ? 0n : BigInt(Date.parse(spec.expires)) };
@@ -51,4 +59,11 @@ export function consumerTable(
     },
     findings,
   };
+}
+
+/** What a caller shows, by which a credential is found. */
+function knownBy({ apiKey, basic, hmac, jwt }: CredentialSpec): string {
+  if (apiKey) return `key ${apiKey.sha256.toLowerCase()}`;
+  if (basic) return `username ${basic.username}`;
+  return hmac ? `keyId ${hmac.keyId}` : `subject ${jwt?.issuer}#${jwt?.subject}`;
 }

@@ -1,5 +1,5 @@
 import { createHash, createHmac, randomBytes, scrypt, timingSafeEqual } from 'node:crypto';
-import { errorBoundary } from '@mizzen/common';
+import { errorBoundary, readPasswordHash } from '@mizzen/common';
 import type { ConsumerList } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { Consumer } from '../../http/exchange.ts';
 
@@ -134,9 +134,6 @@ export class CredentialTable {
 const noLogin = { parameters: { N: 16_384, r: 8, p: 1 }, salt: Buffer.alloc(16), hash: Buffer.alloc(32) };
 
 function readLogin(text: string, holder: Holder): Login | undefined {
-  const match = /^scrypt\$(\d+)\$(\d+)\$(\d+)\$([A-Za-z0-9+/]+=*)\$([A-Za-z0-9+/]+=*)$/.exec(text);
-  const [N = 0, r = 0, p = 0] = (match ?? []).slice(1, 4).map(Number);
-  // What a hash costs is bounded: it is paid for every login.
-  if (match === null || !(N >= 1024 && N <= 65_536 && r >= 1 && r <= 16 && p >= 1 && p <= 4) || (N & (N - 1)) !== 0) return undefined;
-  return { holder, parameters: { N, r, p }, salt: Buffer.from(match[4]!, 'base64'), hash: Buffer.from(match[5]!, 'base64') };
+  const password = readPasswordHash(text);
+  return password && { holder, ...password };
 }
