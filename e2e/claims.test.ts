@@ -124,4 +124,64 @@ describe('what a stream claims', () => {
     );
     await leaving.proxy.close();
   });
+
+  /** One connection with a token of `orders`; `open` opens a stream on it that asks for `names`, and resolves to why it ended, or to the first response. */
+  async function connectionOf(seconds: number) {
+    const { token } = await mesh.plane.tokens.issue('default', 'orders', [], seconds);
+    const transport: Transport = createGrpcTransport({ baseUrl: `https://127.0.0.1:${mesh.plane.xdsPort}`, nodeOptions: { rejectUnauthorized: false } });
+    const abort = new AbortController();
+    const open = async (
+      type: 'endpoint' | 'listener',
+      names: readonly string[],
+      more: Record<string, unknown> = {},
+      until: 'response' | 'end' = 'response',
+    ) => {
+      const requests = new PushQueue<DiscoveryRequest>();
+      const metadata = { NAME: 'caller', NAMESPACE: 'default', SERVICE_ACCOUNT: 'orders', ...more } as never;
+      const node = { id: 'sidecar~127.0.0.1~caller.default~default.svc.cluster.local', metadata };
+      requests.push(create(DiscoveryRequestSchema, { node, typeUrl: typeUrls[type], resourceNames: [...names] }));
+      try {
+        const stream = createClient(AggregatedDiscoveryService, transport).streamAggregatedResources(requests, {
+          headers: { authorization: `Bearer ${token}` },
+          signal: abort.signal,
+        });
+        for await (const response of stream) if (until === 'response') return { response, refusal: '', requests };
+        return { response: undefined, refusal: 'ended', requests };
+      } catch (error) {
+        return { response: undefined, refusal: String(error), requests };
+      }
+    };
+    return { open, close: () => abort.abort() };
+  }
+
+  it('costs no more than its limits: names, streams, and what the node says', async () => {
+    const { open, close } = await connectionOf(600);
+    const many = Array.from({ length: 60_000 }, (_, i) => `outbound|${i}||orders.default.svc.cluster.local`);
+    assert.match((await open('endpoint', many, {}, 'end')).refusal, /resource_exhausted.*60000 resources/i);
+    assert.match((await open('listener', [], { LABELS: { x: 'x'.repeat(300_000) } })).refusal, /invalid_argument.*262144/i);
+    const ports = Array.from({ length: 1_001 }, (_, i) => ({ port: i + 1, listen: '127.0.0.1:1', app: '127.0.0.1:2' }));
+    assert.match((await open('listener', [], { MIZZEN_INBOUND: ports })).refusal, /invalid_argument.*1001 ports/i);
+    // Other spellings of one cluster are not other clusters.
+    const canonical = 'outbound|9080||orders.default.svc.cluster.local';
+    const spellings = [canonical, ...['09080', '9080.0', ' 9080', '0x2378', '9.08e3'].map((port) => canonical.replace('9080', port)), `${canonical}|x`];
+    const { response } = await open('endpoint', spellings);
+    const filled = response!.resources.filter(({ value }) => Buffer.from(value).includes('127.0.0.1'));
+    assert.equal(response!.resources.length, spellings.length);
+    assert.equal(filled.length, 1);
+    close();
+    const other = await connectionOf(600);
+    const held = Array.from({ length: 12 }, () => other.open('listener', [], {}, 'end'));
+    const ended = await Promise.all(held.slice(8));
+    for (const { refusal } of ended) assert.match(refusal, /resource_exhausted.*8 streams/i);
+    other.close();
+    await Promise.all(held);
+  });
+
+  it('ends with the token that opened it', async () => {
+    // The clock may differ by a minute: a token that has expired 59.5 s ago is still good for half a second.
+    const { open, close } = await connectionOf(-59);
+    const { refusal } = await open('listener', [], {}, 'end');
+    assert.match(refusal, /unauthenticated.*the token that the stream was opened with has expired/i);
+    close();
+  });
 });

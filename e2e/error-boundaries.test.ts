@@ -125,7 +125,7 @@ const meshPlaces = [
     'grpc.request',
   ],
   ...['pilot.push', 'probe', 'public.request', 'server.connection', 'store.check', 'store.watcher', 'tls.handshake', 'tls.server'],
-  ...['timer.overload', 'xds.stream'],
+  ...['timer.overload', 'xds.stream', 'xds.turns'],
 ];
 
 /** By tests of their own. */

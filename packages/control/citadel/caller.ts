@@ -5,9 +5,11 @@ import { Code, ConnectError, createContextKey, type HandlerContext } from '@conn
 import { MizzenError, pemCertificates } from '@mizzen/common';
 import type { ConnectionGuard } from '@mizzen/common/connection-guard';
 import type { PeerValidity } from '@mizzen/common/peer-validity';
+import { decodeJwt } from 'jose';
 import type { RecentRefusals } from './recent-refusals.ts';
 import { type Identity, parseSpiffeUri, spiffeUri } from './spiffe-identity.ts';
 import { uriNamesOf } from './subject-alt-names.ts';
+import { clockToleranceSeconds } from './token-issuer.ts';
 import type { WorkloadTokens } from './workload-tokens.ts';
 
 /** What the transport knows of the caller of an RPC. */
@@ -77,6 +79,18 @@ function whyUnverified(
 
 const shortFingerprint = ({ fingerprint256 }: X509Certificate) => `SHA-256 ${fingerprint256.replaceAll(':', '').slice(0, 16).toLowerCase()}`;
 const oneLine = (name: string) => name.replaceAll('\n', ', ').slice(0, 200);
+
+/** When the token ends that `authenticate` has accepted, ms since 1970; undefined: a certificate proves the caller, or the issuer sets no end. */
+export function tokenEndOf(context: HandlerContext): number | undefined {
+  if (context.values.get(transportPeerKey).identity !== undefined) return undefined;
+  const [, token = ''] = (context.requestHeader.get('authorization') ?? '').split(' ');
+  try {
+    const { exp } = decodeJwt(token);
+    return exp === undefined ? undefined : (exp + clockToleranceSeconds) * 1000;
+  } catch {
+    return undefined;
+  }
+}
 
 /**
  * Who calls: by client certificate, else by bearer token. Throws ConnectError `unauthenticated` with the reason, so that the sidecar can

@@ -125,7 +125,7 @@ export class Citadel {
     const { trustDomain, issuer, logger } = this.#options;
     const generation = () => (issuer === undefined ? this.authority.signingGeneration : undefined);
     const common = { tokens: this.workloadTokens, trustDomain, forwarders: this.#forwarders, log: this.#log };
-    router.service(IstioCertificateService, certificateService({ signer: this.#signer, generation, logger, ...common }));
+    router.service(IstioCertificateService, certificateService({ signer: this.#signer, generation, logger, revocations: this.revocations, ...common }));
     router.service(SvidService, svidService({ svids: this.#svids, trust: this.trust, ...common }));
   }
 

@@ -6,7 +6,7 @@ import { type Logger, messageOf, printableJson } from '@mizzen/common';
 export const maxUnwrittenEntries = 10_000;
 
 /**
- * A log that only its owner may read: a line of JSON for each entry. The file before is kept, as `PATH.1`, when it has grown large. Entries that a full disk does not
+ * A log that only its owner may read: a line of JSON for each entry. The files before are kept, as `PATH.1` (the newest), `PATH.2`, ..., when it has grown large. Entries that a full disk does not
  * take wait for the next `flush`.
  */
 export class PrivateLog<Entry> {
@@ -16,9 +16,11 @@ export class PrivateLog<Entry> {
   readonly #logger: Logger;
   readonly #unwritten: Entry[];
   #lost: number;
+  readonly #maxFilesBefore: number;
 
   /** `what` is for the message where it cannot be written: `the audit log`. */
-  constructor(path: string, maxBytes: number, what: string, logger: Logger) {
+  constructor(path: string, maxBytes: number, what: string, logger: Logger, maxFilesBefore = 1) {
+    this.#maxFilesBefore = maxFilesBefore;
     this.#path = path;
     this.#maxBytes = maxBytes;
     this.#what = what;
@@ -51,7 +53,7 @@ export class PrivateLog<Entry> {
       mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
       size = statSync(this.#path, { throwIfNoEntry: false })?.size ?? 0;
       if (size > this.#maxBytes) {
-        renameSync(this.#path, `${this.#path}.1`);
+        this.#rotate();
         size = 0;
       }
       appendFileSync(this.#path, this.#unwritten.map((entry) => `${printableJson(entry)}\n`).join(''), { mode: 0o600 });
@@ -71,5 +73,10 @@ export class PrivateLog<Entry> {
     } catch {
       // Readers skip a line that is cut off.
     }
+  }
+
+  #rotate(): void {
+    const before = (i: number) => (i === 0 ? this.#path : `${this.#path}.${i}`);
+    for (let i = this.#maxFilesBefore - 1; i >= 0; i--) if (existsSync(before(i))) renameSync(before(i), before(i + 1));
   }
 }

@@ -1,6 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { MizzenError, messageOf } from '@mizzen/common';
 import type { Issuance } from './issuance-log.ts';
+import { type CertificateRecord, IssuedCertificates, recordIn } from './issued-certificates.ts';
 import { readPrivateFile, writePrivateFile } from './private-file.ts';
 
 /** A certificate that is no longer good, until it would have ended anyway. */
@@ -29,11 +31,13 @@ export interface RevocationsOptions {
 export class Revocations {
   readonly #options: RevocationsOptions;
   readonly #now: () => number;
+  readonly #issued: IssuedCertificates;
   #list: readonly Revocation[];
 
   constructor(options: RevocationsOptions) {
     this.#options = options;
     this.#now = options.now ?? Date.now;
+    this.#issued = new IssuedCertificates(join(dirname(options.logPath), 'valid-certificates.log'), this.#now);
     try {
       this.#list = JSON.parse(readPrivateFile(options.path) ?? '[]') as Revocation[];
     } catch (error) {
@@ -45,6 +49,11 @@ export class Revocations {
     return this.#list.filter(({ notAfter }) => Date.parse(notAfter) > this.#now());
   }
 
+  /** A certificate was issued, which may have to be revoked. Throws when that cannot be kept. */
+  issued(record: CertificateRecord): void {
+    this.#issued.add(record);
+  }
+
   /** `serial`: hex, in small or capital letters. */
   isRevoked(serial: string): boolean {
     return this.#list.some((one) => one.serial === serial.toLowerCase());
@@ -52,17 +61,20 @@ export class Revocations {
 
   /** Revokes one certificate by its serial number, or all that an identity has. Returns those that were good until now. Throws MizzenError. */
   revoke(which: { readonly serial: string } | { readonly identity: string }): readonly Revocation[] {
-    const fits = (one: Issuance) => ('serial' in which ? one.serial === which.serial.toLowerCase().replace(/^0x|:/g, '') : one.identity === which.identity);
-    const found = this.#issued().filter((one) => one.outcome === 'issued' && one.serial !== undefined && one.generation !== undefined && fits(one));
+    const fits = (one: CertificateRecord) =>
+      'serial' in which ? one.serial === which.serial.toLowerCase().replace(/^0x|:/g, '') : one.identity === which.identity;
+    const found = [...this.#issued.read(), ...this.#logged()].filter(fits);
     if (found.length === 0)
       throw new MizzenError(
         'unknown-certificate',
         `no certificate ${'serial' in which ? `with the serial number ${which.serial}` : `for ${which.identity}`} has been issued here (see ca/issued.log)`,
       );
+    const seen = new Set<string>();
+    const isFirst = (serial: string) => seen.size < seen.add(serial).size;
     const revokedAt = new Date(this.#now()).toISOString();
     const fresh = found
-      .filter(({ serial, notAfter }) => Date.parse(notAfter!) > this.#now() && !this.isRevoked(serial!))
-      .map(({ serial, identity, generation, notAfter }) => ({ serial: serial!, identity, generation: generation!, revokedAt, notAfter: notAfter! }));
+      .filter(({ serial, notAfter }) => Date.parse(notAfter) > this.#now() && !this.isRevoked(serial) && isFirst(serial))
+      .map(({ serial, identity, generation, notAfter }) => ({ serial, identity, generation, revokedAt, notAfter }));
     if (fresh.length > 0) {
       this.#list = [...this.list(), ...fresh];
       writePrivateFile(this.#options.path, `${JSON.stringify(this.#list, null, 1)}\n`);
@@ -70,21 +82,15 @@ export class Revocations {
     return fresh;
   }
 
-  #issued(): Issuance[] {
+  /** Those that were issued before there was a list of its own, as far as the log still has them. */
+  #logged(): CertificateRecord[] {
     const written = [`${this.#options.logPath}.1`, this.#options.logPath].flatMap((path) =>
       existsSync(path)
         ? readFileSync(path, 'utf8')
             .split('\n')
-            .flatMap((line) => {
-              try {
-                return [JSON.parse(line) as Issuance];
-              } catch {
-                // The last line of one that was cut off.
-                return [];
-              }
-            })
+            .flatMap((line) => recordIn(line) ?? [])
         : [],
     );
-    return [...written, ...(this.#options.unwritten?.() ?? [])];
+    return [...written, ...(this.#options.unwritten?.() ?? []).flatMap((entry) => recordIn(JSON.stringify(entry)) ?? [])];
   }
 }

@@ -14,6 +14,8 @@ import type { WorkloadTokens } from './workload-tokens.ts';
 
 const lifetimeSeconds = 300;
 const maxAudiences = 20;
+/** Characters. Each audience is in the token and in the log. */
+const maxAudienceLength = 512;
 
 /** Signs JWT-SVIDs (SPIFFE JWT-SVID): short-lived tokens that say who a workload is, to somebody. */
 export class SvidTokens {
@@ -63,8 +65,8 @@ export function svidService({ svids, tokens, trust, trustDomain, forwarders, log
       if (peer.identity === undefined) throw new ConnectError('a certificate of this mesh is needed', Code.Unauthenticated);
       const caller = await authenticate(context, tokens, trustDomain);
       const identity = identityWanted(wanted, caller, { forwarders, trustDomain });
-      if (audiences.length === 0 || audiences.length > maxAudiences || audiences.some((audience) => audience === ''))
-        throw new ConnectError(`for whom is the token? 1 to ${maxAudiences} audiences are needed`, Code.InvalidArgument);
+      if (audiences.length === 0 || audiences.length > maxAudiences || audiences.some((audience) => audience === '' || audience.length > maxAudienceLength))
+        throw new ConnectError(`1 to ${maxAudiences} audiences of at most ${maxAudienceLength} characters are needed`, Code.InvalidArgument);
       const token = await svids.issue(identity, audiences);
       log.write({
         time: new Date().toISOString(),

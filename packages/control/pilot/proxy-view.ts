@@ -65,10 +65,20 @@ export interface InboundPort {
   readonly app: string;
 }
 
+/** What a node may say: its id, its metadata and features as JSON, and its ports. All of it is kept for as long as the stream lasts. */
+const maxIdLength = 1_024;
+const maxNodeBytes = 256 * 1024;
+const maxInboundPorts = 1_000;
+
 type Metadata = Readonly<Record<string, unknown>>;
 
 export function viewOf(node: Node | undefined): ProxyView {
   if (!node?.id) throw new MizzenError('invalid-node', 'the first request on a stream must carry a node with an id');
+  if (node.id.length > maxIdLength)
+    throw new MizzenError('invalid-node', `the id of the node has ${node.id.length} characters; at most ${maxIdLength} are allowed`);
+  const bytes = JSON.stringify(node.metadata ?? {}).length + node.clientFeatures.reduce((sum, feature) => sum + feature.length, 0);
+  if (bytes > maxNodeBytes)
+    throw new MizzenError('invalid-node', `the metadata and features of the node have ${bytes} bytes; at most ${maxNodeBytes} are allowed`);
   const [type, address = '', , domain = ''] = node.id.split('~');
   if (type !== 'sidecar' && type !== 'router')
     throw new MizzenError('invalid-node', `the node id ${JSON.stringify(node.id.slice(0, 120))} is not of the form sidecar~ADDRESS~NAME.NAMESPACE~DOMAIN`);
@@ -76,6 +86,8 @@ export function viewOf(node: Node | undefined): ProxyView {
   const name = text(metadata, 'NAME') ?? node.id.split('~')[2]!.split('.')[0]!;
   const namespace = text(metadata, 'NAMESPACE') ?? domain.split('.')[0] ?? 'default';
   const inbound = Array.isArray(metadata['MIZZEN_INBOUND']) ? metadata['MIZZEN_INBOUND'].map(inboundPort) : [];
+  if (inbound.length > maxInboundPorts)
+    throw new MizzenError('invalid-node', `MIZZEN_INBOUND has ${inbound.length} ports; at most ${maxInboundPorts} are allowed`);
   return {
     id: node.id,
     type: type === 'router' ? 'gateway' : 'sidecar',

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
 import { messageOf } from '@mizzen/common';
 import type { Init } from '@mizzen/envoy-api';
@@ -8,6 +9,7 @@ import {
   type RateLimitService,
 } from '@mizzen/envoy-api/gen/envoy/service/ratelimit/v3/rls_pb.js';
 import { RateLimitUnit } from '@mizzen/envoy-api/gen/envoy/type/v3/ratelimit_unit_pb.js';
+import { type Identity, spiffeUri } from '../citadel/spiffe-identity.ts';
 import type { LimitCounters } from './limit-counters.ts';
 
 const secondsOf: Readonly<Record<number, number>> = {
@@ -23,6 +25,7 @@ const unitOf: Readonly<Record<number, RateLimitResponse_RateLimit_Unit>> = {
   [RateLimitUnit.DAY]: RateLimitResponse_RateLimit_Unit.DAY,
 };
 const maxDescriptors = 32;
+const maxKeyLength = 200;
 
 /**
  * envoy.service.ratelimit.v3.RateLimitService: counts in fixed windows of the unit's length. The limits come with the descriptors
@@ -30,19 +33,21 @@ const maxDescriptors = 32;
  */
 export function rateLimitService(
   counters: LimitCounters,
-  admit: (context: HandlerContext) => Promise<unknown>,
+  admit: (context: HandlerContext) => Promise<Identity | undefined>,
   now: () => number = Date.now,
 ): Partial<ServiceImpl<typeof RateLimitService>> {
   return {
     async shouldRateLimit(request, context) {
-      await admit(context);
+      const caller = await admit(context);
       if (request.descriptors.length > maxDescriptors) throw new ConnectError(`at most ${maxDescriptors} descriptors`, Code.InvalidArgument);
       const seconds = Math.floor(now() / 1000);
       const asked = request.descriptors.map((descriptor) => {
         const unit = secondsOf[descriptor.limit?.unit ?? 0];
         if (descriptor.limit === undefined || unit === undefined) return undefined;
         const window = Math.floor(seconds / unit);
-        const key = JSON.stringify([request.domain, ...descriptor.entries.map(({ key, value }) => [key, value]), unit, window]);
+        const text = JSON.stringify([request.domain, ...descriptor.entries.map(({ key, value }) => [key, value]), unit, window]);
+        // A caller chooses the text; what is kept of it is short.
+        const key = text.length > maxKeyLength ? createHash('sha256').update(text).digest('base64') : text;
         return {
           key,
           hits: request.hitsAddend || 1,
@@ -54,7 +59,7 @@ export function rateLimitService(
       const limited = asked.filter((one) => one !== undefined);
       let counts: readonly number[];
       try {
-        counts = await counters.add(limited);
+        counts = await counters.add(limited, caller === undefined ? 'plain' : spiffeUri(caller));
       } catch (error) {
         throw new ConnectError(`the counters cannot be reached: ${messageOf(error)}`, Code.Unavailable);
       }

@@ -27,14 +27,64 @@ export interface FieldChange {
 }
 
 const maxBytes = 50 * 1024 * 1024;
+const maxFilesBefore = 10;
 const maxChanges = 200;
 const maxValueLength = 2_000;
+/** Of names and reasons, which a caller chooses. */
+const maxTextLength = 300;
+/** All changes of one entry, as JSON. What is beyond is left out with a note. */
+const maxChangesLength = 32_000;
+/** Entries in a minute about what one caller was refused. Further ones are counted. */
+const maxRefusalsPerMinute = 60;
+const minuteMs = 60_000;
 
-/** An entry for each change of the configuration. */
+interface Refused {
+  readonly minute: number;
+  readonly count: number;
+}
+
+/** An entry for each change of the configuration, and for attempts that were refused: of one caller so many that they cannot displace what others have done. */
 export class AuditLog extends PrivateLog<AuditEntry> {
-  constructor(path: string, logger: Logger) {
-    super(path, maxBytes, 'the audit log', logger);
+  readonly #now: () => number;
+  readonly #refused: Map<string, Refused>;
+
+  constructor(path: string, logger: Logger, now: () => number = Date.now) {
+    super(path, maxBytes, 'the audit log', logger, maxFilesBefore);
+    this.#now = now;
+    this.#refused = new Map();
   }
+
+  override write(entry: AuditEntry): void {
+    if (entry.status < 400) return super.write(shortened(entry));
+    const minute = Math.floor(this.#now() / minuteMs);
+    const caller = entry.caller?.name ?? entry.from;
+    const before = this.#refused.get(caller);
+    if (before !== undefined && before.minute !== minute && before.count > maxRefusalsPerMinute)
+      super.write({ ...shortened(entry), reason: `${before.count - maxRefusalsPerMinute} more attempts of ${caller} were refused in an earlier minute` });
+    const count = before?.minute === minute ? before.count + 1 : 1;
+    if (this.#refused.size > 1_000) this.#refused.clear();
+    this.#refused.set(caller, { minute, count });
+    if (count <= maxRefusalsPerMinute) super.write(shortened(entry));
+  }
+}
+
+function shortened(entry: AuditEntry): AuditEntry {
+  const short = (text: string) => (text.length > maxTextLength ? `${text.slice(0, maxTextLength)}...` : text);
+  const { resource, namespace, name, reason, changes } = entry;
+  return {
+    ...entry,
+    resource: short(resource),
+    namespace: namespace === undefined ? undefined : short(namespace),
+    name: name === undefined ? undefined : short(name),
+    ...(reason === undefined ? {} : { reason: short(reason) }),
+    ...(changes === undefined ? {} : { changes: withinLength(changes) }),
+  };
+}
+
+function withinLength(changes: readonly FieldChange[]): readonly FieldChange[] {
+  let length = 0;
+  const kept = changes.filter((change) => (length += printableJson(change).length) <= maxChangesLength);
+  return kept.length === changes.length ? changes : [...kept, { path: `(${changes.length - kept.length} more fields)` }];
 }
 
 /** What differs between two versions of an object, the server's own bookkeeping and its status aside. Of secrets only that they do. */
