@@ -1,6 +1,7 @@
 import { isGrpcType } from '../http/grpc.ts';
 import { InvalidContent, type MessageTransform } from '../http/message-transform.ts';
 import { type Fields, noFields } from '../message/fields.ts';
+import { KeptSlices } from '../message/kept-slices.ts';
 import type { ResponseHead } from '../message/response-head.ts';
 import type { HttpFilter } from './filter.ts';
 
@@ -47,15 +48,15 @@ export function grpcHttp1BridgeFilter({ wrapsProtobuf, dropsQuery }: GrpcHttp1Br
 class Bridge implements MessageTransform {
   readonly contentType: string;
   readonly #wraps: boolean;
-  readonly #request: Buffer[];
-  readonly #response: Buffer[];
+  readonly #request: KeptSlices;
+  readonly #response: KeptSlices;
   #bytes: number;
 
   constructor(wraps: boolean) {
     this.contentType = wraps ? protobuf : 'application/grpc';
     this.#wraps = wraps;
-    this.#request = [];
-    this.#response = [];
+    this.#request = new KeptSlices();
+    this.#response = new KeptSlices();
     this.#bytes = 0;
   }
 
@@ -71,7 +72,7 @@ class Bridge implements MessageTransform {
     const head = Buffer.alloc(5);
     head.writeUInt32BE(this.#bytes, 1);
     this.#bytes = 0;
-    return Buffer.concat([head, ...this.#request]);
+    return Buffer.concat([head, ...this.#request.slices]);
   }
 
   responseHead(): 'hold' {
@@ -88,7 +89,7 @@ class Bridge implements MessageTransform {
   responseEnd(head: ResponseHead, trailers: Fields): { data: Buffer; trailers: Fields } {
     const { headers } = head;
     for (const [name, value] of trailers) headers.set(name, value);
-    const all = Buffer.concat(this.#response);
+    const all = Buffer.concat(this.#response.slices);
     const data = this.#wraps ? all.subarray(Math.min(5, all.length)) : all;
     if (headers.get('grpc-status') !== '0') head.status = 503;
     head.line = '';

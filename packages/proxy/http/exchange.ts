@@ -1,11 +1,13 @@
 // Longer than other files: a request's life is one state machine, whose fields are nobody else's. What needs none of them is in files of its
 // own (mirrors, hedging, rewriting, retry conditions, replies, records).
+
 import { type ErrorBoundary, errorBoundary } from '@mizzen/common';
 import { requestSubject, type Subject } from '../authorization/subject.ts';
 import type { SecretsInQuery } from '../filters/filter.ts';
 import type { Violation } from '../http1/violation.ts';
 import { violations } from '../http1/violation.ts';
 import { connectionSpecificNames, type Fields, noFields } from '../message/fields.ts';
+import { KeptSlices, pushSlice } from '../message/kept-slices.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import { ResponseHead } from '../message/response-head.ts';
 import { normalizeTarget, settleTarget } from '../route/normalize-path.ts';
@@ -150,7 +152,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   /** What is said of this request in its trace; undefined: it is in none. */
   span: RequestSpan | undefined;
   /** Body slices that have arrived so far; undefined once they are no longer needed or no longer complete. */
-  #replay: Buffer[] | undefined;
+  #replay: KeptSlices | undefined;
   #replayBytes: number;
   #requestTrailers: Fields;
   #isForwarding: boolean;
@@ -301,6 +303,11 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     return this.head.method === 'HEAD';
   }
 
+  /** Content of the request that is held for a filter, or to be sent again. */
+  get heldRequestBytes(): number {
+    return this.#replay === undefined ? 0 : this.#replayBytes;
+  }
+
   get pendingResponseBytes(): number {
     return this.downstream.heldBytes;
   }
@@ -339,7 +346,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
 
   #start(): void {
     const { head, settings } = this;
-    if (!this.#requestEnded) this.#replay = [];
+    if (!this.#requestEnded) this.#replay = new KeptSlices();
     if (!settings.context.overload.acceptsRequest()) return this.#refuseForOverload();
     if (head.upgrade !== '' && !this.#acceptsUpgrade()) return;
     this.peerMetadata = applyForwardingHeaders(head, this.downstream.client, settings);
@@ -474,9 +481,9 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   }
 
   #collected(): Buffer {
-    const slices = this.#replay ?? [];
+    const slices = this.#replay?.slices ?? [];
     const body = slices.length === 1 ? slices[0]! : Buffer.concat(slices);
-    if (slices.length > 1) this.#replay = [body];
+    if (slices.length > 1) this.#replay = new KeptSlices(body);
     return body;
   }
 
@@ -489,7 +496,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
   /** Sends this content instead of what has been collected. */
   replaceRequestBody(body: Buffer): void {
     const { head } = this;
-    this.#replay = body.length === 0 ? [] : [body];
+    this.#replay = new KeptSlices(body);
     this.#replayBytes = body.length;
     head.isChunked = false;
     head.contentLength = body.length;
@@ -644,7 +651,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
     const { hedge, retry } = this.route!.action as ForwardAction;
     const receiver = hedge === undefined ? this : (this.#hedged = new HedgedAttempt(this, this.cluster!, endpoint, upstream));
     upstream.begin(receiver, this.head, endpoint.transport.isMesh ? this.settings.context.introduction : undefined);
-    if (this.#replay !== undefined) for (const slice of this.#replay) this.#sendBody(slice);
+    if (this.#replay !== undefined) for (const slice of this.#replay.slices) this.#sendBody(slice);
     if (this.#requestEnded) upstream.end(this.#requestTrailers);
     else this.downstream.resumeRequest();
     if (retry !== undefined && retry.perTryTimeoutMs > 0)
@@ -883,7 +890,7 @@ export class Exchange implements HedgingExchange, ConnectionWaiter, LoggedStream
 
   #takeResponseData(received: Buffer): void {
     if (this.#isFinished) return;
-    if (this.#held !== undefined) return void this.#held.slices.push(Buffer.from(received));
+    if (this.#held !== undefined) return pushSlice(this.#held.slices, Buffer.from(received));
     this.#observer?.onData(received);
     if (this.#transform === undefined || this.#isTunnel) return this.#answer(received);
     try {

@@ -318,7 +318,7 @@ export class Http1Downstream implements BodySink, Downstream, SpokenHttp {
   }
 
   held(visit: HeldVisitor): void {
-    visit(this.socket.writableLength, () => {
+    visit(this.socket.writableLength + (this.#exchange?.heldRequestBytes ?? 0), () => {
       this.#exchange?.onOverload();
       // What the client has not taken yet goes with the connection.
       this.close();

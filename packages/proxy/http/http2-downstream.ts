@@ -5,6 +5,7 @@ import type { ByteWriter } from '../http2/frame-writer.ts';
 import { Http2ServerConnection, type StreamServer } from '../http2/server-connection.ts';
 import type { Http2Stream, StreamHandler, StreamReset } from '../http2/stream.ts';
 import { type Fields, noFields } from '../message/fields.ts';
+import { pushSlice } from '../message/kept-slices.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import { ResponseHead } from '../message/response-head.ts';
 import { countAllocatedRead } from '../net/read-buffers.ts';
@@ -103,11 +104,13 @@ export class Http2Downstream implements SpokenHttp, StreamServer, ByteWriter {
   }
 
   held(visit: HeldVisitor): void {
-    for (const stream of this.http2.openStreams())
-      visit(stream.pendingBytes, () => {
-        (stream.handler as Http2Request | undefined)?.overloaded();
+    for (const stream of this.http2.openStreams()) {
+      const request = stream.handler as Http2Request | undefined;
+      visit(stream.pendingBytes + (request?.heldRequestBytes ?? 0), () => {
+        request?.overloaded();
         this.http2.drain();
       });
+    }
     visit(this.#socket.writableLength, () => this.#socket.destroy());
   }
 
@@ -193,6 +196,10 @@ class Http2Request implements Downstream, StreamHandler {
     else if (maxStreamDurationMs > 0 && now - exchange.beganAt > maxStreamDurationMs) exchange.onMaxDuration();
   }
 
+  get heldRequestBytes(): number {
+    return this.#exchange.heldRequestBytes;
+  }
+
   overloaded(): void {
     this.#exchange.onOverload();
   }
@@ -261,7 +268,7 @@ class Http2Request implements Downstream, StreamHandler {
   // ---- the request ----
 
   onStreamData(slice: Buffer): void {
-    if (this.#isTunnelRequest && !this.#exchange.isTunnel) (this.#early ??= []).push(Buffer.from(slice));
+    if (this.#isTunnelRequest && !this.#exchange.isTunnel) pushSlice((this.#early ??= []), Buffer.from(slice));
     else this.#giveData(slice);
   }
 

@@ -1,6 +1,8 @@
 // Longer than other files: the state machine of a connection (RFC 9113 sections 3 to 6), which client and server extend.
+
 import { coarseNow } from '@mizzen/common';
 import { type Fields, noFields, verifiedTrailers } from '../message/fields.ts';
+import { pushSlice } from '../message/kept-slices.ts';
 import { type Flushable, flushAtTurnEnd } from '../net/turn-end.ts';
 import { DefenceCounters } from './defence-counters.ts';
 import { type ErrorCode, errorCodes, type Http2Violation } from './error-codes.ts';
@@ -182,7 +184,7 @@ export abstract class Http2Connection implements FrameSink, Flushable {
     }
     if (at < bytes.length) {
       if (stream.pending === noBuffers) stream.pending = [];
-      stream.pending.push(Buffer.from(bytes.subarray(at)));
+      pushSlice(stream.pending, Buffer.from(bytes.subarray(at)));
       stream.pendingBytes += bytes.length - at;
       this.#mayGoOn(stream);
     }

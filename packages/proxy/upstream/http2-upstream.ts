@@ -5,6 +5,7 @@ import { errorCodes, type Http2Violation } from '../http2/error-codes.ts';
 import type { ByteWriter } from '../http2/frame-writer.ts';
 import type { Http2Stream, StreamReset } from '../http2/stream.ts';
 import { type Fields, noFields } from '../message/fields.ts';
+import { pushSlice } from '../message/kept-slices.ts';
 import type { RequestHead } from '../message/request-head.ts';
 import type { ResponseHead } from '../message/response-head.ts';
 import type { ConnectionInfo } from '../net/connection-info.ts';
@@ -163,7 +164,7 @@ export class Http2Upstream implements ByteWriter, ConnectionOwner {
   write(bytes: Buffer): void {
     if (this.#held === undefined) this.#socket.write(bytes);
     else {
-      this.#held.push(bytes);
+      pushSlice(this.#held, bytes);
       this.#heldBytes += bytes.length;
     }
   }

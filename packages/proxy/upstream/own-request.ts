@@ -1,5 +1,6 @@
 import { errorBoundary, patientTimeout } from '@mizzen/common';
 import { type Fields, noFields } from '../message/fields.ts';
+import { KeptSlices } from '../message/kept-slices.ts';
 import { RequestHead } from '../message/request-head.ts';
 import type { ResponseHead } from '../message/response-head.ts';
 import type { Cluster } from './cluster.ts';
@@ -50,7 +51,7 @@ class OwnExchange implements ResponseReceiver {
   readonly #done: (answer: OwnAnswer | NoAnswer) => void;
   #upstream: UpstreamStream | undefined;
   #head: ResponseHead | undefined;
-  #slices: Buffer[];
+  #slices: KeptSlices;
   #bytes: number;
   #stopWaiting: (() => void) | undefined;
   #isOver: boolean;
@@ -64,7 +65,7 @@ class OwnExchange implements ResponseReceiver {
     this.#done = done;
     this.#upstream = undefined;
     this.#head = undefined;
-    this.#slices = [];
+    this.#slices = new KeptSlices();
     this.#bytes = 0;
     this.#stopWaiting = undefined;
     this.#isOver = false;
@@ -140,7 +141,7 @@ class OwnExchange implements ResponseReceiver {
     this.#upstream = undefined;
     if (this.#isOver) return;
     const head = this.#head!;
-    const body = this.#slices.length === 1 ? this.#slices[0]! : Buffer.concat(this.#slices);
+    const body = this.#slices.slices.length === 1 ? this.#slices.slices[0]! : Buffer.concat(this.#slices.slices);
     this.#end();
     this.#done({ head, body, trailers });
   }
@@ -154,7 +155,7 @@ class OwnExchange implements ResponseReceiver {
     this.#upstream = undefined;
     if (this.#isOver) return;
     if (failure.beforeResponse && (failure.kind === 'refused' || (failure.wasReused && failure.kind === 'reset')) && this.#retries++ < 3) {
-      this.#slices = [];
+      this.#slices = new KeptSlices();
       this.#bytes = 0;
       return this.#attempt();
     }

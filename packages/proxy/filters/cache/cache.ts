@@ -1,6 +1,7 @@
 import { CachePerRouteSchema } from '@mizzen/envoy-api/gen/mizzen/http/v1/filters_pb.js';
 import type { ProxyContext } from '../../http/connection-settings.ts';
 import type { Exchange, ResponseObserver } from '../../http/exchange.ts';
+import { KeptSlices } from '../../message/kept-slices.ts';
 import { ResponseHead } from '../../message/response-head.ts';
 import { type FilterKind, type HttpFilter, isPersonalNote } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
@@ -151,7 +152,7 @@ class Recorder implements ResponseObserver {
   readonly #exchange: Exchange;
   readonly #isSecret: boolean;
   #pending: Omit<StoredResponse, 'body'> | undefined;
-  #slices: Buffer[];
+  #slices: KeptSlices;
   #bytes: number;
 
   constructor(store: ResponseStore, policy: CachePolicy, uri: string, exchange: Exchange, isSecret: boolean) {
@@ -161,7 +162,7 @@ class Recorder implements ResponseObserver {
     this.#exchange = exchange;
     this.#isSecret = isSecret;
     this.#pending = undefined;
-    this.#slices = [];
+    this.#slices = new KeptSlices();
     this.#bytes = 0;
   }
 
@@ -200,12 +201,12 @@ class Recorder implements ResponseObserver {
     this.#bytes += slice.length;
     if (this.#bytes > this.#policy.maxBodyBytes) {
       this.#pending = undefined;
-      this.#slices = [];
+      this.#slices = new KeptSlices();
     } else this.#slices.push(Buffer.from(slice));
   }
 
   onEnd(): void {
-    if (this.#pending !== undefined) this.#store.keep(this.#uri, { ...this.#pending, body: Buffer.concat(this.#slices) }, this.#policy.maxBytes);
+    if (this.#pending !== undefined) this.#store.keep(this.#uri, { ...this.#pending, body: Buffer.concat(this.#slices.slices) }, this.#policy.maxBytes);
   }
 }
 

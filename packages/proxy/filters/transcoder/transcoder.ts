@@ -8,6 +8,7 @@ import type { Exchange } from '../../http/exchange.ts';
 import { httpStatusOfGrpc } from '../../http/grpc.ts';
 import type { MessageTransform } from '../../http/message-transform.ts';
 import { type Fields, noFields } from '../../message/fields.ts';
+import { KeptSlices } from '../../message/kept-slices.ts';
 import type { ResponseHead } from '../../message/response-head.ts';
 import type { FilterKind } from '../filter.ts';
 import { unpackConfig } from '../unpack-config.ts';
@@ -156,14 +157,14 @@ class JsonAnswer implements MessageTransform {
   readonly #method: Binding['method'];
   readonly #responseBody: string;
   readonly #registry: Transcoding['registry'];
-  #slices: Buffer[];
+  #slices: KeptSlices;
   #bytes: number;
 
   constructor(method: Binding['method'], responseBody: string, registry: Transcoding['registry']) {
     this.#method = method;
     this.#responseBody = responseBody;
     this.#registry = registry;
-    this.#slices = [];
+    this.#slices = new KeptSlices();
     this.#bytes = 0;
   }
 
@@ -217,7 +218,7 @@ class JsonAnswer implements MessageTransform {
   }
 
   #messageJson(): JsonValue {
-    const content = Buffer.concat(this.#slices);
+    const content = Buffer.concat(this.#slices.slices);
     if (this.#bytes > maxAnswerBytes) throw new Error(`it is larger than ${maxAnswerBytes} bytes`);
     if (content.length < 5 || content[0] !== 0 || content.readUInt32BE(1) !== content.length - 5) throw new Error('it is no single, uncompressed message');
     const json = toJson(this.#method.output, fromBinary(this.#method.output, content.subarray(5)), { registry: this.#registry, alwaysEmitImplicit: true });
