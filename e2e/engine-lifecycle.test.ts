@@ -140,12 +140,12 @@ describe('the life of a proxy', () => {
   for (const concurrency of ['1', '2'])
     it(`hands its sockets to a new process under load, with ${concurrency} event loop(s), and no request fails`, async () => {
       const [port, adminPort] = [await engine.ports.next(), await engine.ports.next()];
-      const child = await engine.spawn({ listeners: [listener('in', port, httpFilter('app'))], clusters: [cluster('app', [app])], adminPort }, [
-        '--concurrency',
-        concurrency,
-        '--drain-time',
-        '5',
-      ]);
+      // Each worker meets an exception before it tells that it is prepared for the sockets.
+      const child = await engine.spawn(
+        { listeners: [listener('in', port, httpFilter('app'))], clusters: [cluster('app', [app])], adminPort },
+        ['--concurrency', concurrency, '--drain-time', '5'],
+        faultyProcess({ 'worker.message': 4 }),
+      );
       const load = new Load(
         16,
         (agent) => call({ port, headers: { host: 'a' }, agent }),

@@ -1,6 +1,6 @@
 import net from 'node:net';
 import { createInterface } from 'node:readline';
-import { errorBoundary, type Logger, messageOf } from '@mizzen/common';
+import { emitAgain, errorBoundary, type Logger, messageOf } from '@mizzen/common';
 import { hotRestartEpoch, type StartedProxy } from '@mizzen/proxy';
 import { pidOf, processIdentity, isRunning as runs } from './process-identity.ts';
 import { closeAndExit, isSupervised } from './process-life.ts';
@@ -212,7 +212,7 @@ export class Generations {
   /** A later process is asked to drain by the first, and ends when a supervised first process has gone. */
   #openLine(): void {
     try {
-      this.#line = boundary.own(new net.Socket({ fd: lineDescriptor }), () => {});
+      this.#line = boundary.own(new net.Socket({ fd: lineDescriptor }), emitAgain);
     } catch (error) {
       this.#logger.warn('no pipe to the first process of this proxy', { error: messageOf(error) });
       return;
@@ -232,9 +232,8 @@ export class Generations {
   #read(receive: (text: string) => void): void {
     const line = this.#line;
     if (line === undefined) return;
-    // A line that met an exception is read again: the end of the pipe would end the proxy.
-    const again = (event: string | symbol, [text]: readonly unknown[]) => event === 'line' && receive(String(text));
-    boundary.own(createInterface({ input: boundary.own(line, () => {}) }), again).on('line', receive);
+    // What met an exception is read again: a lost line, or a lost end, would leave processes that do not know of each other.
+    boundary.own(createInterface({ input: boundary.own(line, emitAgain) }), emitAgain).on('line', receive);
     line.on('end', () => line.destroy());
   }
 

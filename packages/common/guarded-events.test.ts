@@ -6,6 +6,7 @@ import http2 from 'node:http2';
 import net, { type AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { clearFaults, errorBoundary, injectFault, internalErrors, logErrorsTo } from './error-boundary.ts';
+import { emitAgain } from './guarded-events.ts';
 import { silentLogger } from './logger.ts';
 
 describe('an owned event emitter', () => {
@@ -71,6 +72,22 @@ describe('an owned event emitter', () => {
       assert.equal(received, expected);
     }
     assert.equal(boundary.errors, 2);
+  });
+
+  it('handles an event that must not be lost once more, and no third time', () => {
+    const boundary = errorBoundary('test.again');
+    const emitter = boundary.own(new EventEmitter(), emitAgain);
+    const received: unknown[] = [];
+    emitter.on('event', (value) => {
+      received.push(value);
+      if (value === 'broken') throw new Error('broken');
+    });
+    injectFault('test.again', 1);
+    emitter.emit('event', 'whole');
+    clearFaults();
+    emitter.emit('event', 'broken');
+    assert.deepEqual(received, ['whole', 'broken', 'broken']);
+    assert.equal(boundary.errors, 3);
   });
 
   it('lets the code that waits for a server to listen, or for a response, receive the error', async () => {

@@ -11,8 +11,21 @@ interface Boundary {
   run(work: () => void): boolean;
 }
 
-/** Takes the place of the end of a unit: which event has met an exception, and its values. */
-export type FailedEvent = (event: string | symbol, values: readonly unknown[]) => void;
+/** Takes the place of the end of a unit: which event has met an exception, its values, and of what: an owned process, or one of its streams. */
+export type FailedEvent = (event: string | symbol, values: readonly unknown[], emitter: EventEmitter) => void;
+
+const repeating = new WeakSet<EventEmitter>();
+
+/** Emits an event that must not be lost once more. Nothing follows when it meets an exception again. */
+export function emitAgain(event: string | symbol, values: readonly unknown[], emitter: EventEmitter): void {
+  if (repeating.has(emitter)) return;
+  repeating.add(emitter);
+  try {
+    emitter.emit(event, ...values);
+  } finally {
+    repeating.delete(emitter);
+  }
+}
 
 /** Events that hand over a new unit of work: its own events are guarded too. */
 const handovers: ReadonlySet<unknown> = new Set(['connection', 'secureConnection', 'session', 'stream', 'request', 'upgrade', 'checkContinue', 'response']);
@@ -38,7 +51,7 @@ export function guardEvents<Emitter extends object>(boundary: Boundary, candidat
       return emit.call(emitter, event, ...values);
     } catch (error) {
       boundary.caught(error);
-      boundary.run(() => (fail === undefined ? end(emitter, event, values, error) : fail(event, values)));
+      boundary.run(() => (fail === undefined ? end(emitter, event, values, error) : fail(event, values, emitter)));
       return true;
     }
   };

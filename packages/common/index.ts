@@ -27,6 +27,7 @@ export {
   logErrorsTo,
 } from './error-boundary.ts';
 export { collectAll, collectYoung, compactHeap } from './garbage.ts';
+export { emitAgain } from './guarded-events.ts';
 export { brokenExitCode, ErrorWindow, keepServingAfterErrors, lastLines, type ProcessKind, unattributedErrors } from './last-line.ts';
 export { type LogFields, Logger, type LogLevel, lostLogLines, silentLogger } from './logger.ts';
 export { MizzenError, messageOf } from './mizzen-error.ts';

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type net from 'node:net';
-import { errorBoundary, type Logger, MizzenError } from '@mizzen/common';
+import { emitAgain, errorBoundary, type Logger, MizzenError } from '@mizzen/common';
 import type { FromSuccessor, ToSuccessor } from './messages.ts';
 import { sendHandle } from './worker-pool.ts';
 
@@ -37,7 +37,6 @@ export interface Successor {
  */
 export async function startSuccessor(servers: () => Promise<readonly net.Server[]>, options: SuccessorOptions, logger: Logger): Promise<Successor> {
   const epoch = hotRestartEpoch() + 1;
-  let receive: ((message: FromSuccessor) => void) | undefined;
   const child = boundary.own(
     spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
       stdio: ['inherit', 'inherit', 'inherit', 'ipc', options.line],
@@ -45,7 +44,7 @@ export async function startSuccessor(servers: () => Promise<readonly net.Server[
       serialization: 'advanced',
     }),
     // A message that met an exception is handled again: the new process does not repeat it.
-    (event, [message]) => event === 'message' && receive?.(message as FromSuccessor),
+    emitAgain,
   );
   logger.info('hot restart: a new process has been started', { pid: child.pid, epoch });
   await new Promise<void>((resolve, reject) => {
@@ -59,7 +58,7 @@ export async function startSuccessor(servers: () => Promise<readonly net.Server[
     };
     child.on('error', (error) => finish(error.message));
     child.once('exit', (code, signal) => finish(`it has ended with ${signal ?? `code ${code}`}`));
-    receive = (message) => {
+    child.on('message', (message: FromSuccessor) => {
       if (message.kind === 'failed') finish(message.reason);
       else if (message.kind === 'taken-over') finish(undefined);
       else
@@ -67,8 +66,7 @@ export async function startSuccessor(servers: () => Promise<readonly net.Server[
           .then((all) => Promise.all(all.map((server) => sendHandle(child, { kind: 'socket' } satisfies ToSuccessor, server))))
           .then(() => child.send({ kind: 'all-sockets' } satisfies ToSuccessor, () => {}))
           .catch((error: unknown) => finish(String(error)));
-    };
-    child.on('message', receive);
+    });
   });
   child.removeAllListeners('exit');
   const exited = child.exitCode === null && child.signalCode === null ? once(child, 'exit') : Promise.resolve();

@@ -12,6 +12,8 @@ import type { FromWorker, ToWorker } from './messages.ts';
  * with what it has, for as long as somebody uses it and no longer than `orphanMs`: whoever starts the proxy again needs the ports.
  */
 const orphanMs = 60_000;
+/** After an exception of this process's own. */
+const retryMs = 100;
 
 const boundary = errorBoundary('worker.message');
 let engine: Engine | undefined;
@@ -35,6 +37,12 @@ async function close(drainMs: number, acceptMs: number): Promise<void> {
 process.on('message', (message: ToWorker, handle: unknown) => {
   boundary.run(() => receive(message, handle)) || boundary.run(() => receive(message, handle)) || boundary.run(() => lost(message));
 });
+
+/** The main process waits for this: after an exception it is told again. */
+function tellWhen(reached: Promise<unknown>, message: FromWorker): void {
+  const again = (): void => void boundary.after(retryMs, () => tellWhen(reached, message), again);
+  boundary.start(() => reached.then(() => tell(message)), again);
+}
 
 /** A message that met an exception twice. The worker keeps serving with what it has, and ends when it could not serve. */
 function lost({ kind }: ToWorker): void {
@@ -61,9 +69,9 @@ function receive(message: ToWorker, handle: unknown): void {
       spending,
     });
     const { ready, prepared } = engine;
-    boundary.start(() => ready.then(() => tell({ kind: 'ready' })));
+    tellWhen(ready, { kind: 'ready' });
     boundary.start(() => ready.then(() => boundary.soon(compactHeap)));
-    boundary.start(() => prepared.then(() => tell({ kind: 'prepared' })));
+    tellWhen(prepared, { kind: 'prepared' });
     return;
   }
   if (engine === undefined) return;
