@@ -362,4 +362,35 @@ spec:
     assert.equal((await kept.publish('open', [message(callers[0]!)]))[0], undefined);
     for (const driver of [lost, kept, again]) await driver.close();
   });
+
+  it('is refused by sidecars when its certificate is revoked', async () => {
+    const { namespace, serviceAccount } = brokerAccount;
+    const pair = await certificateFor(namespace, serviceAccount);
+    const ca = readFileSync(homeFiles(mesh.home).rootCertificate, 'utf8');
+    const serve = async (at: number) => {
+      const started = new BrokerServer({ broker, host: '127.0.0.1', port: at, logger: silentLogger, tls: () => ({ ...pair, ca }) });
+      await started.listen();
+      return started;
+    };
+    let other = await serve(0);
+    const { port: otherPort } = other;
+    await mesh.apply(`apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: { name: pinned }
+spec: { type: pubsub.mizzen, version: v1, metadata: [{ name: address, value: "127.0.0.1:${otherPort}" }] }
+`);
+    const httpPort = await mesh.ports.next();
+    await mesh.proxy('pinned', { registers: true, messaging: { appId: 'pinned', httpPort, grpcPort: await mesh.ports.next() } });
+    const publish = () => call({ port: httpPort, method: 'POST', path: '/v1.0/publish/pinned/t', body: '{}' });
+    await until('it publishes', publish, ({ status }) => status === 204);
+    assert.equal((await revoke(`spiffe://cluster.local/ns/${namespace}/sa/${serviceAccount}`)).status, 200);
+    await mesh.plane.pilot.refresh();
+    await mesh.synced();
+    await other.close();
+    other = await serve(otherPort);
+    const health = () => call({ port: httpPort, path: '/v1.0/healthz/outbound' });
+    await until('it is refused', health, ({ status, body }) => status === 500 && /the certificate of the mesh's broker is revoked/.test(body));
+    assert.equal((await publish()).status, 500);
+    await other.close();
+  });
 });

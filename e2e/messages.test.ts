@@ -2,11 +2,15 @@
 import assert from 'node:assert/strict';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
+import { createClient } from '@connectrpc/connect';
+import { createGrpcTransport } from '@connectrpc/connect-node';
 import { CommunicationProtocolEnum, DaprClient, DaprServer } from '@dapr/dapr';
+import { Dapr } from '@mizzen/envoy-api/gen/dapr/proto/runtime/v1/dapr_pb.js';
 import { call, until } from './support/http.ts';
 import { service } from './support/mesh.ts';
 import { MessageMesh, type TestApp } from './support/messaging.ts';
 
+const daprOf = (app: TestApp) => createClient(Dapr, createGrpcTransport({ baseUrl: `http://127.0.0.1:${app.sidecar.grpcPort}` }));
 const settled = (what: string, ask: () => boolean, ms?: number) => until(what, async () => ask(), Boolean, ms);
 
 describe('the message mesh', () => {
@@ -61,8 +65,15 @@ describe('the message mesh', () => {
     }))
       assert.equal(event[name], value, name);
     assert.match(String(event['id']), /^[0-9a-f-]{36}$/);
-    assert.match(await metrics(app), /mizzen_messages_delivered_total\{pubsub="pubsub",topic="orders",group="orders",status="success"\} 1/);
-    assert.match(await metrics(publisher), /mizzen_messages_published_total\{pubsub="pubsub",topic="orders",result="stored"\} 1/);
+    // The same metadata by gRPC.
+    const metadata = { 'x-tenant': 'acme', 'cloudevent.type': 'placed', 'x-mizzen-publisher': 'forged' };
+    await daprOf(publisher).publishEvent({ pubsubName: 'pubsub', topic: 'orders', data: Buffer.from('{}'), dataContentType: 'application/json', metadata });
+    await settled('it arrives', () => app.received.length === 2);
+    assert.equal(app.received[1]!.headers['x-tenant'], 'acme');
+    assert.equal(app.received[1]!.headers['x-mizzen-publisher'], 'spiffe://cluster.local/ns/default/sa/publisher');
+    assert.equal(app.received[1]!.event['type'], 'placed');
+    assert.match(await metrics(app), /mizzen_messages_delivered_total\{pubsub="pubsub",topic="orders",group="orders",status="success"\} 2/);
+    assert.match(await metrics(publisher), /mizzen_messages_published_total\{pubsub="pubsub",topic="orders",result="stored"\} 2/);
   });
 
   it('gives a component its secrets by SDS, waits for those that are missing, and connects again when one changes', async () => {
@@ -316,7 +327,7 @@ spec:
       'grpc-internal': [new ConnectError('broken', Code.Internal), 'retry'],
       'grpc-not-found': [new ConnectError('none', Code.NotFound), 'retry'],
     };
-    const events: { readonly topic: string; readonly path: string; readonly token: string | null }[] = [];
+    const events: { readonly topic: string; readonly path: string; readonly token: string | null; readonly about: readonly unknown[] }[] = [];
     let declaredWith: string | null = null;
     const handler = connectNodeAdapter({
       routes: (router) =>
@@ -326,8 +337,9 @@ spec:
             const topics = Object.keys(answers).map((topic) => ({ pubsubName: 'pubsub', topic }));
             return { subscriptions: [...topics.slice(1), { ...topics[0]!, routes: { rules: [{ match: '', path: '/all' }], default: '/other' } }] };
           },
-          onTopicEvent({ topic, path }, { requestHeader }) {
-            events.push({ topic, path, token: requestHeader.get('dapr-api-token') });
+          onTopicEvent({ topic, path, type }, { requestHeader }) {
+            const about = [type, ...['x-tenant', 'x-mizzen-publisher', 'x-raw-bin', 'te'].map((name) => requestHeader.get(name))];
+            events.push({ topic, path, token: requestHeader.get('dapr-api-token'), about });
             const [answer] = answers[topic]!;
             if (typeof answer === 'number') return { status: answer };
             throw answer;
@@ -372,6 +384,22 @@ spec:
     assert.deepEqual(new Set(events.map(({ topic, path }) => `${topic === 'grpc-ok'}${path}`)), new Set(['true/all', 'false']));
     assert.deepEqual([...new Set(events.map(({ token }) => token)), declaredWith], ['mine', 'mine']);
     assert.doesNotMatch(text, /mizzen_messages_dropped_total\{[^}]*topic="grpc-unimplemented"/);
+    // Metadata of both ways to publish is metadata of the call.
+    const metadata = { 'x-tenant': 'acme', 'cloudevent.type': 'placed', 'x-mizzen-publisher': 'forged', 'x-raw-bin': '?' };
+    events.length = 0;
+    const query = Object.entries(metadata).map(([name, value]) => `metadata.${name}=${encodeURIComponent(value)}`);
+    await publisher.publish('pubsub', 'grpc-ok', '{}', { query: `?${query.join('&')}` });
+    await daprOf(publisher).publishEvent({ pubsubName: 'pubsub', topic: 'grpc-ok', data: Buffer.from('{}'), metadata });
+    const ofOk = () => events.filter(({ topic }) => topic === 'grpc-ok');
+    await settled('both', () => ofOk().length === 2);
+    const identity = 'spiffe://cluster.local/ns/default/sa/publisher';
+    for (const { about } of ofOk()) assert.deepEqual(about, ['placed', 'acme', identity, null, 'trailers']);
+    // Entries of a bulk are told apart by their ids.
+    for (const ids of [[''], ['a', 'a']])
+      await assert.rejects(
+        daprOf(publisher).bulkPublishEvent({ pubsubName: 'pubsub', topic: 'grpc-ok', entries: ids.map((entryId) => ({ entryId })) }),
+        /no entryId|two entries/,
+      );
   });
 
   it('publishes and delivers many at once', async () => {
@@ -564,13 +592,10 @@ spec:
   });
 
   it('serves a subscription that is a stream (gRPC)', async () => {
-    const { createClient } = await import('@connectrpc/connect');
-    const { createGrpcTransport } = await import('@connectrpc/connect-node');
-    const { Dapr } = await import('@mizzen/envoy-api/gen/dapr/proto/runtime/v1/dapr_pb.js');
     const { PushQueue } = await import('@mizzen/common');
     const { create } = await import('@bufbuild/protobuf');
     const { SubscribeTopicEventsRequestAlpha1Schema: Request } = await import('@mizzen/envoy-api/gen/dapr/proto/runtime/v1/pubsub_pb.js');
-    const client = createClient(Dapr, createGrpcTransport({ baseUrl: `http://127.0.0.1:${publisher.sidecar.grpcPort}` }));
+    const client = daprOf(publisher);
     const requests = new PushQueue<ReturnType<typeof create<typeof Request>>>();
     requests.push(create(Request, { subscribeTopicEventsRequestType: { case: 'initialRequest', value: { pubsubName: 'pubsub', topic: 'streamed' } } }));
     const seen: string[] = [];
@@ -584,6 +609,35 @@ spec:
       if (seen.length === 2) break;
     }
     assert.deepEqual(seen, ['{"n":1}', '{"n":1}']);
+    requests.close();
+  });
+
+  it('gives a stream one event of an id at a time, so that each is settled for itself', async () => {
+    const { PushQueue } = await import('@mizzen/common');
+    const { create } = await import('@bufbuild/protobuf');
+    const { SubscribeTopicEventsRequestAlpha1Schema: Request } = await import('@mizzen/envoy-api/gen/dapr/proto/runtime/v1/pubsub_pb.js');
+    const requests = new PushQueue<ReturnType<typeof create<typeof Request>>>();
+    requests.push(create(Request, { subscribeTopicEventsRequestType: { case: 'initialRequest', value: { pubsubName: 'pubsub', topic: 'same-id' } } }));
+    const settle = (status: number) =>
+      requests.push(create(Request, { subscribeTopicEventsRequestType: { case: 'eventProcessed', value: { id: 'same', status: { status } } } }));
+    const events = daprOf(publisher).subscribeTopicEventsAlpha1(requests)[Symbol.asyncIterator]();
+    await events.next();
+    const query = '?metadata.cloudevent.id=same';
+    for (const n of [1, 2]) assert.equal((await publisher.publish('pubsub', 'same-id', `{"n":${n}}`, { query })).status, 204);
+    const next = async () => {
+      const { value } = await events.next();
+      const { subscribeTopicEventsResponseType: answer } = value as Awaited<ReturnType<typeof events.next>>['value'];
+      return answer.case === 'eventMessage' ? Buffer.from(answer.value.data).toString() : undefined;
+    };
+    const first = await next();
+    // The other one has not been sent: what is said about the id is about the first, which comes again.
+    settle(1);
+    const second = await next();
+    assert.notEqual(second, first);
+    settle(0);
+    assert.equal(await next(), first);
+    settle(0);
+    await events.return?.();
     requests.close();
   });
 

@@ -17,6 +17,7 @@ import type { AppFields } from './api-token.ts';
 import { type AppChannel, type DeliveredEvent, type DeliveryOutcome, drop, emptyPath, retry, success } from './app-channel.ts';
 import { type CloudEvent, dataOf, textOf } from './cloud-events.ts';
 import { routing } from './event-router.ts';
+import { deliveredFields } from './http-app-channel.ts';
 
 const service = 'dapr.proto.runtime.v1.AppCallback';
 const unimplemented = 12;
@@ -36,7 +37,9 @@ export class GrpcAppChannel implements AppChannel {
   deliver(event: DeliveredEvent, timeoutMs: number, done: (outcome: DeliveryOutcome) => void): void {
     const cluster = this.#cluster();
     if (cluster === undefined) return done(retry('there is no way to the application'));
-    this.#call(cluster, 'OnTopicEvent', toBinary(TopicEventRequestSchema, topicEvent(event)), timeoutMs, (result) => {
+    // Metadata whose name ends in -bin is base64 (grpc PROTOCOL-HTTP2.md), which a publisher's header need not be.
+    const fields = deliveredFields(event.headers).filter(([name]) => !name.endsWith('-bin'));
+    const over = (result: UnaryResult) => {
       if (result.message === undefined)
         // Dapr drops the message where there is no handler. It is kept: a new version of the application may have one.
         return done(
@@ -45,7 +48,8 @@ export class GrpcAppChannel implements AppChannel {
           ),
         );
       done(outcomeOfMessage(result.message));
-    });
+    };
+    this.#call(cluster, 'OnTopicEvent', toBinary(TopicEventRequestSchema, topicEvent(event)), timeoutMs, over, fields);
   }
 
   deliverBulk(
@@ -95,8 +99,8 @@ export class GrpcAppChannel implements AppChannel {
     });
   }
 
-  #call(cluster: Cluster, method: string, message: Uint8Array, timeoutMs: number, done: (result: UnaryResult) => void): void {
-    unaryCall(cluster, 'app', `${service}/${method}`, message, timeoutMs, done, this.#ownFields);
+  #call(cluster: Cluster, method: string, message: Uint8Array, timeoutMs: number, done: (result: UnaryResult) => void, fields: AppFields = []): void {
+    unaryCall(cluster, 'app', `${service}/${method}`, message, timeoutMs, done, fields.length === 0 ? this.#ownFields : [...this.#ownFields, ...fields]);
   }
 
   /** What the application declares (ListTopicSubscriptions); undefined: it does not answer. */

@@ -59,7 +59,7 @@ export class HttpAppChannel implements AppChannel {
     const cluster = this.#cluster();
     if (cluster === undefined) return done({ reason: 'no_endpoint', detail: 'there is no way to the application' });
     const fields: (readonly [string, string])[] = [['content-type', 'application/cloudevents+json'], ...this.#ownFields];
-    for (const [name, value] of Object.entries(headers)) if (isDelivered(name) && isFieldValue(value)) fields.push([name, value]);
+    for (const field of deliveredFields(headers)) fields.push(field);
     sendOwnRequest(
       cluster,
       { method: 'POST', path: path.startsWith('/') ? path : `/${path}`, authority: this.#authority, fields, body, timeoutMs, maxAnswerBytes },
@@ -78,6 +78,10 @@ export function isDelivered(name: string): boolean {
   if (meshFields.has(name) || /^x-mizzen-dead-letter-[a-z-]+$/.test(name)) return true;
   return /^x-[a-z0-9-]+$/.test(name) && !isAlwaysOwned(name);
 }
+
+/** The headers of a message that become fields of a request. */
+export const deliveredFields = (headers: Readonly<Record<string, string>>): (readonly [string, string])[] =>
+  Object.entries(headers).filter(([name, value]) => isDelivered(name) && isFieldValue(value));
 
 const isFieldValue = (value: string) => /^[\t\x20-\x7e]*$/.test(value);
 

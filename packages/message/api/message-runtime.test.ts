@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { silentLogger } from '@mizzen/common';
+import { clearFaults, injectFault, logErrorsTo, silentLogger } from '@mizzen/common';
 import { PeerValidity } from '@mizzen/common/peer-validity';
 import { type MessagingConfig, noMessaging, type Subscription, type TopicPolicy } from '@mizzen/envoy-api';
 import { ProxyCounters } from '@mizzen/proxy/telemetry/proxy-counters';
@@ -14,7 +14,7 @@ import { defaultLogSettings } from '../log/partition-log.ts';
 import { BrokerAccess } from '../policy/broker-access.ts';
 import { type AppChannel, type DeliveredEvent, type DeliveryOutcome, retry, success } from './app-channel.ts';
 import { MessageMetrics } from './message-metrics.ts';
-import { MessageRuntime, maxKeyBytes, maxMessageBytes, type Publication, type PublishProblem, type StreamEnd } from './message-runtime.ts';
+import { MessageRuntime, maxHeaderBytes, maxKeyBytes, maxMessageBytes, type Publication, type PublishProblem, type StreamEnd } from './message-runtime.ts';
 import { maxDeadLetterHops } from './subscriber.ts';
 
 const publication = (more: Partial<Publication> = {}): Publication => ({
@@ -225,6 +225,29 @@ describe('the message mesh in a sidecar', () => {
     await new Promise((resolve) => setTimeout(resolve, 50));
     assert.equal(lengthOf('secret'), 0);
     assert.equal(broker.stats()[0]!.groups[0]!.lag, 1);
+  });
+
+  it('answers a publisher, and publishes again, when its own code has thrown before the broker is reached', async () => {
+    logErrorsTo(silentLogger);
+    injectFault('message.publish', 1);
+    // The component is edited: its connection is not there yet.
+    configure({ components: [{ ...config.components[0]!, metadata: { ...config.components[0]!.metadata, edited: 'x' } }] });
+    const [problem] = await publish(publication());
+    clearFaults();
+    assert.equal(problem?.status, 500);
+    assert.match(problem.message, /internal error/);
+    assert.deepEqual(await publish(publication()), [undefined]);
+  });
+
+  it('stores the largest message with the largest key and headers, and also as a dead letter', async () => {
+    runtime.declare([subscription({ deadLetterTopic: 'dead' })]);
+    handle = (_event, done) => done(retry('"\u0000'.repeat(10_000)));
+    const largest = publication({
+      metadata: { partitionKey: 'k'.repeat(maxKeyBytes), 'x-a': 'h'.repeat(maxHeaderBytes - 200), rawPayload: 'true' },
+      body: Buffer.alloc(maxMessageBytes),
+    });
+    assert.deepEqual(await publish(largest), [undefined]);
+    await until('the dead letter', () => lengthOf('dead') === 1);
   });
 
   it('does not loop where the dead letter topic is the topic itself', async () => {
