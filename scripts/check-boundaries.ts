@@ -98,7 +98,7 @@ const declaredByRuntime = /node_modules\/(?:@types\/(?:node|amqplib)|ioredis)\//
 const declaredByLibrary = /node_modules\/(?!.*\/lib\.[\w.]+\.d\.ts$)/;
 const timers = new Set(['setTimeout', 'setInterval', 'setImmediate', 'queueMicrotask', 'nextTick']);
 const listeners = new Set(['on', 'once', 'addListener', 'prependListener', 'prependOnceListener']);
-const eventsAndTimers = new Set([...timers, ...listeners]);
+const eventsAndTimers = new Set([...timers, ...listeners, 'off', 'removeListener']);
 /** Of `ErrorBoundary`, and of an exchange, whose continuations end the request. */
 const boundaryMethods = new Set(['run', 'guard', 'wrap', 'after', 'every', 'soon', 'start', 'own', 'runGuarded', 'later', 'startWork']);
 /** Calls that cannot throw: in handlers that do nothing else. */
@@ -218,7 +218,11 @@ function checkFile(file: string, source: SourceFile, types: Checker): void {
     if (isPromise(type) && !isCaught(expression)) report(expression, 'promise');
   }
 
-  for (const node of functions) {
+  // By name, too: a constant or a field that holds a function.
+  const named = calls.flatMap((call) =>
+    (call.arguments ?? []).filter((argument) => definitions.has(argument.getText(source)) && isFunction(definitions.get(argument.getText(source))!)),
+  );
+  for (const node of [...functions, ...named]) {
     if (isSafe(node) || isCallOf(node.parent, eventsAndTimers) || isInside(node, (outer) => isCallOf(outer, boundaryMethods))) continue;
     if (isCallOf(node.parent, new Set(['addEventListener'])) || declaredByLibrary.test(callbackDeclaration(node, types))) report(node, 'callback');
   }
