@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { findKind, type Kind, kinds } from '@mizzen/api';
@@ -289,6 +290,13 @@ describe('access to the API', () => {
     assert.equal(await status('POST', '/apis/networking.istio.io/v1/virtualservices', elsewhere), 403);
     assert.notEqual(await status('POST', routes('other'), elsewhere), 201);
     assert.equal(await status('GET', '/mizzen/v1/proxies/default/web/cluster'), 404);
+    // Revoked identities of other namespaces are theirs to see.
+    const record = { serial: 'abcd', identity: 'spiffe://cluster.local/ns/default/sa/stolen', generation: 'first', notAfter: '2999-01-01T00:00:00Z' };
+    writeFileSync(join(files().certificates, 'valid-certificates.log'), `${JSON.stringify(record)}\n`);
+    assert.equal((await ask({ token: admin(), method: 'POST', path: '/mizzen/v1/ca/revoke', body: { serial: 'abcd' } })).status, 200);
+    const seen = async (by: string) => JSON.stringify((await ask({ token: by, path: '/mizzen/v1/ca' })).body['revoked']);
+    assert.match(await seen(admin()), /sa\/stolen/);
+    assert.equal(await seen(token), '[]');
     assert.equal(await status('POST', '/api/v1/namespaces/default/serviceaccounts/default/token', {}), 403);
   });
 

@@ -22,7 +22,7 @@ import type { CertificateAuthority } from './citadel/certificate-authority.ts';
 import { Citadel, type CitadelOptions } from './citadel/citadel.ts';
 import { readPrivateFile, writePrivateFile } from './citadel/private-file.ts';
 import { RecentRefusals } from './citadel/recent-refusals.ts';
-import { defaultTrustDomain } from './citadel/spiffe-identity.ts';
+import { defaultTrustDomain, parseSpiffeUri } from './citadel/spiffe-identity.ts';
 import type { TokenIssuer } from './citadel/token-issuer.ts';
 import { controlMetrics } from './control-metrics.ts';
 import { namespacesProblem, refusedBindings } from './galley/api/access-bindings.ts';
@@ -45,7 +45,7 @@ import { rootNamespace } from './pilot/snapshot.ts';
 import { discoveryService } from './pilot/xds/discovery-service.ts';
 import { MemoryCounters } from './rate-limit/limit-counters.ts';
 import { rateLimitService } from './rate-limit/rate-limit-service.ts';
-import { authorityStatus, type RotationStep, takeStep } from './root-rotation.ts';
+import { type AuthorityStatus, authorityStatus, type RotationStep, takeStep } from './root-rotation.ts';
 
 const serving = errorBoundary('grpc.connection');
 const validating = errorBoundary('control.certificates');
@@ -255,7 +255,12 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     published: { [bundlePath]: () => citadel.bundle.document() },
     meshState: async (path, caller) =>
       path.join('/') === 'ca'
-        ? { ...authorityStatus(authority, pilot.proxies()), federation: trust.status(), revoked: citadel.revocations.list(), trustBundle: citadel.roots }
+        ? {
+            ...visibleTo(caller, authorityStatus(authority, pilot.proxies())),
+            federation: trust.status(),
+            revoked: citadel.revocations.list().filter(({ identity }) => sees(caller, parseSpiffeUri(identity)?.namespace ?? '')),
+            trustBundle: citadel.roots,
+          }
         : meshState(pilot, () => [...refusalFindings(refusals), ...storeFindings(store)], path, caller),
     meshAction: async (path, body) => {
       if (path.join('/') === 'access') {
@@ -449,6 +454,11 @@ async function createNamespaces(registry: ResourceRegistry): Promise<void> {
   const { namespace, name, key, initial } = routeOwnershipConfig;
   const value = { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name, namespace }, data: { [key]: initial } };
   await registry.create(findKind('', 'ConfigMap')!, namespace, value, context);
+}
+
+/** The proxies that a change of roots waits for are named to those who see their namespace. */
+function visibleTo(caller: Caller, status: AuthorityStatus): AuthorityStatus {
+  return { ...status, waitsFor: status.waitsFor.filter((proxy) => sees(caller, proxy.split('/')[0] ?? '')) };
 }
 
 /** Callers that were refused of late. They are not proved to be what they claim: warnings only. */
