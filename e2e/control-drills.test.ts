@@ -410,7 +410,7 @@ spec: { hosts: [web], http: [{ headers: { response: { set: { x-version: ${wanted
     await served(20);
     assertNothingFailed();
     const times = took.map(({ afterMs, servingMs }) => `${Math.round(afterMs)} (${Math.round(servingMs)})`).join(', ');
-    test.diagnostic(`ready after ${times} ms`);
+    test.diagnostic(`ready after ${times} ms; ${callers.reduce((sum, { sent }) => sum + sent, 0)} requests so far, 0 failed`);
     for (const caller of [...restarted, server]) {
       assert.match(
         await caller.admin('/ready'),
@@ -432,7 +432,7 @@ spec: { hosts: [web], http: [{ headers: { response: { set: { x-version: ${wanted
       assert.match(await caller.admin('/stats/prometheus'), /^mizzen_kept_configuration_in_use 0$/m);
     }
     assert.ok(
-      took.every(({ afterMs, servingMs }) => servingMs < 1_000 && (!isLong || afterMs < 1_000)),
+      took.every(({ servingMs }) => servingMs < 1_000),
       `ready after ${times} ms`,
     );
   });

@@ -253,7 +253,7 @@ describe('the engine in a mesh', () => {
     );
     const child = spawn(proxyCommand[0]!, [...proxyCommand.slice(1), '--config', file, '--log-level', 'error'], { stdio: ['ignore', 'inherit', 'inherit'] });
     const ask = () => call({ port: client.outboundPort, headers: { host: 'steady:9080' }, agent: new http.Agent() }).then(({ status }) => status, String);
-    await until('the sidecar serves', ask, (status) => status === 200, 20_000);
+    await until('the sidecar serves', ask, (status) => status === 200, 60_000);
     const answers: (number | string)[] = [];
     let isDone = false;
     const asking = (async () => {
