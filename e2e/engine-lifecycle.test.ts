@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { copyFileSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import type { AddressInfo } from 'node:net';
@@ -11,6 +11,7 @@ import { cluster, http as httpFilter, listener, metric, serverTls, TestEngine, t
 import { faultyProcess } from './support/faulty-process.ts';
 import { GrpcClient, grpcServer } from './support/grpc.ts';
 import { call, until } from './support/http.ts';
+import { endSuccessor, statOf } from './support/successor.ts';
 
 /** Requests of the load tests; fewer for a quick look. */
 const wanted = Number(process.env['MIZZEN_LOAD_REQUESTS'] ?? 8_000);
@@ -306,39 +307,3 @@ describe('the life of a proxy', () => {
     assert.ok(load.done >= share && subjects.size >= 4, `${load.done} requests, certificates ${[...subjects].join(', ')}`);
   });
 });
-
-function statOf(pid: number): { readonly pid: number; readonly parent: number; readonly state: string } | undefined {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    const [state, parent] = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return { pid, parent: Number(parent), state: state! };
-  } catch {
-    return undefined; // it has ended in the meantime
-  }
-}
-
-function processesWith(argument: string): { readonly pid: number; readonly parent: number; readonly state: string }[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .flatMap((name) => {
-      try {
-        return readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(argument) ? [statOf(Number(name))] : [];
-      } catch {
-        return [];
-      }
-    })
-    .filter((found) => found !== undefined);
-}
-
-/** Ends the process that has taken over from the one with this pid, and waits until nothing of it is left. */
-async function endSuccessor(adminPort: number, predecessor: number): Promise<void> {
-  const running = () => processesWith(`bootstrap-${adminPort}.json`).filter(({ pid, state }) => pid !== predecessor && state !== 'Z');
-  const found = running();
-  for (const { pid, parent } of found) if (!found.some((other) => other.pid === parent)) process.kill(pid, 'SIGTERM');
-  await until(
-    'the new process has ended',
-    async () => running().length,
-    (count) => count === 0,
-    60_000,
-  );
-}

@@ -84,7 +84,7 @@ describe('what a Sidecar makes of a workload’s mesh', () => {
     await wrong('  egress: [{ hosts: ["shop"] }]\n');
     await wrong('  egress: [{ hosts: [] }]\n');
     await wrong('  ingress: [{ port: { number: 1 }, defaultEndpoint: "example.com:80" }]\n');
-    await wrong('  ingress: [{ port: { number: 1 }, defaultEndpoint: "unix:///tmp/x" }]\n');
+    await wrong('  ingress: [{ port: { number: 1 }, defaultEndpoint: "unix://tmp/x" }]\n');
     await mesh.apply(sidecar('  workloadSelector: { labels: { app: shop } }\n  egress: [{ hosts: ["./*"] }]\n'));
     assert.match(mesh.plane.pilot.findings.find(({ code }) => code === 'IST0110')!.message, /has no effect: Sidecar default\/(shop|scope), which is older/);
   });

@@ -41,4 +41,5 @@ export { printableJson, printableLines, printableText } from './printable-text.t
 export { PushQueue } from './push-queue.ts';
 export { parseSpiffeId, type SpiffeId } from './spiffe-id.ts';
 export { defaultCipherSuites, tlsDefaults } from './tls-defaults.ts';
+export { isUnixAddress, isUnixPath, maxUnixPathBytes, unixPathOf, unixPathProblem } from './unix-address.ts';
 export { version } from './version.ts';

@@ -2,11 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import type net from 'node:net';
 import type { Any } from '@bufbuild/protobuf/wkt';
-import { errorBoundary, type Logger } from '@mizzen/common';
+import { errorBoundary, isUnixPath, type Logger } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
 import { type LocalService, localServiceState } from './filters/local-service.ts';
 import { type SharedSpending, sharedSpendingState } from './filters/rate-limit/shared-spending.ts';
 import { Listener } from './net/listener.ts';
+import { anyUnixSocket, type UnixSocketPolicy } from './net/unix-socket.ts';
 import { OverloadManager, type OverloadSettings } from './overload/overload-manager.ts';
 import { OverloadState } from './overload/overload-state.ts';
 import { introductionOf, type PeerMetadata, PeerMetadataReader } from './telemetry/peer-metadata.ts';
@@ -33,6 +34,8 @@ export interface EngineOptions {
   /** 48 bytes; made when there are none. */
   readonly sessionTicketKeys?: Buffer | undefined;
   readonly drainMs: number;
+  /** Which Unix sockets configuration may name; absent: all. */
+  readonly unixSockets?: UnixSocketPolicy | undefined;
   readonly logger: Logger;
   /** What requests to mizzen.filters.http.local_service are answered by. */
   readonly localService?: LocalService;
@@ -110,6 +113,7 @@ export class Engine {
       reusesPort: options.reusesPort,
       sessionTicketKeys: this.sessionTicketKeys,
       drainMs: options.drainMs,
+      unixSockets: options.unixSockets ?? anyUnixSocket,
     });
     this.#overload.start();
     this.#sweeper = sweeping.every(sweepIntervalMs, () => this.state.sweep(performance.now()));
@@ -172,7 +176,7 @@ function describeListener(listener: ReturnType<ResourceState['openListeners']>[n
   const isTcp = listener instanceof Listener;
   return {
     name: listener.config.name,
-    address: `${listener.address}:${listener.port}`,
+    address: isUnixPath(listener.address) ? listener.address : `${listener.address}:${listener.port}`,
     protocol: isTcp ? 'tcp' : 'udp',
     listening: listener.isListening,
     connections: listener.activeConnections(),

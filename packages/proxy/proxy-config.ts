@@ -70,6 +70,8 @@ export interface ProxyConfig {
     readonly timeoutMs?: number;
     readonly failureThreshold?: number;
   };
+  /** Folders in which configuration may name Unix sockets for this proxy, and `@PREFIX` for abstract names; none. Only direct entries of a folder may be used. */
+  readonly socketFolders?: readonly string[];
   /** Lifetime to ask for, in seconds; 0: what the CA gives. */
   readonly certificateSeconds?: number;
   /** Where access log lines go that configuration sends to standard output; absent: there. */
@@ -117,6 +119,12 @@ export function checkProxyConfig(value: unknown, place: string): ProxyConfig {
   for (const [name, least, most] of numbers)
     if (config[name] !== undefined && !(Number.isInteger(config[name]) && (config[name] as number) >= least && (config[name] as number) <= most))
       throw new MizzenError('invalid-proxy-config', `"${name}" must be a whole number from ${least} to ${most}`, place);
+  const { socketFolders } = config;
+  if (
+    socketFolders !== undefined &&
+    !(Array.isArray(socketFolders) && socketFolders.every((folder) => typeof folder === 'string' && /^(?:\/.*[^/]|@.+)$/.test(folder)))
+  )
+    throw new MizzenError('invalid-proxy-config', '"socketFolders" must be a list of absolute paths without a slash at the end, or @PREFIX', place);
   const { stateFolder, maxStateAgeSeconds } = config;
   if (stateFolder !== undefined && typeof stateFolder !== 'string') throw new MizzenError('invalid-proxy-config', '"stateFolder" must be a path', place);
   if (maxStateAgeSeconds !== undefined && !(typeof maxStateAgeSeconds === 'number' && maxStateAgeSeconds > 0))

@@ -114,6 +114,7 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
       drainMs: config.drainMs ?? defaultDrainMs,
       restartDrainMs: config.restartDrainMs ?? defaultRestartDrainMs,
       concurrency: config.concurrency ?? 1,
+      socketFolders: config.socketFolders ?? [],
     },
     logger,
     options,
@@ -193,7 +194,11 @@ export async function startProxy(config: ProxyConfig, logger: Logger, options: S
   // A certificate that is kept on disk need not be requested; neither does its renewal delay the start.
   const starting = (keeper?.start() ?? Promise.resolve()).then(() => identity.start());
   if (config.probe) {
-    prober = new HealthProber(config.probe, (reason) => {
+    const { probe } = config;
+    const probed = config.inbound?.find(({ app }) => app.endsWith(`:${probe.port}`));
+    // A Sidecar may say that the application listens elsewhere.
+    const endpoint = () => (probed === undefined ? undefined : engine.findCluster(`inbound|${probed.port}||`)?.endpoints[0]?.unixPath);
+    prober = new HealthProber(probe, endpoint, (reason) => {
       isHealthy = reason === undefined;
       if (!plane.isClosing) client.reportHealth(reason);
       if (isHealthy) messaging?.applicationIsHealthy();
@@ -263,6 +268,7 @@ export async function startStaticProxy(
       drainMs: config.drainMs ?? defaultDrainMs,
       restartDrainMs: config.restartDrainMs ?? defaultRestartDrainMs,
       concurrency: config.concurrency ?? 1,
+      socketFolders: undefined,
     },
     logger,
     options,
@@ -285,6 +291,7 @@ interface DataPlaneOptions {
   readonly drainMs: number;
   readonly restartDrainMs: number;
   readonly concurrency: number;
+  readonly socketFolders: readonly string[] | undefined;
 }
 
 interface Hooks {
@@ -328,7 +335,8 @@ class DataPlane {
     this.adminPort = undefined;
     this.isClosing = false;
     const expectsSockets = predecessor !== undefined || sockets !== undefined;
-    this.engine = new Engine({ ...options, opensListeners: !hasWorkers, reusesPort: hasWorkers, expectsSockets, logger });
+    const unixSockets = { folders: options.socketFolders, opens: true };
+    this.engine = new Engine({ ...options, unixSockets, opensListeners: !hasWorkers, reusesPort: hasWorkers, expectsSockets, logger });
     this.#pool = hasWorkers ? new WorkerPool({ ...options, count, engine: this.engine, logger, logLevel, expectsSockets }) : undefined;
     this.#pool?.start();
   }
@@ -495,6 +503,7 @@ class DataPlane {
       if (this.#pool !== undefined) this.engine.state.passOn();
       throw error;
     });
+    this.engine.state.handedOver();
     this.#logger.info('hot restart: the new process serves; this one drains', { pid: successor.pid, maxMs: this.#options.restartDrainMs });
     const drained = this.close(true).catch((error: unknown) => this.#logger.error(`while draining: ${messageOf(error)}`));
     return { ...successor, drained };

@@ -1,5 +1,6 @@
+import { isUnixAddress, unixPathOf, unixPathProblem } from '@mizzen/common';
 import type { Problem } from '../resource.ts';
-import type { SidecarSpec } from '../types/service.ts';
+import type { EgressListenerSpec, SidecarSpec } from '../types/service.ts';
 import { collect, hostProblem, invalid, portProblem } from './checks.ts';
 
 /** Rules of Istio's own validation of Sidecar that can be decided from the object alone. */
@@ -17,7 +18,8 @@ export function sidecarProblems(spec: SidecarSpec): Problem[] {
         problems.push(invalid(place, `${JSON.stringify(host.slice(0, slash))} is no namespace: a name, "." for this one, "*" for all, "~" for none`));
       else problems.push(...collect(hostProblem(host.slice(slash + 1), place)));
     });
-    if (listener.port?.number !== undefined) problems.push(...collect(portProblem(listener.port.number, `${path}.port.number`)));
+    if (isUnixAddress(listener.bind ?? '')) problems.push(...unixBindProblems(listener, path, spec.egress!.slice(0, i)));
+    else if (listener.port?.number !== undefined) problems.push(...collect(portProblem(listener.port.number, `${path}.port.number`)));
     if (listener.bind !== undefined && listener.port === undefined) problems.push(invalid(`${path}.bind`, 'an address needs a port'));
     if (listener.port === undefined && i < spec.egress!.length - 1) problems.push(invalid(path, 'a listener for all ports must be the last one'));
   });
@@ -28,6 +30,8 @@ export function sidecarProblems(spec: SidecarSpec): Problem[] {
     problems.push(...collect(portProblem(number, `${path}.port.number`)));
     if (number !== undefined && ports.has(number)) problems.push(invalid(`${path}.port.number`, `port ${number} is taken by an earlier listener`));
     if (number !== undefined) ports.add(number);
+    if (isUnixAddress(listener.bind ?? ''))
+      problems.push(invalid(`${path}.bind`, 'callers of other machines come by TCP: only defaultEndpoint may be a Unix socket'));
     problems.push(...endpointProblems(listener.defaultEndpoint, `${path}.defaultEndpoint`));
   });
   return problems;
@@ -35,9 +39,26 @@ export function sidecarProblems(spec: SidecarSpec): Problem[] {
 
 function endpointProblems(endpoint: string | undefined, path: string): Problem[] {
   if (endpoint === undefined || endpoint === '') return [];
-  if (endpoint.startsWith('unix:')) return [invalid(path, 'applications behind Unix sockets are not supported: write 127.0.0.1:PORT')];
+  if (isUnixAddress(endpoint)) return unixProblems(endpoint, path);
   const [, address, port] = /^(127\.0\.0\.1|0\.0\.0\.0|\[::1\]|\[::\]):(\d{1,5})$/.exec(endpoint) ?? [];
   if (address === undefined)
-    return [invalid(path, `${JSON.stringify(endpoint)} is no place of an application: 127.0.0.1:PORT, or 0.0.0.0:PORT for the workload's own address`)];
+    return [
+      invalid(path, `${JSON.stringify(endpoint)} is no place of an application: 127.0.0.1:PORT, unix:///PATH, or 0.0.0.0:PORT for the workload's own address`),
+    ];
   return collect(portProblem(Number(port), path));
+}
+
+/** As in Istio, a listener on a Unix socket has the port number 0, or none. */
+function unixBindProblems(listener: EgressListenerSpec, path: string, earlier: readonly EgressListenerSpec[]): Problem[] {
+  const problems = unixProblems(listener.bind!, `${path}.bind`);
+  if (listener.port?.number) problems.push(invalid(`${path}.port.number`, 'a listener on a Unix socket has no port: write 0'));
+  if (!listener.port?.protocol) problems.push(invalid(`${path}.port.protocol`, 'a listener on a Unix socket needs a protocol, for example HTTP or TCP'));
+  if (listener.captureMode === 'IPTABLES') problems.push(invalid(`${path}.captureMode`, 'connections to a Unix socket cannot be captured: write NONE'));
+  if (earlier.some(({ bind }) => bind === listener.bind)) problems.push(invalid(`${path}.bind`, 'this Unix socket is taken by an earlier listener'));
+  return problems;
+}
+
+function unixProblems(address: string, path: string): Problem[] {
+  const problem = unixPathProblem(unixPathOf(address) ?? '');
+  return problem === undefined ? [] : [invalid(path, `${JSON.stringify(address)}: ${problem}`)];
 }

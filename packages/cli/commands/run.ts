@@ -1,6 +1,6 @@
 import dgram from 'node:dgram';
 import { mkdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { errorBoundary, MizzenError, messageOf } from '@mizzen/common';
 import { writeDurably } from '@mizzen/common/durable-file';
 import { homeFiles } from '@mizzen/control';
@@ -26,6 +26,7 @@ export interface RunOptions {
   readonly port: readonly string[];
   readonly capture?: boolean;
   readonly captureBy?: string;
+  readonly socketFolder: readonly string[];
   readonly isolate?: boolean;
   readonly annotation: readonly string[];
   readonly address?: string;
@@ -86,6 +87,7 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     tokenFile,
     registers: wanted.length > 0,
     drainMs: drainSeconds * 1000,
+    socketFolders: options.socketFolder.map((folder) => (folder.startsWith('@') ? folder : resolve(folder))),
   };
   const setting = {
     home,

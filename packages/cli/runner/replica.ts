@@ -10,6 +10,7 @@ import { hostNameOf, type LabHost } from '../lab/lab-state.ts';
 import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { SidecarProcess } from './sidecar-process.ts';
+import { emptySocketFolder, type SocketFolder } from './socket-folder.ts';
 import { emptyStateFolder, type StateFolder } from './state-folder.ts';
 import { SupervisedProcess } from './supervised-process.ts';
 import { type WorkloadApiPlace, workloadApiPlace } from './workload-api.ts';
@@ -100,6 +101,7 @@ export class Replica {
   #host: LabHost | undefined;
   #workloadApi: WorkloadApiPlace | undefined;
   #state: StateFolder | undefined;
+  #sockets: SocketFolder | undefined;
 
   constructor(options: ReplicaOptions) {
     this.name = `${options.workload}-${options.index}`;
@@ -113,6 +115,7 @@ export class Replica {
     this.#host = undefined;
     this.#workloadApi = undefined;
     this.#state = undefined;
+    this.#sockets = undefined;
   }
 
   address(): ReplicaAddress {
@@ -140,6 +143,7 @@ export class Replica {
     await this.#place(hasProxy);
     if (hasProxy && !spec.gateway) this.#workloadApi = workloadApiPlace(home, namespace, this.name, this.#host === undefined ? undefined : sidecarId);
     if (hasProxy) this.#state = emptyStateFolder(home, namespace, this.name, this.#host === undefined ? undefined : sidecarId);
+    if (hasProxy && !spec.gateway && this.#host === undefined) this.#sockets = emptySocketFolder(home, namespace, this.name);
     if (hasProxy) this.#startProxy(join(folder, `${this.name}.json`));
     if (!spec.gateway) this.#startProcess();
   }
@@ -192,6 +196,7 @@ export class Replica {
     await this.#proxy?.stop(proxyDrainMs + 3_000);
     this.#workloadApi?.remove();
     this.#state?.remove();
+    this.#sockets?.remove();
     if (this.#host !== undefined) await this.#options.lab!.removeHost(this.#host);
     this.#host = undefined;
   }
@@ -233,6 +238,7 @@ export class Replica {
       ...(this.#host === undefined ? {} : captureOnHost(lab!.hasIPv6)),
       ...this.#workloadApi?.config,
       ...this.#state?.config,
+      ...this.#sockets?.config,
     };
     writeDurably(configFile, JSON.stringify(config, null, 2));
     this.#proxy = new SidecarProcess({
@@ -259,6 +265,7 @@ export class Replica {
     const variables: Record<string, string> = {
       MIZZEN_WORKLOAD: this.name,
       ...this.#workloadApi?.env,
+      ...this.#sockets?.env,
       ...(first ? { PORT: String(first.appPort) } : {}),
       ...Object.fromEntries(
         this.#ports.filter((port) => port.name).map((port) => [`PORT_${port.name!.toUpperCase().replaceAll('-', '_')}`, String(port.appPort)]),

@@ -13,6 +13,7 @@ import type { PortAllocator } from './port-allocator.ts';
 import { proxyCommand, searchPath } from './program.ts';
 import { captureOnHost, hostUrls } from './replica.ts';
 import { SidecarProcess, untilReady } from './sidecar-process.ts';
+import { emptySocketFolder } from './socket-folder.ts';
 import { emptyStateFolder } from './state-folder.ts';
 import { workloadApiPlace } from './workload-api.ts';
 
@@ -222,8 +223,9 @@ async function besideSidecar(
   // Standard output is the application's.
   const accessLogFile = join(home, 'logs', `${config.name}.proxy.log`);
   const workloadApi = workloadApiPlace(home, config.namespace, config.name);
+  const sockets = emptySocketFolder(home, config.namespace, config.name, config.socketFolders);
   const proxy = await startProxy(
-    { ...config, ...workloadApi.config, accessLogFile, address, inbound, adminPort: await ports.next(), ...probeOf(inbound), ...fields },
+    { ...config, ...workloadApi.config, ...sockets.config, accessLogFile, address, inbound, adminPort: await ports.next(), ...probeOf(inbound), ...fields },
     new Logger('sidecar', isVerbose ? 'info' : 'warn'),
     { sockets: application.sockets },
   );
@@ -237,9 +239,10 @@ async function besideSidecar(
       async close() {
         await proxy.close();
         workloadApi.remove();
+        sockets.remove();
       },
     },
-    env: { MIZZEN_WORKLOAD: config.name, ...workloadApi.env, ...portVariable(inbound) },
+    env: { MIZZEN_WORKLOAD: config.name, ...workloadApi.env, ...sockets.env, ...portVariable(inbound) },
   };
 }
 

@@ -17,6 +17,7 @@ import type { InspectorSettings, ListenerFilters, PortRange, ProxyProtocolSettin
 import type { ListenerConfig } from './listener.ts';
 import { prepareOriginalDestination } from './original-destination.ts';
 import type { UdpListenerConfig } from './udp-listener.ts';
+import { checkUnixPath, type UnixSocketPolicy } from './unix-socket.ts';
 
 /** What compiling a listener needs of the proxy around it. */
 export interface ListenerEnvironment {
@@ -31,6 +32,7 @@ export interface ListenerEnvironment {
   readonly onSecretReady: () => void;
   /** 48 bytes that all workers share, so that a session of one is resumed by any (Node `tls.Server`, `ticketKeys`). */
   readonly sessionTicketKeys: Buffer;
+  readonly unixSockets: UnixSocketPolicy;
 }
 
 /** What the filter chains of a listener take by name, collected while they are compiled. */
@@ -60,11 +62,9 @@ const supportedOfListener = supportedFields(ListenerSchema, [
 export function compileListener(message: ListenerMessage, environment: ListenerEnvironment): CompiledListener {
   refuseUnsupported(ListenerSchema, message, supportedOfListener, `listener ${message.name}`);
   const address = message.address?.address;
-  if (address?.case !== 'socketAddress' || address.value.portSpecifier.case !== 'portValue')
-    throw new MizzenError('unsupported-listener', `listener ${message.name}: a socket address with a port is needed`);
   const place = `listener ${message.name}`;
-  const at = { name: message.name, address: address.value.address, port: address.value.portSpecifier.value };
-  if (address.value.protocol === SocketAddress_Protocol.UDP) return compileUdpListener(message, at, environment);
+  const at = { name: message.name, ...placeOf(message, environment.unixSockets) };
+  if (address?.case === 'socketAddress' && address.value.protocol === SocketAddress_Protocol.UDP) return compileUdpListener(message, at, environment);
   const needs: ListenerNeeds = { routeNames: [], genericSecretNames: [] };
   const chains = message.filterChains.map((chain, i) => compileFilterChain(chain, message, `${place}, filter chain ${chain.name || i}`, environment, needs));
   const defaultChain =
@@ -80,8 +80,8 @@ export function compileListener(message: ListenerMessage, environment: ListenerE
     kind: 'tcp',
     config: {
       ...at,
-      binds: message.bindToPort ?? message.deprecatedV1?.bindToPort ?? true,
-      isIPv6Only: net.isIPv6(address.value.address) && !address.value.ipv4Compat,
+      binds: (message.bindToPort ?? message.deprecatedV1?.bindToPort ?? true) && (at.unixMode === undefined || environment.unixSockets.opens),
+      isIPv6Only: address?.case === 'socketAddress' && net.isIPv6(address.value.address) && !address.value.ipv4Compat,
       readsOriginalDestination: listenerFilters.some((filter) => filter.name === 'envoy.filters.listener.original_dst'),
       handsOver: message.useOriginalDst === true,
       chains,
@@ -97,6 +97,22 @@ export function compileListener(message: ListenerMessage, environment: ListenerE
       ...routeNames.filter((name) => environment.routeTable(name) === undefined),
     ],
   };
+}
+
+/** Where it listens: an address and a port, or a Unix socket. */
+function placeOf(message: ListenerMessage, unixSockets: UnixSocketPolicy): Pick<ListenerConfig, 'address' | 'port' | 'unixMode'> {
+  const place = `listener ${message.name}`;
+  const address = message.address?.address;
+  if (address?.case === 'socketAddress' && address.value.portSpecifier.case === 'portValue')
+    return { address: address.value.address, port: address.value.portSpecifier.value, unixMode: undefined };
+  if (address?.case !== 'pipe') throw new MizzenError('unsupported-listener', `${place}: a socket address with a port, or a pipe, is needed`);
+  checkUnixPath(address.value.path, unixSockets, place);
+  const isTls = [...message.filterChains, ...(message.defaultFilterChain ? [message.defaultFilterChain] : [])].some((chain) =>
+    chain.transportSocket?.configType.value?.typeUrl.endsWith('TlsContext'),
+  );
+  if (message.useOriginalDst || isTls)
+    throw new MizzenError('unsupported-listener', `${place}: original destinations and TLS are not supported on a Unix socket`, address.value.path);
+  return { address: address.value.path, port: 0, unixMode: address.value.mode };
 }
 
 function compileListenerFilters(message: ListenerMessage, place: string): ListenerFilters | undefined {

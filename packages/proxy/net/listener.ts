@@ -8,6 +8,7 @@ import { type ConnectionInfo, connectionInfoOf } from './connection-info.ts';
 import { type FilterChain, matchFilterChain } from './filter-chain.ts';
 import { Inspection, type InspectionFailure, type InspectionResult, type ListenerFilters, needsInspection } from './inspection.ts';
 import { originalDestinationOf } from './original-destination.ts';
+import { listenOnUnixSocket, rememberUnixPath, UnixSocketFile } from './unix-socket.ts';
 
 const accepting = errorBoundary('listener.accept');
 
@@ -17,8 +18,12 @@ const silentMs = 500;
 /** What a listener does with connections. An update replaces it while the socket stays open. */
 export interface ListenerConfig {
   readonly name: string;
+  /** An IP address, or the path of a Unix socket. */
   readonly address: string;
+  /** 0 of a Unix socket. */
   readonly port: number;
+  /** Of a Unix socket: the mode of its file, 0 for the default; undefined: it is none. */
+  readonly unixMode: number | undefined;
   readonly chains: readonly FilterChain[];
   /** Takes what no other chain is for. */
   readonly defaultChain: FilterChain | undefined;
@@ -61,7 +66,7 @@ export class Listener implements InspectionResult {
   #config: ListenerConfig;
   /** Chains that an update has replaced and that still have connections. */
   #retired: FilterChain[];
-  readonly #server: net.Server;
+  #server: net.Server;
   readonly #inspecting: Map<net.Socket, Inspection>;
   readonly #surroundings: ListenerSurroundings;
   /** Of a listener without a socket: whether it takes what is handed over. */
@@ -69,6 +74,8 @@ export class Listener implements InspectionResult {
   /** It is not to listen any more, or not to begin with. */
   #hasStopped: boolean;
   #stoppedAt: number;
+  /** Of a Unix socket that this process may remove. */
+  #file: UnixSocketFile | undefined;
 
   constructor(config: ListenerConfig, surroundings: ListenerSurroundings) {
     this.address = config.address;
@@ -80,6 +87,7 @@ export class Listener implements InspectionResult {
     this.#isOpen = false;
     this.#hasStopped = false;
     this.#stoppedAt = 0;
+    this.#file = undefined;
     this.#server = net.createServer({ allowHalfOpen: true, noDelay: true, highWaterMark: Math.max(16 * 1024, config.bufferLimitBytes) }, (socket) =>
       this.#acceptGuarded(socket),
     );
@@ -100,11 +108,12 @@ export class Listener implements InspectionResult {
   }
 
   async listen(): Promise<void> {
-    const { binds, backlog, isIPv6Only } = this.#config;
+    const { binds, backlog, isIPv6Only, unixMode } = this.#config;
     if (!binds) {
       this.#isOpen = true;
       return;
     }
+    if (unixMode !== undefined) return this.#listenOnPath(unixMode);
     this.#server.listen({ host: this.address, port: this.port, backlog, ipv6Only: isIPv6Only, reusePort: this.#surroundings.reusesPort });
     try {
       await once(this.#server, 'listening');
@@ -123,9 +132,34 @@ export class Listener implements InspectionResult {
   }
 
   /** Takes over a socket that another process has listened on: what waits in its queue is served too. */
-  async adopt(server: net.Server): Promise<void> {
+  async adopt(server: net.Server, isItsOwn: boolean): Promise<void> {
+    if (this.#config.unixMode !== undefined) return this.#adoptPath(server, isItsOwn);
     this.#server.listen(server);
     await once(this.#server, 'listening');
+  }
+
+  /** Another process listens on its socket now: the file of a Unix socket is that process's to remove. */
+  handedOver(): void {
+    this.#file?.handedOver();
+  }
+
+  /** Node.js cannot listen again on a Unix socket that it has been given: the server that it came as stays. */
+  #adoptPath(server: net.Server, isItsOwn: boolean): void {
+    Object.assign(server, { allowHalfOpen: true, highWaterMark: Math.max(16 * 1024, this.#config.bufferLimitBytes) });
+    accepting.own(server).on('connection', (socket) => this.#acceptGuarded(socket));
+    this.#server = server;
+    rememberUnixPath(server, this.address);
+    if (isItsOwn) this.#file = new UnixSocketFile(this.address);
+  }
+
+  async #listenOnPath(mode: number): Promise<void> {
+    try {
+      this.#file = await listenOnUnixSocket(this.#server, this.address, mode, this.#config.backlog);
+    } catch (error) {
+      if (error instanceof MizzenError) throw new MizzenError(error.code, `listener ${this.#config.name} cannot listen: ${error.message}`, this.address);
+      throw new MizzenError('cannot-listen', `listener ${this.#config.name} cannot listen: ${messageOf(error)}`, this.address);
+    }
+    if (this.#hasStopped) this.stopListening();
   }
 
   /** New connections use the new configuration; those that exist stay with the chain that took them. */
@@ -176,6 +210,7 @@ export class Listener implements InspectionResult {
     if (!this.#hasStopped) this.#stoppedAt = performance.now();
     this.#hasStopped = true;
     if (this.#server.listening) this.#server.close();
+    this.#file?.remove();
   }
 
   async close(): Promise<void> {

@@ -1,5 +1,5 @@
 import { isIP } from 'node:net';
-import { MizzenError } from '@mizzen/common';
+import { isUnixPath, MizzenError } from '@mizzen/common';
 import { durationToMs, durationToTimerMs, unpackAny } from '@mizzen/envoy-api';
 import { CircuitBreakers_ThresholdsSchema } from '@mizzen/envoy-api/gen/envoy/config/cluster/v3/circuit_breaker_pb.js';
 import {
@@ -23,6 +23,7 @@ import { defaultHeadLimits } from '../message/head-limits.ts';
 import type { HeaderCase } from '../message/header-case.ts';
 import { compileHeaderCase } from '../net/compile-connection-manager.ts';
 import { compileHttp2Options } from '../net/compile-http2-options.ts';
+import { checkUnixPath, type UnixSocketPolicy } from '../net/unix-socket.ts';
 import { serviceNameOf } from '../route/compile-routes.ts';
 import { type PeerMetadata, unknownPeer } from '../telemetry/peer-metadata.ts';
 import { ClientTls } from '../tls/client-tls.ts';
@@ -75,7 +76,7 @@ const supportedOfThresholds = supportedFields(CircuitBreakers_ThresholdsSchema, 
   'trackRemaining',
 ]);
 
-export function compileCluster(message: ClusterMessage, secrets: SecretStore, random: () => number): CompiledCluster {
+export function compileCluster(message: ClusterMessage, secrets: SecretStore, random: () => number, unixSockets: UnixSocketPolicy): CompiledCluster {
   const place = `cluster ${message.name}`;
   refuseUnsupported(ClusterSchema, message, supportedOfCluster, place);
   for (const limits of message.circuitBreakers?.thresholds ?? []) refuseUnsupported(CircuitBreakers_ThresholdsSchema, limits, supportedOfThresholds, place);
@@ -131,7 +132,7 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
         priority: group.priority,
         weight: group.loadBalancingWeight ?? 0,
         endpoints: withAddresses(group.lbEndpoints, addresses).map(({ entry, address }) => {
-          const made = compileEndpoint(entry, address, transportFor, place);
+          const made = compileEndpoint(entry, address, transportFor, place, unixSockets);
           // The same endpoint keeps its connections and counts.
           const kept = before.get(made.text);
           if (kept === undefined || kept.transport !== made.transport || !isSamePeer(kept.peer, made.peer)) return made;
@@ -147,7 +148,9 @@ export function compileCluster(message: ClusterMessage, secrets: SecretStore, ra
   if (loadAssignment) applyAssignment(loadAssignment);
   if (loadAssignment && type === Cluster_DiscoveryType.STRICT_DNS) {
     // Until they are resolved, names are left to each connection.
-    const names = [...new Set(loadAssignment.endpoints.flatMap(({ lbEndpoints }) => lbEndpoints.map(hostOf)).filter((name) => isIP(name) === 0))];
+    const names = [
+      ...new Set(loadAssignment.endpoints.flatMap(({ lbEndpoints }) => lbEndpoints.map(hostOf)).filter((name) => name !== '' && isIP(name) === 0)),
+    ];
     if (names.length > 0) cluster.closeWith(new DnsAddresses(names, compileDns(message), (addresses) => applyAssignment(loadAssignment, addresses)));
   }
   const edsName = type === Cluster_DiscoveryType.EDS ? message.edsClusterConfig?.serviceName || message.name : undefined;
@@ -196,6 +199,7 @@ function withAddresses(entries: readonly LbEndpoint[], addresses: ReadonlyMap<st
   return entries.flatMap((entry) => (addresses?.get(hostOf(entry)) ?? [undefined]).map((address) => ({ entry, address })));
 }
 
+/** '' of a Unix socket, which is not resolved. */
 function hostOf({ hostIdentifier }: LbEndpoint): string {
   const address = hostIdentifier.case === 'endpoint' ? hostIdentifier.value.address?.address : undefined;
   return address?.case === 'socketAddress' ? address.value.address : '';
@@ -224,16 +228,23 @@ function compileEndpoint(
   resolved: string | undefined,
   transportFor: (metadata: Metadata | undefined) => Transport,
   place: string,
+  unixSockets: UnixSocketPolicy,
 ): Endpoint {
   const address = entry.hostIdentifier.case === 'endpoint' ? entry.hostIdentifier.value.address?.address : undefined;
-  if (address?.case !== 'socketAddress' || address.value.portSpecifier.case !== 'portValue')
-    throw new MizzenError('unsupported-endpoint', `${place}: an endpoint needs a socket address with a port`);
+  const isPort = address?.case === 'socketAddress' && address.value.portSpecifier.case === 'portValue';
+  if (!isPort && address?.case !== 'pipe') throw new MizzenError('unsupported-endpoint', `${place}: an endpoint needs a socket address with a port, or a pipe`);
+  const transport = transportFor(entry.metadata);
+  if (address.case === 'pipe') checkUnixPath(address.value.path, unixSockets, place);
+  else if (isUnixPath(address.value.address)) throw new MizzenError('unsupported-endpoint', `${place}: an address must not be a path: a Unix socket is a pipe`);
+  if (address.case === 'pipe' && (transport.isTls || transport.isPerClient))
+    throw new MizzenError('unsupported-endpoint', `${place}: TLS and the PROXY protocol are not supported to a Unix socket`, address.value.path);
   return new Endpoint({
-    address: resolved ?? address.value.address,
-    port: address.value.portSpecifier.value,
+    unixPath: address.case === 'pipe' ? address.value.path : undefined,
+    address: address.case === 'pipe' ? address.value.path : (resolved ?? address.value.address),
+    port: address.case === 'socketAddress' && address.value.portSpecifier.case === 'portValue' ? address.value.portSpecifier.value : 0,
     weight: entry.loadBalancingWeight || 1,
     isHealthy: entry.healthStatus === HealthStatus.UNKNOWN || entry.healthStatus === HealthStatus.HEALTHY || entry.healthStatus === HealthStatus.DEGRADED,
-    transport: transportFor(entry.metadata),
+    transport,
     peer: peerOf(entry.metadata),
   });
 }

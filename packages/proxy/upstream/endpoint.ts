@@ -19,11 +19,13 @@ export interface ConnectionWaiter {
 export class Endpoint {
   readonly address: string;
   readonly port: number;
+  /** Of a Unix socket, whose port is 0. */
+  readonly unixPath: string | undefined;
   weight: number;
   /** What configuration says. */
   isHealthy: boolean;
   readonly transport: Transport;
-  /** `address:port`, as access logs show it. */
+  /** `address:port` or the path of a Unix socket, as access logs show it. */
   readonly text: string;
   /** Who answers there, as EDS told; for metrics. */
   readonly peer: PeerMetadata;
@@ -56,6 +58,7 @@ export class Endpoint {
   constructor(fields: {
     readonly address: string;
     readonly port: number;
+    readonly unixPath?: string | undefined;
     readonly weight: number;
     readonly isHealthy: boolean;
     readonly transport: Transport;
@@ -63,10 +66,16 @@ export class Endpoint {
   }) {
     this.address = fields.address;
     this.port = fields.port;
+    this.unixPath = fields.unixPath;
     this.weight = fields.weight;
     this.isHealthy = fields.isHealthy;
     this.transport = fields.transport;
-    this.text = fields.address.includes(':') ? `[${fields.address}]:${fields.port}` : `${fields.address}:${fields.port}`;
+    this.text =
+      fields.unixPath !== undefined
+        ? fields.unixPath
+        : fields.address.includes(':')
+          ? `[${fields.address}]:${fields.port}`
+          : `${fields.address}:${fields.port}`;
     this.peer = fields.peer;
     this.activeRequests = 0;
     this.connections = 0;

@@ -3,12 +3,15 @@ import tls from 'node:tls';
 import { MizzenError, vetServer } from '@mizzen/common';
 import type { ConnectionInfo } from '../net/connection-info.ts';
 import { writeProxyHeader } from '../net/proxy-protocol.ts';
+import { atUnixSocket } from '../net/unix-socket.ts';
 import type { ClientTls } from '../tls/client-tls.ts';
 
 /** Where a connection goes. */
 export interface Destination {
   readonly address: string;
   readonly port: number;
+  /** Of a Unix socket, in the place of the port: from configuration alone, so that no name in a request becomes a path. */
+  readonly unixPath: string | undefined;
 }
 
 /** What a connection is for: sidecars tell each other in the handshake (ALPN `istio-http/1.1`, `istio-h2`). */
@@ -64,8 +67,10 @@ export function plainTransport(settings: SocketSettings): Transport {
     notReadyReason: undefined,
     certificateProblem: () => undefined,
     readyEvent: 'connect',
-    connect: ({ address, port }, _content, _client, onread) =>
-      net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...options, ...withOnRead(onread) }),
+    connect: ({ address, port, unixPath }, _content, _client, onread) =>
+      unixPath !== undefined
+        ? atUnixSocket(unixPath, (path) => net.connect({ path, allowHalfOpen: true, ...withOnRead(onread) }))
+        : net.connect({ host: address, port, noDelay: true, allowHalfOpen: true, ...options, ...withOnRead(onread) }),
   };
 }
 

@@ -27,14 +27,16 @@ export type ToWorker =
       readonly index: number;
       /** Listening sockets will come from a proxy that this one replaces. */
       readonly expectsSockets: boolean;
+      /** Folders in which configuration may name Unix sockets; undefined: all. */
+      readonly socketFolders: readonly string[] | undefined;
     }
   | { readonly kind: 'resources'; readonly type: ResourceType; readonly resources: readonly PackedResource[] }
   | { readonly kind: 'key-pair'; readonly name: string; readonly pair: KeyPair }
   | { readonly kind: 'roots'; readonly name: string; readonly roots: TrustedRoots }
   | { readonly kind: 'generic-secret'; readonly name: string; readonly value: Uint8Array }
   | { readonly kind: 'secret-withdrawn'; readonly name: string }
-  /** Beside it comes a listening socket. */
-  | { readonly kind: 'socket' }
+  /** Beside it comes a listening socket; `path` of a Unix socket. */
+  | { readonly kind: 'socket'; readonly path?: string | undefined }
   | { readonly kind: 'no-more-sockets' }
   | { readonly kind: 'hand-over' }
   /** What another worker has taken of shared buckets. */
@@ -49,12 +51,12 @@ export type FromWorker =
   /** A part of the configuration was lost: all of it is needed again. */
   | { readonly kind: 'incomplete' }
   | { readonly kind: 'refused'; readonly type: ResourceType; readonly reason: string }
-  | { readonly kind: 'socket' }
+  | { readonly kind: 'socket'; readonly path?: string | undefined }
   | { readonly kind: 'handed-over' }
   /** For the other workers. */
   | { readonly kind: 'spent'; readonly spent: readonly Spent[] }
   | { readonly kind: 'stats'; readonly id: number; readonly stats: StatsSnapshot };
 
 /** Between a proxy and the one that replaces it. The successor is a child of its predecessor, which is how sockets can reach it. */
-export type ToSuccessor = { readonly kind: 'socket' } | { readonly kind: 'all-sockets' };
+export type ToSuccessor = { readonly kind: 'socket'; readonly path?: string | undefined } | { readonly kind: 'all-sockets' };
 export type FromSuccessor = { readonly kind: 'take-over' } | { readonly kind: 'taken-over' } | { readonly kind: 'failed'; readonly reason: string };

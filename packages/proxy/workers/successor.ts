@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type net from 'node:net';
 import { emitAgain, errorBoundary, type Logger, MizzenError } from '@mizzen/common';
+import { rememberUnixPath, unixPathOfServer } from '../net/unix-socket.ts';
 import type { FromSuccessor, ToSuccessor } from './messages.ts';
 import { sendHandle } from './worker-pool.ts';
 
@@ -63,7 +64,7 @@ export async function startSuccessor(servers: () => Promise<readonly net.Server[
       else if (message.kind === 'taken-over') finish(undefined);
       else
         servers()
-          .then((all) => Promise.all(all.map((server) => sendHandle(child, { kind: 'socket' } satisfies ToSuccessor, server))))
+          .then((all) => Promise.all(all.map((server) => sendHandle(child, { kind: 'socket', path: unixPathOfServer(server) } satisfies ToSuccessor, server))))
           .then(() => child.send({ kind: 'all-sockets' } satisfies ToSuccessor, () => {}))
           .catch((error: unknown) => finish(String(error)));
     });
@@ -91,7 +92,10 @@ export function predecessor(): Predecessor | undefined {
     takeOver: (take) =>
       new Promise((resolve, reject) => {
         const received = (message: ToSuccessor, handle: unknown) => {
-          if (message.kind === 'socket') return take(handle as net.Server);
+          if (message.kind === 'socket') {
+            rememberUnixPath(handle as net.Server, message.path);
+            return take(handle as net.Server);
+          }
           process.off('message', onMessage);
           process.off('disconnect', onDisconnect);
           resolve();

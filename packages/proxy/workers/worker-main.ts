@@ -4,6 +4,7 @@ import { AnySchema } from '@bufbuild/protobuf/wkt';
 import { compactHeap, errorBoundary, keepServingAfterErrors, Logger, messageOf } from '@mizzen/common';
 import { Engine } from '../engine.ts';
 import { SharedSpending } from '../filters/rate-limit/shared-spending.ts';
+import { rememberUnixPath, unixPathOfServer } from '../net/unix-socket.ts';
 import type { FromWorker, ToWorker } from './messages.ts';
 
 /**
@@ -65,6 +66,8 @@ function receive(message: ToWorker, handle: unknown): void {
       expectsSockets: message.expectsSockets,
       sessionTicketKeys: Buffer.from(message.sessionTicketKeys),
       drainMs: message.drainMs,
+      // A path has one socket: the first worker listens on it.
+      unixSockets: { folders: message.socketFolders, opens: message.index === 0 },
       logger,
       spending,
     });
@@ -97,6 +100,7 @@ function receive(message: ToWorker, handle: unknown): void {
     case 'secret-withdrawn':
       return engine.secrets.remove(message.name);
     case 'socket':
+      rememberUnixPath(handle as net.Server, message.path);
       return engine.handOver(handle as net.Server);
     case 'no-more-sockets':
       return engine.noMoreSockets();
@@ -105,7 +109,11 @@ function receive(message: ToWorker, handle: unknown): void {
     case 'hand-over': {
       const servers = engine.state.servers();
       boundary.start(
-        () => Promise.all(servers.map((server) => tell({ kind: 'socket' }, server))).then(() => tell({ kind: 'handed-over' })),
+        () =>
+          Promise.all(servers.map((server) => tell({ kind: 'socket', path: unixPathOfServer(server) }, server))).then(() => {
+            engine?.state.handedOver();
+            return tell({ kind: 'handed-over' });
+          }),
         () => boundary.start(() => tell({ kind: 'handed-over' })),
       );
       return;

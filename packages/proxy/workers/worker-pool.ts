@@ -7,6 +7,7 @@ import type { Any } from '@bufbuild/protobuf/wkt';
 import { Backoff, errorBoundary, type Logger, type LogLevel } from '@mizzen/common';
 import type { ResourceType } from '@mizzen/envoy-api';
 import type { Engine } from '../engine.ts';
+import { rememberUnixPath, unixPathOfServer } from '../net/unix-socket.ts';
 import type { OverloadSettings } from '../overload/overload-manager.ts';
 import type { PeerMetadata } from '../telemetry/peer-metadata.ts';
 import { mergeSnapshots, type StatsSnapshot } from '../telemetry/stats-snapshot.ts';
@@ -26,6 +27,7 @@ export interface WorkerPoolOptions {
   readonly logger: Logger;
   readonly logLevel: LogLevel;
   readonly expectsSockets: boolean;
+  readonly socketFolders: readonly string[] | undefined;
 }
 
 interface Worker {
@@ -103,12 +105,18 @@ export class WorkerPool {
   /** Gives out the sockets of a proxy that this one replaces: each address's sockets in turn, every worker at least one. */
   async distribute(): Promise<void> {
     const servers = this.#options.engine.state.servers();
-    const byAddress = Map.groupBy(servers, (server) => JSON.stringify(server.address()));
+    const byAddress = Map.groupBy(servers, (server) => unixPathOfServer(server) ?? JSON.stringify(server.address()));
     const sent: Promise<void>[] = [];
-    const workers = [...this.#workers.values()];
-    for (const group of byAddress.values())
+    const workers = [...this.#workers.values()].sort((a, b) => a.index - b.index);
+    for (const group of byAddress.values()) {
+      const path = unixPathOfServer(group[0]!);
+      if (path !== undefined) {
+        sent.push(sendHandle(workers[0]!.child, { kind: 'socket', path }, group[0]!));
+        continue;
+      }
       for (let i = 0; i < Math.max(group.length, workers.length); i++)
         sent.push(sendHandle(workers[i % workers.length]!.child, { kind: 'socket' }, group[i % group.length]!));
+    }
     await Promise.all(sent);
     for (const worker of workers) send(worker, { kind: 'no-more-sockets' });
     this.#options.engine.state.passOn();
@@ -176,7 +184,7 @@ export class WorkerPool {
   }
 
   #start(index: number, expectsSockets: boolean): void {
-    const { self, selfId, accessLogFile, overload, drainMs, engine, logger, logLevel } = this.#options;
+    const { self, selfId, accessLogFile, overload, drainMs, engine, logger, logLevel, socketFolders } = this.#options;
     const startedAt = Date.now();
     // A message that met an exception is handled again: a worker that has reported to be ready does not report it twice.
     const again = (event: string | symbol, [message, handle]: readonly unknown[]) => {
@@ -222,6 +230,7 @@ export class WorkerPool {
       logLevel,
       index,
       expectsSockets,
+      socketFolders,
     });
     this.#tellConfiguration(worker);
   }
@@ -248,6 +257,7 @@ export class WorkerPool {
         this.#events.emit('changed');
         return;
       case 'socket':
+        rememberUnixPath(handle as net.Server, message.path);
         return this.#options.engine.handOver(handle as net.Server);
       case 'handed-over':
         this.#events.emit(`handed-over-${worker.index}`);

@@ -1,13 +1,16 @@
 import http2 from 'node:http2';
+import type net from 'node:net';
 import { errorBoundary, patientTimeout } from '@mizzen/common';
 import { healthRequest, servingStatus } from '../upstream/grpc-health-messages.ts';
 
 const boundary = errorBoundary('probe');
 
 /** Asks `grpc.health.v1.Health/Check` for a service; '' is the server as a whole. Resolves with the problem, or undefined when it serves. */
-export function checkGrpcHealth(address: string, port: number, service: string, timeoutMs: number): Promise<string | undefined> {
+export function checkGrpcHealth(address: string, port: number, service: string, timeoutMs: number, connect?: () => net.Socket): Promise<string | undefined> {
   return new Promise((resolve) => {
-    const session = boundary.own(http2.connect(`http://${address.includes(':') ? `[${address}]` : address}:${port}`));
+    const session = boundary.own(
+      http2.connect(`http://${address.includes(':') ? `[${address}]` : address}:${port}`, connect === undefined ? {} : { createConnection: connect }),
+    );
     const finish = (problem: string | undefined) => {
       stopWaiting();
       session.destroy();

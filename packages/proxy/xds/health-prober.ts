@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import net from 'node:net';
 import { errorBoundary, http, patientTimeout, timerMs } from '@mizzen/common';
+import { atUnixSocket } from '../net/unix-socket.ts';
 import type { ProxyConfig } from '../proxy-config.ts';
 import { checkGrpcHealth } from './grpc-health.ts';
 
@@ -9,14 +10,17 @@ const boundary = errorBoundary('probe');
 /** Asks the application whether it is well, as Kubernetes' readiness probes do, and tells when the answer changes. */
 export class HealthProber {
   readonly #probe: NonNullable<ProxyConfig['probe']>;
+  /** The Unix socket on which configuration says that the application listens; undefined: it has the port of the probe. */
+  readonly #unixPath: () => string | undefined;
   readonly #onChange: (unhealthyReason: string | undefined) => void;
   #timer: NodeJS.Timeout | undefined;
   #failures: number;
   #isHealthy: boolean;
   #isClosed: boolean;
 
-  constructor(probe: NonNullable<ProxyConfig['probe']>, onChange: (unhealthyReason: string | undefined) => void) {
+  constructor(probe: NonNullable<ProxyConfig['probe']>, unixPath: () => string | undefined, onChange: (unhealthyReason: string | undefined) => void) {
     this.#probe = probe;
+    this.#unixPath = unixPath;
     this.#onChange = onChange;
     this.#timer = undefined;
     this.#failures = 0;
@@ -59,17 +63,19 @@ export class HealthProber {
   #ask(): Promise<string | undefined> {
     const timeoutMs = timerMs(this.#probe.timeoutMs ?? 1_000);
     const { path, port, address = '127.0.0.1', grpcService } = this.#probe;
-    if (grpcService !== undefined) return checkGrpcHealth(address, port, grpcService, timeoutMs);
+    const unixPath = this.#unixPath();
+    const connect = () => (unixPath === undefined ? net.connect({ host: address, port }) : atUnixSocket(unixPath, (at) => net.connect({ path: at })));
+    if (grpcService !== undefined) return checkGrpcHealth(address, port, grpcService, timeoutMs, connect);
     return new Promise((resolve) => {
       if (path === undefined) {
-        const socket = boundary.own(net.connect({ host: address, port }));
+        const socket = boundary.own(connect());
         const finish = (problem: string | undefined) => {
           stopWaiting();
           socket.destroy();
           resolve(problem);
         };
         socket.once('connect', () => finish(undefined));
-        const stopWaiting = patientTimeout(boundary, timeoutMs, () => finish(`port ${port} did not answer within ${timeoutMs} ms`));
+        const stopWaiting = patientTimeout(boundary, timeoutMs, () => finish(`${unixPath ?? `port ${port}`} did not answer within ${timeoutMs} ms`));
         socket.once('error', (error) => finish(error.message));
         return;
       }
@@ -79,7 +85,7 @@ export class HealthProber {
         const { statusCode = 0 } = response;
         resolve(statusCode >= 200 && statusCode < 400 ? undefined : `GET ${path} answered ${statusCode}`);
       };
-      const request = boundary.own(http.get({ host: address, port, path, agent: false }, received));
+      const request = boundary.own(http.get({ host: address, port, path, createConnection: connect }, received));
       const stopWaiting = patientTimeout(boundary, timeoutMs, () => request.destroy(new Error(`GET ${path} did not answer within ${timeoutMs} ms`)));
       request.once('close', () => {
         stopWaiting();

@@ -23,8 +23,10 @@ describe('an event loop that is late', () => {
       const [port] = (await once(worker, 'message')) as [number];
       for (const path of ['/', undefined]) {
         const reports: (string | undefined)[] = [];
-        const prober = new HealthProber({ port, periodMs: 1, timeoutMs: 50, failureThreshold: 1, ...(path === undefined ? {} : { path }) }, (reason) =>
-          reports.push(reason),
+        const prober = new HealthProber(
+          { port, periodMs: 1, timeoutMs: 50, failureThreshold: 1, ...(path === undefined ? {} : { path }) },
+          () => undefined,
+          (reason) => reports.push(reason),
         );
         prober.start();
         while (reports.length === 0) await new Promise((resolve) => setImmediate(resolve));

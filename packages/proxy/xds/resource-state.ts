@@ -13,6 +13,7 @@ import type { HeldVisitor } from '../http/http-connection.ts';
 import { type CompiledListener, compileListener } from '../net/compile-listener.ts';
 import { Listener, type ListenerSurroundings } from '../net/listener.ts';
 import { UdpListener } from '../net/udp-listener.ts';
+import { type UnixSocketPolicy, unixPathOfServer } from '../net/unix-socket.ts';
 import { compileRouteTable } from '../route/compile-routes.ts';
 import type { RouteTable } from '../route/route-table.ts';
 import { AccessLogFile } from '../telemetry/access-log.ts';
@@ -55,6 +56,7 @@ export interface ResourceStateOptions {
   /** Other processes listen on the same ports. */
   readonly reusesPort: boolean;
   readonly sessionTicketKeys: Buffer;
+  readonly unixSockets: UnixSocketPolicy;
   /** How long connections of listeners that have gone may take to end. */
   readonly drainMs: number;
 }
@@ -269,6 +271,11 @@ export class ResourceState {
     for (const server of this.#handedOver.splice(0)) server.close();
   }
 
+  /** Another process listens on the sockets now. */
+  handedOver(): void {
+    for (const listener of [...this.#open.values(), ...this.#draining.keys()]) if (listener instanceof Listener) listener.handedOver();
+  }
+
   /** Stops using sockets that are held for other processes, which have them now. */
   passOn(): void {
     for (const [listener] of this.#draining) {
@@ -335,7 +342,7 @@ export class ResourceState {
       kept.add(message.name);
       if ((this.#warming.get(message.name) ?? this.#clusters.get(message.name))?.key === key) continue;
       const compiled = refusals.compile('cluster', message.name, () => {
-        const cluster = compileCluster(message, this.#options.secrets, this.#context.random);
+        const cluster = compileCluster(message, this.#options.secrets, this.#context.random, this.#options.unixSockets);
         // A cluster that has changed starts with the endpoints it had: it is never empty between CDS and EDS.
         const assignment = cluster.edsName === undefined ? undefined : this.#assignments.get(cluster.edsName)?.compiled;
         if (assignment) cluster.applyAssignment(assignment);
@@ -433,12 +440,13 @@ export class ResourceState {
 
   #acceptListeners(resources: readonly Any[], refusals: Refusals): void {
     const next = new Map<string, Accepted<CompiledListener>>();
-    const { secrets, logger, sessionTicketKeys } = this.#options;
+    const { secrets, logger, sessionTicketKeys, unixSockets } = this.#options;
     const environment = {
       context: this.#context,
       secrets,
       logger,
       sessionTicketKeys,
+      unixSockets,
       routeTable: (name: string) => this.routeTable(name),
       missingSecrets: (names: readonly string[]) => this.#missingSecrets(names),
       accessLog: (path: string) => this.#accessLog(path),
@@ -462,7 +470,12 @@ export class ResourceState {
     for (const [name, open] of this.#open) {
       const replacement = next.get(name)?.compiled;
       const isSame = replacement !== undefined && replacement.config.address === open.address && replacement.config.port === open.port;
-      if (isSame && (replacement.kind === 'tcp' ? open instanceof Listener && replacement.config.binds === open.config.binds : open instanceof UdpListener))
+      if (
+        isSame &&
+        (replacement.kind === 'tcp'
+          ? open instanceof Listener && replacement.config.binds === open.config.binds && replacement.config.unixMode === open.config.unixMode
+          : open instanceof UdpListener)
+      )
         continue;
       this.#open.delete(name);
       this.#applied.delete(name);
@@ -557,19 +570,21 @@ export class ResourceState {
   #adoptHandedOver(): void {
     const { logger, opensListeners } = this.#options;
     this.#handedOver = this.#handedOver.filter((server) => {
-      const bound = server.address();
+      const path = unixPathOfServer(server);
+      const bound = path === undefined ? server.address() : { address: path, port: 0 };
       if (bound === null || typeof bound === 'string') return false;
       const found = [...this.#listeners].find(([, { compiled }]) => compiled.kind === 'tcp' && isBoundTo(compiled.config, bound));
       if (found === undefined || found[1].compiled.missing().length > 0) return true;
       const [name, { compiled }] = found;
       if (compiled.kind !== 'tcp') return true;
       const listener = new Listener(compiled.config, this.#surroundings);
-      if (opensListeners && !this.#open.has(name)) {
+      const isItsOwn = opensListeners && !this.#open.has(name);
+      if (isItsOwn) {
         this.#open.set(name, listener);
         this.#applied.set(name, compiled);
       } else this.#draining.set(listener, Number.POSITIVE_INFINITY);
       const refused = (error: unknown) => logger.error(`a socket that was handed over cannot be used: ${messageOf(error)}`, { listener: name });
-      const adopt = () => listener.adopt(server).then(() => this.#checkReady(), refused);
+      const adopt = () => listener.adopt(server, isItsOwn).then(() => this.#checkReady(), refused);
       // Connections wait in its queue.
       opening.start(adopt, () => (listener.isListening ? this.#openAgain() : opening.start(adopt)));
       return false;
@@ -599,7 +614,7 @@ export class ResourceState {
   }
 }
 
-function isBoundTo(config: { readonly address: string; readonly port: number }, bound: net.AddressInfo): boolean {
+function isBoundTo(config: { readonly address: string; readonly port: number }, bound: Pick<net.AddressInfo, 'address' | 'port'>): boolean {
   return config.port === bound.port && config.address === bound.address;
 }
 

@@ -25,7 +25,7 @@ import type { Capture, ProxyView } from '../proxy-view.ts';
 import { type Instance, mayBeHttp, type Protocol, type Service, type ServicePort, selects } from '../registry/service.ts';
 import type { Configured, MeshSnapshot } from '../snapshot.ts';
 import { clientSecretNames } from './client-tls.ts';
-import { socketAddress } from './connection-manager.ts';
+import { listenAddress, socketAddress } from './connection-manager.ts';
 import { destinationRuleFor, type EffectivePolicy, effectivePolicy } from './destination-policy.ts';
 import { localityEndpoints } from './endpoints.ts';
 import { GenerationBudget, generationLimits } from './generation-budget.ts';
@@ -435,7 +435,7 @@ function inboundCluster(port: number, app: string, protocol: Protocol, pool: Con
             {
               hostIdentifier: {
                 case: 'endpoint',
-                value: { address: { address: { case: 'socketAddress', value: { address, portSpecifier: { case: 'portValue', value: appPort } } } } },
+                value: { address: listenAddress(address, appPort) },
               },
             },
           ],

@@ -1,5 +1,7 @@
+import { isUnixPath } from '@mizzen/common';
 import { type Init, packAny } from '@mizzen/envoy-api';
 import type { AccessLogSchema } from '@mizzen/envoy-api/gen/envoy/config/accesslog/v3/accesslog_pb.js';
+import type { AddressSchema } from '@mizzen/envoy-api/gen/envoy/config/core/v3/address_pb.js';
 import type { FilterSchema, ListenerFilterSchema } from '@mizzen/envoy-api/gen/envoy/config/listener/v3/listener_components_pb.js';
 import { FileAccessLogSchema } from '@mizzen/envoy-api/gen/envoy/extensions/access_loggers/file/v3/file_pb.js';
 import { CorsSchema } from '@mizzen/envoy-api/gen/envoy/extensions/filters/http/cors/v3/cors_pb.js';
@@ -57,6 +59,11 @@ function disabledFor(ports: readonly number[]): Pick<Init<typeof ListenerFilterS
   const rules = ports.map((port) => ({ rule: { case: 'destinationPortRange' as const, value: { start: port, end: port + 1 } } }));
   if (rules.length === 0) return {};
   return { filterDisabled: rules.length === 1 ? rules[0]! : { rule: { case: 'orMatch', value: { rules } } } };
+}
+
+/** By IP address and port, or by the path of a Unix socket, whose mode the proxy decides. */
+export function listenAddress(address: string, port: number): Init<typeof AddressSchema> {
+  return isUnixPath(address) ? { address: { case: 'pipe', value: { path: address } } } : socketAddress(address, port);
 }
 
 export function socketAddress(address: string, port: number) {

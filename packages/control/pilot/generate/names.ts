@@ -1,4 +1,4 @@
-import { describeOrigin, MizzenError } from '@mizzen/common';
+import { describeOrigin, MizzenError, unixPathOf } from '@mizzen/common';
 import type { Configured } from '../snapshot.ts';
 
 /** The names that xDS resources carry. They are Istio's, so that dashboards, EnvoyFilters and people's habits fit. */
@@ -21,8 +21,10 @@ export const inboundPassthroughClusterIpv6 = 'InboundPassthroughClusterIpv6';
 /** The table of an explicitly called sidecar; tables of captured ports are named after the port. */
 export const outboundRouteName = 'http_proxy';
 
-/** `127.0.0.1:15001` or `[::1]:15001` to its parts. */
+/** `127.0.0.1:15001` or `[::1]:15001` to its parts; of a Unix socket (`unix:///path`) the path, with port 0. */
 export function splitAddress(text: string): { readonly address: string; readonly port: number } {
+  const path = unixPathOf(text);
+  if (path !== undefined) return { address: path, port: 0 };
   const cut = text.lastIndexOf(':');
   const address = text.slice(0, cut).replace(/^\[|\]$/g, '');
   const port = Number(text.slice(cut + 1));

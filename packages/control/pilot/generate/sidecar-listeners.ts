@@ -9,7 +9,7 @@ import { tracingFor } from '../telemetry-config.ts';
 import { bytesTo } from './byte-routes.ts';
 import { capturedInboundListeners } from './captured-inbound.ts';
 import { capturedOutboundListeners } from './captured-outbound.ts';
-import { connectionManager, httpInspector, socketAddress, tlsInspector } from './connection-manager.ts';
+import { connectionManager, httpInspector, listenAddress, socketAddress, tlsInspector } from './connection-manager.ts';
 import { implementedService, inboundChains } from './inbound-chains.ts';
 import { inboundExtras } from './inbound-extras.ts';
 import { inboundClusterName, outboundRouteName, splitAddress } from './names.ts';
@@ -59,12 +59,14 @@ function outboundHttp(statPrefix: string, routeConfigName: string, view: ProxyVi
 function boundListener({ listener, address, port, name }: BoundListener, view: ProxyView, snapshot: MeshSnapshot): Listener[] {
   const services = servicesOfListener(listener, view, snapshot);
   const protocol = protocolOf(listener.port?.name, listener.port?.protocol, undefined);
-  const first = services.flatMap((service) => service.ports.map((candidate) => ({ service, candidate }))).find(({ candidate }) => candidate.number === port);
+  const first = services
+    .flatMap((service) => service.ports.map((candidate) => ({ service, candidate })))
+    .find(({ candidate }) => (port === 0 ? !mayBeHttp(candidate.protocol) : candidate.number === port));
   const filter = mayBeHttp(protocol)
     ? outboundHttp(`outbound_${name}`, name, view, snapshot)
     : first && bytesTo(first.service, first.candidate, undefined, view, snapshot).filter;
   if (filter === undefined) return [];
-  return [create(ListenerSchema, { name, address: socketAddress(address, port), trafficDirection: 2, filterChains: [{ filters: [filter] }] })];
+  return [create(ListenerSchema, { name, address: listenAddress(address, port), trafficDirection: 2, filterChains: [{ filters: [filter] }] })];
 }
 
 function inboundListener(inbound: InboundPort, view: ProxyView, snapshot: MeshSnapshot): Listener {

@@ -36,7 +36,10 @@ export function sidecarRoutes(view: ProxyView, snapshot: MeshSnapshot): RouteCon
         ]
       : []),
     ...boundListeners(view, snapshot).map(({ listener, port, name }) =>
-      table(name, [...outboundVirtualHosts(servicesOfListener(listener, view, snapshot), port, view, snapshot), unknownHosts(blockAll, view, snapshot)]),
+      table(name, [
+        ...outboundVirtualHosts(servicesOfListener(listener, view, snapshot), port || undefined, view, snapshot),
+        unknownHosts(blockAll, view, snapshot),
+      ]),
     ),
     ...(view.capture ? capturedRoutes(view, snapshot) : []),
   ];

@@ -1,4 +1,5 @@
 import type { ConnectionPoolSpec, DestinationSpec, EgressListenerSpec, SidecarSpec } from '@mizzen/api';
+import { unixPathOf } from '@mizzen/common';
 import type { OutboundTrafficMode } from '../mesh-config.ts';
 import type { InboundPort, ProxyView } from '../proxy-view.ts';
 import { type Service, selects } from '../registry/service.ts';
@@ -50,7 +51,7 @@ export function servicesOfListener(listener: EgressListenerSpec, view: ProxyView
 function importedBy(listeners: readonly EgressListenerSpec[], service: Service, namespace: string): Service[] {
   const naming = listeners.filter(({ hosts }) => (hosts ?? []).some((host) => imports(host, service.hostname, service.namespace, namespace)));
   if (naming.length === 0) return [];
-  if (naming.some(({ port }) => port?.number === undefined)) return [service];
+  if (naming.some(({ port }) => !port?.number)) return [service];
   const ports = service.ports.filter(({ number }) => naming.some(({ port }) => port!.number === number));
   return ports.length === 0 ? [] : [{ ...service, ports }];
 }
@@ -100,6 +101,8 @@ export function inboundPoolOf(port: number, view: ProxyView, snapshot: MeshSnaps
 /** Listeners that the application calls instead of having its calls captured: `bind` and port. */
 export function boundListeners(view: ProxyView, snapshot: MeshSnapshot): BoundListener[] {
   return (sidecarOf(view, snapshot)?.spec.egress ?? []).flatMap((listener) => {
+    const path = unixPathOf(listener.bind ?? '');
+    if (path !== undefined) return [{ listener, address: path, port: 0, name: listener.bind! }];
     const port = listener.port?.number;
     if (port === undefined || (listener.bind === undefined && listener.captureMode !== 'NONE')) return [];
     const address = listener.bind || '127.0.0.1';
@@ -109,7 +112,9 @@ export function boundListeners(view: ProxyView, snapshot: MeshSnapshot): BoundLi
 
 export interface BoundListener {
   readonly listener: EgressListenerSpec;
+  /** An IP address, or the path of a Unix socket. */
   readonly address: string;
+  /** 0: of a Unix socket, on which the services are called by all their ports. */
   readonly port: number;
   /** Of the listener, and of its route table. */
   readonly name: string;
@@ -117,7 +122,7 @@ export interface BoundListener {
 
 const hostText = (address: string) => (address.includes(':') ? `[${address}]` : address);
 
-/** `127.0.0.1:8080`, `0.0.0.0:8080` (the workload's own address). */
+/** `127.0.0.1:8080`, `0.0.0.0:8080` (the workload's own address), `unix:///path`. */
 function appOf(endpoint: string | undefined, view: ProxyView): string | undefined {
   if (endpoint === undefined || endpoint === '') return undefined;
   return endpoint.replace(/^0\.0\.0\.0:/, `${hostText(view.address)}:`);
