@@ -64,11 +64,12 @@ export class HealthProber {
     const timeoutMs = timerMs(this.#probe.timeoutMs ?? 1_000);
     const { path, port, address = '127.0.0.1', grpcService } = this.#probe;
     const unixPath = this.#unixPath();
-    const connect = () => (unixPath === undefined ? net.connect({ host: address, port }) : atUnixSocket(unixPath, (at) => net.connect({ path: at })));
+    const connect = () =>
+      unixPath === undefined ? boundary.own(net.connect({ host: address, port })) : atUnixSocket(unixPath, (at) => boundary.own(net.connect({ path: at })));
     if (grpcService !== undefined) return checkGrpcHealth(address, port, grpcService, timeoutMs, connect);
     return new Promise((resolve) => {
       if (path === undefined) {
-        const socket = boundary.own(connect());
+        const socket = connect();
         const finish = (problem: string | undefined) => {
           stopWaiting();
           socket.destroy();
