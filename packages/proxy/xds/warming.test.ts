@@ -288,7 +288,7 @@ describe('warming', () => {
       };
       const client = new ClientTls(create(UpstreamTlsContextSchema, { sni: 'public.example', commonTlsContext: common }), secrets, 'cluster c');
       for (const transport of [tlsTransport(client, plainSocket), proxyProtocolTransport(1, client, plainSocket)]) {
-        const socket = transport.connect({ address: '127.0.0.1', port: 9 }, 'http');
+        const socket = transport.connect({ address: '127.0.0.1', port: 9, unixPath: undefined }, 'http');
         const [error] = (await once(socket, 'error')) as [Error];
         assert.match(error.message, new RegExp(`the secret ${name} has not arrived`));
       }
