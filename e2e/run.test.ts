@@ -60,6 +60,14 @@ describe('mizzen run, without privileges', () => {
     assert.match(missing.error, /the program "no-such-program" was not found in PATH/);
   });
 
+  it('with --no-outbound-port a job has no port to call through, only a folder for sockets', async () => {
+    const job = await program(run(['--no-outbound-port'], ['env']));
+    assert.equal(job.code, 0, job.error);
+    assert.match(job.output, /^MIZZEN_SOCKETS=\//m);
+    assert.doesNotMatch(job.output, /^(?:MIZZEN_OUTBOUND|HTTP_PROXY|http_proxy)/m);
+    assert.match((await program(run(['--no-outbound-port', '--capture'], ['env']))).error, /leave --capture and --isolate out/);
+  });
+
   it('a job finds who it is by the SPIFFE Workload API', async () => {
     const job = await program(run(['--service-account', 'worker'], ['sh', '-c', askWhoAmI]));
     assert.match(job.output, /spiffe:\/\/cluster\.local\/ns\/default\/sa\/worker.*ey[\w-]+\.[\w-]+\.[\w-]+/, job.error);

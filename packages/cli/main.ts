@@ -146,6 +146,7 @@ program
   .option('--capture', 'redirect what the program sends to the sidecar, instead of HTTP_PROXY (needs root)')
   .option('--capture-by <cgroup|group>', 'how --capture recognizes the program (default: by cgroup; by group, with a warning, where cgroups cannot be matched)')
   .option('--socket-folder <folder>', 'where a Sidecar object may name Unix sockets for it, may be repeated; @PREFIX for abstract names', collect, [])
+  .option('--no-outbound-port', 'no port on 127.0.0.1 for its calls, and no HTTP_PROXY: it calls through a socket of --socket-folder')
   .option('--isolate', 'give it a network of its own, with all of its traffic captured; in a lab, a host (needs root)')
   .option('--annotation <name=value>', "what is captured, by Istio's annotations, may be repeated", collect, [])
   .option('--address <address>', 'where others reach the sidecar (default: the address that leads to the control plane)')
@@ -161,8 +162,8 @@ program
 Example: mizzen run --name hello --label app=hello --port 8000:http -- python3 -m http.server $PORT
 
 Security: without --isolate, every user of this machine can call other services as this workload through the sidecar's port on 127.0.0.1,
-and can reach the program's own port without the mesh's policies. --isolate prevents both, and so do Unix sockets: --socket-folder and a Sidecar
-object (docs/security.md, Ports on loopback). DAPR_API_TOKEN protects the message API.`,
+and can reach the program's own port without the mesh's policies. --isolate prevents both, and so do Unix sockets: --socket-folder,
+--no-outbound-port and a Sidecar object (docs/security.md, Ports on loopback). DAPR_API_TOKEN protects the message API.`,
   )
   .action(async (command: string[], options) => (await import('./commands/run.ts')).run(command, options));
 

@@ -27,6 +27,7 @@ export interface RunOptions {
   readonly capture?: boolean;
   readonly captureBy?: string;
   readonly socketFolder: readonly string[];
+  readonly outboundPort: boolean;
   readonly isolate?: boolean;
   readonly annotation: readonly string[];
   readonly address?: string;
@@ -56,6 +57,8 @@ export async function run(command: readonly string[], options: RunOptions): Prom
   if (options.captureBy !== undefined && captureBy === undefined)
     throw new MizzenError('bad-option', `--capture-by ${options.captureBy} is not known: ${captureKinds.join(' or ')}`);
   if (captureBy !== undefined && !options.capture) throw new MizzenError('bad-option', '--capture-by is an option of --capture');
+  if (!options.outboundPort && (options.capture || options.isolate))
+    throw new MizzenError('bad-option', '--no-outbound-port is for a program that calls through Unix sockets: leave --capture and --isolate out');
   const home = homeOf(options.home);
   const name = options.name ?? `${nameOf(program)}-${process.pid}`;
   if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(name))
@@ -98,6 +101,7 @@ export async function run(command: readonly string[], options: RunOptions): Prom
     address: options.address ?? (await addressToward(control)),
     isVerbose: options.verbose === true,
     captureBy,
+    hasOutboundPort: options.outboundPort,
   };
   const makePlace = options.isolate ? isolated : options.capture ? captured : beside;
   process.exitCode = await runAt(makePlace(setting), command);

@@ -50,12 +50,18 @@ export interface PlaceSetting {
   readonly address: string;
   readonly isVerbose: boolean;
   readonly captureBy: CaptureKind | undefined;
+  /** False: no port on 127.0.0.1 leads to other services; only sockets that a Sidecar object names do. */
+  readonly hasOutboundPort: boolean;
 }
 
 const proxyVariables = ['HTTP_PROXY', 'http_proxy', 'HTTPS_PROXY', 'https_proxy', 'ALL_PROXY', 'all_proxy', 'NO_PROXY', 'no_proxy'];
 
 /** On this machine, without privileges: the application calls its sidecar, which it finds in HTTP_PROXY. */
 export async function beside(setting: PlaceSetting): Promise<ApplicationPlace> {
+  if (!setting.hasOutboundPort) {
+    const { sidecar, env } = await besideSidecar(setting, {});
+    return { ...sidecar, env, withoutVariables: proxyVariables, subject: undefined, command: (command) => command };
+  }
   const outboundPort = await setting.ports.next();
   const { sidecar, env } = await besideSidecar(setting, { outbound: `127.0.0.1:${outboundPort}` });
   const outbound = `http://127.0.0.1:${outboundPort}`;
