@@ -13,12 +13,12 @@ import { type ControlPlane, homeFiles } from '@mizzen/control';
 import type { ProxyConfig } from '@mizzen/proxy';
 import { ApiClient, collectionPath } from '../packages/cli/api-client.ts';
 import { controlAccess } from '../packages/cli/home.ts';
-import { PortAllocator } from '../packages/cli/runner/port-allocator.ts';
 import { CertificateAuthority } from '../packages/control/citadel/certificate-authority.ts';
 import { FaultyWire, wireFaults } from './support/faulty-wire.ts';
 import { call, until } from './support/http.ts';
 import { mizzen } from './support/lab.ts';
 import { service } from './support/mesh.ts';
+import { testPorts } from './support/ports.ts';
 
 type ProxyStatus = ReturnType<ControlPlane['pilot']['proxies']>[number];
 
@@ -128,7 +128,7 @@ class Caller {
 describe('a mesh under load whose control plane fails', () => {
   const home = mkdtempSync(join(tmpdir(), 'mizzen-drills-'));
   const clock = join(home, 'clock');
-  const ports = new PortAllocator();
+  const ports = testPorts;
   const children: ChildProcess[] = [];
   const callers: Caller[] = [];
   let controlProcess: ChildProcess;

@@ -2,9 +2,9 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
 import { TestAuthority } from './certificates.ts';
 import { call, until } from './http.ts';
+import { testPorts } from './ports.ts';
 
 export interface AcmeServerOptions {
   /** Where it looks for challenges. */
@@ -35,7 +35,7 @@ export class AcmeServer {
     const folder = mkdtempSync(join(tmpdir(), 'mizzen-acme-'));
     const authority = new TestAuthority(folder);
     const { cert, key } = authority.issue('acme', ['DNS:localhost']);
-    const ports = new PortAllocator();
+    const ports = testPorts;
     const [port, management, dns, dnsManagement] = [await ports.next(), await ports.next(), await ports.next(), await ports.next()];
     const pebble = {
       ...{ listenAddress: `127.0.0.1:${port}`, managementListenAddress: `127.0.0.1:${management}`, certificate: cert, privateKey: key, httpPort, tlsPort: 1 },

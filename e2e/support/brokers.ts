@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
+import { testPorts } from './ports.ts';
 
 /** A broker's own program, which can be killed and started again where it was. */
 export class BrokerProcess {
@@ -61,10 +61,10 @@ export class BrokerProcess {
       {
         HOME: folder,
         // A name server of its own, which ends with it.
-        ERL_EPMD_PORT: String(await new PortAllocator().next()),
+        ERL_EPMD_PORT: String(await testPorts.next()),
         RABBITMQ_NODENAME: `mizzen${port}@localhost`,
         RABBITMQ_NODE_PORT: String(port),
-        RABBITMQ_DIST_PORT: String(await new PortAllocator().next()),
+        RABBITMQ_DIST_PORT: String(await testPorts.next()),
         RABBITMQ_MNESIA_BASE: join(folder, 'data'),
         RABBITMQ_LOG_BASE: join(folder, 'log'),
         RABBITMQ_CONFIG_FILE: config.slice(0, -'.conf'.length),
@@ -125,7 +125,7 @@ export class BrokerProcess {
 }
 
 async function place(): Promise<{ folder: string; port: number }> {
-  return { folder: mkdtempSync(join(tmpdir(), 'mizzen-broker-')), port: await new PortAllocator().next() };
+  return { folder: mkdtempSync(join(tmpdir(), 'mizzen-broker-')), port: await testPorts.next() };
 }
 
 function answers(port: number): Promise<boolean> {

@@ -6,9 +6,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { silentLogger } from '@mizzen/common';
 import { compileBootstrap, type StartedProxy, startStaticProxy } from '@mizzen/proxy';
-import { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
+import type { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
 import { proxyCommand } from '../../packages/cli/runner/program.ts';
 import { call, until } from './http.ts';
+import { testPorts } from './ports.ts';
 
 /** Envoy configuration in its JSON form, as short as tests need it. */
 export type Json = { readonly [key: string]: unknown };
@@ -94,7 +95,7 @@ export class TestEngine {
 
   constructor() {
     this.folder = mkdtempSync(join(tmpdir(), 'mizzen-engine-'));
-    this.ports = new PortAllocator();
+    this.ports = testPorts;
     this.#closers = [() => rmSync(this.folder, { recursive: true, force: true })];
   }
 

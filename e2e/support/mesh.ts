@@ -8,7 +8,8 @@ import { type Logger, silentLogger } from '@mizzen/common';
 import { type ControlPlane, type ControlPlaneOptions, homeFiles, startControlPlane } from '@mizzen/control';
 import { startMessaging } from '@mizzen/message';
 import { type ProxyConfig, type StartedProxy, type StartOptions, startProxy } from '@mizzen/proxy';
-import { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
+import type { PortAllocator } from '../../packages/cli/runner/port-allocator.ts';
+import { testPorts } from './ports.ts';
 
 /** A mesh inside the test's own process: a real control plane and real proxies on real sockets, one event loop. */
 export class TestMesh {
@@ -22,7 +23,7 @@ export class TestMesh {
   private constructor(logger: Logger, home: string) {
     this.logger = logger;
     this.home = home;
-    this.ports = new PortAllocator();
+    this.ports = testPorts;
     this.#closers = [];
   }
 

@@ -125,8 +125,8 @@ export class ApiClient {
         ),
       );
       request.once('error', (error: NodeJS.ErrnoException) => {
-        // A kept connection may have been closed by the server just as it was taken from the pool: the request was not seen.
-        if (request.reusedSocket && !isRepeat && error.code === 'ECONNRESET') return resolve(this.#send(method, path, options, true));
+        // A kept connection may have been closed by the server just as it was taken from the pool: the request was not seen. A GET may be seen twice.
+        if ((request.reusedSocket || method === 'GET') && !isRepeat && error.code === 'ECONNRESET') return resolve(this.#send(method, path, options, true));
         const isRefused = error.code === 'ECONNREFUSED';
         reject(
           new MizzenError(

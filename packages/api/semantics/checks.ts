@@ -1,5 +1,5 @@
 import { isIP } from 'node:net';
-import { parseDurationMs } from '@mizzen/common';
+import { isUnixAddress, isUnixPath, parseDurationMs } from '@mizzen/common';
 import type { Problem } from '../resource.ts';
 
 /** Checks that several kinds share. Each returns the problem or nothing; `path` starts below the object, as in `spec.http[0].timeout`. */
@@ -21,6 +21,18 @@ export function hostProblem(host: string, path: string, allowsWildcard = true): 
 
 export function isIpAddress(text: string): boolean {
   return isIP(text) !== 0 && !text.includes('%');
+}
+
+/** With underscores, which the names of containers have. */
+const endpointName = /^[a-z0-9_]([-a-z0-9_.]*[a-z0-9_])?\.?$/i;
+
+/** The address of an endpoint: an IP address or a host name. */
+export function addressProblem(address: string, path: string): Problem | undefined {
+  if (isIP(address) !== 0 || (address.length <= 253 && endpointName.test(address))) return undefined;
+  const text = JSON.stringify(address.slice(0, 80));
+  if (isUnixAddress(address) || isUnixPath(address))
+    return invalid(path, `${text} is a Unix socket, which its own sidecar alone may use: name it in ingress.defaultEndpoint of a Sidecar`);
+  return invalid(path, `${text} is neither an IP address nor a host name`);
 }
 
 /** An address, or a range of addresses such as 10.1.0.0/16. */

@@ -1,6 +1,6 @@
 import type { Problem } from '../resource.ts';
 import type { ServiceEntrySpec, ServiceSpec, WorkloadEntrySpec } from '../types/service.ts';
-import { collect, hostProblem, invalid, portProblem } from './checks.ts';
+import { addressProblem, collect, hostProblem, invalid, portProblem } from './checks.ts';
 
 /** Core Service: ports are unique by name and number. */
 export function serviceProblems(spec: ServiceSpec): Problem[] {
@@ -30,10 +30,16 @@ export function serviceEntryProblems(spec: ServiceEntrySpec): Problem[] {
   if (spec.resolution === 'STATIC' && !spec.endpoints?.length && !spec.workloadSelector)
     problems.push({ code: 'missing-field', path: 'spec.endpoints', message: 'resolution STATIC needs endpoints or a workloadSelector' });
   if ((spec.resolution ?? 'NONE') === 'NONE' && spec.endpoints?.length) problems.push(invalid('spec.endpoints', 'resolution NONE takes no endpoints'));
+  spec.endpoints?.forEach(({ address }, i) => {
+    if (address) problems.push(...collect(addressProblem(address, `spec.endpoints[${i}].address`)));
+  });
   return problems;
 }
 
 export function workloadEntryProblems(spec: WorkloadEntrySpec): Problem[] {
   if (!spec.address) return [{ code: 'missing-field', path: 'spec.address', message: 'an address is required' }];
-  return Object.entries(spec.ports ?? {}).flatMap(([name, port]) => collect(portProblem(port, `spec.ports.${name}`)));
+  return [
+    ...collect(addressProblem(spec.address, 'spec.address')),
+    ...Object.entries(spec.ports ?? {}).flatMap(([name, port]) => collect(portProblem(port, `spec.ports.${name}`))),
+  ];
 }

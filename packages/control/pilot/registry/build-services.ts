@@ -1,4 +1,5 @@
 import type { ServiceEntrySpec, ServiceSpec, WorkloadEntrySpec } from '@mizzen/api';
+import { isUnixPath } from '@mizzen/common';
 import type { StoredResource } from '../../galley/config-store.ts';
 import { LabelIndex } from './label-index.ts';
 import { type Instance, type Protocol, protocolOf, type Service, type ServicePort } from './service.ts';
@@ -208,9 +209,10 @@ function fromEndpointSlices(name: string, namespace: string, ports: readonly Ser
       ]),
     );
     return (slice.endpoints ?? []).flatMap((endpoint) =>
-      (endpoint.addresses ?? []).map(
-        (address): Instance => ({ ...plainInstance(address, name, namespace, ports), ports: portMap, isHealthy: endpoint.conditions?.ready !== false }),
-      ),
+      // Kubernetes verifies them; another writer may not have.
+      (endpoint.addresses ?? [])
+        .filter((address) => !isUnixPath(address))
+        .map((address): Instance => ({ ...plainInstance(address, name, namespace, ports), ports: portMap, isHealthy: endpoint.conditions?.ready !== false })),
     );
   });
 }
