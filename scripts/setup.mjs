@@ -57,7 +57,7 @@ function fail(what, remedy) {
 
 if (done.packages !== wanted.packages || !existsSync(node)) {
   const startedAt = Date.now();
-  console.log('setup: installing npm packages (once; about 20 s)...');
+  console.log('setup: installing npm packages (once; 20 s to some minutes, by the network)...');
   const npm = spawnSync('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: root, stdio: 'inherit', shell: process.platform === 'win32' });
   if (npm.status !== 0) fail('npm ci failed.', "Its message is above. Behind a proxy or a private registry, set npm's own configuration and run again.");
   if (!existsSync(node) || majorOf(versionOf(node)) < 24) {
