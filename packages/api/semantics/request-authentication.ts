@@ -69,7 +69,7 @@ function keySetProblems(text: string, path: string): Problem[] {
     const set: unknown = JSON.parse(text);
     if (!isPlainObject(set) || !Array.isArray(set['keys']) || set['keys'].length === 0) return [invalid(path, 'is no key set: {"keys":[...]} (RFC 7517)')];
     const secret = set['keys'].findIndex((key) => isPlainObject(key) && ('d' in key || 'p' in key));
-    if (secret >= 0) return [invalid(path, `key ${secret} holds a private key, which nobody but the issuer may have: leave out all but its public part`)];
+    if (secret >= 0) return [invalid(path, `key ${secret} holds a private key, which only the issuer may have: leave out all but its public part`)];
     return set['keys'].some(isUsableKey) ? [] : [invalid(path, 'holds no key that can be read, so every token would be refused (RFC 7517, RFC 7518)')];
   } catch {
     return [invalid(path, 'is no JSON')];

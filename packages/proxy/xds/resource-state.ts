@@ -73,7 +73,8 @@ const opening = errorBoundary('listener.open');
 /**
  * The configuration in effect: every resource compiled, the last good version of each kept until a better one has come. Resources are accepted
  * or refused one by one: one that cannot be compiled stays in its last good version, or is left out, and the others of its update take effect.
- * What is new takes traffic only when it has all that it needs ("warming").
+ * What is new takes traffic only when it has all that it needs ("warming"). Longer than other files: listeners, routes, clusters, endpoints and secrets wait for each
+ * other, and what one update changes in all of them is decided here.
  */
 export class ResourceState {
   readonly #options: ResourceStateOptions;

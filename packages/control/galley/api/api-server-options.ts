@@ -17,7 +17,7 @@ export interface ApiServerOptions {
   /** The roles that service accounts hold: who issues an identity must hold as much. */
   readonly heldRoles?: () => Promise<readonly HeldRole[]>;
   readonly audit: Pick<AuditLog, 'write'>;
-  /** Where the API is served without TLS and token, for whoever may open the file: the same user. */
+  /** Where the API is served without TLS and token, for those who may open the file: the same user. */
   readonly socketPath?: string | undefined;
   /** Called with each TLS connection. */
   readonly onConnection?: (socket: TLSSocket) => void;
@@ -36,7 +36,7 @@ export interface ApiServerOptions {
   readonly meshState: (path: readonly string[], caller: Caller) => Promise<unknown>;
   /** What `/metrics` has, for every caller who is authenticated. */
   readonly metrics?: () => string;
-  /** What anybody may read, by path: JSON. */
+  /** What every caller may read, by path: JSON. */
   readonly published?: Readonly<Record<string, () => Promise<string>>>;
   /** Does what is asked below /mizzen/v1/ by POST. Resolves to undefined for paths it does not know; throws MizzenError for what it will not do. */
   readonly meshAction?: (path: readonly string[], body: Readonly<Record<string, unknown>>) => Promise<unknown>;

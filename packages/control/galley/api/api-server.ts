@@ -18,7 +18,7 @@ import type { ApiServerOptions, ServerCertificate } from './api-server-options.t
 import { changesBetween } from './audit-log.ts';
 import { apiGroup, apiGroupList, apiResourceList, apiVersionFor, apiVersions, groups } from './discovery.ts';
 import { escalationOf, isMeshAdmin } from './escalation.ts';
-import { openApiDocument, openApiIndex } from './openapi.ts';
+import { OpenApiDocuments } from './openapi-documents.ts';
 import { readBody } from './request-body.ts';
 import { nameOf, namespaceOf, originOf, sendJson } from './request-parts.ts';
 import { RequestTurns } from './request-turns.ts';
@@ -62,15 +62,16 @@ const maxPendingBodyBytes = 64 * 1024 * 1024;
 const maxBodiesPerPeer = 200;
 
 /**
- * The rules API: Kubernetes' REST conventions over Galley's registry, on TLS, for holders of the admin token only. kubectl, client
- * libraries, the `mizzen` command and the console all come through here.
+ * The API of the control plane: Kubernetes' REST conventions over Galley's registry, on TLS for callers with a token or certificate and on a Unix socket for
+ * the user of the mesh. kubectl, client libraries and the `mizzen` command use it. Longer than other files: every request passes the same steps here
+ * (limits, identity, rights, audit) before a verb is served, and they must be seen together.
  */
 export class ApiServer {
   readonly #options: ApiServerOptions;
   readonly #server: Server;
   readonly #localServer: HttpServer;
   readonly #connections: readonly ServerConnections[];
-  readonly #openApiCache: Map<string, string>;
+  readonly #openApi: OpenApiDocuments;
   readonly #guard: ConnectionGuard;
   /** Bodies that are being read. */
   readonly #bodies: PendingRequests;
@@ -79,7 +80,7 @@ export class ApiServer {
 
   constructor(options: ApiServerOptions) {
     this.#options = options;
-    this.#openApiCache = new Map();
+    this.#openApi = new OpenApiDocuments();
     this.#bodies = new PendingRequests({ maxPendingBytes: maxPendingBodyBytes, maxReadingPerPeer: maxBodiesPerPeer, maxWaitingPerPeer: maxBodiesPerPeer });
     this.#turns = new RequestTurns();
     this.#unread = new UnreadResponses();
@@ -215,7 +216,10 @@ export class ApiServer {
       });
     if (url.pathname === '/metrics' && this.#options.metrics !== undefined)
       return void response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(this.#options.metrics());
-    if (path[0] === 'openapi' && path[1] === 'v3') return this.#openApi(response, path.slice(2));
+    if (path[0] === 'openapi' && path[1] === 'v3') {
+      response.writeHead(200, { 'content-type': 'application/json' }).end(this.#openApi.read(path.slice(2)));
+      return;
+    }
     // Older than v3, and only asked for when a kind is not found there: an empty document (of zero bytes, in protobuf) lets kubectl say so.
     if (path[0] === 'openapi' && path[1] === 'v2')
       return void response.writeHead(200, { 'content-type': 'application/com.github.proto-openapi.spec.v2.v1.0+protobuf' }).end();
@@ -252,22 +256,6 @@ export class ApiServer {
     if (result === undefined) throw new ApiError(404, 'NotFound', `the server can do nothing at /mizzen/v1/${path.join('/')}`);
     this.#options.audit.write({ ...entry, status: 200, changes: [{ path: '', after: body }] });
     sendJson(response, 200, result);
-  }
-
-  #openApi(response: ServerResponse, path: readonly string[]): void {
-    const key = path.join('/');
-    const [root, ...rest] = path;
-    // One path for each document: what is kept here cannot grow with the paths that callers think of.
-    const isDocument = path.length === 0 || (root === 'api' && rest.length === 1) || (root === 'apis' && rest.length === 2);
-    let text = isDocument ? this.#openApiCache.get(key) : undefined;
-    if (text === undefined) {
-      const [group = '', version = ''] = root === 'api' ? ['', ...rest] : rest;
-      const document = !isDocument ? undefined : path.length === 0 ? openApiIndex() : openApiDocument(group, version);
-      if (!document) throw new ApiError(404, 'NotFound', `there is no OpenAPI document ${key}`);
-      text = JSON.stringify(document);
-      this.#openApiCache.set(key, text);
-    }
-    response.writeHead(200, { 'content-type': 'application/json' }).end(text);
   }
 
   async #resources(call: Call, path: readonly string[]): Promise<void> {

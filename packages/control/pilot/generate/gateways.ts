@@ -169,7 +169,7 @@ function serverTls(server: Server, snapshot: MeshSnapshot): NonNullable<Init<typ
 /** RDS for a gateway: one table per plain port and one per TLS server, with the VirtualServices that are bound to it. */
 export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapshot): RouteConfiguration[] {
   const tables = new Map<string, Map<string, VirtualHost>>();
-  const merged = new Map<string, Route[][]>();
+  const merged = new Map<string, { readonly hosts: Map<string, VirtualHost>; readonly domain: string; readonly parts: Route[][] }>();
   for (const { server, served } of plannedRoutes(view, snapshot)) {
     const name = routeNameOf(server);
     const hosts = tables.get(name) ?? new Map<string, VirtualHost>();
@@ -179,8 +179,8 @@ export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapsh
       for (const domain of domains) {
         const existing = hosts.get(domain);
         // Several VirtualServices on one gateway host are merged: conditional routes first, as in Istio.
-        const parts = merged.get(`${name}\0${domain}`);
-        if (parts === undefined) merged.set(`${name}\0${domain}`, [routes]);
+        const parts = merged.get(`${name}\0${domain}`)?.parts;
+        if (parts === undefined) merged.set(`${name}\0${domain}`, { hosts, domain, parts: [routes] });
         else parts.push(routes);
         hosts.set(domain, {
           name: `${domain}:${server.port}`,
@@ -197,11 +197,9 @@ export function gatewayRouteConfigurations(view: ProxyView, snapshot: MeshSnapsh
     if (server.spec.tls?.httpsRedirect && hosts.size === 0)
       hosts.set('*', { name: `redirect:${server.port}`, domains: ['*'], requireTls: VirtualHost_TlsRequirementType.ALL });
   }
-  for (const [key, parts] of merged) {
-    if (parts.length === 1) continue;
-    const [name = '', domain = ''] = key.split('\0');
-    const host = tables.get(name)!.get(domain)!;
-    tables.get(name)!.set(domain, { ...host, routes: stableConditionalFirst(parts.flat()) });
+  for (const { hosts, domain, parts } of merged.values()) {
+    const host = hosts.get(domain);
+    if (host !== undefined && parts.length > 1) hosts.set(domain, { ...host, routes: stableConditionalFirst(parts.flat()) });
   }
   const port = (name: string) => name.slice('http.'.length);
   for (const [name, hosts] of tables) if (name.startsWith('http.')) answerChallenges(hosts, port(name), servedGateways(view, snapshot), snapshot);

@@ -127,7 +127,7 @@ export function isInstance({ address, ports, serviceAccount }: Instance, { liste
   );
 }
 
-/** Takes the mesh's own certificates, and nobody without one. `tls`: what a server of a Gateway demands besides. */
+/** Accepts clients with a certificate of the mesh only. `tls`: what a server of a Gateway demands besides. */
 export function mutualTls(
   trustDomains: readonly string[],
   { minMeshTls }: MeshConfig,

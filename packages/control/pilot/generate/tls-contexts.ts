@@ -51,7 +51,7 @@ export function meshClientTls(identities: readonly string[], spoken: Spoken): In
 }
 
 /**
- * The same for those who call: anybody of the mesh, or who is `demanded`. A root may sign for other meshes, too, whose identities are strangers here.
+ * The same for clients: every identity of the mesh, or those that are `demanded`. A root may sign for other meshes, too, whose identities are strangers here.
  */
 export function meshServerTls(
   trustDomains: readonly string[],
